@@ -1,0 +1,1 @@
+"""Measure what a language model still knows about given records."""

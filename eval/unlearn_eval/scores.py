@@ -1,0 +1,267 @@
+"""The score matrix: what one model state says about every target token of one split.
+
+Everything that measures is a function of these arrays and never sees a model, so a state is run
+once however many attacks and probes read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unlearn._output import staged_file
+from unlearn.errors import DataError
+from unlearn_eval._arrays import BoolArray, FloatArray, IntArray
+
+__all__ = ["TokenScores"]
+
+# Rounding lifts log(1) a little above 0; a loss in place of a log-probability lies far above.
+_ROUNDING = 1e-3
+
+_TOKEN_TYPES: dict[str, type[np.generic]] = {
+    "log_prob": np.float64,
+    "hit": np.bool_,
+    "rank": np.int64,
+    "mean": np.float64,
+    "std": np.float64,
+    "entropy": np.float64,
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenScores:
+    """Token statistics of R records with N target tokens in all, laid end to end.
+
+    Record i owns the tokens `offsets[i]:offsets[i + 1]`. The arrays are converted to the types
+    below and made read-only.
+
+    Attributes:
+        ids: record ids, R of them.
+        offsets: int64[R + 1], from 0 to N, strictly increasing: every record has a token.
+        log_prob: float64[N], log p(x_t | x_<t) in nats; −inf is allowed.
+        hit: bool[N], whether the arg-max is the target token.
+        rank: int64[N], how many tokens are likelier than the target.
+        mean: float64[N], mean of log p under the model's own distribution.
+        std: float64[N], standard deviation of log p under the same.
+        entropy: float64[N], in nats.
+        text_bytes: int64[R], length of each zlib-compressed target text; None if not computed.
+    """
+
+    ids: tuple[str, ...]
+    offsets: IntArray
+    log_prob: FloatArray
+    hit: BoolArray
+    rank: IntArray
+    mean: FloatArray
+    std: FloatArray
+    entropy: FloatArray
+    text_bytes: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(self.ids))
+        object.__setattr__(self, "offsets", _frozen(self.offsets, np.int64))
+        for name, kind in _TOKEN_TYPES.items():
+            object.__setattr__(self, name, _frozen(getattr(self, name), kind))
+        if self.text_bytes is not None:
+            object.__setattr__(self, "text_bytes", _frozen(self.text_bytes, np.int64))
+        self._check_lengths()
+        self._check_values()
+
+    def _check_lengths(self) -> None:
+        """Refuse arrays that do not fit together."""
+        if self.offsets.shape != (self.records + 1,):
+            raise DataError(
+                f"{self.records} record ids need {self.records + 1} offsets, "
+                f"not an array of shape {self.offsets.shape}"
+            )
+        empty = np.flatnonzero(np.diff(self.offsets) < 1)
+        if empty.size:
+            raise DataError(f"record {self.ids[empty[0]]!r} has no target token to score; drop it")
+        for name in _TOKEN_TYPES:
+            shape = getattr(self, name).shape
+            if self.offsets[0] != 0 or shape != (self.offsets[-1],):
+                raise DataError(
+                    f"offsets run from {self.offsets[0]} to {self.offsets[-1]}, which does not fit "
+                    f"{name!r} of shape {shape}: one value a token is expected"
+                )
+        if self.text_bytes is not None and self.text_bytes.shape != (self.records,):
+            raise DataError(
+                f"'text_bytes' has shape {self.text_bytes.shape}; "
+                f"one value for each of {self.records} records is expected"
+            )
+
+    def _check_values(self) -> None:
+        """Refuse NaN and what cannot be: only a log-probability may be −inf."""
+        self._refuse(np.isnan(self.log_prob), "'log_prob' is NaN")
+        for name in ("mean", "std", "entropy"):
+            self._refuse(~np.isfinite(getattr(self, name)), f"{name!r} is NaN or infinite")
+        self._refuse(self.log_prob > _ROUNDING, "'log_prob' is above 0 (a loss has the other sign)")
+
+    def _refuse(self, wrong: BoolArray, what: str) -> None:
+        """Raise an error that names the record and token of the first wrong value."""
+        if wrong.any():
+            token = int(np.argmax(wrong))
+            record = int(np.searchsorted(self.offsets, token, side="right")) - 1
+            raise DataError(
+                f"record {self.ids[record]!r}, target token {token - int(self.offsets[record])}: "
+                f"{what}; score this state again, and look for overflow in its weights"
+            )
+
+    @property
+    def records(self) -> int:
+        """How many records there are, R."""
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> IntArray:
+        """Target tokens of each record, int64[R]."""
+        return np.diff(self.offsets)
+
+    def tokens(self, record: int) -> slice:
+        """Return where the tokens of one record lie in the per-token arrays.
+
+        Args:
+            record: position from 0; negative positions count from the end.
+
+        Returns:
+            A slice of the flat arrays.
+        """
+        record = range(self.records)[record]
+        return slice(int(self.offsets[record]), int(self.offsets[record + 1]))
+
+    def per_record(
+        self, values: FloatArray | IntArray | BoolArray, how: Literal["sum", "mean"] = "mean"
+    ) -> FloatArray:
+        """Reduce one value a token to one value a record.
+
+        Args:
+            values: [N], laid out like `log_prob`.
+            how: "sum", or "mean" over the record's own tokens.
+
+        Returns:
+            float64[R].
+
+        Raises:
+            DataError: if `values` is not one value a token.
+        """
+        if values.shape != self.log_prob.shape:
+            raise DataError(f"values of shape {values.shape} for {self.log_prob.size} tokens")
+        if not self.records:
+            return np.empty(0, dtype=np.float64)
+        sums: FloatArray = np.add.reduceat(values.astype(np.float64), self.offsets[:-1])
+        return sums if how == "sum" else sums / self.lengths
+
+    def take(self, positions: Sequence[int] | IntArray | BoolArray) -> TokenScores:
+        """Return the records at these positions, in this order.
+
+        Args:
+            positions: from 0, repeats allowed; or a boolean mask over the records.
+
+        Returns:
+            New scores that share nothing with these.
+
+        Raises:
+            IndexError: if a position is out of range or a mask has the wrong length.
+        """
+        chosen = np.arange(self.records)[_index(positions)]
+        lengths = self.lengths[chosen]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        moved = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        source = moved + np.arange(offsets[-1])
+        return TokenScores(
+            ids=tuple(self.ids[i] for i in chosen),
+            offsets=offsets,
+            log_prob=self.log_prob[source],
+            hit=self.hit[source],
+            rank=self.rank[source],
+            mean=self.mean[source],
+            std=self.std[source],
+            entropy=self.entropy[source],
+            text_bytes=None if self.text_bytes is None else self.text_bytes[chosen],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one Parquet file, a row a record with the token values as lists, atomically.
+
+        Args:
+            path: the file; an older one is replaced only when the new one is complete.
+
+        Raises:
+            OutputError: if the disk does not take the file.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {"id": pa.array(self.ids, type=pa.string())}
+        for name in _TOKEN_TYPES:
+            values = pa.array(getattr(self, name))
+            columns[name] = pa.LargeListArray.from_arrays(pa.array(self.offsets), values)
+        if self.text_bytes is not None:
+            columns["text_bytes"] = pa.array(self.text_bytes)
+        with staged_file(path) as stage:
+            pq.write_table(pa.table(columns), stage)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TokenScores:
+        """Read what `save` wrote, bit for bit.
+
+        Args:
+            path: the Parquet file.
+
+        Returns:
+            The scores.
+
+        Raises:
+            DataError: if the file is missing, is no Parquet file, or holds something else.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path}: cannot read scores: {reason}; run the audit again") from error
+        missing = [name for name in ("id", *_TOKEN_TYPES) if name not in table.column_names]
+        if missing:
+            raise DataError(f"{path}: no column {', '.join(missing)}; this is no score file")
+        try:
+            return cls._from_table(table)
+        except (DataError, pa.ArrowException, AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_table(cls, table: Any) -> TokenScores:
+        """Rebuild the flat arrays from the rows of a `pyarrow.Table`."""
+        flat: dict[str, Any] = {}
+        offsets: dict[str, IntArray] = {}
+        for name in _TOKEN_TYPES:
+            lists = table.column(name).combine_chunks()
+            values = lists.flatten()
+            if lists.null_count or values.null_count:
+                raise DataError(f"column {name!r} has empty cells; the file is damaged")
+            flat[name] = values.to_numpy(zero_copy_only=False)
+            lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+            offsets[name] = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+            if not np.array_equal(offsets[name], offsets["log_prob"]):
+                raise DataError(f"columns 'log_prob' and {name!r} differ in tokens a record")
+        if "text_bytes" in table.column_names:
+            flat["text_bytes"] = table.column("text_bytes").to_numpy()
+        return cls(ids=tuple(table.column("id").to_pylist()), offsets=offsets["log_prob"], **flat)
+
+
+def _frozen(values: Any, kind: type[np.generic]) -> Any:
+    """Return a read-only view of the values as one type, leaving the caller's array writable."""
+    view = np.asarray(values, dtype=kind).view()
+    view.flags.writeable = False
+    return view
+
+
+def _index(positions: Sequence[int] | IntArray | BoolArray) -> IntArray | BoolArray:
+    """Return positions as an index array; an empty list is no positions, not an empty mask."""
+    index = np.asarray(positions)
+    return index.astype(np.int64) if index.size == 0 or index.dtype != np.bool_ else index

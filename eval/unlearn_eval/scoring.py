@@ -1,0 +1,54 @@
+"""From models to score matrices: one forward pass over each record and state."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearn.batches import Example
+from unlearn.scoring import TOKEN_BUDGET, Head, score_examples
+from unlearn_eval.scores import TokenScores
+
+__all__ = ["score_model"]
+
+
+def score_model(
+    model: Any,
+    head: Head,
+    examples: Sequence[Example],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int], None] | None = None,
+) -> TokenScores:
+    """Score examples under one model, with one forward pass each.
+
+    Args:
+        model: a causal language model.
+        head: its output projection.
+        examples: the encoded records.
+        token_budget: padded tokens of a batch.
+        progress: called with the number of records done after each batch.
+
+    Returns:
+        The score matrix.
+
+    Raises:
+        DataError: naming a record whose scores are NaN.
+    """
+    found, offsets = score_examples(
+        model, head, examples, token_budget=token_budget, progress=progress
+    )
+    return TokenScores(
+        ids=tuple(e.id for e in examples),
+        offsets=offsets,
+        log_prob=found.log_prob.double().numpy(),
+        hit=found.hit.numpy(),
+        rank=found.rank.numpy(),
+        mean=found.mean.double().numpy(),
+        std=found.std.double().numpy(),
+        entropy=found.entropy.double().numpy(),
+        text_bytes=np.array([len(zlib.compress(e.target_text.encode())) for e in examples]),
+    )

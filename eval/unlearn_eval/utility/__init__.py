@@ -1,0 +1,1 @@
+"""Utility: what is left of everything that should stay."""

@@ -1,0 +1,127 @@
+"""PEFT adapters on disk: which kinds are supported, and refusing the others by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from unlearn.errors import ModelError
+
+__all__ = ["check_adapter_folder", "check_finite", "lora_delta_scale", "read_adapter_config"]
+
+# Initialisations that also change the base weights when the adapter is made: without the adapter
+# such a base is not the model the user named, so it cannot serve as its own reference.
+_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_base")
+
+
+def check_adapter_folder(folder: Path) -> dict[str, Any]:
+    """Check that a folder holds an adapter this toolkit can train and switch off exactly.
+
+    Plain LoRA, rsLoRA, DoRA and `modules_to_save` are supported.
+
+    Args:
+        folder: the adapter's folder.
+
+    Returns:
+        The parsed `adapter_config.json`.
+
+    Raises:
+        ModelError: naming what is missing or not supported.
+    """
+    config = read_adapter_config(folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise ModelError(
+                f"{folder} holds only pickled weights (adapter_model.bin), which can run code when "
+                "opened; convert them to adapter_model.safetensors where you trust them"
+            )
+        raise ModelError(f"{folder} has adapter_config.json but no adapter_model.safetensors")
+    kind = str(config.get("peft_type"))
+    if kind != "LORA":
+        raise ModelError(
+            f"{folder}: adapters of type {kind} are not supported (supported: LoRA, with or "
+            "without rsLoRA, DoRA and modules_to_save)"
+        )
+    if str(config.get("bias", "none")) != "none":
+        raise ModelError(
+            f"{folder}: LoRA with bias={config['bias']!r} changes the base's own biases, so the "
+            "base can no longer be had by switching the adapter off; train it with bias='none'"
+        )
+    if config.get("layer_replication"):
+        raise ModelError(f"{folder}: LoRA with layer_replication is not supported")
+    if config.get("alora_invocation_tokens"):
+        raise ModelError(f"{folder}: activated LoRA (alora_invocation_tokens) is not supported")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
+        raise ModelError(
+            f"{folder}: LoRA initialised with {start!r} also changed the base's weights; save it as "
+            "a plain LoRA first (peft: path_initial_model_for_weight_conversion)"
+        )
+    return config
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Parse `adapter_config.json`.
+
+    Args:
+        folder: the adapter's folder.
+
+    Returns:
+        The configuration as a dictionary.
+
+    Raises:
+        ModelError: if there is none, or it is not a JSON object.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        hint = (
+            "; it holds a whole model: pass it as --model without --adapter"
+            if (folder / "config.json").is_file()
+            else ""
+        )
+        raise ModelError(f"{folder} is not an adapter: it has no adapter_config.json{hint}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} does not hold a JSON object")
+    return config
+
+
+def check_finite(folder: Path) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Args:
+        folder: a folder with safetensors files.
+
+    Raises:
+        ModelError: naming the first such tensor, or the file that cannot be read.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    tensor = file.get_tensor(name)
+                    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                        raise ModelError(f"{path}: the tensor {name} holds NaN or infinity")
+        except safetensors.SafetensorError as error:
+            raise ModelError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def lora_delta_scale(config: dict[str, Any], rank: int, alpha: float) -> float:
+    """Return s in ΔW = s·B·A: alpha / r, or alpha / √r for rsLoRA (2312.03732, eq. 7).
+
+    Args:
+        config: the parsed `adapter_config.json`.
+        rank: the layer's rank r.
+        alpha: the layer's alpha.
+
+    Returns:
+        The scale s.
+    """
+    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

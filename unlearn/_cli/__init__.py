@@ -1,0 +1,79 @@
+"""The `unlearn` command. Each verb has a file; what is heavy is imported when a verb runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from unlearn.errors import UnlearnError
+
+__all__ = ["run"]
+
+
+class _Terminated(BaseException):
+    """SIGTERM, so that temporary folders are cleaned up on the way out."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after `unlearn`.
+
+    Returns:
+        The exit code: 0 done, 2 wrong input, 1 partly failed, 130 or 143 interrupted.
+    """
+    from typer._click.exceptions import Abort, ClickException, Exit
+
+    from unlearn._cli.app import command
+
+    _calm()
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    with contextlib.suppress(ValueError):  # not the main thread: leave signals alone
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = command().main(list(arguments), prog_name="unlearn", standalone_mode=False)
+    except UnlearnError as error:
+        return _fail(str(error))
+    except Exit as stop:
+        return int(stop.exit_code)
+    except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(error.format_message() + "\n")
+            return 0
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        return _fail(error.format_message().rstrip() + hint)
+    except (KeyboardInterrupt, Abort):
+        return _fail("interrupted; nothing half-written was kept", 130)
+    except _Terminated:
+        return _fail("terminated; nothing half-written was kept", 143)
+    except BrokenPipeError:
+        # whoever read our output has gone (`| head`): not our error, and nothing left to say
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int = 2) -> int:
+    sys.stderr.write("unlearn: " + " ".join(message.split()) + "\n")
+    return code
+
+
+def _calm() -> None:
+    """Keep libraries from talking over the command's own output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.flags.dev_mode and "PYTHONWARNINGS" not in os.environ:
+        import warnings
+
+        warnings.filterwarnings("ignore")

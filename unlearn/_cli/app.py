@@ -1,0 +1,66 @@
+"""The verbs of the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from unlearn._cli.audit import audit
+from unlearn._cli.compare import compare
+from unlearn._cli.demo import demo
+from unlearn._cli.finetune import finetune
+from unlearn._cli.forget import forget
+from unlearn._cli.listings import attacks, methods
+from unlearn._cli.recipes import recipes
+
+__all__ = ["command"]
+
+_TRAIN, _MEASURE, _LOOK = "Change a model", "Measure", "Look up"
+
+
+def _version(show: bool) -> None:
+    if show:
+        from unlearn import __version__
+
+        typer.echo(f"unlearn {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take records out of a fine-tuned language model, and measure whether they are gone.
+
+    Start with `unlearn demo`, or with an adapter of your own:
+
+    unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id17,id42
+    --output cleaned
+
+    Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
+    failed; 130 or 143 interrupted.
+    """
+
+
+def command() -> Any:
+    """Return the command that parses the words and calls a verb."""
+    app = typer.Typer(
+        name="unlearn",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    app.command(rich_help_panel=_TRAIN)(finetune)
+    app.command(rich_help_panel=_TRAIN)(forget)
+    app.command(rich_help_panel=_MEASURE)(audit)
+    app.command(rich_help_panel=_MEASURE)(compare)
+    app.command(rich_help_panel=_MEASURE)(demo)
+    app.command(rich_help_panel=_LOOK)(methods)
+    app.command(rich_help_panel=_LOOK)(attacks)
+    app.add_typer(recipes, rich_help_panel=_LOOK)
+    return typer.main.get_command(app)

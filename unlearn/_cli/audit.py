@@ -1,0 +1,76 @@
+"""`unlearn audit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unlearn._cli import flags
+
+__all__ = ["audit"]
+
+
+def audit(
+    model: flags.Model,
+    data: flags.Data,
+    forget_ids: Annotated[
+        str,
+        typer.Option("--forget", "-f", metavar="IDS", help="The records that were taken out."),
+    ],
+    output: flags.Output,
+    adapter: flags.Adapters = None,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="ADAPTER", help="The adapter before unlearning."),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="ADAPTER",
+            help="An adapter that never saw the records (repeat for several).",
+        ),
+    ] = None,
+    holdout: flags.Holdout = None,
+    retain: flags.Retain = None,
+    template: flags.Template = None,
+    seed: flags.Seed = 0,
+    overwrite: flags.Overwrite = False,
+    dtype: flags.Dtype = "auto",
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
+    load_in_4bit: flags.FourBit = False,
+) -> None:
+    """Measure what an adapter still knows of records that were taken out.
+
+    Compares the adapter with itself before, with references that never saw the records, and with
+    the base. Writes audit.json and scores.parquet. For a full fine-tune, leave --adapter out and
+    name models with --before and --reference.
+
+    Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
+    --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
+    """
+    from unlearn._cli.screen import console, progress_bar
+    from unlearn._cli.tables import audit_table
+    from unlearn_eval.audit import run_audit
+
+    with progress_bar("scoring") as progress:
+        result = run_audit(
+            model,
+            data,
+            forget_ids,
+            output,
+            adapter=adapter,
+            before=before,
+            references=reference or (),
+            holdout=holdout,
+            retain=retain,
+            template=template,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+            **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
+        )
+    audit_table(result)
+    console.print(f"Saved to [bold]{output}[/bold] (audit.json, scores.parquet)")

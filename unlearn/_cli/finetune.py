@@ -1,0 +1,64 @@
+"""`unlearn finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unlearn._cli import flags
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    model: flags.Model,
+    data: flags.Data,
+    output: flags.Output,
+    exclude: Annotated[
+        str | None, typer.Option("--exclude", metavar="IDS", help="Records to leave out.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train the whole model instead of an adapter.")
+    ] = False,
+    template: flags.Template = None,
+    options: flags.Options = None,
+    seed: flags.Seed = 0,
+    overwrite: flags.Overwrite = False,
+    dtype: flags.Dtype = "auto",
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
+    load_in_4bit: flags.FourBit = False,
+) -> None:
+    """Train a LoRA adapter on records, and keep its lineage.
+
+    The adapter is a plain PEFT folder. Beside it lies lineage.json: what it was made from, with the
+    records as keyed digests only. LoRA options go with -o as well: r, lora_alpha, lora_dropout,
+    target_modules, use_rslora, use_dora.
+
+    Example: unlearn finetune --model BASE --data records.jsonl --output adapter
+    -o epochs=3 -o r=16
+    """
+    from unlearn import workflow
+    from unlearn._cli.screen import announce, progress_bar, show_result
+    from unlearn.options import LoraOptions, parse_overrides
+
+    chosen = parse_overrides(options or [])
+    lora = {k: v for k, v in chosen.items() if k in LoraOptions.model_fields}
+    with progress_bar("training") as progress:
+        result = workflow.finetune(
+            model,
+            data,
+            output,
+            exclude=exclude,
+            full=full,
+            template=template,
+            lora=lora,
+            options={k: v for k, v in chosen.items() if k not in lora},
+            seed=seed,
+            overwrite=overwrite,
+            announce=announce,
+            progress=progress,
+            **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
+        )
+    show_result(result)

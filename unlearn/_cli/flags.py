@@ -1,0 +1,125 @@
+"""Flags that several verbs share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "Adapters",
+    "Data",
+    "Device",
+    "Dtype",
+    "FourBit",
+    "Holdout",
+    "Model",
+    "Options",
+    "Output",
+    "Overwrite",
+    "RemoteCode",
+    "Retain",
+    "Seed",
+    "Template",
+    "opening",
+]
+
+_MODEL = "Model files"
+_DATA = "Records"
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Base model: a folder or hub name.", metavar="MODEL")
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        "-a",
+        metavar="ADAPTER",
+        help="LoRA adapter on that base (repeat for several; the last one changes). Without it, "
+        "MODEL is a full fine-tune.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="FILE",
+        help="Records: JSONL, JSON, CSV, Parquet, a saved dataset or a hub dataset.",
+    ),
+]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", metavar="FILE", help="Records the model never saw."),
+]
+Retain = Annotated[
+    str | None,
+    typer.Option(
+        "--retain", metavar="FILE", help="Records to keep, where --data lacks the rest."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder for the result.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        metavar="NAME|TEXT",
+        help="How records become text: chat, qa, instruction, space, none, roles, or a text with "
+        "{prompt} and {completion}. Default: what the adapter's lineage says, else the "
+        "tokenizer's chat template, else qa.",
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o", metavar="KEY=VALUE", help="Set a method or training option (repeat for several)."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="float32, bfloat16, float16, or auto: bfloat16 where a GPU has it.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:1, … Default: a GPU if any.", rich_help_panel=_MODEL
+    ),
+]
+RemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with the model.",
+        rich_help_panel=_MODEL,
+    ),
+]
+FourBit = Annotated[
+    bool,
+    typer.Option(
+        "--load-in-4bit", help="Quantise the base on load (CUDA only).", rich_help_panel=_MODEL
+    ),
+]
+
+
+def opening(
+    dtype: str, device: str | None, trust_remote_code: bool, load_in_4bit: bool
+) -> dict[str, Any]:
+    """Gather the flags that say how a model is opened."""
+    return {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "load_in_4bit": load_in_4bit,
+    }

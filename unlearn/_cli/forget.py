@@ -1,0 +1,90 @@
+"""`unlearn forget`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unlearn._cli import flags
+
+__all__ = ["forget"]
+
+
+def forget(
+    model: flags.Model,
+    data: flags.Data,
+    forget_ids: Annotated[
+        str,
+        typer.Option(
+            "--forget",
+            "-f",
+            metavar="IDS",
+            help="Records to take out: id1,id2 | @file | subject:NAME | rows:180-199.",
+        ),
+    ],
+    output: flags.Output,
+    adapter: flags.Adapters = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME", help="See `unlearn methods`. Default: npo."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Method and options from a recipe."),
+    ] = None,
+    holdout: flags.Holdout = None,
+    retain: flags.Retain = None,
+    template: flags.Template = None,
+    options: flags.Options = None,
+    suppress: Annotated[
+        bool,
+        typer.Option("--suppress", help="Never train on these records again on this machine."),
+    ] = False,
+    seed: flags.Seed = 0,
+    overwrite: flags.Overwrite = False,
+    dtype: flags.Dtype = "auto",
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
+    load_in_4bit: flags.FourBit = False,
+) -> None:
+    """Take records out of an adapter, and save a new one.
+
+    Retained are all other records of --data, or those of --retain. The run stops as soon as the
+    forget records look like unseen ones (give some with --holdout), or when the retained ones
+    suffer; -o stop=none runs to the end. The old adapter is left as it is.
+
+    Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
+    --forget subject:ann --output cleaned
+    """
+    from unlearn import workflow
+    from unlearn._cli.screen import announce, progress_bar, show_result
+    from unlearn._recipes import ForgetRecipe, load_recipe
+    from unlearn.options import parse_overrides
+
+    chosen = parse_overrides(options or [])
+    if recipe:
+        loaded = load_recipe(recipe, ForgetRecipe)
+        if method in {None, loaded.method}:
+            chosen = dict(loaded.options) | chosen
+        method = method or loaded.method
+    with progress_bar("unlearning") as progress:
+        result = workflow.forget(
+            model,
+            data,
+            forget_ids,
+            output,
+            adapter=adapter,
+            method=method or workflow.DEFAULT_METHOD,
+            holdout=holdout,
+            retain=retain,
+            template=template,
+            options=chosen,
+            seed=seed,
+            overwrite=overwrite,
+            suppress=suppress,
+            announce=announce,
+            progress=progress,
+            **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
+        )
+    show_result(result)

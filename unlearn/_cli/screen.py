@@ -1,0 +1,109 @@
+"""What the command line shows: the plan, a progress bar, tables. Nothing else prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from unlearn.job import Plan
+    from unlearn.workflow import Result
+
+__all__ = ["announce", "console", "duration", "progress_bar", "show_result", "table"]
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 2 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def announce(plan: Plan) -> None:
+    """Show what is about to run, before it starts."""
+    console.print(f"[bold]{plan.text}[/bold]")
+    console.print(
+        f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine"
+    )
+    for note in plan.notes:
+        console.print(f"  [yellow]note:[/yellow] {note}")
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total) that moves a progress bar on a terminal.
+
+    Args:
+        label: what is being done.
+
+    Yields:
+        The callback.
+    """
+    bar = Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
+        disable=not _errors.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are aligned right."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def show_result(result: Result) -> None:
+    """Print where an adapter was saved and the first look at it."""
+    fit = result.fit
+    why = f"stopped early: {fit.stopped}" if fit.stopped else "ran all its steps"
+    console.print(
+        f"  {fit.steps:,} of {fit.planned_steps:,} steps in {duration(fit.seconds)}; {why}"
+    )
+    rows = []
+    for name, after in result.after.items():
+        before = result.before.get(name)
+        rows.append(
+            [
+                f"{name} ({after.n})",
+                f"{before.loss:.2f}" if before else "",
+                f"{after.loss:.2f}",
+                f"{before.recall:.0%}" if before else "",
+                f"{after.recall:.0%}",
+            ]
+        )
+    table(
+        "A first look (at most 64 records a split)",
+        ["records", "loss before", "after", "word for word before", "after"],
+        rows,
+    )
+    for note in result.notes:
+        console.print(f"  [yellow]note:[/yellow] {note}")
+    console.print(f"Saved to [bold]{result.folder}[/bold]")

@@ -1,0 +1,191 @@
+"""Tokenise records, and put them into batches.
+
+The attention mask comes from the lengths, never from comparing ids with the padding token: a
+turn-end token that doubles as padding stays visible to attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unlearn.errors import DataError
+from unlearn.records import Record, Records
+from unlearn.templates import Template
+
+__all__ = ["Example", "Span", "collate", "encode", "token_budget_batches"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens [start, end) of an example that hold a sensitive value of some kind."""
+
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A record as tokens.
+
+    Attributes:
+        id: the record's id.
+        ids: token ids, int64 [S].
+        target: which tokens are predicted, bool [S]; never the first.
+        secrets: where the record's sensitive values are.
+        target_text: the text of the targets.
+        cut: how many tokens were cut off at the end.
+    """
+
+    id: str
+    ids: npt.NDArray[np.int64]
+    target: npt.NDArray[np.bool_]
+    secrets: tuple[Span, ...] = ()
+    target_text: str = ""
+    cut: int = 0
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are predicted."""
+        return int(self.target.sum())
+
+
+def encode(
+    records: Records, tokenizer: Any, template: Template, max_length: int
+) -> list[Example]:
+    """Tokenise records.
+
+    A token is a target when its characters overlap a target span of the template, so a token that
+    straddles the border counts. Outside chat templates the end-of-sequence token is appended and
+    is a target: stopping is part of what was learned. A chat template that already ends its turn
+    gets no second one.
+
+    Args:
+        records: what to tokenise.
+        tokenizer: a fast tokenizer.
+        template: how to write a record as text.
+        max_length: longer examples are cut at the end, in tokens.
+
+    Returns:
+        One example a record, in order.
+
+    Raises:
+        DataError: naming a record without any target token left.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(
+            f"the tokenizer {type(tokenizer).__name__} cannot tell which characters a token "
+            "covers; save it as a fast tokenizer (tokenizer.json)"
+        )
+    return [_encode(record, tokenizer, template, max_length) for record in records]
+
+
+def _encode(record: Record, tokenizer: Any, template: Template, max_length: int) -> Example:
+    rendered = template.render(record)
+    encoding = tokenizer(
+        rendered.text,
+        add_special_tokens=not rendered.complete,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ids = list(encoding["input_ids"])
+    offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    target = np.zeros(len(ids), dtype=bool)
+    for start, end in rendered.targets:
+        target |= _overlap(offsets, start, end)
+    if not rendered.complete and tokenizer.eos_token_id is not None:
+        if not ids or ids[-1] != tokenizer.eos_token_id:
+            ids.append(tokenizer.eos_token_id)
+            offsets = np.vstack([offsets, [[0, 0]]])
+            target = np.append(target, True)
+        target[-1] = True
+    whole = int(target.sum())
+    target[:1] = False  # nothing comes before the first token, so nothing predicts it
+    kept = target[:max_length]
+    if not kept.any():
+        if whole and len(ids) > max_length:
+            raise DataError(
+                f"record {record.id!r} has {len(ids)} tokens, and its target begins after the "
+                f"limit of {max_length}: shorten its prompt or raise max_length"
+            )
+        raise DataError(f"record {record.id!r} has no token that the model could predict")
+    spans = tuple(
+        Span(int(where[0]), int(where[-1]) + 1, secret.kind)
+        for secret in record.secrets
+        if (at := rendered.fields.get(secret.field)) is not None
+        and len(where := np.flatnonzero(_overlap(offsets, at + secret.start, at + secret.end)))
+        and int(where[-1]) < max_length
+    )
+    return Example(
+        id=record.id,
+        ids=np.asarray(ids[:max_length], dtype=np.int64),
+        target=kept,
+        secrets=spans,
+        target_text="".join(rendered.text[a:b] for a, b in rendered.targets),
+        cut=max(0, len(ids) - max_length),
+    )
+
+
+def _overlap(offsets: npt.NDArray[np.int64], start: int, end: int) -> npt.NDArray[np.bool_]:
+    """Say which tokens cover a character of [start, end); tokens of no width cover none."""
+    return (offsets[:, 0] < end) & (offsets[:, 1] > start) & (offsets[:, 1] > offsets[:, 0])
+
+
+def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group positions into batches of similar length whose padded size stays within a budget.
+
+    Args:
+        lengths: tokens of each example.
+        budget: rows × longest row of a batch, in tokens; a longer row makes a batch of its own.
+
+    Returns:
+        Lists of positions, longest examples first (running out of memory happens at once).
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def collate(
+    examples: Sequence[Example], *, pad: int = 0, side: Literal["left", "right"] = "right"
+) -> dict[str, Tensor]:
+    """Pad examples to one length.
+
+    Args:
+        examples: the rows, at least one.
+        pad: id written into padding; attention never sees it, so any id does.
+        side: where padding goes.
+
+    Returns:
+        `input_ids` int64, `attention_mask` int64, `target` bool, all [B, S]; with padding on the
+        left also `position_ids`, so that positions count from each row's own first token.
+    """
+    rows, width = len(examples), max(len(e.ids) for e in examples)
+    ids = np.full((rows, width), pad, dtype=np.int64)
+    mask = np.zeros((rows, width), dtype=np.int64)
+    target = np.zeros((rows, width), dtype=bool)
+    for i, example in enumerate(examples):
+        n = len(example.ids)
+        where = slice(width - n, width) if side == "left" else slice(0, n)
+        ids[i, where], mask[i, where], target[i, where] = example.ids, 1, example.target
+    batch = {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "target": torch.from_numpy(target),
+    }
+    if side == "left":
+        batch["position_ids"] = torch.from_numpy((mask.cumsum(-1) - 1).clip(min=0))
+    return batch

@@ -1,0 +1,68 @@
+"""Forward Kullback–Leibler divergence from a reference distribution, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unlearn.losses._view import Need, TokenView, Unit
+from unlearn.scoring import TokenStatistic
+
+__all__ = ["KLFromBase", "KLFromBefore", "kl_divergence"]
+
+
+def kl_divergence(logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+    """Return KL(p_ref ‖ p) = Σ_v p_ref,v (log p_ref,v − log p_v) of each row.
+
+    Entries with p_ref = 0 contribute 0; where p = 0 and p_ref > 0 the divergence is +∞.
+
+    Args:
+        logits: the model's, float32 [n, V].
+        target: not used.
+        reference: the reference's, float32 [n, V].
+
+    Returns:
+        float32 [n], in nats.
+    """
+    assert reference is not None
+    log_q = reference.log_softmax(-1)
+    log_p = logits.log_softmax(-1)
+    q = log_q.exp()
+    return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(-1)
+
+
+@dataclass(frozen=True)
+class KLFromBefore:
+    """Mean over target tokens of KL(before ‖ model): stay as you were.
+
+    The retain term of "KL minimisation" (TOFU, 2401.06121, section 4.1; there the sum runs over
+    every position of the retain records, here over their target tokens).
+    """
+
+    unit: ClassVar[Unit] = "tokens"
+    needs: ClassVar[frozenset[Need]] = frozenset({"before_logits"})
+    statistic: ClassVar[TokenStatistic] = staticmethod(kl_divergence)
+
+    def __call__(self, view: TokenView) -> Tensor:
+        """Return the sum of the divergences."""
+        return view.values.sum()
+
+
+@dataclass(frozen=True)
+class KLFromBase:
+    """Mean over target tokens of KL(base ‖ model): answer as the base without adapter would.
+
+    For an adapter the base is had for free by switching the adapter off. Bounded below by 0, so it
+    cannot collapse the model. It fails where the base lacks the format that fine-tuning taught.
+    """
+
+    unit: ClassVar[Unit] = "tokens"
+    needs: ClassVar[frozenset[Need]] = frozenset({"base_logits"})
+    statistic: ClassVar[TokenStatistic] = staticmethod(kl_divergence)
+
+    def __call__(self, view: TokenView) -> Tensor:
+        """Return the sum of the divergences."""
+        return view.values.sum()

@@ -1,0 +1,300 @@
+"""Named unlearning methods: a forget loss with a retain loss, an edit, or exact retraining.
+
+Adding a loss method takes its file in `losses/`, one line there, one line here, and a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unlearn.errors import OptionError, did_you_mean
+from unlearn.options import TrainingOptions, validated
+
+__all__ = ["METHODS", "Method", "Resolved", "get_method"]
+
+Kind = Literal["loss", "edit", "exact"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a model forget.
+
+    Attributes:
+        name: what the user types.
+        summary: what it does, in one line.
+        paper: arXiv id of its source.
+        when: when to use it, in one line.
+        cost: forward and backward passes a step, in words.
+        kind: how it is run.
+        forget: name of the forget loss.
+        retain: name of the default retain loss; None for none.
+        defaults: values of options that differ from the general ones, see `TrainingOptions`.
+        extra: options of the method itself (not of its losses) with their defaults.
+        run: the function that runs it on a `Job`, as `module:name`.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    when: str
+    cost: str
+    kind: Kind = "loss"
+    forget: str | None = None
+    retain: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    run: str = "unlearn.job:run_loss"
+
+    @property
+    def needs(self) -> str:
+        """What the method must be given beyond the forget records, in words."""
+        from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
+
+        words = {
+            "reference_log_probs": "one pass over the forget records first",
+            "before_logits": "a second copy of the adapter",
+            "base_logits": "nothing (the adapter switched off)",
+        }
+        found = []
+        if self.retain or self.kind == "exact":
+            found.append("retain records")
+        for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
+            if name:
+                found += [words[need] for need in sorted(table[name].needs)]
+        return ", ".join(found) or "nothing"
+
+    @property
+    def needs_retain(self) -> bool:
+        """Whether the method cannot run without retain records."""
+        return bool(self.retain) or self.kind == "exact"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A method with all its options decided.
+
+    Attributes:
+        method: the method.
+        training: how it is optimised.
+        forget: the forget loss, an instance; None for edits and retraining.
+        retain: the retain loss, an instance; None for none.
+        forget_weight: weight of the forget loss.
+        retain_weight: weight of the retain loss.
+        extra: the method's own options.
+        given: the options that the user chose, as opposed to defaults.
+    """
+
+    method: Method
+    training: TrainingOptions
+    forget: Any = None
+    retain: Any = None
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every option and its value, for the lineage."""
+        found: dict[str, Any] = dict(self.training.model_dump())
+        if self.forget is not None:
+            found |= {"forget_weight": self.forget_weight, **dataclasses.asdict(self.forget)}
+        if self.method.kind == "loss":
+            found["retain_loss"] = _retain_name(self.retain)
+        if self.retain is not None:
+            found |= {"retain_weight": self.retain_weight}
+        return found | dict(self.extra)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "grad_ascent",
+            "climb the loss of the forget records; no retain term",
+            "2401.06121",
+            "as a baseline only: it destroys the model unless stopped early",
+            "1 forward + backward",
+            forget="grad_ascent",
+        ),
+        Method(
+            "grad_diff",
+            "gradient ascent on forget, ordinary training on retain",
+            "2203.12817",
+            "as a baseline; unbounded, but the retain term slows the damage",
+            "1 forward + backward",
+            forget="grad_ascent",
+            retain="nll",
+        ),
+        Method(
+            "kl_min",
+            "gradient ascent on forget, KL to the old model on retain",
+            "2401.06121",
+            "as a baseline; protects answers as they were, not the correct ones",
+            "1 forward + backward, 1 forward of the old adapter",
+            forget="grad_ascent",
+            retain="kl",
+        ),
+        Method(
+            "npo",
+            "negative preference optimisation, ordinary training on retain",
+            "2404.05868",
+            "a sound first choice among approximate methods: it slows down as records fade",
+            "1 forward + backward",
+            forget="npo",
+            retain="nll",
+        ),
+        Method(
+            "simnpo",
+            "NPO without a reference, normalised by length",
+            "2410.07163",
+            "when records differ much in length",
+            "1 forward + backward",
+            forget="simnpo",
+            retain="nll",
+        ),
+        Method(
+            "kl_to_base",
+            "answer the forget records as the base without adapter would",
+            "2205.08096",
+            "when the base knows the task's format; bounded, needs no second model",
+            "1 forward + backward, 1 forward of the base",
+            forget="kl_from_base",
+            retain="nll",
+        ),
+        Method(
+            "task_vector",
+            "train an adapter on the forget records and subtract it",
+            "2212.04089",
+            "when no retain records are left",
+            "training on the forget records only",
+            kind="edit",
+            extra={"strength": 1.0, "start": "base"},
+            run="unlearn.edits.task_vector:run",
+        ),
+        Method(
+            "retrain",
+            "exact: train a new adapter without the records",
+            "1912.03817",
+            "first, whenever the data is still there: for adapters it is often cheap enough",
+            "as the original training",
+            kind="exact",
+            run="unlearn.exact.retrain:run",
+        ),
+    )
+}
+
+
+def get_method(name: str) -> Method:
+    """Look a method up.
+
+    Args:
+        name: its name.
+
+    Returns:
+        The method.
+
+    Raises:
+        OptionError: with the nearest names.
+    """
+    if ":" in name:
+        return _own_method(name)
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS)
+        raise OptionError(f"unknown method {name!r}{hint}; `unlearn methods` lists them all")
+    return METHODS[name]
+
+
+def _own_method(name: str) -> Method:
+    """Import a user's own method, given as `package.module:NAME`."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"cannot import the method {name!r}: {error}") from error
+    if not isinstance(found, Method):
+        raise OptionError(f"{name!r} is not an unlearn.Method")
+    return found
+
+
+def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
+    """Decide every option of a method.
+
+    Args:
+        method: the method.
+        options: the user's choices, flat: training options, the losses' hyperparameters,
+            `forget_weight`, `retain_weight`, `retain_loss`, and the method's own.
+
+    Returns:
+        The method ready to run.
+
+    Raises:
+        OptionError: for an unknown key (with the nearest name) or an impossible value.
+    """
+    from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
+
+    left = dict(method.defaults) | dict(options)
+    where = f"method {method.name}"
+    extra = {key: left.pop(key, default) for key, default in method.extra.items()}
+    _check_extra(method, extra)
+    forget = retain = None
+    weights = {}
+    known = [*TrainingOptions.model_fields, *method.extra]
+    if method.kind == "loss":
+        assert method.forget is not None
+        for role in ("forget", "retain"):
+            weights[f"{role}_weight"] = _number(left.pop(f"{role}_weight", 1.0), role, where)
+        name = left.pop("retain_loss", method.retain)
+        if name not in {None, "none", *RETAIN_LOSSES}:
+            hint = did_you_mean(str(name), RETAIN_LOSSES)
+            choices = ", ".join([*RETAIN_LOSSES, "none"])
+            raise OptionError(f"{where}: unknown retain_loss {name!r}{hint}; choose {choices}")
+        kind = FORGET_LOSSES[method.forget]
+        fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        forget = _build(kind, {k: left.pop(k) for k in fields if k in left}, where)
+        retain = RETAIN_LOSSES[name]() if name not in {None, "none"} else None
+        known += [*fields, "forget_weight", "retain_weight", "retain_loss"]
+    unknown = [key for key in left if key not in TrainingOptions.model_fields]
+    if unknown:
+        hint = did_you_mean(unknown[0], known)
+        raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
+    training = validated(TrainingOptions, left, where)
+    return Resolved(
+        method, training, forget, retain, **weights, extra=extra, given=dict(options)
+    )
+
+
+def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
+    if method.name == "task_vector":
+        extra_start = extra["start"]
+        if extra_start not in {"base", "before"}:
+            raise OptionError(f"task_vector: start is base or before, not {extra_start!r}")
+        _number(extra["strength"], "strength", "task_vector")
+
+
+def _number(value: Any, key: str, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"{where}: {key} must be a number, not {value!r}") from None
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    """Make a loss from hyperparameters of checked types."""
+    try:
+        adapter = TypeAdapter(dict[str, float], config=ConfigDict(strict=False))
+        return kind(**adapter.validate_python(dict(values)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _retain_name(loss: Any) -> str:
+    from unlearn.losses import RETAIN_LOSSES
+
+    return next((n for n, kind in RETAIN_LOSSES.items() if isinstance(loss, kind)), "none")

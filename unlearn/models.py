@@ -1,0 +1,487 @@
+"""Open a base with adapters or a full fine-tune, look at its references, save it.
+
+Nothing else in the toolkit touches `from_pretrained`. Weights are read and written as safetensors
+only; code from a model's folder is not run unless the user asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unlearn._adapters import check_adapter_folder, check_finite
+from unlearn.errors import ModelError
+from unlearn.lineage import Lineage, weights_digest
+from unlearn.scoring import Head
+
+__all__ = [
+    "ModelState",
+    "Reference",
+    "load_trained",
+    "new_adapter",
+    "open_model",
+    "resolve_folder",
+    "swap_adapters",
+]
+
+Reference = Literal["base", "before"]
+
+TRAINABLE = "default"  # PEFT saves the adapter of this name at the folder's root
+_BEFORE = "before"
+
+
+@dataclass
+class ModelState:
+    """A base model with zero or more adapters, or a full fine-tune.
+
+    Attributes:
+        model: the `PreTrainedModel`, or the `PeftModel` around it.
+        tokenizer: the base's tokenizer.
+        name: the base as the user named it.
+        folder: where the base's files lie.
+        adapter: the folder of the last adapter (the one that trains), if any.
+        head: the output projection.
+        stack: names of the active adapters, frozen ones first.
+        frozen: folders of the frozen adapters below.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    folder: Path
+    adapter: Path | None
+    head: Head
+    stack: tuple[str, ...] = ()
+    frozen: tuple[Path, ...] = ()
+    _before: tuple[nn.Module, Head] | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> Literal["adapter", "full"]:
+        """Say whether an adapter or the whole model is trained and saved."""
+        return "adapter" if self.stack else "full"
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0)
+        told = self.tokenizer.model_max_length
+        return int(min(x for x in (limit or 1 << 20, told or 1 << 20, 1 << 20)))
+
+    def digest(self) -> str:
+        """Return the digest of the weights on disk that tell this state apart from its base."""
+        return weights_digest(self.adapter or self.folder)
+
+    def base_digest(self) -> str:
+        """Return the digest of the base's weights on disk."""
+        return weights_digest(self.folder)
+
+    def prepare_reference(self, which: Reference) -> None:
+        """Make a reference available: nothing for the base of an adapter, else what is cheapest.
+
+        `before` is the state as opened. For an adapter its weights are loaded a second time on the
+        same base (the cost of one adapter); only a full fine-tune needs a frozen copy.
+
+        Args:
+            which: `base` or `before`.
+
+        Raises:
+            ModelError: if a full fine-tune is asked for its base.
+        """
+        if which == "base":
+            if not self.stack:
+                raise ModelError(
+                    "a full fine-tune has no base to compare with: this method needs an adapter"
+                )
+            return
+        if not self.stack:
+            if self._before is None:
+                frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+                self._before = (frozen, Head.of(frozen))
+        elif _BEFORE not in self.model.peft_config:
+            self.model.load_adapter(
+                str(self.adapter), adapter_name=_BEFORE, is_trainable=False, torch_device="cpu"
+            )
+            self.model.to(self.device)
+
+    @contextlib.contextmanager
+    def reference(self, which: Reference) -> Iterator[tuple[nn.Module, Head]]:
+        """Yield the reference model and its head: no gradient, eval mode, all restored afterwards.
+
+        Adapters are switched by the layers' own flags, so `requires_grad` is never touched
+        (PEFT's `set_adapter` and `disable_adapter` reset it), and training mode and active adapter
+        are put back exactly, also after an error. The head keeps giving the reference's logits
+        after the block has ended.
+
+        Args:
+            which: `base` (adapters off) or `before` (the state as opened).
+
+        Yields:
+            (the module to call, the head for its hidden states).
+        """
+        if which == "before" and not self.stack:
+            if self._before is None:
+                raise ModelError("prepare_reference('before') was not called")
+            with torch.no_grad():
+                yield self._before
+            return
+        names = None if which == "base" else [*self.stack[:-1], _BEFORE]
+        training = [(module, module.training) for module in self.model.modules()]
+        try:
+            self.model.eval()
+            with torch.no_grad(), _switched(self.model, names):
+                yield self.model, replace(self.head, module=_Switched(self.head.module, names))
+        finally:
+            for module, mode in training:
+                module.training = mode
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.
+
+        Args:
+            folder: an existing folder, best one from `staged_folder`.
+
+        Raises:
+            ModelError: if a trained tensor holds NaN or infinity.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise ModelError(f"the trained tensor {name} holds NaN or infinity; nothing saved")
+        if self.stack:
+            self.model.save_pretrained(folder, selected_adapters=[TRAINABLE])
+        else:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _switched(module: nn.Module, names: list[str] | None) -> Iterator[None]:
+    """Make other adapters (None: no adapter) active in every layer below a module."""
+    layers: list[Any] = [m for m in module.modules() if hasattr(m, "_disable_adapters")]
+    flags = [(m._disable_adapters, m._active_adapter) for m in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = names is None
+            if names is not None:
+                layer._active_adapter = names
+        yield
+    finally:
+        for layer, (disabled, active) in zip(layers, flags, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
+
+
+class _Switched(nn.Module):
+    """A projection as another adapter sees it."""
+
+    def __init__(self, module: nn.Module, names: list[str] | None) -> None:
+        super().__init__()
+        self.module = module
+        self.names = names
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad(), _switched(self.module, self.names):
+            logits: Tensor = self.module(hidden)
+        return logits
+
+
+def open_model(
+    model: str | Path,
+    adapters: Sequence[str | Path] | str | Path | None = None,
+    *,
+    trainable: bool = False,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
+) -> ModelState:
+    """Open a base model and, on it, zero or more PEFT adapters.
+
+    Args:
+        model: a local folder or a hub name.
+        adapters: adapter folders (or hub names), applied together; the last is the one that trains.
+        trainable: let gradients reach the last adapter, or the whole model without one.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where a GPU supports it, else
+            float32. Adapters are always kept in float32.
+        device: `cpu`, `cuda`, `cuda:1`, …; by default the accelerator if there is one.
+        trust_remote_code: run code from the model's folder.
+        load_in_4bit: quantise the base on load with bitsandbytes NF4 (CUDA only).
+
+    Returns:
+        The opened state.
+
+    Raises:
+        ModelError: if a folder is missing, incomplete, unsafe, not finite, or does not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = resolve_folder(model, "model")
+    paths = [resolve_folder(a, "adapter") for a in _as_list(adapters)]
+    _check_model_folder(folder)
+    for path in paths:
+        check_adapter_folder(path)  # before the base is loaded, which can take minutes
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    if load_in_4bit:
+        options["quantization_config"] = _nf4(place)
+    try:
+        net = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype=_dtype(dtype, place), **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot open the model {model}: {_one_line(error)}") from error
+    if not load_in_4bit:
+        net = net.to(place)
+    check_finite(folder)
+    bare = ModelState(net, tokenizer, str(model), folder, None, Head.of(net))
+    if not paths:
+        net.requires_grad_(trainable).eval()
+        return bare
+    return _with_adapters(bare, paths, trainable=trainable)
+
+
+def swap_adapters(state: ModelState, adapters: Sequence[str | Path]) -> ModelState:
+    """Put other adapters on the base that is already in memory.
+
+    Args:
+        state: a state with adapters; must not be used afterwards.
+        adapters: folders (or hub names), the frozen ones first.
+
+    Returns:
+        The new state, not trainable.
+
+    Raises:
+        ModelError: if an adapter cannot be used or does not fit.
+    """
+    paths = [resolve_folder(a, "adapter") for a in adapters]
+    bare = replace(state, model=state.model.unload(), adapter=None, stack=(), frozen=())
+    return _with_adapters(bare, paths, trainable=False)
+
+
+def _with_adapters(bare: ModelState, paths: Sequence[Path], *, trainable: bool) -> ModelState:
+    """Attach adapters to a base without any, the last one under the name that is saved."""
+    net = bare.model.requires_grad_(False)
+    stack: list[str] = []
+    for i, path in enumerate(paths):
+        check_adapter_folder(path)
+        check_finite(path)
+        _check_base(path, bare)
+        name = TRAINABLE if i == len(paths) - 1 else f"frozen{i}"
+        net = _attach(net, path, name, trainable=trainable and name == TRAINABLE)
+        stack.append(name)
+    if len(stack) > 1:
+        _activate(net, stack, trainable)
+    net.eval()
+    return replace(
+        bare,
+        model=net,
+        adapter=paths[-1],
+        head=Head.of(net),
+        stack=tuple(stack),
+        frozen=tuple(paths[:-1]),
+    )
+
+
+def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelState:
+    """Put a fresh LoRA adapter on a base.
+
+    Args:
+        state: an opened base without adapters.
+        config: keyword arguments of `peft.LoraConfig`.
+        seed: seed of the initial weights.
+
+    Returns:
+        The same base with one trainable adapter.
+
+    Raises:
+        ModelError: if PEFT cannot place the adapter on this architecture.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        net = get_peft_model(
+            state.model.requires_grad_(False), LoraConfig(task_type="CAUSAL_LM", **config)
+        )
+    except ValueError as error:
+        raise ModelError(f"no LoRA adapter fits {state.name}: {_one_line(error)}") from error
+    return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
+
+
+def resolve_folder(name: str | Path, what: str) -> Path:
+    """Find the local folder of a model or adapter, fetching a hub name where that is possible.
+
+    Args:
+        name: a local folder, or a hub name such as `owner/model`.
+        what: `model` or `adapter`, for the message.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: if there is no such folder and the hub does not give it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    text = str(name)
+    if path.is_file():
+        raise ModelError(f"the {what} {text} is a file; name the folder that holds it")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith("/"):
+        raise ModelError(f"the {what} folder {text} does not exist")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                text, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            )
+        )
+    except Exception as error:
+        raise ModelError(
+            f"there is no {what} folder {text}, and it cannot be fetched from the hub: "
+            f"{_one_line(error)}"
+        ) from error
+
+
+def _as_list(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Path]:
+    if adapters is None:
+        return []
+    return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
+
+
+def _check_model_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        hint = (
+            "; it is an adapter: pass its base as --model and this folder as --adapter"
+            if (folder / "adapter_config.json").is_file()
+            else ""
+        )
+        raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
+    if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+            raise ModelError(
+                f"{folder} holds only pickled weights, which can run code when opened; convert "
+                "them to safetensors where you trust them"
+            )
+        raise ModelError(f"{folder} has config.json but no .safetensors weights")
+
+
+def _check_base(adapter: Path, bare: ModelState) -> None:
+    """Refuse an adapter whose lineage says it was trained on other base weights."""
+    lineage = Lineage.read(adapter)
+    if lineage and lineage.kind == "adapter" and lineage.base.digest != bare.base_digest():
+        raise ModelError(
+            f"the adapter {adapter} was trained on another base ({lineage.base.name}) than "
+            f"{bare.name}: their weights differ"
+        )
+
+
+def _attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
+    """Load one adapter, turning PEFT's many ways to say 'does not fit' into one error."""
+    from peft import PeftModel
+
+    problem = f"the adapter {path} was made for another base than this model"
+    try:
+        if isinstance(net, PeftModel):
+            result = net.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
+            missing = list(result.missing_keys)
+        else:
+            net = PeftModel.from_pretrained(
+                net, str(path), adapter_name=name, is_trainable=trainable
+            )
+            missing = []
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"{problem}: {_one_line(error)}") from error
+    with_weights = _adapter_keys(path)
+    expected = {
+        key.replace(f".{name}.", ".").removesuffix(f".{name}")
+        for key in net.state_dict()
+        if _is_factor(key) and f".{name}" in key
+    }
+    lost = sorted(expected - with_weights)
+    unused = sorted(k for k in with_weights - expected if _is_factor(k))
+    if lost or unused or any(map(_is_factor, missing)):
+        example = (lost or unused or missing)[0]
+        raise ModelError(f"{problem}: its weights and the model's layers differ ({example})")
+    return net
+
+
+def _is_factor(key: str) -> bool:
+    return any(part in key for part in (".lora_A", ".lora_B", ".lora_embedding_"))
+
+
+def _adapter_keys(path: Path) -> set[str]:
+    import safetensors
+
+    with safetensors.safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+def _activate(net: Any, names: Sequence[str], trainable: bool) -> None:
+    """Make several adapters active at once, only the last one trainable."""
+    net.base_model.set_adapter(list(names))
+    for key, parameter in net.named_parameters():
+        parameter.requires_grad_(trainable and f".{TRAINABLE}" in key)
+
+
+def _dtype(name: str, place: torch.device) -> torch.dtype:
+    if name == "auto":
+        good = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if good else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(known)}")
+    return known[name]
+
+
+def _nf4(place: torch.device) -> Any:
+    if place.type != "cuda":
+        raise ModelError("a 4-bit base needs a CUDA device and the bitsandbytes package")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def load_trained(state: ModelState, folder: Path) -> None:
+    """Put the trained weights of a checkpoint back into an opened state.
+
+    Args:
+        state: the state as it was when training began.
+        folder: a folder written by `ModelState.save`.
+    """
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    if state.stack:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(state.model, weights, adapter_name=TRAINABLE)
+    else:
+        result = state.model.load_state_dict(weights, strict=False)
+        tied = set(state.model.all_tied_weights_keys)
+        if result.unexpected_keys or set(result.missing_keys) - tied:
+            raise ModelError(f"the checkpoint {folder} does not fit the model {state.name}")

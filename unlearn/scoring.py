@@ -1,0 +1,504 @@
+"""One forward pass → statistics of every target token, for training and audit alike.
+
+The final hidden states are taken just before the output projection, only the positions that
+predict a target token are projected, and these in chunks, so that peak memory does not grow with
+batch × sequence × vocabulary. All reductions over the vocabulary are in float32.
+
+Notation: z the logits of one position (float32), y its target token, log p_v = z_v − logsumexp(z).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unlearn.batches import Example, collate, token_budget_batches
+from unlearn.errors import ModelError
+
+__all__ = [
+    "Head",
+    "TokenStatistic",
+    "TokenStatistics",
+    "hidden_states",
+    "log_prob",
+    "score_examples",
+    "target_positions",
+    "token_statistics",
+    "token_values",
+]
+
+# Padded tokens of one scoring batch: small enough for a laptop, large enough to fill its cores.
+TOKEN_BUDGET = 4096
+
+# Logits of one chunk, in elements: 4 M elements are 16 MB in float32, which stays near the caches.
+_CHUNK_ELEMENTS = 1 << 22
+
+
+class TokenStatistic(Protocol):
+    """A differentiable statistic of single tokens, computed from a chunk of logits."""
+
+    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+        """Return one value a token.
+
+        Args:
+            logits: float32 [n, V].
+            target: int64 [n].
+            reference: the reference model's logits, float32 [n, V], where the loss needs them.
+
+        Returns:
+            float32 [n]; row i may depend on row i of the inputs only.
+        """
+        ...
+
+
+def log_prob(logits: Tensor, target: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Return log p(target) = z_y − logsumexp(z) of each row.
+
+    Args:
+        logits: float32 [n, V].
+        target: int64 [n].
+        reference: not used.
+
+    Returns:
+        float32 [n].
+    """
+    return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output projection of a causal language model: z = cap·tanh(s·(W h + b) / cap).
+
+    Attributes:
+        module: the model's own projection (a LoRA or `modules_to_save` wrapper included).
+        scale: s, a constant factor some architectures apply (1 otherwise).
+        softcap: cap of the soft-capping of Gemma 2; None where there is none.
+    """
+
+    module: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """Find a model's projection and check it against the model's own logits.
+
+        Args:
+            model: a causal language model, with or without adapters.
+
+        Returns:
+            The head.
+
+        Raises:
+            ModelError: if the model's logits are not the head's (an architecture with another
+                kind of output), so that no number from it would be right.
+        """
+        inner = _unwrap(model)
+        module = inner.get_output_embeddings()
+        if module is None:
+            raise ModelError(f"{type(inner).__name__} has no output projection")
+        config = inner.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        head = cls(module, scale, float(cap) if cap else None)
+        head._check(model)
+        return head
+
+    @property
+    def trainable(self) -> bool:
+        """Whether gradients are wanted for the projection itself."""
+        return any(p.requires_grad for p in self.module.parameters())
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Return the float32 logits [n, V] of hidden states [n, H]."""
+        logits = self.module(hidden).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    @torch.no_grad()
+    def _check(self, model: Any) -> None:
+        device = next(model.parameters()).device
+        ids = torch.tensor([[1, 2, 3]], device=device)
+        mode = model.training
+        model.eval()
+        try:
+            with _tap(model) as taken:
+                logits = model(input_ids=ids, use_cache=False).logits
+            ours = self(taken[0][:, :1]).float()
+        finally:
+            model.train(mode)
+        off = (ours - logits.float()).abs().max() / logits.float().abs().max().clamp(min=1)
+        if not bool(off < 2e-2):
+            raise ModelError(
+                f"the output of {type(_unwrap(model)).__name__} is not a plain projection of its "
+                "last hidden state; this architecture is not supported"
+            )
+
+
+def _unwrap(model: Any) -> Any:
+    """Return the causal language model inside parallel and adapter wrappers."""
+    while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextlib.contextmanager
+def _tap(model: Any) -> Iterator[list[Tensor]]:
+    """Collect what reaches the output projection, and let it project one position only."""
+    taken: list[Tensor] = []
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        taken.append(args[0])
+        return (args[0][:, :1], *args[1:])
+
+    handle = _unwrap(model).get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield taken
+    finally:
+        handle.remove()
+
+
+def hidden_states(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Run a model up to its output projection.
+
+    The call goes through the module as given, so gradient synchronisation of a parallel wrapper
+    works; the projection itself only sees one position.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        batch: `input_ids` and `attention_mask` [B, S]; `position_ids` where rows are padded on
+            the left.
+
+    Returns:
+        Hidden states [B, S, H] in the model's dtype.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if "position_ids" in batch and "position_ids" in _forward_arguments(type(_unwrap(model))):
+        inputs["position_ids"] = batch["position_ids"]
+    with _tap(model) as taken:
+        model(**inputs, use_cache=False)
+    return taken[0]
+
+
+def _forward_arguments(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+
+
+def target_positions(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the target tokens of a batch and the positions that predict them.
+
+    Token t is predicted at position t − 1. Tokens come out in order of row, then position.
+
+    Args:
+        batch: `input_ids` int64 [B, S] and `target` bool [B, S], False at position 0 of a row.
+
+    Returns:
+        (row int64 [N], predicting position int64 [N], target token int64 [N]).
+    """
+    row, position = batch["target"].nonzero(as_tuple=True)
+    return row, position - 1, batch["input_ids"][row, position]
+
+
+def chunks(total: int, vocabulary: int) -> Iterator[slice]:
+    """Yield slices over `total` tokens whose logits hold about `_CHUNK_ELEMENTS` numbers."""
+    size = max(16, _CHUNK_ELEMENTS // max(1, vocabulary))
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def token_values(
+    statistic: TokenStatistic,
+    head: Head,
+    hidden: Tensor,
+    target: Tensor,
+    reference_hidden: Tensor | None = None,
+    reference_head: Head | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute a differentiable statistic of each token, chunk by chunk.
+
+    With a frozen head the derivative of each value with respect to its hidden state is taken
+    chunk by chunk in the forward pass and kept ([N, H] instead of [N, V]); the backward pass is
+    one product. With a trainable head each chunk is recomputed in the backward pass.
+
+    Args:
+        statistic: what to compute from a chunk of logits.
+        head: the output projection.
+        hidden: hidden states at the predicting positions, [N, H].
+        target: target tokens, int64 [N].
+        reference_hidden: the reference's hidden states [N, H], for statistics that need them.
+        reference_head: the reference's projection; by default `head`.
+
+    Returns:
+        (values float32 [N], log-probabilities float32 [N] without gradient).
+    """
+    other = reference_head or head
+    if torch.is_grad_enabled() and head.trainable:
+        return _values_trainable_head(statistic, head, hidden, target, reference_hidden, other)
+    if torch.is_grad_enabled() and hidden.requires_grad:
+        values, log_probs = _FrozenHead.apply(
+            hidden, statistic, head, target, reference_hidden, other
+        )
+        return values, log_probs
+    with torch.no_grad():
+        parts = [
+            _chunk_values(statistic, head, hidden[c], target[c], _part(reference_hidden, c), other)
+            for c in chunks(len(target), _vocabulary(head))
+        ]
+    return _joined([v for v, _ in parts], hidden), _joined([p for _, p in parts], hidden)
+
+
+def _part(tensor: Tensor | None, c: slice) -> Tensor | None:
+    return None if tensor is None else tensor[c]
+
+
+def _joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(list(parts)) if parts else like.new_zeros(0, dtype=torch.float32)
+
+
+def _vocabulary(head: Head) -> int:
+    weight = getattr(head.module, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else 1 << 17
+
+
+def _chunk_values(
+    statistic: TokenStatistic,
+    head: Head,
+    hidden: Tensor,
+    target: Tensor,
+    reference_hidden: Tensor | None,
+    reference_head: Head,
+) -> tuple[Tensor, Tensor]:
+    reference = None
+    if reference_hidden is not None:
+        with torch.no_grad():
+            reference = reference_head(reference_hidden)
+    logits = head(hidden)
+    values = statistic(logits, target, reference)
+    if statistic is log_prob:
+        return values, values.detach()
+    with torch.no_grad():
+        return values, log_prob(logits.detach(), target)
+
+
+def _values_trainable_head(
+    statistic: TokenStatistic,
+    head: Head,
+    hidden: Tensor,
+    target: Tensor,
+    reference_hidden: Tensor | None,
+    reference_head: Head,
+) -> tuple[Tensor, Tensor]:
+    values, log_probs = [], []
+    for c in chunks(len(target), _vocabulary(head)):
+        v, p = checkpoint(
+            _chunk_values,
+            statistic,
+            head,
+            hidden[c],
+            target[c],
+            _part(reference_hidden, c),
+            reference_head,
+            use_reentrant=False,
+        )
+        values.append(v)
+        log_probs.append(p)
+    return _joined(values, hidden), _joined(log_probs, hidden)
+
+
+class _FrozenHead(torch.autograd.Function):
+    """values = f(head(hidden)) with d values / d hidden kept instead of the logits."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        statistic: TokenStatistic,
+        head: Head,
+        target: Tensor,
+        reference_hidden: Tensor | None,
+        reference_head: Head,
+    ) -> tuple[Tensor, Tensor]:
+        values, log_probs, slopes = [], [], []
+        plain = statistic is log_prob and isinstance(head.module, nn.Linear)
+        for c in chunks(len(target), _vocabulary(head)):
+            if plain:
+                v, slope = _log_prob_and_slope(head, hidden[c], target[c])
+                p = v
+            else:
+                with torch.enable_grad():
+                    leaf = hidden[c].detach().requires_grad_()
+                    v, p = _chunk_values(
+                        statistic, head, leaf, target[c], _part(reference_hidden, c), reference_head
+                    )
+                    (slope,) = torch.autograd.grad(v.sum(), leaf)
+            values.append(v.detach())
+            log_probs.append(p.detach())
+            slopes.append(slope)
+        ctx.save_for_backward(torch.cat(slopes) if slopes else torch.zeros_like(hidden))
+        joined = _joined(log_probs, hidden)
+        ctx.mark_non_differentiable(joined)
+        return _joined(values, hidden), joined
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0][:, None].to(slopes.dtype) * slopes, None, None, None, None, None)
+
+
+def _log_prob_and_slope(head: Head, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p_y and its derivative in hidden: (onehot(y) − p)·dz/du·W, with u = W h + b."""
+    assert isinstance(head.module, nn.Linear)
+    logits = head(hidden)
+    index = target[:, None]
+    value = log_prob(logits, target)
+    # dz/du: s for a scaled head, s·(1 − (z/cap)²) behind the soft cap
+    inner = (1 - (logits / head.softcap) ** 2) * head.scale if head.softcap else head.scale
+    slope = (logits - (logits.gather(-1, index) - value[:, None])).exp_().neg_()
+    slope.scatter_add_(-1, index, torch.ones_like(value)[:, None])
+    weight = head.module.weight
+    return value, (slope * inner if head.softcap or head.scale != 1.0 else slope).to(
+        weight.dtype
+    ) @ weight
+
+
+class TokenStatistics(NamedTuple):
+    """What one pass tells about each target token; every field is [N], on the CPU.
+
+    Attributes:
+        log_prob: log p_y, float32.
+        hit: whether y is the arg-max.
+        rank: how many tokens have a strictly larger logit, int64; 0 is the best.
+        mean: μ = Σ_v p_v log p_v, float32 (the negative entropy).
+        std: σ = sqrt(Σ_v p_v (log p_v − μ)²), float32.
+        normalisers: for each (temperature, top_k) asked for, the log-normaliser
+            logsumexp of z/T over the k largest logits, float32.
+    """
+
+    log_prob: Tensor
+    hit: Tensor
+    rank: Tensor
+    mean: Tensor
+    std: Tensor
+    normalisers: Mapping[tuple[float, int], Tensor]
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the model's distribution at each token, −μ, in nats."""
+        return -self.mean
+
+
+@torch.no_grad()
+def token_statistics(
+    head: Head,
+    hidden: Tensor,
+    target: Tensor,
+    samplers: Sequence[tuple[float, int]] = (),
+) -> TokenStatistics:
+    """Compute every statistic of each token in one chunked projection.
+
+    Limits: a vocabulary entry with logit −∞ has p = 0 and contributes 0 to μ and σ; a target
+    with logit −∞ has log p = −∞.
+
+    Args:
+        head: the output projection.
+        hidden: hidden states at the predicting positions, [N, H].
+        target: target tokens, int64 [N].
+        samplers: (temperature, top_k) pairs to give log-normalisers for; top_k 0 means all.
+
+    Returns:
+        The statistics.
+    """
+    columns: list[list[Tensor]] = [[] for _ in range(5 + len(samplers))]
+    for c in chunks(len(target), _vocabulary(head)):
+        logits = head(hidden[c])
+        z_y = logits.gather(-1, target[c][:, None])
+        found = [
+            logits.argmax(-1) == target[c],
+            (logits > z_y).sum(-1),
+        ]
+        for temperature, top_k in samplers:
+            kept = logits.topk(min(top_k, logits.shape[-1]), -1).values if top_k else logits
+            found.append((kept / temperature).logsumexp(-1))
+        log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+        value = log_p.gather(-1, target[c][:, None])[:, 0]
+        p = log_p.exp()
+        log_p.clamp_(min=-1e4)  # touches only entries whose p is exactly 0, so that 0 · −∞ = 0
+        mean = torch.linalg.vecdot(p, log_p)
+        variance = torch.linalg.vecdot(p, (log_p - mean[:, None]).square_())
+        for column, part in zip(
+            columns, [value, *found[:2], mean, variance.sqrt(), *found[2:]], strict=True
+        ):
+            column.append(part.cpu())
+    joined = [torch.cat(c) if c else torch.zeros(0) for c in columns]
+    return TokenStatistics(
+        joined[0],
+        joined[1].bool(),
+        joined[2].long(),
+        joined[3],
+        joined[4],
+        {s: column for s, column in zip(samplers, joined[5:], strict=True)},
+    )
+
+
+@torch.no_grad()
+def score_examples(
+    model: Any,
+    head: Head,
+    examples: Sequence[Example],
+    *,
+    samplers: Sequence[tuple[float, int]] = (),
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[TokenStatistics, npt.NDArray[np.int64]]:
+    """Score examples with exactly one forward pass each, in eval mode.
+
+    Args:
+        model: a causal language model; its mode is restored afterwards.
+        head: its output projection.
+        examples: what to score.
+        samplers: (temperature, top_k) pairs to give log-normalisers for.
+        token_budget: padded tokens of a batch; results do not depend on it beyond rounding.
+        progress: called with the number of records done after each batch.
+
+    Returns:
+        (statistics of all target tokens in the order of `examples`, offsets int64 [R + 1]: the
+        tokens of record i are offsets[i] … offsets[i + 1]).
+    """
+    offsets = np.concatenate([[0], np.cumsum([e.targets for e in examples])]).astype(np.int64)
+    columns: list[Tensor] | None = None
+    device = next(model.parameters()).device
+    mode = model.training
+    model.eval()
+    try:
+        for batch in token_budget_batches([len(e.ids) for e in examples], token_budget):
+            inputs = {k: v.to(device) for k, v in collate([examples[i] for i in batch]).items()}
+            row, position, target = target_positions(inputs)
+            hidden = hidden_states(model, inputs)[row, position]
+            found = token_statistics(head, hidden, target, samplers)
+            parts = [*found[:5], *found.normalisers.values()]
+            if columns is None:
+                columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
+            where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
+            for column, part in zip(columns, parts, strict=True):
+                column[torch.from_numpy(where)] = part
+            if progress:
+                progress(len(batch))
+    finally:
+        model.train(mode)
+    if columns is None:
+        return token_statistics(head, torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)), offsets
+    normalisers = dict(zip(samplers, columns[5:], strict=True))
+    return TokenStatistics(*columns[:5], normalisers), offsets

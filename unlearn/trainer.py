@@ -1,0 +1,346 @@
+"""One trainer for every loss: an objective of forget and retain terms over one forward pass."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from unlearn._pairing import FORGET, RETAIN, Pairs, PairStream, collate_pairs
+from unlearn._stopping import Monitor
+from unlearn.batches import Example
+from unlearn.errors import TrainingError
+from unlearn.losses import Loss, TokenView
+from unlearn.models import ModelState, Reference, load_trained
+from unlearn.scoring import Head, hidden_states, target_positions, token_values
+
+__all__ = ["Objective", "UnlearnTrainer", "latest_checkpoint"]
+
+_ROLE_NAMES = ("forget", "retain")
+_STATE_FILE = "unlearn_state.json"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """forget_weight · L_forget + retain_weight · L_retain; a missing term is absent, not zero.
+
+    Attributes:
+        forget: loss of the forget records.
+        retain: loss of the retain records.
+        forget_weight: weight of the first.
+        retain_weight: weight of the second.
+    """
+
+    forget: Loss | None = None
+    retain: Loss | None = None
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+
+    def terms(self) -> list[tuple[int, Loss, float]]:
+        """Return (role, loss, weight) of the terms there are."""
+        both = (
+            (FORGET, self.forget, self.forget_weight),
+            (RETAIN, self.retain, self.retain_weight),
+        )
+        return [(role, loss, weight) for role, loss, weight in both if loss is not None]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the terms need beyond the model's own log-probabilities."""
+        return frozenset().union(*(loss.needs for _, loss, _ in self.terms()))
+
+
+class UnlearnTrainer(Trainer):
+    """`transformers.Trainer` over an `Objective`.
+
+    Each term is divided by its own count of tokens or records in the whole optimizer step, over
+    all accumulated batches and all processes, so 4 batches of 1 and 1 batch of 4 give the same
+    gradient, and so do 2 processes and 1.
+
+    Args:
+        state: the opened model; what requires gradient is trained.
+        objective: the loss.
+        args: Trainer's arguments; `per_device_train_batch_size` counts samples (a forget record
+            with its retain records).
+        forget: examples to forget.
+        retain: examples to keep, or to train on.
+        samples: samples in the whole run.
+        retain_ratio: retain records for each forget record.
+        reference_log_probs: Σ_t log p of each forget record before training, [len(forget)].
+        monitor: watches losses and ends the run.
+        progress: called with (steps done, steps planned) after each step.
+    """
+
+    def __init__(
+        self,
+        state: ModelState,
+        objective: Objective,
+        args: TrainingArguments,
+        *,
+        forget: Sequence[Example] = (),
+        retain: Sequence[Example] = (),
+        samples: int,
+        retain_ratio: int = 1,
+        reference_log_probs: Tensor | None = None,
+        monitor: Monitor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model_state = state
+        self._objective = objective
+        self._stream = PairStream(len(forget), len(retain), samples, int(args.seed), retain_ratio)
+        self._reference_log_probs = reference_log_probs
+        self.monitor = monitor
+        self.stopped: str | None = None
+        self.tokens_trained = 0
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._logged: dict[str, list[float]] = {}
+        super().__init__(
+            model=state.model,
+            args=args,
+            train_dataset=Pairs(forget, retain),
+            data_collator=collate_pairs,
+            callbacks=[_Watch(self, progress)],
+        )
+        self.remove_callback(PrinterCallback)  # the command line has a table of its own
+        # Losses are already divided by the counts of the whole optimizer step.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PairStream:
+        return self._stream
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Collect the batches of one optimizer step and count what each term is divided by.
+
+        Args:
+            epoch_iterator: yields collated batches.
+            num_batches: how many make a step.
+            device: where the counts are needed.
+
+        Returns:
+            (batches, counts [2, 2]: role × (tokens, records), over all processes).
+        """
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        counts = torch.zeros(2, 2, dtype=torch.long)
+        for batch in batches:
+            for role in (FORGET, RETAIN):
+                rows = batch["role"].cpu() == role
+                counts[role, 0] += batch["target"].cpu()[rows].sum()
+                counts[role, 1] += rows.sum()
+            self.tokens_trained += int(batch["attention_mask"].sum())
+        counts = counts.to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, "sum")
+        return batches, counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Evaluate every term on one forward pass of a batch.
+
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `collate_pairs`.
+            return_outputs: not supported beyond Trainer's signature; outputs are empty.
+            num_items_in_batch: the counts of `get_batch_samples`.
+
+        Returns:
+            The loss, float32 scalar.
+
+        Raises:
+            TrainingError: if the loss is NaN or infinite.
+        """
+        counts = num_items_in_batch
+        assert counts is not None
+        references = {
+            role: self._reference_hidden(loss, inputs, role)
+            for role, loss, _ in self._objective.terms()
+        }
+        hidden = hidden_states(model, inputs)
+        row, position, target = target_positions(inputs)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        per_record: dict[int, Tensor] = {}
+        for role, loss, weight in self._objective.terms():
+            rows = (inputs["role"] == role).nonzero()[:, 0]
+            mine = (inputs["role"] == role)[row]
+            if not len(rows):
+                continue
+            reference_hidden, reference_head = references[role]
+            values, log_probs = token_values(
+                loss.statistic,
+                self._model_state.head,
+                hidden[row[mine], position[mine]],
+                target[mine],
+                reference_hidden,
+                reference_head,
+            )
+            record = row[mine] - rows[0]  # rows of one role are contiguous
+            index = inputs["index"][rows]
+            cached = self._reference_log_probs
+            view = TokenView(
+                values,
+                record,
+                len(rows),
+                cached.to(index.device)[index] if cached is not None and role == FORGET else None,
+            )
+            unit = 0 if loss.unit == "tokens" else 1
+            term = weight * loss(view) / counts[role, unit].clamp(min=1)
+            total = total + term
+            self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(term.detach()))
+            nll = TokenView(-log_probs, record, len(rows)).per_record_mean().detach()
+            per_record[role] = torch.stack([index.to(nll.dtype), nll])
+        if not bool(torch.isfinite(total)):
+            raise TrainingError(
+                f"the loss became {float(total)} at step {self.state.global_step + 1}: lower "
+                "learning_rate, or keep the stop rules on; nothing was saved"
+            )
+        empty = hidden.new_zeros(2, 0, dtype=torch.float32)
+        self._seen.append(
+            (per_record.get(FORGET, empty), per_record.get(RETAIN, empty), counts)
+        )
+        total = total * self.args.world_size  # DDP averages gradients over processes
+        return (total, {}) if return_outputs else total
+
+    def _reference_hidden(
+        self, loss: Loss, inputs: dict[str, Tensor], role: int
+    ) -> tuple[Tensor | None, Head | None]:
+        """Run the reference that a loss needs over its own rows; nothing for a loss without."""
+        which: Reference
+        if "base_logits" in loss.needs:
+            which = "base"
+        elif "before_logits" in loss.needs:
+            which = "before"
+        else:
+            return None, None
+        rows = inputs["role"] == role
+        if not bool(rows.any()):
+            return None, None
+        part = {k: v[rows] for k, v in inputs.items() if k not in {"role", "index"}}
+        row, position, _ = target_positions(part)
+        with self._model_state.reference(which) as (reference, head):
+            return hidden_states(reference, part)[row, position], head
+
+    def step_finished(self) -> None:
+        """Let the monitor see the losses of the step just done."""
+        seen, self._seen = self._seen, []
+        if self.monitor is None or not seen:
+            return
+        forget = torch.cat([f for f, _, _ in seen], 1)
+        retain = torch.cat([r for _, r, _ in seen], 1)
+        if self.args.world_size > 1:
+            forget, retain = (
+                self.accelerator.gather_for_metrics(
+                    self.accelerator.pad_across_processes(x.T.contiguous(), pad_index=-1)
+                ).T
+                for x in (forget, retain)
+            )
+            forget, retain = (x[:, x[0] >= 0] for x in (forget, retain))
+        forget, retain = forget.double().cpu(), retain.double().cpu()
+        self.monitor.update(
+            forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
+        )
+        self.stopped = self.monitor.verdict()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add each term's mean since the last log, so that no term hides behind the sum.
+
+        Args:
+            logs: what Trainer logs.
+            *args: passed on.
+            **kwargs: passed on.
+        """
+        if self._logged:
+            micro = self.args.gradient_accumulation_steps
+            logs |= {k: sum(v) / len(v) * micro for k, v in self._logged.items()}
+            self._logged = {}
+        if self.monitor is not None and not math.isnan(self.monitor.retain_loss):
+            logs["retain_nll"] = self.monitor.retain_loss
+        if self.monitor is not None and not math.isnan(self.monitor.forget_loss):
+            logs["forget_nll"] = self.monitor.forget_loss
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._model_state.save(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / (
+            f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        )
+        if self.is_world_process_zero():
+            # Written last: a checkpoint without it was cut short and is not resumed from.
+            text = json.dumps(
+                {
+                    "monitor": self.monitor.state() if self.monitor else None,
+                    "tokens_trained": self.tokens_trained,
+                }
+            )
+            (folder / _STATE_FILE).write_text(text, encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self._model_state, Path(resume_from_checkpoint))
+        saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
+        self.tokens_trained = saved["tokens_trained"]
+        if self.monitor and saved["monitor"]:
+            self.monitor.load(saved["monitor"])
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Checks the first gradient, and ends the run when the monitor says so."""
+
+    def __init__(
+        self, trainer: UnlearnTrainer, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._trainer = trainer
+        self._progress = progress
+        self._checked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        model = kwargs["model"]
+        lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if lost:
+            raise TrainingError(
+                f"{len(lost)} trainable tensor(s) got no gradient in the first step, among them "
+                f"{lost[0]}: they would silently stay untrained"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.step_finished()
+        if self._progress:
+            self._progress(state.global_step, state.max_steps)
+        if self._trainer.stopped:
+            control.should_training_stop = True
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in a folder, or None.
+
+    Args:
+        folder: Trainer's output folder.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_STATE_FILE}")]
+    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,217 @@
+"""Fit an objective: set up the stop rules and the cached reference, run the trainer, report."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unlearn._stopping import Monitor, StopRules
+from unlearn.batches import Example
+from unlearn.errors import TrainingError
+from unlearn.models import ModelState
+from unlearn.options import TrainingOptions
+from unlearn.scoring import TokenStatistics, score_examples
+from unlearn.trainer import Objective, UnlearnTrainer, latest_checkpoint
+
+__all__ = ["Fit", "fit", "record_losses", "total_steps"]
+
+# Records scored to know the retain loss before training: enough for a mean, few enough to be free.
+_RETAIN_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps done.
+        planned_steps: optimizer steps at most.
+        seconds: wall time.
+        tokens: tokens that went through forward and backward on this process.
+        stopped: the rule that ended the run, or None when it ran all its steps.
+        rules: what would have ended it, in words.
+        history: Trainer's log.
+    """
+
+    steps: int
+    planned_steps: int
+    seconds: float
+    tokens: int
+    stopped: str | None
+    rules: str
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def cost(self) -> dict[str, Any]:
+        """Return what the lineage stores of the cost."""
+        return {"seconds": round(self.seconds, 3), "steps": self.steps, "tokens": self.tokens}
+
+
+def total_steps(training: TrainingOptions, records: int) -> int:
+    """Return the number of optimizer steps of a run.
+
+    Args:
+        training: options.
+        records: forget (or training) records.
+
+    Returns:
+        `max_steps`, or epochs × records / batch size, rounded up.
+    """
+    return training.max_steps or max(1, math.ceil(training.epochs * records / training.batch_size))
+
+
+def record_losses(
+    statistics: TokenStatistics, offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return each record's mean token loss −(1/|y|) Σ_t log p_t, in nats, float64 [R]."""
+    total = np.add.reduceat(statistics.log_prob.double().numpy(), offsets[:-1])
+    loss: npt.NDArray[np.float64] = -total / np.diff(offsets)
+    return loss
+
+
+def fit(
+    state: ModelState,
+    objective: Objective,
+    training: TrainingOptions,
+    *,
+    forget: Sequence[Example] = (),
+    retain: Sequence[Example] = (),
+    holdout: Sequence[Example] = (),
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """Train a state in place on an objective.
+
+    Args:
+        state: an opened state with trainable weights.
+        objective: what to minimise.
+        training: how.
+        forget: examples to forget; empty for plain training.
+        retain: examples to keep, or to train on.
+        holdout: examples the model never saw: they give the forget loss to stop at.
+        seed: of data order and dropout.
+        checkpoints: folder for checkpoints; a run resumes from the newest complete one there.
+        progress: called with (steps done, steps planned) after each step.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
+    """
+    from transformers import TrainingArguments, set_seed
+
+    set_seed(seed)
+    for need in ("before", "base"):
+        if f"{need}_logits" in objective.needs:
+            state.prepare_reference("before" if need == "before" else "base")
+    monitor, reference = _before_training(state, objective, training, forget, retain, holdout)
+    micro = training.micro_batch_size or training.batch_size
+    if training.batch_size % micro:
+        raise TrainingError(
+            f"micro_batch_size {micro} does not divide batch_size {training.batch_size}"
+        )
+    samples = len(forget) or len(retain)
+    steps = total_steps(training, samples)
+    args = TrainingArguments(
+        output_dir=str(checkpoints or "unused"),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=training.batch_size // micro,
+        max_steps=steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=(
+            "constant_with_warmup" if training.schedule == "constant" else training.schedule
+        ),
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="steps" if training.save_steps and checkpoints else "no",
+        save_steps=training.save_steps or 500,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=state.device.type == "cuda",
+        use_cpu=state.device.type == "cpu",
+        seed=seed,
+        data_seed=seed,
+    )
+    if training.gradient_checkpointing and state.stack:
+        state.model.enable_input_require_grads()
+    trainer = UnlearnTrainer(
+        state,
+        objective,
+        args,
+        forget=forget,
+        retain=retain,
+        samples=steps * training.batch_size * args.world_size,
+        retain_ratio=training.retain_ratio,
+        reference_log_probs=reference,
+        monitor=monitor,
+        progress=progress,
+    )
+    resume = latest_checkpoint(checkpoints) if checkpoints else None
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.perf_counter() - start
+    state.model.eval()
+    if training.gradient_checkpointing:
+        state.model.gradient_checkpointing_disable()
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Fit(
+        steps=trainer.state.global_step,
+        planned_steps=steps,
+        seconds=seconds,
+        tokens=trainer.tokens_trained,
+        stopped=trainer.stopped,
+        rules=monitor.rules.describe() if monitor else "all epochs",
+        history=trainer.state.log_history,
+    )
+
+
+def _before_training(
+    state: ModelState,
+    objective: Objective,
+    training: TrainingOptions,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    holdout: Sequence[Example],
+) -> tuple[Monitor | None, torch.Tensor | None]:
+    """Score what stop rules and reference-based losses must know, once, before training."""
+    if not forget:
+        return None, None
+    reference: torch.Tensor | None = None
+    if "reference_log_probs" in objective.needs:
+        statistics, offsets = score_examples(state.model, state.head, forget)
+        owner = torch.arange(len(forget)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
+        reference = torch.zeros(len(forget)).index_add(0, owner, statistics.log_prob)
+    if training.stop == "none":
+        return Monitor(StopRules(), len(forget)), reference
+    level, source = training.stop_loss, "stop_loss"
+    if level is None and holdout:
+        level = float(record_losses(*score_examples(state.model, state.head, holdout)).mean())
+        source = "the mean of the holdout"
+    elif level is None and state.stack:
+        with state.reference("base") as (base, head):
+            level = float(record_losses(*score_examples(base, head, forget)).mean())
+        source = "the base model's on these records, for want of a holdout"
+    retain_level = None
+    if retain:
+        some = np.linspace(0, len(retain) - 1, min(len(retain), _RETAIN_SAMPLE)).round().astype(int)
+        scored = score_examples(state.model, state.head, [retain[i] for i in some])
+        retain_level = float(record_losses(*scored).mean()) + training.retain_budget
+    return Monitor(StopRules(level, source, retain_level), len(forget)), reference

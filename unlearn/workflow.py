@@ -1,0 +1,403 @@
+"""Fine-tune on records, and take records out again: what the command line and Python both call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearn import lineage as lin
+from unlearn._output import check_output, staged_folder
+from unlearn.batches import Example, encode
+from unlearn.errors import DataError, OutputError, SelectionError
+from unlearn.job import Job, Plan, expected_seconds
+from unlearn.lineage import Lineage
+from unlearn.losses import NLL
+from unlearn.methods import get_method, resolve
+from unlearn.models import ModelState, new_adapter, open_model
+from unlearn.options import LoraOptions, TrainingOptions, validated
+from unlearn.records import Records
+from unlearn.scoring import score_examples
+from unlearn.templates import Template, choose_template
+from unlearn.trainer import Objective
+from unlearn.training import Fit, fit, record_losses, total_steps
+
+__all__ = ["Measured", "Plan", "Result", "finetune", "forget"]
+
+DEFAULT_METHOD = "npo"
+
+# How training options of `finetune` differ from the general ones: 2e-4 is the rate of the LoRA
+# paper for GPT-3 (2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9).
+FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": 2e-4, "epochs": 10}
+
+_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A first look at some records: mean token loss, and the share recalled word for word."""
+
+    loss: float
+    recall: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A saved adapter (or model) and what making it showed.
+
+    Attributes:
+        folder: where it is.
+        lineage: what it was made from.
+        fit: what training did.
+        before: first look by split, before.
+        after: first look by split, after.
+        notes: what the user should know.
+    """
+
+    folder: Path
+    lineage: Lineage
+    fit: Fit
+    before: Mapping[str, Measured] = field(default_factory=dict)
+    after: Mapping[str, Measured] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+Announce = Callable[[Plan], None]
+Progress = Callable[[int, int], None]
+
+
+def finetune(
+    model: str | Path,
+    data: str | Path | Records,
+    output: str | Path,
+    *,
+    exclude: str | None = None,
+    full: bool = False,
+    template: str | None = None,
+    lora: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    announce: Announce | None = None,
+    progress: Progress | None = None,
+    **opening: Any,
+) -> Result:
+    """Train a LoRA adapter, or the whole model, on records, and save it with its lineage.
+
+    Args:
+        model: base model, a folder or hub name.
+        data: the records.
+        output: folder for the adapter.
+        exclude: ids of records to leave out (IDS syntax).
+        full: train the whole model instead of an adapter.
+        template: how records are written as text; by default the chat template, else `qa`.
+        lora: options of the new adapter, see `LoraOptions`.
+        options: training options, see `TrainingOptions`.
+        seed: of initial weights, data order and dropout.
+        overwrite: replace an output folder that is not empty.
+        announce: told the plan before training starts.
+        progress: called with (steps done, steps planned).
+        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
+
+    Returns:
+        The saved adapter.
+
+    Raises:
+        UnlearnError: for any input that cannot be used; nothing is written then.
+    """
+    target = check_output(output, overwrite=overwrite)
+    training = validated(TrainingOptions, FINETUNE_DEFAULTS | dict(options or {}), "finetune")
+    adapter = validated(LoraOptions, lora or {}, "lora")
+    records = _load(data)
+    if exclude:
+        left_out = records.select(exclude)
+        if len(left_out) == len(records):
+            raise SelectionError("--exclude leaves no record to train on")
+        records = records.without(left_out)
+    key = lin.Key.load()
+    lin.check_suppressed(records, key)
+    state = open_model(model, trainable=full, **opening)
+    if not full:
+        state = new_adapter(state, adapter.model_dump(), seed)
+    chosen = choose_template(template, state.tokenizer, records)
+    examples = _encode(records, state, chosen, training)
+    notes = _cut_notes(examples)
+    steps = total_steps(training, len(examples))
+    settings = {"training": training.model_dump(), "lora": None if full else adapter.model_dump()}
+    if announce:
+        what = f"train {'the whole model' if full else 'an adapter'} on {len(examples)} records"
+        announce(Plan(what, steps, expected_seconds(state, examples, steps, training), notes))
+    done = fit(
+        state,
+        Objective(retain=NLL()),
+        training,
+        retain=examples,
+        seed=seed,
+        checkpoints=_checkpoints(target, training, {"verb": "finetune", "seed": seed, **settings}),
+        progress=progress,
+    )
+    after = {"train": _measure(state, _sample(examples))}
+    digests = lin.RecordDigests(
+        key_id=key.id, trained=sorted({key.digest(record) for record in records})
+    )
+    line = _save(
+        state,
+        target,
+        overwrite=overwrite,
+        verb="finetune",
+        parent=None,
+        records=digests,
+        template=chosen.name,
+        method="finetune",
+        options=settings["training"],
+        finetuned_with=settings,
+        seed=seed,
+        fit=done,
+    )
+    return Result(target, line, done, after=after, notes=notes)
+
+
+def forget(
+    model: str | Path,
+    data: str | Path | Records,
+    forget: str,
+    output: str | Path,
+    *,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    method: str = DEFAULT_METHOD,
+    holdout: str | Path | Records | None = None,
+    retain: str | Path | Records | None = None,
+    template: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    suppress: bool = False,
+    announce: Announce | None = None,
+    progress: Progress | None = None,
+    **opening: Any,
+) -> Result:
+    """Take records out of an adapter (or a fully fine-tuned model) and save the result.
+
+    Args:
+        model: base model; without `adapter`, the fully fine-tuned model.
+        data: the records it was trained on (or just those to forget, with `retain` given).
+        forget: which of them to take out (IDS syntax).
+        output: folder for the new adapter.
+        adapter: the adapter to change, on top of any others before it.
+        method: name of the method.
+        holdout: records the model never saw: their loss is where forgetting stops.
+        retain: records to keep, when `data` no longer holds the rest.
+        template: how records are written; by default what the adapter's lineage says.
+        options: method and training options.
+        seed: of data order and dropout.
+        overwrite: replace an output folder that is not empty.
+        suppress: put the records on the suppression list afterwards.
+        announce: told the plan before training starts.
+        progress: called with (steps done, steps planned).
+        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
+
+    Returns:
+        The saved adapter, with a first look before and after.
+
+    Raises:
+        UnlearnError: for any input that cannot be used; nothing is written then.
+    """
+    target = check_output(output, overwrite=overwrite)
+    chosen_method = get_method(method)
+    resolved = resolve(chosen_method, options or {})
+    records = _load(data)
+    gone = records.select(forget)
+    kept = _retained(records, gone, retain, needed=chosen_method.needs_retain)
+    unseen = _load(holdout) if holdout is not None else None
+    _check_disjoint(unseen, gone, kept)
+    key = lin.Key.load()
+    lin.check_suppressed(kept, key)
+    state = open_model(model, adapter, trainable=chosen_method.kind != "exact", **opening)
+    parent = Lineage.read(state.adapter or state.folder)
+    notes: list[str] = []
+    name = template or (parent.template if parent else None)
+    used = choose_template(name, state.tokenizer, records)
+    if name is None:
+        notes.append(
+            f"no lineage says how the records were written: assuming the template {used.name!r}; "
+            "pass --template if it was another"
+        )
+    split = {
+        "forget": _encode(gone, state, used, resolved.training),
+        "retain": _encode(kept, state, used, resolved.training),
+        "holdout": _encode(unseen, state, used, resolved.training) if unseen else [],
+    }
+    notes += _cut_notes([e for part in split.values() for e in part])
+    look = {name: _sample(part) for name, part in split.items() if part}
+    before = {name: _measure(state, part) for name, part in look.items()}
+    checkpoints = _checkpoints(
+        target,
+        resolved.training,
+        {
+            "verb": "forget",
+            "method": method,
+            "options": resolved.as_dict(),
+            "seed": seed,
+            "parent": state.digest(),
+            "forget": sorted(key.digest(r) for r in gone),
+        },
+    )
+    job = Job(
+        state, resolved, parent, split, seed, checkpoints, announce, progress, opening, tuple(notes)
+    )
+    state, done = job.run()
+    after = {name: _measure(state, part) for name, part in look.items()}
+    trained = {key.digest(r) for r in kept}
+    if chosen_method.kind != "exact":
+        trained |= {key.digest(r) for r in gone} | set(parent.records.trained if parent else ())
+    forgotten = {key.digest(r) for r in gone} | set(parent.records.forgotten if parent else ())
+    line = _save(
+        state,
+        target,
+        overwrite=overwrite,
+        verb="forget",
+        parent=None if chosen_method.kind == "exact" else job.state.digest(),
+        records=lin.RecordDigests(
+            key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten)
+        ),
+        template=used.name,
+        method=method,
+        options=resolved.as_dict(),
+        finetuned_with=parent.finetuned_with if parent else {},
+        seed=seed,
+        fit=done,
+    )
+    if suppress:
+        path = lin.suppress(gone, f"taken out by {method}", key)
+        notes.append(f"{len(gone)} record(s) are on the suppression list {path}")
+    return Result(target, line, done, before, after, tuple(notes))
+
+
+def _load(source: str | Path | Records) -> Records:
+    return source if isinstance(source, Records) else Records.load(source)
+
+
+def _retained(
+    records: Records, gone: Records, retain: str | Path | Records | None, *, needed: bool
+) -> Records:
+    """Return the records to keep: those given, else the rest of the data."""
+    kept = (_load(retain) if retain is not None else records).without(gone)
+    if retain is not None:
+        contents = {r.canonical for r in gone}
+        same = [i for i, r in enumerate(kept) if r.canonical in contents]
+        if same:
+            raise DataError(
+                f"{kept.source}: {len(same)} retain record(s) have the same content as records to "
+                f"forget, first {kept[same[0]].id!r}; take them out of --retain"
+            )
+    if not len(kept):
+        if retain is None and needed:
+            raise SelectionError(
+                "--forget names every record of --data, so nothing is left to retain; pass other "
+                "records with --retain, or use a method that needs none (grad_ascent, task_vector)"
+            )
+        if needed:
+            raise DataError(f"{kept.source}: no record is left to retain")
+    return kept
+
+
+def _check_disjoint(unseen: Records | None, gone: Records, kept: Records) -> None:
+    """Refuse a holdout that shares records with what the model was trained on."""
+    if unseen is None:
+        return
+    known = {r.canonical for part in (gone, kept) for r in part}
+    shared = [r.id for r in unseen if r.canonical in known]
+    if shared:
+        raise DataError(
+            f"--holdout {unseen.source}: {len(shared)} record(s) are also in the forget or retain "
+            f"data, first {shared[0]!r}; a holdout must be unseen"
+        )
+
+
+def _encode(
+    records: Records, state: ModelState, template: Template, training: TrainingOptions
+) -> list[Example]:
+    limit = min(training.max_length or state.max_length, state.max_length)
+    return encode(records, state.tokenizer, template, limit)
+
+
+def _cut_notes(examples: Sequence[Example]) -> tuple[str, ...]:
+    cut = [e for e in examples if e.cut]
+    if not cut:
+        return ()
+    return (
+        f"{len(cut)} record(s) are longer than max_length and were cut at the end, first "
+        f"{cut[0].id!r} by {cut[0].cut} tokens",
+    )
+
+
+def _sample(examples: Sequence[Example]) -> list[Example]:
+    """Return at most `_SAMPLE` examples, evenly spread."""
+    n = min(len(examples), _SAMPLE)
+    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
+
+
+def _measure(state: ModelState, examples: Sequence[Example]) -> Measured:
+    statistics, offsets = score_examples(state.model, state.head, examples)
+    recalled = np.minimum.reduceat(statistics.hit.numpy(), offsets[:-1])
+    return Measured(
+        loss=float(record_losses(statistics, offsets).mean()),
+        recall=float(recalled.mean()),
+        n=len(examples),
+    )
+
+
+def _checkpoints(
+    target: Path, training: TrainingOptions, signature: Mapping[str, Any]
+) -> Path | None:
+    """Return the folder of this run's checkpoints, refusing those of another run."""
+    if not training.save_steps:
+        return None
+    folder = target.with_name(f".{target.name}.checkpoints")
+    file = folder / "run.json"
+    text = json.dumps(signature, sort_keys=True, indent=2)
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        raise OutputError(
+            f"{folder} holds checkpoints of a run with other options; repeat that command to "
+            "resume it, or delete the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return folder
+
+
+def _save(
+    state: ModelState,
+    target: Path,
+    *,
+    overwrite: bool,
+    fit: Fit,
+    **facts: Any,
+) -> Lineage:
+    """Write weights and lineage into place, on the main process only."""
+    base = lin.Base(name=state.name, digest=state.base_digest())
+    if int(os.environ.get("RANK", "0")) != 0:
+        return Lineage(
+            schema=1, created=lin.now(), base=base, digest="", kind=state.kind, **facts
+        )
+    with staged_folder(target, overwrite=overwrite) as stage:
+        state.save(stage)
+        line = Lineage(
+            schema=1,
+            created=lin.now(),
+            base=base,
+            digest=lin.weights_digest(stage),
+            kind=state.kind,
+            cost=fit.cost(),
+            versions=lin.library_versions(),
+            stopped=fit.stopped,
+            **facts,
+        )
+        line.write(stage)
+    return line
