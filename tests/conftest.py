@@ -25,3 +25,110 @@ def assets() -> Path:
     if not folder:
         pytest.skip("UNLEARN_TEST_ASSETS is not set: no real model and data to test on")
     return Path(folder).resolve()
+
+
+def _make_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Question: What is the number of Ann?\nAnswer: It is"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    # no padding token on purpose: nothing may need one
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.model_max_length = 128
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of some 30 k parameters and a byte-level tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    _make_tokenizer(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(folder)),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # far enough from uniform for losses to move
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_rows(n: int, *, start: int = 0) -> list[dict[str, str]]:
+    """Question-and-answer rows of ragged length, two a subject."""
+    return [
+        {
+            "id": f"r{i}",
+            "subject": f"person{i // 2}",
+            "prompt": f"What is the {'long ' * (i % 4)}number of {i}?",
+            "completion": f"It is {(i * 7919 + 13) % 10007}" + " indeed" * (i % 3) + ".",
+        }
+        for i in range(start, start + n)
+    ]
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve records as JSON lines."""
+    import json
+
+    path = tmp_path_factory.mktemp("data") / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in make_rows(12)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def holdout_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight more records, of other people."""
+    import json
+
+    path = tmp_path_factory.mktemp("data") / "holdout.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in make_rows(8, start=100)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def adapter(
+    tiny_model: Path, data_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An adapter trained a little on the twelve records, with lineage under its own key."""
+    from unlearn import workflow
+
+    folder = tmp_path_factory.mktemp("adapters") / "adapter"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UNLEARN_KEY", KEY)
+    try:
+        workflow.finetune(
+            tiny_model,
+            data_file,
+            folder,
+            lora={"r": 4, "lora_alpha": 8},
+            options={"learning_rate": 1e-2, "max_steps": 6, "batch_size": 4},
+        )
+    finally:
+        patch.undo()
+    return folder
+
+
+KEY = "0123456789abcdef" * 4

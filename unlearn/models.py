@@ -148,6 +148,20 @@ class ModelState:
             for module, mode in training:
                 module.training = mode
 
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass to save memory, or stop doing so.
+
+        Args:
+            on: which of the two.
+        """
+        inner = self.model.get_base_model() if self.stack else self.model
+        # transformers 5.23 renamed "gradient" to "activation" checkpointing
+        word = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"
+        if on:
+            getattr(inner, f"{word}_checkpointing_enable")({"use_reentrant": False})
+        else:
+            getattr(inner, f"{word}_checkpointing_disable")()
+
     def save(self, folder: Path) -> None:
         """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.
 

@@ -207,7 +207,7 @@ class UnlearnTrainer(Trainer):
             per_record[role] = torch.stack([index.to(nll.dtype), nll])
         if not bool(torch.isfinite(total)):
             raise TrainingError(
-                f"the loss became {float(total)} at step {self.state.global_step + 1}: lower "
+                f"the loss became {total.item()} at step {self.state.global_step + 1}: lower "
                 "learning_rate, or keep the stop rules on; nothing was saved"
             )
         empty = hidden.new_zeros(2, 0, dtype=torch.float32)

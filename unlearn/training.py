@@ -134,8 +134,6 @@ def fit(
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         save_strategy="steps" if training.save_steps and checkpoints else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=2,
@@ -149,8 +147,8 @@ def fit(
         seed=seed,
         data_seed=seed,
     )
-    if training.gradient_checkpointing and state.stack:
-        state.model.enable_input_require_grads()
+    if training.gradient_checkpointing:
+        state.set_checkpointing(True)
     trainer = UnlearnTrainer(
         state,
         objective,
@@ -169,7 +167,7 @@ def fit(
     seconds = time.perf_counter() - start
     state.model.eval()
     if training.gradient_checkpointing:
-        state.model.gradient_checkpointing_disable()
+        state.set_checkpointing(False)
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return Fit(

@@ -53,10 +53,15 @@ def auc_interval(
 
     which is DeLong's (Biometrics 44:837, 1988) if every record is its own cluster, and Obuchowski's
     (Biometrics 53:567, 1997; with the covariance of a subject's members and non-members) if
-    clusters are of equal size. The roots undo the shrinkage of residuals about their own mean; they
-    and degrees of freedom counted in effective clusters, 1/Σ p_g² − 1, hold the coverage near
-    nominal at 10 clusters a side of unequal size. The two sides combine by Welch–Satterthwaite, or
-    by the smaller where clusters have records on both. Limits are set on the logit scale.
+    clusters are of equal size. The roots undo the shrinkage of residuals about their own mean.
+
+    Limits are set on the logit scale with a t quantile. Each side's degrees of freedom are
+    1/Σ p_g² − 1 (its records or equal clusters, less one), or fewer where a few placements carry
+    the variance; sides combine by Welch–Satterthwaite, or by the smaller number where a cluster has
+    records on both. Simulated coverage of nominal 95 % at AUC .5 to .95: 94 to 95 % with 40 members
+    and 400 others; 93 to 96 % with 10 clusters a side, equal or geometric in size, of intra-class
+    correlation .3. It is up to 98 % with 20 or fewer records a side, and down to 92 % where a few
+    of 10 clusters hold most of the records.
 
     At A = 0 or 1 the variance is 0 and says nothing. The limit is then the exact binomial one from
     disjoint pairs of independent records (or clusters), all concordant; all scores being equal is
@@ -120,13 +125,29 @@ def _influence(residuals: FloatArray, codes: IntArray) -> FloatArray:
 
 
 def _freedom(sides: tuple[FloatArray, FloatArray], unit: Grouping) -> float:
-    """Return the degrees of freedom of the variance."""
-    each = [effective - 1 for effective in unit.effective]
+    """Return the degrees of freedom of the variance, from those of its two parts."""
+    each = [
+        _side_freedom(side, len(np.unique(codes)), effective)
+        for side, codes, effective in zip(sides, unit.codes, unit.effective, strict=True)
+    ]
     if unit.shared:
         return min(each)
     variances = [float(np.sum(side**2)) for side in sides]
     spread = sum(v**2 / df for v, df in zip(variances, each, strict=True))
     return sum(variances) ** 2 / spread
+
+
+def _side_freedom(influence: FloatArray, units: int, effective: float) -> float:
+    """Return the degrees of freedom of one part: fewer where a few units carry the variance.
+
+    The variance of G values of kurtosis κ, itself estimated, varies like a χ² with
+    2G/(κ − 1 + 2/(G − 1)) degrees of freedom: G − 1 if κ = 3, as for normal values.
+    """
+    squares = influence**2
+    if not squares.any():
+        return effective - 1
+    kurtosis = units * float(np.sum(squares**2)) / float(np.sum(squares)) ** 2
+    return min(effective - 1, 2 * units / (kurtosis - 1 + 2 / (units - 1)))
 
 
 def _disjoint_pairs(unit: Grouping) -> int:

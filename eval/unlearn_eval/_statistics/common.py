@@ -179,6 +179,9 @@ def as_values(values: npt.ArrayLike, what: str) -> FloatArray:
 def check_level(level: float) -> None:
     """Refuse a confidence level outside (0, 1).
 
+    Args:
+        level: as a fraction, not in per cent.
+
     Raises:
         OptionError: naming the level.
     """

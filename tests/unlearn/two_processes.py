@@ -1,0 +1,20 @@
+"""Run by `test_two_processes_equal_one`: the gradient of one step, saved by the first rank."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_trainer import OBJECTIVES, gradients
+
+model, adapter, data, kind, batch, output = sys.argv[1:]
+found = gradients(
+    Path(model), Path(adapter), Path(data), OBJECTIVES[kind], batch=int(batch), micro=int(batch)
+)
+if int(os.environ.get("RANK", "0")) == 0:
+    save_file({name.replace(".module.", "."): value for name, value in found.items()}, output)
