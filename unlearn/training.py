@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -144,6 +145,8 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=state.device.type == "cuda",
         use_cpu=state.device.type == "cpu",
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if state.device.type == "cpu" and _processes() > 1 else None,
         seed=seed,
         data_seed=seed,
     )
@@ -179,6 +182,11 @@ def fit(
         rules=monitor.rules.describe() if monitor else "all epochs",
         history=trainer.state.log_history,
     )
+
+
+def _processes() -> int:
+    """How many processes a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _before_training(

@@ -32,7 +32,7 @@ from unlearn.training import fit
 OBJECTIVES = {
     "reference-free": Objective(losses.GradAscent(), losses.NLL(), retain_weight=2.0),
     "cached reference": Objective(losses.NPO(), losses.NLL()),
-    "live reference": Objective(losses.SimNPO(), losses.KLFromBefore()),
+    "live reference": Objective(losses.GradAscent(), losses.KLFromBefore()),
     "base reference": Objective(losses.KLFromBase(), losses.NLL()),
 }
 
@@ -143,16 +143,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 def test_two_processes_equal_one(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
+    # torchrun rather than `accelerate launch`: the latter asks the machine what it is
     script = Path(__file__).with_name("two_processes.py")
     names = ["one.safetensors", "two.safetensors"]
     for processes, name in zip((1, 2), names, strict=True):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-        command += ["--num_processes", str(processes), "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", str(processes)]
         command += [str(script), str(tiny_model), str(adapter), str(data_file)]
         command += [kind, str(4 // processes), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (load_file(tmp_path / name) for name in names)
     assert relative_distance(two, one) < 1e-5
