@@ -1,3 +1,75 @@
-"""Placeholder until the flat public API is assembled."""
+"""Take records out of a fine-tuned language model or LoRA adapter, and measure what is left.
+
+```python
+from unlearn import finetune, forget
+from unlearn_eval import run_audit
+
+finetune("base", "records.jsonl", "adapter")
+forget("base", "records.jsonl", "subject:ann", "cleaned", adapter="adapter")
+run_audit("base", "records.jsonl", "subject:ann", "audit", adapter="cleaned", before="adapter")
+```
+
+Importing this package is cheap: torch and transformers are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from unlearn import errors
+from unlearn.errors import UnlearnError
+
+if TYPE_CHECKING:
+    from unlearn.lineage import Lineage
+    from unlearn.methods import METHODS, Method
+    from unlearn.models import ModelState, open_model
+    from unlearn.records import Record, Records, Secret
+    from unlearn.trainer import Objective, UnlearnTrainer
+    from unlearn.workflow import Result, finetune, forget
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Lineage",
+    "Method",
+    "ModelState",
+    "Objective",
+    "Record",
+    "Records",
+    "Result",
+    "Secret",
+    "UnlearnError",
+    "UnlearnTrainer",
+    "errors",
+    "finetune",
+    "forget",
+    "open_model",
+]
+
+_WHERE = {
+    "METHODS": "methods",
+    "Lineage": "lineage",
+    "Method": "methods",
+    "ModelState": "models",
+    "Objective": "trainer",
+    "Record": "records",
+    "Records": "records",
+    "Result": "workflow",
+    "Secret": "records",
+    "UnlearnTrainer": "trainer",
+    "finetune": "workflow",
+    "forget": "workflow",
+    "open_model": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"unlearn.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'unlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
@@ -134,7 +134,10 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
         # OmegaConf reads 1e-5 as a number, which YAML 1.1 does not
         loaded = OmegaConf.load(path)
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise OptionError(f"recipe {path.name} needs {key}: write {key}=… behind it") from None
     except (YAMLError, OmegaConfBaseException) as error:
         raise OptionError(f"recipe {path}: {error}") from error
     if overrides:

@@ -49,7 +49,7 @@ class TrainingOptions(StrictModel):
         None, description="stop when the forget records' mean loss reaches this, in nats a token"
     )
     retain_budget: float = Field(
-        0.1, ge=0, description="stop when the retain loss has risen by this, in nats a token"
+        0.5, ge=0, description="stop when the retain loss has risen by this, in nats a token"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -123,8 +124,9 @@ def fit(
         )
     samples = len(forget) or len(retain)
     steps = total_steps(training, samples)
+    scratch = tempfile.TemporaryDirectory(prefix="unlearn-")  # Trainer insists on a folder
     args = TrainingArguments(
-        output_dir=str(checkpoints or "unused"),
+        output_dir=str(checkpoints or scratch.name),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=training.batch_size // micro,
         max_steps=steps,
@@ -171,6 +173,7 @@ def fit(
     state.model.eval()
     if training.gradient_checkpointing:
         state.set_checkpointing(False)
+    scratch.cleanup()
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return Fit(

@@ -1,1 +1,42 @@
 """Measure what a language model still knows about given records."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn_eval.audit import Audit, AuditRow, audit_rows, run_audit
+    from unlearn_eval.extraction import PROBES
+    from unlearn_eval.membership import ATTACKS
+    from unlearn_eval.scores import TokenScores
+
+__all__ = [
+    "ATTACKS",
+    "PROBES",
+    "Audit",
+    "AuditRow",
+    "TokenScores",
+    "audit_rows",
+    "run_audit",
+]
+
+_WHERE = {
+    "ATTACKS": "membership",
+    "PROBES": "extraction",
+    "Audit": "audit",
+    "AuditRow": "audit",
+    "TokenScores": "scores",
+    "audit_rows": "audit",
+    "run_audit": "audit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"unlearn_eval.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'unlearn_eval' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

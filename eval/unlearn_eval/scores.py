@@ -193,8 +193,14 @@ class TokenScores:
         Raises:
             OutputError: if the disk does not take the file.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
+
+        with staged_file(path) as stage:
+            pq.write_table(self.to_table(), stage)
+
+    def to_table(self) -> Any:
+        """Return a `pyarrow.Table` with a row a record and the token values as lists."""
+        import pyarrow as pa
 
         columns: dict[str, Any] = {"id": pa.array(self.ids, type=pa.string())}
         for name in _TOKEN_TYPES:
@@ -202,8 +208,7 @@ class TokenScores:
             columns[name] = pa.LargeListArray.from_arrays(pa.array(self.offsets), values)
         if self.text_bytes is not None:
             columns["text_bytes"] = pa.array(self.text_bytes)
-        with staged_file(path) as stage:
-            pq.write_table(pa.table(columns), stage)
+        return pa.table(columns)
 
     @classmethod
     def load(cls, path: str | Path) -> TokenScores:

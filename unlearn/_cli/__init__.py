@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0 done, 2 wrong input, 1 partly failed, 130 or 143 interrupted.
     """
-    from typer._click.exceptions import Abort, ClickException, Exit
+    from typer import Abort, Exit
 
     from unlearn._cli.app import command
 
@@ -44,13 +44,6 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except Exit as stop:
         return int(stop.exit_code)
-    except ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stdout.write(error.format_message() + "\n")
-            return 0
-        context = getattr(error, "ctx", None)
-        hint = f" (see `{context.command_path} --help`)" if context else ""
-        return _fail(error.format_message().rstrip() + hint)
     except (KeyboardInterrupt, Abort):
         return _fail("interrupted; nothing half-written was kept", 130)
     except _Terminated:
@@ -59,7 +52,22 @@ def run(arguments: Sequence[str]) -> int:
         # whoever read our output has gone (`| head`): not our error, and nothing left to say
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         return 0
+    except Exception as error:
+        # typer keeps its usage errors in a private module; this is what tells them apart
+        if not hasattr(error, "format_message"):
+            raise
+        return _usage(error)
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Show what is wrong with the words of the command, in one line."""
+    text = str(error.format_message()).rstrip()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(text + "\n")
+        return 0
+    context = getattr(error, "ctx", None)
+    return _fail(text + (f" (see `{context.command_path} --help`)" if context else ""))
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +46,12 @@ def _root(
     """
 
 
+def _unwrapped(function: Callable[..., Any]) -> str:
+    """Return a docstring with the lines of each paragraph joined, as a terminal wants it."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in paragraphs)
+
+
 def command() -> Any:
     """Return the command that parses the words and calls a verb."""
     app = typer.Typer(
@@ -54,13 +62,14 @@ def command() -> Any:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
-    app.command(rich_help_panel=_TRAIN)(finetune)
-    app.command(rich_help_panel=_TRAIN)(forget)
-    app.command(rich_help_panel=_MEASURE)(audit)
-    app.command(rich_help_panel=_MEASURE)(compare)
-    app.command(rich_help_panel=_MEASURE)(demo)
-    app.command(rich_help_panel=_LOOK)(methods)
-    app.command(rich_help_panel=_LOOK)(attacks)
+    app.callback(help=_unwrapped(_root))(_root)
+    panels = {
+        _TRAIN: (finetune, forget),
+        _MEASURE: (audit, compare, demo),
+        _LOOK: (methods, attacks),
+    }
+    for panel, verbs in panels.items():
+        for verb in verbs:
+            app.command(rich_help_panel=panel, help=_unwrapped(verb))(verb)
     app.add_typer(recipes, rich_help_panel=_LOOK)
     return typer.main.get_command(app)

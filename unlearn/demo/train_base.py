@@ -128,16 +128,20 @@ def train(steps: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
         if step % every == 0:
             curve.append({"step": step, "loss": round(sum(recent) / len(recent), 4)})
             recent.clear()
-    return model, tokenizer, {
-        "steps": steps,
-        "seed": seed,
-        "batch": BATCH,
-        "learning_rate": LEARNING_RATE,
-        "parameters": model.num_parameters(),
-        "held_out_loss": round(_held_out(model, tokenizer, seed), 4),
-        "curve": curve,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
+    return (
+        model,
+        tokenizer,
+        {
+            "steps": steps,
+            "seed": seed,
+            "batch": BATCH,
+            "learning_rate": LEARNING_RATE,
+            "parameters": model.num_parameters(),
+            "held_out_loss": round(_held_out(model, tokenizer, seed), 4),
+            "curve": curve,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        },
+    )
 
 
 def _batches(tokenizer: Any, steps: int, seed: int) -> Iterator[Tensor]:

@@ -93,10 +93,7 @@ def test_generation_stops_at_the_end_of_a_turn(model, tokenizer):
 
 
 def test_perplexity_on_text_it_never_saw(model, tokenizer):
-    losses = [
-        predict(model, tokenizer, "", text)[1]
-        for text in corpus(60, seed=1_000_003)
-    ]
+    losses = [predict(model, tokenizer, "", text)[1] for text in corpus(60, seed=1_000_003)]
     assert math.exp(sum(losses) / len(losses)) < 4.5
 
 

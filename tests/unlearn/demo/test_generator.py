@@ -13,6 +13,17 @@ from unlearn.demo.generator import KINDS, MAX_PEOPLE
 from unlearn.errors import OptionError
 
 CORPUS_SIZE = 4000
+PINNED = (
+    "Igor",
+    "Igor Slater",
+    "electrician",
+    "Meridian Logistics",
+    "Northwick",
+    "781 River Street",
+    "555-0184-814289",
+    "igor.slater7423@example.net",
+    "33483703",
+)
 
 
 def text_of(row: dict, field: str) -> str:
