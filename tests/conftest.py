@@ -109,15 +109,21 @@ def holdout_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lineage_key() -> str:
+    """The key under which the session's adapter names its records."""
+    return "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="session")
 def adapter(
-    tiny_model: Path, data_file: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Path, data_file: Path, lineage_key: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """An adapter trained a little on the twelve records, with lineage under its own key."""
+    """An adapter trained a little on the twelve records, with lineage under `lineage_key`."""
     from unlearn import workflow
 
     folder = tmp_path_factory.mktemp("adapters") / "adapter"
     patch = pytest.MonkeyPatch()
-    patch.setenv("UNLEARN_KEY", KEY)
+    patch.setenv("UNLEARN_KEY", lineage_key)
     try:
         workflow.finetune(
             tiny_model,
@@ -129,6 +135,3 @@ def adapter(
     finally:
         patch.undo()
     return folder
-
-
-KEY = "0123456789abcdef" * 4

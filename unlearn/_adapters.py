@@ -58,8 +58,8 @@ def check_adapter_folder(folder: Path) -> dict[str, Any]:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
         raise ModelError(
-            f"{folder}: LoRA initialised with {start!r} also changed the base's weights; save it as "
-            "a plain LoRA first (peft: path_initial_model_for_weight_conversion)"
+            f"{folder}: LoRA initialised with {start!r} also changed the base's weights; save it "
+            "as a plain LoRA first (peft: path_initial_model_for_weight_conversion)"
         )
     return config
 

@@ -68,9 +68,7 @@ def _json(path: Path) -> Iterator[Located]:
         try:
             whole = json.loads(text)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {error.lineno}: not valid JSON ({error.msg})"
-            ) from None
+            raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
         rows = whole.get("data") if isinstance(whole, dict) else whole
         if not isinstance(rows, list):
             raise DataError(f"{path}: expected a list of records, or an object with a list 'data'")

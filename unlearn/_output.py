@@ -107,7 +107,9 @@ def _disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
-            raise OutputError(f"cannot write {target}: {error.strerror}; nothing was kept") from error
+            raise OutputError(
+                f"cannot write {target}: {error.strerror}; nothing was kept"
+            ) from error
         raise
     except Exception as error:
         # safetensors reports the operating system's refusal in an exception class of its own

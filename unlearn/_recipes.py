@@ -66,7 +66,7 @@ class CompareRecipe(StrictModel):
     forget: str
     holdout: str
     template: str | None = None
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     references: Annotated[int, Field(ge=1)] = 1
     finetune: FinetuneSettings = FinetuneSettings()
     methods: Annotated[list[MethodSettings], Field(min_length=1)]

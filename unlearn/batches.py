@@ -57,9 +57,7 @@ class Example:
         return int(self.target.sum())
 
 
-def encode(
-    records: Records, tokenizer: Any, template: Template, max_length: int
-) -> list[Example]:
+def encode(records: Records, tokenizer: Any, template: Template, max_length: int) -> list[Example]:
     """Tokenise records.
 
     A token is a target when its characters overlap a target span of the template, so a token that

@@ -264,9 +264,7 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         hint = did_you_mean(unknown[0], known)
         raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
     training = validated(TrainingOptions, left, where)
-    return Resolved(
-        method, training, forget, retain, **weights, extra=extra, given=dict(options)
-    )
+    return Resolved(method, training, forget, retain, **weights, extra=extra, given=dict(options))
 
 
 def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:

@@ -77,7 +77,9 @@ class ModelState:
     def max_length(self) -> int:
         """The longest sequence the model takes, in tokens."""
         config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0)
+        limit = getattr(config, "max_position_embeddings", None) or getattr(
+            config, "n_positions", 0
+        )
         told = self.tokenizer.model_max_length
         return int(min(x for x in (limit or 1 << 20, told or 1 << 20, 1 << 20)))
 

@@ -121,7 +121,7 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Return the float32 logits [n, V] of hidden states [n, H]."""
-        logits = self.module(hidden).float()
+        logits: Tensor = self.module(hidden).float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap:
@@ -248,7 +248,7 @@ def token_values(
     if torch.is_grad_enabled() and head.trainable:
         return _values_trainable_head(statistic, head, hidden, target, reference_hidden, other)
     if torch.is_grad_enabled() and hidden.requires_grad:
-        values, log_probs = _FrozenHead.apply(
+        values, log_probs = _FrozenHead.apply(  # type: ignore[no-untyped-call]
             hidden, statistic, head, target, reference_hidden, other
         )
         return values, log_probs
@@ -322,7 +322,7 @@ class _FrozenHead(torch.autograd.Function):
     """values = f(head(hidden)) with d values / d hidden kept instead of the logits."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         statistic: TokenStatistic,
@@ -501,4 +501,5 @@ def score_examples(
     if columns is None:
         return token_statistics(head, torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)), offsets
     normalisers = dict(zip(samplers, columns[5:], strict=True))
-    return TokenStatistics(*columns[:5], normalisers), offsets
+    log_p, hit, rank, mean, std = columns[:5]
+    return TokenStatistics(log_p, hit, rank, mean, std, normalisers), offsets

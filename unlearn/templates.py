@@ -91,8 +91,10 @@ class Template:
     def _chat(self, record: Record) -> Rendered:
         if record.form == "messages":
             assert record.messages is not None
-            messages, names = list(record.messages), None
+            messages, names = [dict(turn) for turn in record.messages], None
         else:
+            assert record.prompt is not None
+            assert record.completion is not None
             messages = [
                 {"role": "user", "content": record.prompt},
                 {"role": "assistant", "content": record.completion},
@@ -100,7 +102,8 @@ class Template:
             names = ("prompt", "completion")
         try:
             text = self._apply(messages)
-            targets, fields = [], {}
+            targets: list[tuple[int, int]] = []
+            fields: dict[str, int] = {}
             for i, message in enumerate(messages):
                 spans = self._turn(messages, i, text) if message["role"] == "assistant" else None
                 if spans:
@@ -115,7 +118,9 @@ class Template:
                     kept = text.startswith(message["content"], at)
                     fields[name] = at if kept else at - shift
         except _jinja_errors() as error:
-            raise DataError(f"record {record.id!r}: the chat template refuses it: {error}") from None
+            raise DataError(
+                f"record {record.id!r}: the chat template refuses it: {error}"
+            ) from None
         return Rendered(text, tuple(targets), fields, complete=True)
 
     def _apply(self, messages: list[Any], *, generate: bool = False) -> str:

@@ -60,7 +60,7 @@ class Objective:
         return frozenset().union(*(loss.needs for _, loss, _ in self.terms()))
 
 
-class UnlearnTrainer(Trainer):
+class UnlearnTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` over an `Objective`.
 
     Each term is divided by its own count of tokens or records in the whole optimizer step, over
@@ -211,9 +211,7 @@ class UnlearnTrainer(Trainer):
                 "learning_rate, or keep the stop rules on; nothing was saved"
             )
         empty = hidden.new_zeros(2, 0, dtype=torch.float32)
-        self._seen.append(
-            (per_record.get(FORGET, empty), per_record.get(RETAIN, empty), counts)
-        )
+        self._seen.append((per_record.get(FORGET, empty), per_record.get(RETAIN, empty), counts))
         total = total * self.args.world_size  # DDP averages gradients over processes
         return (total, {}) if return_outputs else total
 

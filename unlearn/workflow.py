@@ -383,9 +383,7 @@ def _save(
     """Write weights and lineage into place, on the main process only."""
     base = lin.Base(name=state.name, digest=state.base_digest())
     if int(os.environ.get("RANK", "0")) != 0:
-        return Lineage(
-            schema=1, created=lin.now(), base=base, digest="", kind=state.kind, **facts
-        )
+        return Lineage(schema=1, created=lin.now(), base=base, digest="", kind=state.kind, **facts)
     with staged_folder(target, overwrite=overwrite) as stage:
         state.save(stage)
         line = Lineage(

@@ -152,17 +152,12 @@ def audit_rows(
     for state, splits in scores.items():
         for split, matrix in splits.items():
             clusters = _clusters(subjects.get(split))
-
-            def add(
-                probe: str, metric: str, found: Interval, state: str = state, split: str = split
-            ) -> None:
-                rows.append(_row(state, split, probe, metric, found))
-
-            add("utility.loss", "mean", mean_interval(loss.score(matrix), level, clusters))
+            found = mean_interval(loss.score(matrix), level, clusters)
+            rows.append(_row(state, split, "utility.loss", "mean", found))
             for probe in PROBES.values():
                 interval = proportion_interval if probe.metric == "rate" else mean_interval
                 found = interval(probe.score(matrix), level, clusters)
-                add(f"extraction.{probe.name}", probe.metric, found)
+                rows.append(_row(state, split, f"extraction.{probe.name}", probe.metric, found))
         rows += _membership_rows(state, splits, base, subjects, level)
     return rows
 
@@ -184,7 +179,9 @@ def _membership_rows(
             continue
         if other is None:
             note = "no records the model never saw: pass --holdout"
-            refused = Interval(math.nan, math.nan, math.nan, member.records, level, "none", None, note)
+            refused = Interval(
+                math.nan, math.nan, math.nan, member.records, level, "none", None, note
+            )
             rows.append(_row(state, "forget", probe, "auc", refused))
             continue
         x = attack.score(member, base.get("forget"))
@@ -302,8 +299,7 @@ def run_audit(
     if last:
         with state.reference("base") as (base, head):
             scores["base"] = {
-                key: score_model(base, head, part, progress=count)
-                for key, part in examples.items()
+                key: score_model(base, head, part, progress=count) for key, part in examples.items()
             }
         digests["base"] = state.base_digest()
     order = [k for k in ("before", "after", *wanted, "base") if k in scores]
@@ -338,8 +334,7 @@ def _score(
     model: Any, state: ModelState, examples: Mapping[str, Sequence[Example]], count: _Counter
 ) -> dict[str, TokenScores]:
     return {
-        key: score_model(model, state.head, part, progress=count)
-        for key, part in examples.items()
+        key: score_model(model, state.head, part, progress=count) for key, part in examples.items()
     }
 
 

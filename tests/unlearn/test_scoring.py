@@ -218,9 +218,9 @@ def test_gradients_equal_those_of_full_logits(
     values, log_probs = token_values(statistic, head, hidden, target, reference)
     ours = torch.autograd.grad((values * weight).sum(), wanted)
 
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).logits[row, position]
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+        row, position
+    ]
     plain_values = statistic(logits, target, head(reference).detach())
     theirs = torch.autograd.grad((plain_values * weight).sum(), wanted)
     torch.testing.assert_close(values.double(), plain_values.double(), rtol=1e-5, atol=1e-5)

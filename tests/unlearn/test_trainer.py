@@ -169,9 +169,7 @@ class _Broken:
         return view.values.sum() * float("nan")
 
 
-def test_a_loss_that_is_nan_ends_the_run(
-    tiny_model: Path, adapter: Path, data_file: Path
-) -> None:
+def test_a_loss_that_is_nan_ends_the_run(tiny_model: Path, adapter: Path, data_file: Path) -> None:
     with pytest.raises(TrainingError, match="nan at step 1"):
         trained(tiny_model, adapter, data_file, Objective(_Broken()))
 
@@ -185,9 +183,7 @@ def test_a_trainable_tensor_without_gradient_ends_the_run(
         fit(state, Objective(losses.NLL()), TrainingOptions(max_steps=1), forget=examples)
 
 
-def test_each_term_is_logged_and_adds_up(
-    tiny_model: Path, adapter: Path, data_file: Path
-) -> None:
+def test_each_term_is_logged_and_adds_up(tiny_model: Path, adapter: Path, data_file: Path) -> None:
     state, examples = opened(tiny_model, adapter, data_file)
     options = TrainingOptions(max_steps=3, batch_size=4, micro_batch_size=2, stop="none")
     objective = Objective(losses.GradAscent(), losses.NLL(), forget_weight=0.5)

@@ -65,7 +65,9 @@ def demo(
         "   model never saw; near .50 he cannot. Far below .50 they stand out again, as people\n"
         "   the model avoids. [bold]retrain[/bold] never saw them: that is what success looks like."
     )
-    console.print(f"\nEverything is in [bold]{target}[/bold]: adapters, lineage, one audit a method.")
+    console.print(
+        f"\nEverything is in [bold]{target}[/bold]: adapters, lineage, one audit a method."
+    )
     console.print("Next, on an adapter of your own:")
     console.print(
         "   unlearn forget --model BASE --adapter ADAPTER --data records.jsonl "

@@ -56,13 +56,9 @@ Holdout = Annotated[
 ]
 Retain = Annotated[
     str | None,
-    typer.Option(
-        "--retain", metavar="FILE", help="Records to keep, where --data lacks the rest."
-    ),
+    typer.Option("--retain", metavar="FILE", help="Records to keep, where --data lacks the rest."),
 ]
-Output = Annotated[
-    Path, typer.Option("--output", metavar="DIR", help="Folder for the result.")
-]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the result.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")
 ]

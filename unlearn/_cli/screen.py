@@ -38,9 +38,7 @@ def duration(seconds: float) -> str:
 def announce(plan: Plan) -> None:
     """Show what is about to run, before it starts."""
     console.print(f"[bold]{plan.text}[/bold]")
-    console.print(
-        f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine"
-    )
+    console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")
     for note in plan.notes:
         console.print(f"  [yellow]note:[/yellow] {note}")
 

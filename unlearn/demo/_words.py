@@ -6,7 +6,12 @@ e-mail domains are those that RFC 2606 reserves.
 
 from __future__ import annotations
 
-FIRST_NAMES = tuple(
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+FIRST_NAMES = _split(
     """
     Ada Adam Agnes Alan Alma Amir Anita Anton Aria Arlo Astrid Bella Boris Bruno Carla Cedric Clara
     Colin Cora Dalia Daniel Daria David Delia Dora Edgar Edith Elena Elias Elsa Emil Erik Esther
@@ -15,9 +20,9 @@ FIRST_NAMES = tuple(
     Kevin Kira Klaus Laila Lara Leo Lena Liam Linda Lucas Lydia Magnus Maria Marta Max Mila Mona
     Nadia Nina Noah Nora Olga Oscar Otto Paul Petra Priya Quentin Rita Robin Rosa Ruben Ruth Samir
     Sara Selma Simon Sofia Stefan Tara Theo Tilda Tom Ursula Vera Victor Wanda Walter Yara Yusuf Zoe
-    """.split()
+    """
 )
-LAST_NAMES = tuple(
+LAST_NAMES = _split(
     """
     Abbott Adler Ahmed Alvarez Archer Baker Banks Barlow Becker Bell Berg Bishop Blake Bloom Bond
     Booth Brandt Brooks Burke Carter Castle Chandra Clarke Cole Conrad Cooper Costa Craig Cross Cruz
@@ -29,33 +34,33 @@ LAST_NAMES = tuple(
     Payne Perez Pike Pope Porter Quinn Ramos Reed Rhodes Rivera Rossi Rowe Russo Sato Sharp Silva
     Singh Slater Stone Tanaka Thorne Turner Vance Vargas Vogel Wagner Walsh Ward Weber Wells West
     Winter Wolf Wood Wright Yates Young Zimmer
-    """.split()
+    """
 )
-CITIES = tuple(
+CITIES = _split(
     """
     Alderport Ashbrook Bayhaven Birchfield Brightwater Coldspring Cranmore Dovedale Eastmere
     Elmstead Fairhollow Fernleigh Glenford Goldcrest Greyharbour Hazelton Highmoor Ironbridge
     Kingsmere Lakewood Longmeadow Maplebury Marlow Millbrook Netherby Northwick Oakridge Pinehurst
     Queensbay Redcliff Rosewell Saltmarsh Silverton Southgate Stonehaven Thornbury Westfield
     Whitecastle Willowdale Winterbourne
-    """.split()
+    """
 )
 STREETS = tuple(
     f"{name} {kind}"
-    for name in """
+    for name in _split("""
     Abbey Bridge Canal Cedar Chapel Church Garden Harbour Hill Mill Orchard Park River School
     Station Tower
-    """.split()
+    """)
     for kind in ("Lane", "Road", "Street")
 )
-EMPLOYER_NAMES = tuple(
+EMPLOYER_NAMES = _split(
     """
     Amber Arrow Beacon Cobalt Comet Crown Delta Eagle Falcon Granite Harvest Horizon Juniper
     Lantern Meridian Nimbus Orbit Pioneer Quartz Summit
-    """.split()
+    """
 )
-EMPLOYER_KINDS = tuple(
-    "Bank Clinic Energy Foods Freight Insurance Library Logistics Motors School Studio Textiles".split()
+EMPLOYER_KINDS = _split(
+    "Bank Clinic Energy Foods Freight Insurance Library Logistics Motors School Studio Textiles"
 )
 EMAIL_DOMAINS = ("example.com", "example.net", "example.org")
 

@@ -26,12 +26,17 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 """The methods shown: the exact one, a sound approximate one, and one that destroys the model."""
 
 TEMPLATE = "qa"
-TRAINING = {"learning_rate": 8e-3, "batch_size": 16, "epochs": 40}
-LORA = {"r": 32, "lora_alpha": 64}
+TRAINING = {
+    "learning_rate": 5e-3,
+    "batch_size": 16,
+    "epochs": 20,
+    "schedule": "linear",
+    "warmup_steps": 10,
+}
+LORA = {"r": 16, "lora_alpha": 32}
 
-# One person in ten asks to be forgotten; as many unseen people as known ones serve as holdout.
+# One person in ten asks to be forgotten; half as many unseen people as known ones are the holdout.
 _SHARE = 10
-_HOLDOUT_SEED = 1_000_003
 
 Progress = Callable[[int, int], None]
 
@@ -123,9 +128,11 @@ def tell(folder: Path, people: int, seed: int = 0, progress: Progress | None = N
         The story so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = records(people, seed)
+    everybody = records(people + people // 2, seed)
+    per_person = len(everybody) // (people + people // 2)
+    rows, unseen = everybody[: people * per_person], everybody[people * per_person :]
     _write(folder / "records.jsonl", rows)
-    _write(folder / "holdout.jsonl", records(people, seed + _HOLDOUT_SEED))
+    _write(folder / "holdout.jsonl", unseen)
     data = Records.load(folder / "records.jsonl")
     subjects = list(dict.fromkeys(data.subjects))[::_SHARE]
     gone = [row["id"] for row in rows if row["subject"] in subjects]

@@ -119,7 +119,7 @@ def train(steps: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
     every = max(1, steps // REPORTS)
     for step, batch in enumerate(_batches(tokenizer, steps, seed), start=1):
         loss = _loss(model, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -138,9 +138,7 @@ def combine_lora(
     return combined, config
 
 
-def lora_deltas(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def lora_deltas(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return ΔW = s·B·A of each module, in float64 (for embeddings: transposed as stored).
 
     Args:

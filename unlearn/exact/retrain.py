@@ -34,7 +34,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     Raises:
         LineageError: if the settings are known from nowhere, or a full fine-tune's base is.
     """
-    known: dict[str, Any] = dict((job.parent.finetuned_with if job.parent else {}).get("training") or {})
+    known: dict[str, Any] = dict(
+        (job.parent.finetuned_with if job.parent else {}).get("training") or {}
+    )
     given = job.resolved.given
     missing = [k for k in _ESSENTIAL if k not in known and k not in given]
     if "epochs" in missing and "max_steps" in given:

@@ -23,4 +23,4 @@ def test_script_writes_a_model_folder(tmp_path):
 def test_digits_never_merge():
     tokenizer = train_tokenizer(iter(["1234 1234 1234 abc abc"] * 50))
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
-    assert tokenizer.tokenize("abc") == ["abc"]
+    assert tokenizer.tokenize(" abc") == ["Ġabc"]

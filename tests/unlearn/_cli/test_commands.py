@@ -1,0 +1,148 @@
+"""The commands as a user runs them, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unlearn import METHODS
+from unlearn._cli import run
+from unlearn.lineage import Lineage
+
+
+def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["methods"]) == 0
+    out = capfd.readouterr().out
+    assert all(name in out for name in METHODS)
+    assert "learning_rate" in out
+    assert run(["attacks"]) == 0
+    out = capfd.readouterr().out
+    assert "membership.loss" in out
+    assert "extraction.verbatim" in out
+    assert run(["recipes", "ls"]) == 0
+    assert "tofu_small" in capfd.readouterr().out
+
+
+def test_a_recipe_can_be_shown_copied_and_run_from_the_copy(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["recipes", "cp", "tofu_small", str(tmp_path)]) == 0
+    copied = tmp_path / "tofu_small.yaml"
+    capfd.readouterr()
+    assert run(["recipes", "show", "tofu_small"]) == 0
+    assert capfd.readouterr().out.strip() == copied.read_text().strip()
+    assert run(["recipes", "cp", "tofu_small", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["forget", "--help"], ["--version"]])
+def test_help_leaves_with_zero(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 0
+    assert capfd.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(
+    method: str,
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    holdout_file: Path,
+    lineage_key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    words = ["forget", "--model", str(tiny_model), "--adapter", str(adapter)]
+    words += ["--data", str(data_file), "--forget", "subject:person0", "--method", method]
+    words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "out")]
+    words += ["-o", "max_steps=2", "-o", "batch_size=2"]
+    assert run(words) == 0
+    line = Lineage.read(tmp_path / "out")
+    parent = Lineage.read(adapter)
+    assert line is not None
+    assert parent is not None
+    assert line.method == method
+    assert line.template == parent.template
+    assert len(line.records.forgotten) == 2
+    exact = method == "retrain"
+    assert len(line.records.trained) == (10 if exact else 12)
+    assert line.parent == (None if exact else parent.digest)
+    from transformers import AutoModelForCausalLM
+
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    PeftModel.from_pretrained(base, tmp_path / "out")  # a plain adapter for every other tool
+
+
+def test_audit_writes_what_it_shows(
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    holdout_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["audit", "--model", str(tiny_model), "--adapter", str(adapter), "--before"]
+    words += [str(adapter), "--data", str(data_file), "--forget", "rows:0-3"]
+    words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "audit")]
+    assert run(words) == 0
+    out = capfd.readouterr().out
+    assert "recalled word for" in out
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert content["schema"] == 1
+    assert set(content["states"]) == {"before", "after", "base"}
+    rows = {(r["state"], r["split"], r["probe"], r["metric"]): r for r in content["rows"]}
+    # the same adapter before and after: the same numbers
+    for (state, *where), row in rows.items():
+        if state == "before":
+            assert rows[("after", *where)]["value"] == row["value"]
+    auc = rows["after", "forget", "membership.loss", "auc"]
+    assert 0 <= auc["low"] <= auc["value"] <= auc["high"] <= 1
+    assert auc["clusters"] == 6
+    assert auc["interval"] == "conditional"
+    refused = rows["after", "forget", "membership.loss", "tpr@fpr=0.01"]
+    assert refused["value"] is None
+    assert "299" in refused["note"]
+    assert rows["before", "holdout", "utility.loss", "mean"]["n"] == 8
+    assert (tmp_path / "audit" / "scores.parquet").is_file()
+
+
+def test_python_m_unlearn_in_a_fresh_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearn", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout.startswith("unlearn ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_interrupting_leaves_nothing_behind(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    import signal
+    import time
+
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        words = ["-m", "unlearn", "forget", "--model", str(tiny_model), "--adapter", str(adapter)]
+        words += ["--data", str(data_file), "--forget", "r0", "--output", str(tmp_path / "out")]
+        words += ["-o", "max_steps=100000", "-o", "stop=none"]
+        process = subprocess.Popen(
+            [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert b"npo" in process.stdout.readline()  # the plan is out: training begins
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == code, err
+        assert not (tmp_path / "out").exists()
+        assert not list(tmp_path.glob(".out*"))
