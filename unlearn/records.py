@@ -1,7 +1,7 @@
 """Records: the rows that a model was trained on, with ids that last.
 
-A record is one of: a `text`; a `prompt` with its `completion`; a conversation, `messages`. It has an
-`id` (given, or a digest of its content), optionally a `subject` (the person it is about) and
+A record is one of: a `text`; a `prompt` with its `completion`; a conversation, `messages`. It has
+an `id` (given, or a digest of its content), optionally a `subject` (the person it is about) and
 `secrets` (where its sensitive values are).
 """
 

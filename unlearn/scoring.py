@@ -449,7 +449,7 @@ def token_statistics(
         joined[2].long(),
         joined[3],
         joined[4],
-        {s: column for s, column in zip(samplers, joined[5:], strict=True)},
+        dict(zip(samplers, joined[5:], strict=True)),
     )
 
 

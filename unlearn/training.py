@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from unlearn.models import ModelState
 from unlearn.options import TrainingOptions
 from unlearn.scoring import TokenStatistics, score_examples
 from unlearn.trainer import Objective, UnlearnTrainer, latest_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 __all__ = ["Fit", "fit", "record_losses", "total_steps"]
 
@@ -110,7 +113,7 @@ def fit(
     Raises:
         TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
     """
-    from transformers import TrainingArguments, set_seed
+    from transformers import set_seed
 
     set_seed(seed)
     for need in ("before", "base"):
@@ -124,20 +127,65 @@ def fit(
         )
     samples = len(forget) or len(retain)
     steps = total_steps(training, samples)
-    scratch = tempfile.TemporaryDirectory(prefix="unlearn-")  # Trainer insists on a folder
-    args = TrainingArguments(
-        output_dir=str(checkpoints or scratch.name),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=training.batch_size // micro,
+    if training.gradient_checkpointing:
+        state.set_checkpointing(True)
+    # Trainer insists on a folder, also when nothing is to be kept in it
+    with tempfile.TemporaryDirectory(prefix="unlearn-") as scratch:
+        if not checkpoints:
+            training = training.model_copy(update={"save_steps": None})
+        args = _arguments(training, steps, checkpoints or Path(scratch), state, seed)
+        trainer = UnlearnTrainer(
+            state,
+            objective,
+            args,
+            forget=forget,
+            retain=retain,
+            samples=steps * training.batch_size * args.world_size,
+            retain_ratio=training.retain_ratio,
+            reference_log_probs=reference,
+            monitor=monitor,
+            progress=progress,
+        )
+        resume = latest_checkpoint(checkpoints) if checkpoints else None
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        seconds = time.perf_counter() - start
+    state.model.eval()
+    if training.gradient_checkpointing:
+        state.set_checkpointing(False)
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Fit(
+        steps=trainer.state.global_step,
+        planned_steps=steps,
+        seconds=seconds,
+        tokens=trainer.tokens_trained,
+        stopped=trainer.stopped,
+        rules=monitor.rules.describe() if monitor else "all epochs",
+        history=trainer.state.log_history,
+    )
+
+
+def _arguments(
+    training: TrainingOptions, steps: int, folder: Path, state: ModelState, seed: int
+) -> TrainingArguments:
+    """Say it in Trainer's words."""
+    from transformers import TrainingArguments
+
+    constant = training.schedule == "constant"
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=training.micro_batch_size or training.batch_size,
+        gradient_accumulation_steps=(
+            training.batch_size // (training.micro_batch_size or training.batch_size)
+        ),
         max_steps=steps,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=(
-            "constant_with_warmup" if training.schedule == "constant" else training.schedule
-        ),
+        lr_scheduler_type="constant_with_warmup" if constant else training.schedule,
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        save_strategy="steps" if training.save_steps and checkpoints else "no",
+        save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=2,
         logging_steps=max(1, steps // 100),
@@ -151,39 +199,6 @@ def fit(
         ddp_backend="gloo" if state.device.type == "cpu" and _processes() > 1 else None,
         seed=seed,
         data_seed=seed,
-    )
-    if training.gradient_checkpointing:
-        state.set_checkpointing(True)
-    trainer = UnlearnTrainer(
-        state,
-        objective,
-        args,
-        forget=forget,
-        retain=retain,
-        samples=steps * training.batch_size * args.world_size,
-        retain_ratio=training.retain_ratio,
-        reference_log_probs=reference,
-        monitor=monitor,
-        progress=progress,
-    )
-    resume = latest_checkpoint(checkpoints) if checkpoints else None
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.perf_counter() - start
-    state.model.eval()
-    if training.gradient_checkpointing:
-        state.set_checkpointing(False)
-    scratch.cleanup()
-    if checkpoints:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    return Fit(
-        steps=trainer.state.global_step,
-        planned_steps=steps,
-        seconds=seconds,
-        tokens=trainer.tokens_trained,
-        stopped=trainer.stopped,
-        rules=monitor.rules.describe() if monitor else "all epochs",
-        history=trainer.state.log_history,
     )
 
 

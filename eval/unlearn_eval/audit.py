@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -306,7 +307,7 @@ def run_audit(
     scores = {key: scores[key] for key in dict.fromkeys(order)}
     rows = audit_rows(scores, {key: part.subjects for key, part in split.items()})
     result = Audit(str(model), {k: digests[k] for k in scores}, rows, scores, notes)
-    if output is not None:
+    if output is not None and os.environ.get("RANK", "0") == "0":
         _write(result, Path(output), overwrite)
     return result
 

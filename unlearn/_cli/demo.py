@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_MEANING = """\
+   An AUC of 1.00 means that an attacker can tell the forgotten people from people whom the
+   model never saw; near .50 they cannot. Far below .50 the forgotten stand out again, as people
+   whom the model avoids. [bold]retrain[/bold] never saw them: success looks like that.
+   [bold]npo[/bold] keeps the others but pushes the forgotten too far. [bold]grad_ascent[/bold]
+   destroys everything, which the AUC alone would hide."""
+
 
 def demo(
     output: flags.Output = Path("unlearn-demo"),
@@ -60,11 +67,7 @@ def demo(
         ["", "forgotten records recalled", "other records recalled", "attacker's AUC", "time"],
         rows,
     )
-    console.print(
-        "   An AUC of 1.00 means that an attacker can tell the forgotten people from people the\n"
-        "   model never saw; near .50 he cannot. Far below .50 they stand out again, as people\n"
-        "   the model avoids. [bold]retrain[/bold] never saw them: that is what success looks like."
-    )
+    console.print(_MEANING)
     console.print(
         f"\nEverything is in [bold]{target}[/bold]: adapters, lineage, one audit a method."
     )

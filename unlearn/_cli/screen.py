@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "console", "duration", "progress_bar", "show_result", "table"]
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+# Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
+# Of several processes started by a launcher only the first speaks.
+_QUIET = os.environ.get("RANK", "0") != "0"
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
+_errors = Console(stderr=True, highlight=False, quiet=_QUIET)
 
 
 def duration(seconds: float) -> str:

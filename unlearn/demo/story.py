@@ -20,10 +20,10 @@ __all__ = ["METHODS", "Chapter", "Story", "tell"]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "retrain": {},
-    "npo": {"learning_rate": 2e-3, "epochs": 15},
-    "grad_ascent": {"learning_rate": 2e-3, "epochs": 15, "stop": "none"},
+    "npo": {"learning_rate": 1e-3, "epochs": 40, "stop": "none"},
+    "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
 }
-"""The methods shown: the exact one, a sound approximate one, and one that destroys the model."""
+"""The methods shown: the exact one, one that forgets too much, one that destroys the model."""
 
 TEMPLATE = "qa"
 TRAINING = {

@@ -1,0 +1,1 @@
+"""Methods that change weights without gradient steps of their own."""

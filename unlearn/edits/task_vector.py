@@ -45,23 +45,23 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         ModelError: if the adapter is not plain LoRA.
     """
     strength = float(job.resolved.extra["strength"])
-    training = job
     if job.state.kind == "full":
         before = {n: p.detach().clone() for n, p in job.state.model.named_parameters()}
-        done = training.fit(Objective(retain=NLL()), retain=job.split["forget"])
+        done = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
         negate_full(before, job.state.model, strength)
         return job.state, done
     assert job.state.adapter is not None
     mine = _read(job.state.adapter)
     combine_lora(mine, mine, (1.0, 0.0))  # refuses what is not low-rank before any work is done
     if job.resolved.extra["start"] == "base":
-        training = replace(training, state=job.fresh_adapter())
+        trainee = replace(job, state=job.fresh_adapter())
         weights = (1.0, -strength)
     else:
+        trainee = job
         weights = (1.0 + strength, -strength)
-    done = training.fit(Objective(retain=NLL()), retain=job.split["forget"])
+    done = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
-        training.state.save(Path(folder))
+        trainee.state.save(Path(folder))
         tensors, config = combine_lora(mine, _read(Path(folder)), weights)
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")
@@ -108,7 +108,7 @@ def combine_lora(
     for module in modules:
         tops, bottoms = [], []
         for (tensors, config), weight in zip((first, second), weights, strict=True):
-            a_key, b_key, embedding = _keys(module, tensors)
+            a_key, b_key = _keys(module, tensors)
             if a_key not in tensors:
                 continue
             a, b = tensors[a_key], tensors[b_key]
@@ -116,7 +116,7 @@ def combine_lora(
             scale = weight * lora_delta_scale(dict(config), rank, _alpha(config, module))
             bottoms.append(a)
             tops.append((scale * b.float()).to(b.dtype))
-        a_key, b_key, embedding = _keys(module, first[0] if _has(module, first[0]) else second[0])
+        a_key, b_key = _keys(module, first[0] if _has(module, first[0]) else second[0])
         combined[a_key] = torch.cat(bottoms, dim=0).contiguous()
         combined[b_key] = torch.cat(tops, dim=1).contiguous()
         ranks[module] = combined[a_key].shape[0]
@@ -150,7 +150,7 @@ def lora_deltas(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dic
     """
     deltas = {}
     for module in _modules(tensors):
-        a_key, b_key, _ = _keys(module, tensors)
+        a_key, b_key = _keys(module, tensors)
         a, b = tensors[a_key].double(), tensors[b_key].double()
         deltas[module] = lora_delta_scale(dict(config), a.shape[0], _alpha(config, module)) * b @ a
     return deltas
@@ -178,11 +178,11 @@ def _has(module: str, tensors: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(f"{module}.lora_") for key in tensors)
 
 
-def _keys(module: str, tensors: Mapping[str, Tensor]) -> tuple[str, str, bool]:
+def _keys(module: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """Names of the factors A and B of a module; embeddings store theirs under other names."""
     if f"{module}.lora_embedding_A" in tensors:
-        return f"{module}.lora_embedding_A", f"{module}.lora_embedding_B", True
-    return f"{module}.lora_A.weight", f"{module}.lora_B.weight", False
+        return f"{module}.lora_embedding_A", f"{module}.lora_embedding_B"
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
 def _short(module: str) -> str:

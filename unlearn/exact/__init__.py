@@ -1,0 +1,1 @@
+"""Deletion by construction: training that never saw the records."""

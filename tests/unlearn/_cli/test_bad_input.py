@@ -107,7 +107,15 @@ def full_output(f: Files) -> list[str]:
 
 def suppressed(f: Files) -> list[str]:
     lineage.suppress(Records.load(f.data).select("r3"), "test")
-    return ["finetune", "--model", str(f.model), "--data", str(f.data), "--output", str(f.work / "o")]
+    return [
+        "finetune",
+        "--model",
+        str(f.model),
+        "--data",
+        str(f.data),
+        "--output",
+        str(f.work / "o"),
+    ]
 
 
 def no_lineage_retrain(f: Files) -> list[str]:
@@ -233,9 +241,7 @@ def test_bad_input(
     assert after == before
 
 
-def test_a_loss_that_explodes_is_reported(
-    files: Files, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loss_that_explodes_is_reported(files: Files, capfd: pytest.CaptureFixture[str]) -> None:
     words = forget(files, "-o", "learning_rate=1e30", "-o", "stop=none", "--method", "grad_ascent")
     assert run([*words, "-o", "max_steps=5", "-o", "max_grad_norm=0"]) == 2
     assert "the loss became" in capfd.readouterr().err

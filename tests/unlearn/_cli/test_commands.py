@@ -72,9 +72,8 @@ def test_every_method_runs(
     exact = method == "retrain"
     assert len(line.records.trained) == (10 if exact else 12)
     assert line.parent == (None if exact else parent.digest)
-    from transformers import AutoModelForCausalLM
-
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     PeftModel.from_pretrained(base, tmp_path / "out")  # a plain adapter for every other tool
@@ -93,7 +92,7 @@ def test_audit_writes_what_it_shows(
     words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "audit")]
     assert run(words) == 0
     out = capfd.readouterr().out
-    assert "recalled word for" in out
+    assert "recalled word for word" in out
     content = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert content["schema"] == 1
     assert set(content["states"]) == {"before", "after", "base"}

@@ -1,0 +1,48 @@
+# Everything runs in .venv, made on first use and refreshed when a dependency or a pin changes.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PACKAGES := unlearn eval/unlearn_eval
+# More words for pytest or the demo: make test ARGS="-k npo"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench stress wheel
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Make or refresh .venv from constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## Tell the whole story on the embedded model, into out/demo
+	$(BIN)/unlearn demo --output out/demo --overwrite $(ARGS)
+
+test: $(STAMP)  ## Run all tests but the stress runs
+	$(BIN)/python -m pytest -m "not stress" $(ARGS)
+
+check: $(STAMP)  ## Lint, formatting, types, docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/pydoclint --quiet $(PACKAGES)
+
+format: $(STAMP)  ## Sort imports and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Measure speed and memory, into out/
+	mkdir -p out
+	set -e; for script in tests/benchmarks/bench_*.py; do \
+		$(BIN)/python $$script out/$$(basename $$script .py).json; done
+
+stress: $(STAMP)  ## Run the long kill and soak tests
+	$(BIN)/python -m pytest -m stress $(ARGS)
+
+wheel: $(STAMP)  ## Build the wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation

@@ -1,0 +1,47 @@
+"""Every example runs and prints what it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.slow
+def test_own_adapter(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "own_adapter.py"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "after: 0% of 5 forget records" in done.stdout
+    before = next(x for x in done.stdout.splitlines() if x.startswith("before:") and "forget" in x)
+    assert int(before.split("%")[0].split()[-1]) >= 60
+    assert (tmp_path / "out" / "audit" / "audit.json").is_file()
+
+
+def test_every_example_is_tested() -> None:
+    text = Path(__file__).read_text()
+    assert all(path.name in text for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "unlearn", "demo", "--output", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "What is left" in done.stdout
+    for method in ("retrain", "npo", "grad_ascent"):
+        assert (tmp_path / "demo" / method / "audit" / "audit.json").is_file()
+        assert (tmp_path / "demo" / method / "adapter" / "lineage.json").is_file()
+    row = next(x for x in done.stdout.splitlines() if x.startswith("│ retrain"))
+    cells = [c.strip() for c in row.strip("│").split("│")]
+    assert cells[1] == "0%"
+    assert int(cells[2].rstrip("%")) >= 90

@@ -1,0 +1,199 @@
+"""What a checkout promises as a whole: cheap imports, pinned names, who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "datasets", "peft", "scipy"}
+PUBLIC = {
+    "unlearn": {
+        "METHODS",
+        "Lineage",
+        "Method",
+        "ModelState",
+        "Objective",
+        "Record",
+        "Records",
+        "Result",
+        "Secret",
+        "UnlearnError",
+        "UnlearnTrainer",
+        "errors",
+        "finetune",
+        "forget",
+        "open_model",
+    },
+    "unlearn_eval": {
+        "ATTACKS",
+        "PROBES",
+        "Audit",
+        "AuditRow",
+        "TokenScores",
+        "audit_rows",
+        "run_audit",
+    },
+}
+# the distribution, where its name is not the module's
+DISTRIBUTION = {"yaml": "pyyaml"}
+# needed without an import: Trainer runs on the first; the second is for metrics beside an audit
+INDIRECT = {"accelerate", "evaluate"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield the dotted name and the file of every module of both packages."""
+    for package in (ROOT / "unlearn", ROOT / "eval" / "unlearn_eval"):
+        for path in sorted(package.rglob("*.py")):
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            yield ".".join(parts).removesuffix(".__init__"), path
+
+
+MODULES = dict(modules())
+
+
+def imports(name: str) -> set[str]:
+    """Return the modules that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}: write absolute imports"
+            module = node.module or ""
+            inside = {f"{module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= inside or {module}
+    return found
+
+
+def within(name: str, *packages: str) -> bool:
+    """Say whether a module is one of the packages or lies inside one."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import unlearn",
+        "import unlearn_eval",
+        "from unlearn._cli import run; assert run(['--help']) == 0",
+        "from unlearn._cli import run; assert run(['forget', '--help']) == 0",
+    ],
+)
+def test_importing_and_helping_are_cheap(code: str) -> None:
+    printed = run_python(f"{code}\nimport sys\nprint('loaded:', *sys.modules)")
+    assert not HEAVY & set(printed.rpartition("loaded:")[2].split())
+
+
+def test_the_command_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "unlearn", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "unlearn demo" in done.stdout
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names_are_pinned_and_lead_somewhere(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) == PUBLIC[package]
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = module.no_such_name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(ast.parse(MODULES[name].read_text()))
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if within(n, "unlearn")])
+def test_only_the_workflows_use_both_packages(name: str) -> None:
+    if not within(name, "unlearn._cli", "unlearn.demo", "unlearn.requests"):
+        assert not [x for x in imports(name) if within(x, "unlearn_eval")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_the_command_line(name: str) -> None:
+    if not within(name, "unlearn._cli", "unlearn.__main__"):
+        assert not [x for x in imports(name) if within(x, "unlearn._cli")]
+
+
+FILES = {"io", "os", "pathlib", "pickle", "random", "shutil", "socket", "sqlite3", "tempfile"}
+PURE = [
+    name
+    for name in MODULES
+    if within(
+        name,
+        "unlearn.losses",
+        "unlearn_eval.statistics",
+        "unlearn_eval._statistics",
+        "unlearn_eval.membership",
+        "unlearn_eval.extraction",
+    )
+]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_losses_statistics_and_attacks_see_no_model_and_no_file(name: str) -> None:
+    if within(name, "unlearn"):
+        allowed = {"torch", "unlearn.errors", "unlearn.losses", "unlearn.scoring"}
+    else:
+        allowed = {
+            "numpy",
+            "scipy",
+            "unlearn.errors",
+            "unlearn_eval._arrays",
+            "unlearn_eval.scores",
+        }
+        allowed |= {x for x in PURE if within(x, "unlearn_eval")}
+    allowed |= set(sys.stdlib_module_names) - FILES
+    assert not [x for x in imports(name) if not within(x, *allowed)]
+    nodes = ast.walk(ast.parse(MODULES[name].read_text()))
+    assert not [x for x in nodes if isinstance(x, ast.Name) and x.id == "open"]
+
+
+def project() -> dict[str, list[str]]:
+    """Return the names of the runtime and the development dependencies."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {"runtime": table["dependencies"], "dev": table["optional-dependencies"]["dev"]}
+    return {key: [normal(re.split(r"[<>=!~ \[]", x)[0]) for x in v] for key, v in groups.items()}
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_what_is_imported_is_declared_and_the_reverse() -> None:
+    tops = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
+    third = tops - set(sys.stdlib_module_names) - {"unlearn", "unlearn_eval"}
+    used = {normal(DISTRIBUTION.get(name, name)) for name in third}
+    assert used | INDIRECT == set(project()["runtime"])
+
+
+def test_every_dependency_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    assert {normal(name) for name, _ in pins} >= {x for group in project().values() for x in group}
+    # a suffix such as +cpu would tie the pin to one build
+    assert not [version for _, version in pins if "+" in version]
+
+
+def test_the_installed_version_is_the_source_s() -> None:
+    assert metadata.version("unlearn") == importlib.import_module("unlearn").__version__
