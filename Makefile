@@ -7,7 +7,7 @@ PACKAGES := unlearn eval/unlearn_eval
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench stress wheel
+.PHONY: help install demo test check lint types docstrings format bench stress wheel
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,16 @@ demo: $(STAMP)  ## Tell the whole story on the embedded model, into out/demo
 test: $(STAMP)  ## Run all tests but the stress runs
 	$(BIN)/python -m pytest -m "not stress" $(ARGS)
 
-check: $(STAMP)  ## Lint, formatting, types, docstrings
+check: lint types docstrings  ## Lint, formatting, types, docstrings
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	$(BIN)/mypy $(PACKAGES)
+
+docstrings: $(STAMP)
 	$(BIN)/pydoclint --quiet $(PACKAGES)
 
 format: $(STAMP)  ## Sort imports and format

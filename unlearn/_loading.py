@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unlearn._record import Record, Secret, content_id
 from unlearn.errors import DataError, did_you_mean
-from unlearn.records import Record, Secret, content_id
 
 __all__ = ["read_rows", "record_of", "to_dataset"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from unlearn._cli import flags
 
@@ -73,4 +74,4 @@ def audit(
             **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         )
     audit_table(result)
-    console.print(f"Saved to [bold]{output}[/bold] (audit.json, scores.parquet)")
+    console.print(f"Saved to [bold]{escape(str(output))}[/bold] (audit.json, scores.parquet)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from unlearn._cli import flags
 
@@ -90,13 +91,13 @@ def compare(
                     _run_cell(plan, settings, seed, target, train, everything, references, opening)
                 )
             except UnlearnError as error:
-                console.print(f"[red]{name}, seed {seed}: {error}[/red]")
+                console.print(f"[red]{escape(f'{name}, seed {seed}: {error}')}[/red]")
                 cells.append({"name": name, "seed": seed, "error": str(error)})
     with staged_file(target / "comparison.json") as stage:
         content = {"schema": 1, "recipe": plan.model_dump(), "cells": cells}
         stage.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _show(cells)
-    console.print(f"Saved to [bold]{target}[/bold]")
+    console.print(f"Saved to [bold]{escape(str(target))}[/bold]")
     if any("error" in cell for cell in cells):
         raise typer.Exit(1)
 

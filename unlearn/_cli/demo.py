@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from unlearn._cli import flags
 
@@ -50,7 +51,7 @@ def demo(
         )
         console.print("[bold]2. Anybody who can ask it gets the data out[/bold]")
         for question, answer in story.said:
-            console.print(f"   {question}  →  [red]{answer}[/red]")
+            console.print(f"   {question}  →  [red]{_short(answer)}[/red]")
         console.print(
             f"[bold]3. {story.forgotten} people ask to be forgotten "
             f"({story.forget_records} records)[/bold]"
@@ -59,7 +60,7 @@ def demo(
         for name in METHODS:
             chapters.append(story.forget(name, progress))
             answer = chapters[-1].said[0][1]
-            console.print(f"   after {name}: {story.said[0][0]}  →  {answer}")
+            console.print(f"   after {name}: {story.said[0][0]}  →  {_short(answer)}")
     rows = [["before", *_cells(story.before, None)]]
     rows += [[c.name, *_cells(c.numbers, c.seconds)] for c in chapters]
     table(
@@ -68,14 +69,18 @@ def demo(
         rows,
     )
     console.print(_MEANING)
-    console.print(
-        f"\nEverything is in [bold]{target}[/bold]: adapters, lineage, one audit a method."
-    )
+    where = f"[bold]{escape(str(target))}[/bold]"
+    console.print(f"\nEverything is in {where}: adapters, lineage, one audit a method.")
     console.print("Next, on an adapter of your own:")
     console.print(
         "   unlearn forget --model BASE --adapter ADAPTER --data records.jsonl "
         "--forget id1,id2 --output cleaned"
     )
+
+
+def _short(answer: str) -> str:
+    """Cut what a broken model may say without end, and keep it from being read as markup."""
+    return escape(answer if len(answer) <= 60 else answer[:59] + "…") or "(nothing)"
 
 
 def _cells(numbers: dict[str, str], seconds: float | None) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from unlearn.job import Plan
     from unlearn.workflow import Result
 
-__all__ = ["announce", "console", "duration", "progress_bar", "show_result", "table"]
+__all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
 
 # Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
 # Of several processes started by a launcher only the first speaks.
@@ -45,7 +46,12 @@ def announce(plan: Plan) -> None:
     console.print(f"[bold]{plan.text}[/bold]")
     console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")
     for note in plan.notes:
-        console.print(f"  [yellow]note:[/yellow] {note}")
+        show_note(note)
+
+
+def show_note(note: str) -> None:
+    """Show what the user should know; names in it are not markup."""
+    console.print(f"  [yellow]note:[/yellow] {escape(note)}")
 
 
 @contextlib.contextmanager
@@ -108,5 +114,5 @@ def show_result(result: Result) -> None:
         rows,
     )
     for note in result.notes:
-        console.print(f"  [yellow]note:[/yellow] {note}")
-    console.print(f"Saved to [bold]{result.folder}[/bold]")
+        show_note(note)
+    console.print(f"Saved to [bold]{escape(str(result.folder))}[/bold]")

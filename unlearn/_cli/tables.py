@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unlearn._cli.screen import console, table
+from unlearn._cli.screen import console, show_note, table
 
 if TYPE_CHECKING:
     from unlearn_eval.audit import Audit, AuditRow
@@ -46,13 +46,11 @@ def audit_table(audit: Audit) -> None:
         if any(cells):
             rows.append([label, *(estimate(row) if row else "" for row in cells)])
     table("What is left (95 % intervals)", ["", *states], rows)
-    shown = [r for r in found.values() if (r.split, r.probe, r.metric, "") and r.note]
-    if any(r.interval == "conditional" for r in found.values()):
+    if any(row.interval == "conditional" for row in found.values()):
         console.print(
             "  * too few subjects for an interval that holds for new ones: treats records as "
             "independent"
         )
-    for note in dict.fromkeys(r.note for r in shown if r.value is None and r.metric == "auc"):
-        console.print(f"  [yellow]note:[/yellow] {note}")
-    for note in audit.notes:
-        console.print(f"  [yellow]note:[/yellow] {note}")
+    refused = [row.note for row in found.values() if row.value is None and row.metric == "auc"]
+    for note in dict.fromkeys([*refused, *audit.notes]):
+        show_note(note)

@@ -1,0 +1,207 @@
+"""The audit as a tidy table: every number from score matrices alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from unlearn import lineage as lin
+from unlearn_eval.extraction import PROBES
+from unlearn_eval.membership import ATTACKS
+from unlearn_eval.scores import TokenScores
+from unlearn_eval.statistics import (
+    Interval,
+    auc_interval,
+    mean_interval,
+    proportion_interval,
+    tpr_at_fpr,
+)
+from unlearn_eval.utility import loss
+
+__all__ = ["Audit", "AuditRow", "Scores", "audit_rows"]
+
+Scores = Mapping[str, Mapping[str, TokenScores]]
+"""Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
+
+_FPR = 0.01
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One number of an audit: a probe's metric on one split of one state, with its interval.
+
+    Attributes:
+        state: `before`, `after`, `reference:0` …, `base`.
+        split: `forget`, `retain`, `holdout`.
+        probe: `package.file` of the probe.
+        metric: `auc`, `tpr@fpr=0.01`, `rate`, `mean`.
+        value: the estimate; None where it was refused, with the reason in `note`.
+        low: lower limit, None if there is none.
+        high: upper limit, None if there is none.
+        n: records it rests on.
+        level: confidence level of the interval.
+        interval: how it was made.
+        clusters: distinct subjects among the records, where subjects are known.
+        prompt_state: how the record was prompted.
+        deployment: the form in which the model was run.
+        params: the probe's parameters.
+        note: what a reader must know besides.
+    """
+
+    state: str
+    split: str
+    probe: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    level: float
+    interval: str
+    clusters: int | None = None
+    prompt_state: str = "verbatim"
+    deployment: str = "as-is"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        model: the base as named.
+        states: weights digest of each state.
+        rows: the numbers.
+        scores: the score matrices they were made from.
+        notes: what the user should know.
+    """
+
+    model: str
+    states: Mapping[str, str]
+    rows: Sequence[AuditRow]
+    scores: Scores = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:
+        """Return one row.
+
+        Args:
+            state: its state.
+            split: its split.
+            probe: its probe.
+            metric: its metric.
+
+        Returns:
+            The row.
+
+        Raises:
+            KeyError: if the audit has no such row.
+        """
+        for row in self.rows:
+            if (row.state, row.split, row.probe, row.metric) == (state, split, probe, metric):
+                return row
+        raise KeyError((state, split, probe, metric))
+
+    def as_json(self) -> str:
+        """Return the content of `audit.json`, schema 1."""
+        return json.dumps(
+            {
+                "schema": 1,
+                "created": lin.now(),
+                "model": self.model,
+                "states": dict(self.states),
+                "notes": list(self.notes),
+                "rows": [asdict(row) for row in self.rows],
+            },
+            indent=1,
+            allow_nan=False,
+        )
+
+
+def audit_rows(
+    scores: Scores, subjects: Mapping[str, Sequence[Hashable | None]], level: float = 0.95
+) -> list[AuditRow]:
+    """Compute every number of an audit from score matrices.
+
+    Membership compares the forget records (members) with the holdout (non-members) within one
+    state; attacks that need the base use the state `base` where there is one.
+
+    Args:
+        scores: by state and split; every state has the same splits.
+        subjects: by split, the subject of each record, or None where it has none.
+        level: confidence level of all intervals.
+
+    Returns:
+        One row a (state, split, probe, metric).
+    """
+    rows: list[AuditRow] = []
+    base = scores.get("base", {})
+    for state, splits in scores.items():
+        for split, matrix in splits.items():
+            clusters = _clusters(subjects.get(split))
+            found = mean_interval(loss.score(matrix), level, clusters)
+            rows.append(_row(state, split, "utility.loss", "mean", found))
+            for probe in PROBES.values():
+                interval = proportion_interval if probe.metric == "rate" else mean_interval
+                found = interval(probe.score(matrix), level, clusters)
+                rows.append(_row(state, split, f"extraction.{probe.name}", probe.metric, found))
+        rows += _membership_rows(state, splits, base, subjects, level)
+    return rows
+
+
+def _membership_rows(
+    state: str,
+    splits: Mapping[str, TokenScores],
+    base: Mapping[str, TokenScores],
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+) -> list[AuditRow]:
+    """AUC and TPR of every attack on the forget records against the holdout."""
+    rows = []
+    member, other = splits["forget"], splits.get("holdout")
+    clusters = (_clusters(subjects.get("forget")), _clusters(subjects.get("holdout")))
+    for attack in ATTACKS.values():
+        probe = f"membership.{attack.name}"
+        if attack.needs_base and (state == "base" or not base):
+            continue
+        if other is None:
+            note = "no records the model never saw: pass --holdout"
+            refused = Interval(
+                math.nan, math.nan, math.nan, member.records, level, "none", None, note
+            )
+            rows.append(_row(state, "forget", probe, "auc", refused))
+            continue
+        x = attack.score(member, base.get("forget"))
+        y = attack.score(other, base.get("holdout"))
+        rows.append(_row(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
+        found = tpr_at_fpr(x, y, _FPR, level)
+        rows.append(_row(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+    return rows
+
+
+def _clusters(labels: Sequence[Hashable | None] | None) -> Sequence[Hashable] | None:
+    """Return cluster labels, or None where no record has a subject."""
+    known = labels is not None and any(label is not None for label in labels)
+    return labels if known else None
+
+
+def _row(state: str, split: str, probe: str, metric: str, found: Interval) -> AuditRow:
+    value, low, high = (None if math.isnan(x) else float(x) for x in found[:3])
+    return AuditRow(
+        state=state,
+        split=split,
+        probe=probe,
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
+        n=found.n,
+        level=found.level,
+        interval=found.method,
+        clusters=found.clusters,
+        note=found.note,
+    )
