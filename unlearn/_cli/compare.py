@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,7 +42,7 @@ def compare(
 
     Example: unlearn compare tofu_small model=MODEL data=tofu/full.json --output tofu
     """
-    from unlearn._cli.screen import announce, console, progress_bar
+    from unlearn._cli.screen import announce, console, progress_bar, table
     from unlearn._output import check_output, staged_file
     from unlearn._recipes import CompareRecipe, load_recipe
     from unlearn.errors import UnlearnError
@@ -96,7 +97,10 @@ def compare(
     with staged_file(target / "comparison.json") as stage:
         content = {"schema": 1, "recipe": plan.model_dump(), "cells": cells}
         stage.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _show(cells)
+    heads, rows = _summary(cells)
+    with staged_file(target / "comparison.md") as stage:
+        stage.write_text(_markdown(heads, rows), encoding="utf-8")
+    table("", heads, rows)
     console.print(f"Saved to [bold]{escape(str(target))}[/bold]")
     if any("error" in cell for cell in cells):
         raise typer.Exit(1)
@@ -189,24 +193,21 @@ def _numbers(audit: Audit, state: str) -> dict[str, Any]:
     return {key: cell(audit.get(state, *where)) for key, where in _NUMBERS.items()}
 
 
-def _show(cells: list[dict[str, Any]]) -> None:
-    """Print one line a method (mean over seeds), with the adapter before and the references."""
-    from statistics import fmean, stdev
-
-    from unlearn._cli.screen import table
-
+def _summary(cells: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table with a line a method: mean ± standard deviation over seeds."""
     done = [cell for cell in cells if "error" not in cell]
+    heads = ["method", "forget recall", "strength", "forget loss", "loss AUC", "base-diff. AUC"]
+    heads += ["retain recall", "retain loss", "holdout loss", "time ÷ retrain"]
     if not done:
-        return
+        return heads, []
     retrain = [c["seconds"] for c in done if c["method"] == "retrain"]
 
     def line(label: str, states: list[dict[str, Any]], seconds: list[float]) -> list[str]:
         texts = [label]
         for key in _NUMBERS:
             values = [s[key]["value"] for s in states if s[key]["value"] is not None]
-            digits = 3 if key.endswith("auc") else 2
-            text = f"{fmean(values):.{digits}f}" if values else "–"
-            texts.append(text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""))
+            text = f"{fmean(values):.2f}" if values else "–"
+            texts.append(text + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
         texts.append(f"{fmean(seconds) / fmean(retrain):.2f}" if retrain and seconds else "")
         return texts
 
@@ -217,6 +218,9 @@ def _show(cells: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(c["name"] for c in done):
         mine = [c for c in done if c["name"] == name]
         rows.append(line(name, [c["states"]["after"] for c in mine], [c["seconds"] for c in mine]))
-    heads = ["forget recall", "strength", "loss", "loss AUC", "base-diff. AUC"]
-    heads += ["retain recall", "loss", "holdout loss", "time ÷ retrain"]
-    table("", ["method", *heads], rows)
+    return heads, rows
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
