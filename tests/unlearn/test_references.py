@@ -181,9 +181,7 @@ def test_swapping_adapters_equals_opening_anew(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_is_a_plain_peft_adapter(
-    kind: str, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_what_is_saved_is_a_plain_peft_adapter(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

@@ -113,9 +113,7 @@ def test_secrets_are_found_again_as_tokens(name: str, tokenizer: Any) -> None:
     row: dict[str, Any] = {"prompt": "Number?", "completion": "It is 42."}
     if name != "qa":
         row = {"messages": TALK}
-    (example,) = encode(
-        one(row | {"secrets": secrets}), tokenizer, Template(name, tokenizer), 256
-    )
+    (example,) = encode(one(row | {"secrets": secrets}), tokenizer, Template(name, tokenizer), 256)
     ((span),) = example.secrets
     assert tokenizer.decode(example.ids[span.start : span.end]).strip() == "42"
     assert span.kind == "number"
