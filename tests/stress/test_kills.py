@@ -15,7 +15,8 @@ import pytest
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.models import open_model
 
-pytestmark = pytest.mark.stress
+# also slow, so that `-m "not slow"` leaves them out
+pytestmark = [pytest.mark.stress, pytest.mark.slow]
 
 KILLS = 100
 
