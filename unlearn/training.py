@@ -18,7 +18,7 @@ import torch
 
 from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example
-from unlearn.errors import TrainingError
+from unlearn.errors import OptionError
 from unlearn.models import ModelState
 from unlearn.options import TrainingOptions
 from unlearn.scoring import TokenStatistics, score_examples
@@ -111,6 +111,7 @@ def fit(
         What was done.
 
     Raises:
+        OptionError: if `batch_size` cannot be split as asked.
         TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
     """
     from transformers import set_seed
@@ -120,11 +121,7 @@ def fit(
         if f"{need}_logits" in objective.needs:
             state.prepare_reference("before" if need == "before" else "base")
     monitor, reference = _before_training(state, objective, training, forget, retain, holdout)
-    micro = training.micro_batch_size or training.batch_size
-    if training.batch_size % micro:
-        raise TrainingError(
-            f"micro_batch_size {micro} does not divide batch_size {training.batch_size}"
-        )
+    _share(training)
     samples = len(forget) or len(retain)
     steps = total_steps(training, samples)
     if training.gradient_checkpointing:
@@ -140,7 +137,7 @@ def fit(
             args,
             forget=forget,
             retain=retain,
-            samples=steps * training.batch_size * args.world_size,
+            samples=steps * training.batch_size,
             retain_ratio=training.retain_ratio,
             reference_log_probs=reference,
             monitor=monitor,
@@ -173,12 +170,11 @@ def _arguments(
     from transformers import TrainingArguments
 
     constant = training.schedule == "constant"
+    micro, accumulate = _share(training)
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=training.micro_batch_size or training.batch_size,
-        gradient_accumulation_steps=(
-            training.batch_size // (training.micro_batch_size or training.batch_size)
-        ),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulate,
         max_steps=steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type="constant_with_warmup" if constant else training.schedule,
@@ -200,6 +196,22 @@ def _arguments(
         seed=seed,
         data_seed=seed,
     )
+
+
+def _share(training: TrainingOptions) -> tuple[int, int]:
+    """Split a step: (samples of one forward pass of one process, how many of them it makes).
+
+    `batch_size` counts the samples of all processes together, so the same command means the same
+    on one process and on several.
+    """
+    batch, processes = training.batch_size, _processes()
+    micro = training.micro_batch_size or max(1, batch // processes)
+    if batch % (micro * processes):
+        raise OptionError(
+            f"batch_size {batch} cannot be split into {processes} process(es) × batches of {micro} "
+            "(micro_batch_size)"
+        )
+    return micro, batch // (micro * processes)
 
 
 def _processes() -> int:

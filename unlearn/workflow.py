@@ -276,7 +276,35 @@ def forget(
     if suppress:
         path = lin.suppress(gone, f"taken out by {method}", key)
         notes.append(f"{len(gone)} record(s) are on the suppression list {path}")
+    notes += _warnings(before, after)
     return Result(target, line, done, before, after, tuple(notes))
+
+
+# A first look is of 64 records: a change of a tenth is more than its noise.
+_WORSE = 0.1
+
+
+def _warnings(before: Mapping[str, Measured], after: Mapping[str, Measured]) -> list[str]:
+    """Say in words where the first look is bad; silence is not praise."""
+    found = []
+    if after["forget"].recall > 0:
+        found.append(
+            f"{after['forget'].recall:.0%} of the forget records are still recalled word for word: "
+            "try more epochs, a higher learning_rate, or --method retrain"
+        )
+    if "retain" in after and before["retain"].recall - after["retain"].recall > _WORSE:
+        found.append(
+            f"the records to retain suffered: {before['retain'].recall:.0%} of them were recalled "
+            f"word for word before, {after['retain'].recall:.0%} now; try a lower learning_rate, "
+            "-o retain_ratio=4, or --method retrain"
+        )
+    unseen = after.get("holdout")
+    if unseen and after["forget"].loss > 1.5 * unseen.loss:
+        found.append(
+            f"the forget records stand out: their loss ({after['forget'].loss:.2f}) is far above "
+            f"that of unseen ones ({unseen.loss:.2f}), which tells them apart as surely as a low one"
+        )
+    return found
 
 
 def _load(source: str | Path | Records) -> Records:

@@ -266,3 +266,21 @@ def test_scoring_leaves_the_mode_alone_and_uses_one_forward_a_record() -> None:
     score_examples(model, head, make_examples(10), token_budget=40)
     assert sum(rows) == 10
     assert model.training
+
+
+def test_a_bf16_model_is_reduced_in_float32() -> None:
+    model = make_model("llama").bfloat16()
+    head = Head.of(model)
+    batch = collate(make_examples(6))
+    row, position, target = target_positions(batch)
+    with torch.no_grad():
+        hidden = hidden_states(model, batch)[row, position]
+        logits = model.lm_head(hidden)
+    assert hidden.dtype == torch.bfloat16
+    found = token_statistics(head, hidden, target)
+    assert found.log_prob.dtype == torch.float32
+    exact = log_prob(logits.double(), target)
+    rough = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0].double()
+    ours = (found.log_prob.double() - exact).abs().max()
+    assert ours < 1e-5
+    assert ours < 1e-2 * (rough - exact).abs().max()

@@ -20,7 +20,7 @@ from unlearn import losses
 from unlearn._pairing import PairStream
 from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example, encode
-from unlearn.errors import TrainingError
+from unlearn.errors import OptionError, TrainingError
 from unlearn.models import ModelState, open_model
 from unlearn.options import TrainingOptions
 from unlearn.records import Records
@@ -60,7 +60,7 @@ def trained(
 
 
 def gradients(
-    model: Path, adapter: Path, data: Path, objective: Objective, *, batch: int, micro: int
+    model: Path, adapter: Path, data: Path, objective: Objective, micro: int | None = None
 ) -> dict[str, Tensor]:
     """The gradient that the optimizer is given in the first step, after all reductions."""
     state, examples = opened(model, adapter, data)
@@ -73,7 +73,7 @@ def gradients(
 
     handle = register_optimizer_step_pre_hook(catch)
     options = TrainingOptions(
-        batch_size=batch, micro_batch_size=micro, max_steps=1, stop="none", max_grad_norm=0
+        batch_size=4, micro_batch_size=micro, max_steps=1, stop="none", max_grad_norm=0
     )
     try:
         fit(state, objective, options, forget=examples[:5], retain=examples[5:])
@@ -94,8 +94,8 @@ def relative_distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 def test_accumulating_four_batches_of_one_is_one_batch_of_four(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path
 ) -> None:
-    one = gradients(tiny_model, adapter, data_file, OBJECTIVES[kind], batch=4, micro=4)
-    four = gradients(tiny_model, adapter, data_file, OBJECTIVES[kind], batch=4, micro=1)
+    one = gradients(tiny_model, adapter, data_file, OBJECTIVES[kind], micro=4)
+    four = gradients(tiny_model, adapter, data_file, OBJECTIVES[kind], micro=1)
     assert relative_distance(four, one) < 1e-5
 
 
@@ -150,7 +150,7 @@ def test_two_processes_equal_one(
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node", str(processes)]
         command += [str(script), str(tiny_model), str(adapter), str(data_file)]
-        command += [kind, str(4 // processes), str(tmp_path / name)]
+        command += [kind, str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (load_file(tmp_path / name) for name in names)
@@ -250,3 +250,30 @@ def test_the_stream_depends_on_seed_and_position_only() -> None:
 def test_retain_ratio_draws_several_retain_records() -> None:
     rows = list(PairStream(2, 7, 4, seed=0, ratio=3))
     assert all(len(r.retain) == 3 and len(r.forget) == 1 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes"),
+    [("reference-free", 1), ("cached reference", 1), ("live reference", 2), ("base reference", 2)],
+)
+def test_a_step_is_one_forward_pass_and_one_of_a_live_reference(
+    kind: str, passes: int, tiny_model: Path, adapter: Path, data_file: Path
+) -> None:
+    state, examples = opened(tiny_model, adapter, data_file)
+    rows: list[int] = []
+    state.model.get_base_model().model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    options = TrainingOptions(batch_size=4, max_steps=3, stop="none")
+    fit(state, OBJECTIVES[kind], options, forget=examples[:4], retain=examples[4:])
+    once = kind == "cached reference"  # the forget records, before training, as one batch
+    assert len(rows) == 3 * passes + once
+    # a reference only sees the rows that need it
+    assert sum(rows) == 3 * (8 + 4 * (passes - 1)) + 4 * once
+
+
+def test_a_batch_that_cannot_be_split_is_an_error(
+    tiny_model: Path, adapter: Path, data_file: Path
+) -> None:
+    with pytest.raises(OptionError, match="batch_size 4 cannot be split"):
+        trained(tiny_model, adapter, data_file, OBJECTIVES["reference-free"], micro_batch_size=3)

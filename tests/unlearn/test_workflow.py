@@ -211,3 +211,18 @@ def test_the_saved_adapter_is_the_one_that_was_measured(
     state = open_model(tiny_model, done.folder)
     chosen = encode(Records.load(data_file).take([0, 1]), state.tokenizer, Template("qa"), 128)
     assert _measure(state, chosen).loss == pytest.approx(done.after["forget"].loss, rel=1e-5)
+
+
+def test_a_bad_first_look_is_put_into_words() -> None:
+    from unlearn.workflow import Measured, _warnings
+
+    good = {"forget": Measured(2.0, 0.0, 5), "retain": Measured(0.1, 0.95, 9)}
+    before = {"forget": Measured(0.1, 1.0, 5), "retain": Measured(0.1, 1.0, 9)}
+    unseen = {"holdout": Measured(2.0, 0.0, 9)}
+    assert _warnings(before, good | unseen) == []
+    (still,) = _warnings(before, good | {"forget": Measured(1.0, 0.2, 5)})
+    assert "20% of the forget records are still recalled" in still
+    (hurt,) = _warnings(before, good | {"retain": Measured(0.9, 0.4, 9)})
+    assert "100% of them were recalled word for word before, 40% now" in hurt
+    (far,) = _warnings(before, good | unseen | {"forget": Measured(9.0, 0.0, 5)})
+    assert "far above" in far

@@ -12,9 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_trainer import OBJECTIVES, gradients
 
-model, adapter, data, kind, batch, output = sys.argv[1:]
-found = gradients(
-    Path(model), Path(adapter), Path(data), OBJECTIVES[kind], batch=int(batch), micro=int(batch)
-)
+model, adapter, data, kind, output = sys.argv[1:]
+found = gradients(Path(model), Path(adapter), Path(data), OBJECTIVES[kind])
 if int(os.environ.get("RANK", "0")) == 0:
     save_file({name.replace(".module.", "."): value for name, value in found.items()}, output)
