@@ -302,7 +302,7 @@ def _warnings(before: Mapping[str, Measured], after: Mapping[str, Measured]) -> 
     if unseen and after["forget"].loss > 1.5 * unseen.loss:
         found.append(
             f"the forget records stand out: their loss ({after['forget'].loss:.2f}) is far above "
-            f"that of unseen ones ({unseen.loss:.2f}), which tells them apart as surely as a low one"
+            f"that of unseen ones ({unseen.loss:.2f}), which gives them away as a low one would"
         )
     return found
 
