@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from unlearn._adapters import check_adapter_folder, check_finite
+from unlearn._folders import check_model_folder, one_line, resolve_folder
+from unlearn._switching import Switched, switched
 from unlearn.errors import ModelError
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.scoring import Head
@@ -144,8 +146,8 @@ class ModelState:
         training = [(module, module.training) for module in self.model.modules()]
         try:
             self.model.eval()
-            with torch.no_grad(), _switched(self.model, names):
-                yield self.model, replace(self.head, module=_Switched(self.head.module, names))
+            with torch.no_grad(), switched(self.model, names):
+                yield self.model, replace(self.head, module=Switched(self.head.module, names))
         finally:
             for module, mode in training:
                 module.training = mode
@@ -183,36 +185,6 @@ class ModelState:
             self.tokenizer.save_pretrained(folder)
 
 
-@contextlib.contextmanager
-def _switched(module: nn.Module, names: list[str] | None) -> Iterator[None]:
-    """Make other adapters (None: no adapter) active in every layer below a module."""
-    layers: list[Any] = [m for m in module.modules() if hasattr(m, "_disable_adapters")]
-    flags = [(m._disable_adapters, m._active_adapter) for m in layers]
-    try:
-        for layer in layers:
-            layer._disable_adapters = names is None
-            if names is not None:
-                layer._active_adapter = names
-        yield
-    finally:
-        for layer, (disabled, active) in zip(layers, flags, strict=True):
-            layer._disable_adapters, layer._active_adapter = disabled, active
-
-
-class _Switched(nn.Module):
-    """A projection as another adapter sees it."""
-
-    def __init__(self, module: nn.Module, names: list[str] | None) -> None:
-        super().__init__()
-        self.module = module
-        self.names = names
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        with torch.no_grad(), _switched(self.module, self.names):
-            logits: Tensor = self.module(hidden)
-        return logits
-
-
 def open_model(
     model: str | Path,
     adapters: Sequence[str | Path] | str | Path | None = None,
@@ -245,7 +217,7 @@ def open_model(
 
     folder = resolve_folder(model, "model")
     paths = [resolve_folder(a, "adapter") for a in _as_list(adapters)]
-    _check_model_folder(folder)
+    check_model_folder(folder)
     for path in paths:
         check_adapter_folder(path)  # before the base is loaded, which can take minutes
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -260,7 +232,7 @@ def open_model(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot open the model {model}: {_one_line(error)}") from error
+        raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)
     check_finite(folder)
@@ -335,67 +307,14 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
             state.model.requires_grad_(False), LoraConfig(task_type="CAUSAL_LM", **config)
         )
     except ValueError as error:
-        raise ModelError(f"no LoRA adapter fits {state.name}: {_one_line(error)}") from error
+        raise ModelError(f"no LoRA adapter fits {state.name}: {one_line(error)}") from error
     return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
-
-
-def resolve_folder(name: str | Path, what: str) -> Path:
-    """Find the local folder of a model or adapter, fetching a hub name where that is possible.
-
-    Args:
-        name: a local folder, or a hub name such as `owner/model`.
-        what: `model` or `adapter`, for the message.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ModelError: if there is no such folder and the hub does not give it.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    text = str(name)
-    if path.is_file():
-        raise ModelError(f"the {what} {text} is a file; name the folder that holds it")
-    if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith("/"):
-        raise ModelError(f"the {what} folder {text} does not exist")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                text, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            )
-        )
-    except Exception as error:
-        raise ModelError(
-            f"there is no {what} folder {text}, and it cannot be fetched from the hub: "
-            f"{_one_line(error)}"
-        ) from error
 
 
 def _as_list(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Path]:
     if adapters is None:
         return []
     return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
-
-
-def _check_model_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        hint = (
-            "; it is an adapter: pass its base as --model and this folder as --adapter"
-            if (folder / "adapter_config.json").is_file()
-            else ""
-        )
-        raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
-    if not any(folder.glob("*.safetensors")):
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-            raise ModelError(
-                f"{folder} holds only pickled weights, which can run code when opened; convert "
-                "them to safetensors where you trust them"
-            )
-        raise ModelError(f"{folder} has config.json but no .safetensors weights")
 
 
 def _check_base(adapter: Path, bare: ModelState) -> None:
@@ -423,7 +342,7 @@ def _attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
             )
             missing = []
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"{problem}: {_one_line(error)}") from error
+        raise ModelError(f"{problem}: {one_line(error)}") from error
     with_weights = _adapter_keys(path)
     expected = {
         key.replace(f".{name}.", ".").removesuffix(f".{name}")
@@ -474,10 +393,6 @@ def _nf4(place: torch.device) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def load_trained(state: ModelState, folder: Path) -> None:

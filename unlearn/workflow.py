@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unlearn import lineage as lin
+from unlearn._first_look import Measured, measure, sample, warnings_of
 from unlearn._output import check_output, staged_folder
 from unlearn.batches import Example, encode
 from unlearn.errors import DataError, OutputError, SelectionError
@@ -22,10 +21,9 @@ from unlearn.methods import get_method, resolve
 from unlearn.models import ModelState, new_adapter, open_model
 from unlearn.options import LoraOptions, TrainingOptions, validated
 from unlearn.records import Records
-from unlearn.scoring import score_examples
 from unlearn.templates import Template, choose_template
 from unlearn.trainer import Objective
-from unlearn.training import Fit, fit, record_losses, total_steps
+from unlearn.training import Fit, fit, total_steps
 
 __all__ = ["Measured", "Plan", "Result", "finetune", "forget"]
 
@@ -34,17 +32,6 @@ DEFAULT_METHOD = "npo"
 # How training options of `finetune` differ from the general ones: 2e-4 is the rate of the LoRA
 # paper for GPT-3 (2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9).
 FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": 2e-4, "epochs": 10}
-
-_SAMPLE = 64
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A first look at some records: mean token loss, and the share recalled word for word."""
-
-    loss: float
-    recall: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -142,7 +129,7 @@ def finetune(
         checkpoints=_checkpoints(target, training, {"verb": "finetune", "seed": seed, **settings}),
         progress=progress,
     )
-    after = {"train": _measure(state, _sample(examples))}
+    after = {"train": measure(state, sample(examples))}
     digests = lin.RecordDigests(
         key_id=key.id, trained=sorted({key.digest(record) for record in records})
     )
@@ -234,8 +221,8 @@ def forget(
         "holdout": _encode(unseen, state, used, resolved.training) if unseen else [],
     }
     notes += _cut_notes([e for part in split.values() for e in part])
-    look = {name: _sample(part) for name, part in split.items() if part}
-    before = {name: _measure(state, part) for name, part in look.items()}
+    look = {name: sample(part) for name, part in split.items() if part}
+    before = {name: measure(state, part) for name, part in look.items()}
     checkpoints = _checkpoints(
         target,
         resolved.training,
@@ -252,7 +239,7 @@ def forget(
         state, resolved, parent, split, seed, checkpoints, announce, progress, opening, tuple(notes)
     )
     state, done = job.run()
-    after = {name: _measure(state, part) for name, part in look.items()}
+    after = {name: measure(state, part) for name, part in look.items()}
     trained = {key.digest(r) for r in kept}
     if chosen_method.kind != "exact":
         trained |= {key.digest(r) for r in gone} | set(parent.records.trained if parent else ())
@@ -276,35 +263,8 @@ def forget(
     if suppress:
         path = lin.suppress(gone, f"taken out by {method}", key)
         notes.append(f"{len(gone)} record(s) are on the suppression list {path}")
-    notes += _warnings(before, after)
+    notes += warnings_of(before, after)
     return Result(target, line, done, before, after, tuple(notes))
-
-
-# A first look is of 64 records: a change of a tenth is more than its noise.
-_WORSE = 0.1
-
-
-def _warnings(before: Mapping[str, Measured], after: Mapping[str, Measured]) -> list[str]:
-    """Say in words where the first look is bad; silence is not praise."""
-    found = []
-    if after["forget"].recall > 0:
-        found.append(
-            f"{after['forget'].recall:.0%} of the forget records are still recalled word for word: "
-            "try more epochs, a higher learning_rate, or --method retrain"
-        )
-    if "retain" in after and before["retain"].recall - after["retain"].recall > _WORSE:
-        found.append(
-            f"the records to retain suffered: {before['retain'].recall:.0%} of them were recalled "
-            f"word for word before, {after['retain'].recall:.0%} now; try a lower learning_rate, "
-            "-o retain_ratio=4, or --method retrain"
-        )
-    unseen = after.get("holdout")
-    if unseen and after["forget"].loss > 1.5 * unseen.loss:
-        found.append(
-            f"the forget records stand out: their loss ({after['forget'].loss:.2f}) is far above "
-            f"that of unseen ones ({unseen.loss:.2f}), which gives them away as a low one would"
-        )
-    return found
 
 
 def _load(source: str | Path | Records) -> Records:
@@ -362,22 +322,6 @@ def _cut_notes(examples: Sequence[Example]) -> tuple[str, ...]:
     return (
         f"{len(cut)} record(s) are longer than max_length and were cut at the end, first "
         f"{cut[0].id!r} by {cut[0].cut} tokens",
-    )
-
-
-def _sample(examples: Sequence[Example]) -> list[Example]:
-    """Return at most `_SAMPLE` examples, evenly spread."""
-    n = min(len(examples), _SAMPLE)
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
-
-
-def _measure(state: ModelState, examples: Sequence[Example]) -> Measured:
-    statistics, offsets = score_examples(state.model, state.head, examples)
-    recalled = np.minimum.reduceat(statistics.hit.numpy(), offsets[:-1])
-    return Measured(
-        loss=float(record_losses(statistics, offsets).mean()),
-        recall=float(recalled.mean()),
-        n=len(examples),
     )
 
 

@@ -200,9 +200,9 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
 def test_the_saved_adapter_is_the_one_that_was_measured(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
+    from unlearn._first_look import measure
     from unlearn.batches import encode
     from unlearn.templates import Template
-    from unlearn.workflow import _measure
 
     done = forget(
         tiny_model, data_file, "r0,r1", tmp_path / "out", adapter=adapter, method="task_vector",
@@ -210,19 +210,19 @@ def test_the_saved_adapter_is_the_one_that_was_measured(
     )  # fmt: skip
     state = open_model(tiny_model, done.folder)
     chosen = encode(Records.load(data_file).take([0, 1]), state.tokenizer, Template("qa"), 128)
-    assert _measure(state, chosen).loss == pytest.approx(done.after["forget"].loss, rel=1e-5)
+    assert measure(state, chosen).loss == pytest.approx(done.after["forget"].loss, rel=1e-5)
 
 
 def test_a_bad_first_look_is_put_into_words() -> None:
-    from unlearn.workflow import Measured, _warnings
+    from unlearn._first_look import Measured, warnings_of
 
     good = {"forget": Measured(2.0, 0.0, 5), "retain": Measured(0.1, 0.95, 9)}
     before = {"forget": Measured(0.1, 1.0, 5), "retain": Measured(0.1, 1.0, 9)}
     unseen = {"holdout": Measured(2.0, 0.0, 9)}
-    assert _warnings(before, good | unseen) == []
-    (still,) = _warnings(before, good | {"forget": Measured(1.0, 0.2, 5)})
+    assert warnings_of(before, good | unseen) == []
+    (still,) = warnings_of(before, good | {"forget": Measured(1.0, 0.2, 5)})
     assert "20% of the forget records are still recalled" in still
-    (hurt,) = _warnings(before, good | {"retain": Measured(0.9, 0.4, 9)})
+    (hurt,) = warnings_of(before, good | {"retain": Measured(0.9, 0.4, 9)})
     assert "100% of them were recalled word for word before, 40% now" in hurt
-    (far,) = _warnings(before, good | unseen | {"forget": Measured(9.0, 0.0, 5)})
+    (far,) = warnings_of(before, good | unseen | {"forget": Measured(9.0, 0.0, 5)})
     assert "far above" in far

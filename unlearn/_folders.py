@@ -1,0 +1,75 @@
+"""Find the folder of a model or adapter, and say what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unlearn.errors import ModelError
+
+__all__ = ["check_model_folder", "one_line", "resolve_folder"]
+
+
+def resolve_folder(name: str | Path, what: str) -> Path:
+    """Find the local folder of a model or adapter, fetching a hub name where that is possible.
+
+    Args:
+        name: a local folder, or a hub name such as `owner/model`.
+        what: `model` or `adapter`, for the message.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: if there is no such folder and the hub does not give it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    text = str(name)
+    if path.is_file():
+        raise ModelError(f"the {what} {text} is a file; name the folder that holds it")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith("/"):
+        raise ModelError(f"the {what} folder {text} does not exist")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                text, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            )
+        )
+    except Exception as error:
+        raise ModelError(
+            f"there is no {what} folder {text}, and it cannot be fetched from the hub: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that is no model, or has only pickled weights.
+
+    Args:
+        folder: the model's folder.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    if not (folder / "config.json").is_file():
+        hint = (
+            "; it is an adapter: pass its base as --model and this folder as --adapter"
+            if (folder / "adapter_config.json").is_file()
+            else ""
+        )
+        raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
+    if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+            raise ModelError(
+                f"{folder} holds only pickled weights, which can run code when opened; convert "
+                "them to safetensors where you trust them"
+            )
+        raise ModelError(f"{folder} has config.json but no .safetensors weights")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error of another library as one line, not too long."""
+    return " ".join(str(error).split())[:300]
