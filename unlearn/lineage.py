@@ -11,6 +11,7 @@ made on first use with mode 600.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import hmac
 import json
@@ -217,9 +218,17 @@ def weights_digest(folder: str | Path) -> str:
         raise LineageError(f"{folder} holds no .safetensors file to take a digest of")
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        seen = path.stat()
+        total.update(path.name.encode() + b"\0")
+        total.update(_file_digest(path.resolve(), seen.st_size, seen.st_mtime_ns, seen.st_ino))
     return f"sha256:{total.hexdigest()}"
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, changed: int, inode: int) -> bytes:
+    """Hash a file once in the life of the process: bases are large and asked for often."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _suppression_file() -> Path:

@@ -235,7 +235,7 @@ def open_model(
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)
-    check_finite(folder)
+    _check_finite_model(net, folder)
     bare = ModelState(net, tokenizer, str(model), folder, None, Head.of(net))
     if not paths:
         net.requires_grad_(trainable).eval()
@@ -315,6 +315,13 @@ def _as_list(adapters: Sequence[str | Path] | str | Path | None) -> list[str | P
     if adapters is None:
         return []
     return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
+
+
+def _check_finite_model(net: nn.Module, folder: Path) -> None:
+    """Refuse a model with NaN or infinite weights, without reading its files again."""
+    for name, parameter in net.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{folder}: the tensor {name} holds NaN or infinity")
 
 
 def _check_base(adapter: Path, bare: ModelState) -> None:

@@ -246,3 +246,15 @@ def test_an_adapter_of_another_shape_is_refused(
     LlamaForCausalLM(config).save_pretrained(other)
     with pytest.raises(ModelError, match="made for another base"):
         open_model(other, bare)
+
+
+def test_a_base_with_nan_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    bad = tmp_path / "bad"
+    shutil.copytree(tiny_model, bad)
+    tensors = load_file(bad / "model.safetensors")
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="model.norm.weight holds NaN"):
+        open_model(bad)
