@@ -23,6 +23,7 @@ from unlearn.batches import Example, collate, token_budget_batches
 
 __all__ = [
     "Head",
+    "Sampler",
     "TokenStatistic",
     "TokenStatistics",
     "hidden_states",
@@ -248,6 +249,10 @@ def _log_prob_and_slope(head: Head, hidden: Tensor, target: Tensor) -> tuple[Ten
     ) @ weight
 
 
+Sampler = tuple[float, int]
+"""How a model is sampled: (temperature, top_k), top_k 0 meaning all tokens."""
+
+
 class TokenStatistics(NamedTuple):
     """What one pass tells about each target token; every field is [N], on the CPU.
 
@@ -257,8 +262,9 @@ class TokenStatistics(NamedTuple):
         rank: how many tokens have a strictly larger logit, int64; 0 is the best.
         mean: μ = Σ_v p_v log p_v, float32 (the negative entropy).
         std: σ = sqrt(Σ_v p_v (log p_v − μ)²), float32.
-        normalisers: for each (temperature, top_k) asked for, the log-normaliser
-            logsumexp of z/T over the k largest logits, float32.
+        sampled: for each (temperature T, top_k k) asked for, the log-probability of y when one
+            samples so: log p̃_y = z_y/T − logsumexp of z/T over the k largest logits, and −∞
+            where k others are larger than z_y, float32.
     """
 
     log_prob: Tensor
@@ -266,7 +272,7 @@ class TokenStatistics(NamedTuple):
     rank: Tensor
     mean: Tensor
     std: Tensor
-    normalisers: Mapping[tuple[float, int], Tensor]
+    sampled: Mapping[Sampler, Tensor]
 
     @property
     def entropy(self) -> Tensor:
@@ -279,7 +285,7 @@ def token_statistics(
     head: Head,
     hidden: Tensor,
     target: Tensor,
-    samplers: Sequence[tuple[float, int]] = (),
+    samplers: Sequence[Sampler] = (),
 ) -> TokenStatistics:
     """Compute every statistic of each token in one chunked projection.
 
@@ -290,7 +296,7 @@ def token_statistics(
         head: the output projection.
         hidden: hidden states at the predicting positions, [N, H].
         target: target tokens, int64 [N].
-        samplers: (temperature, top_k) pairs to give log-normalisers for; top_k 0 means all.
+        samplers: (temperature, top_k) pairs to give sampling log-probabilities for.
 
     Returns:
         The statistics.
@@ -303,9 +309,7 @@ def token_statistics(
             logits.argmax(-1) == target[c],
             (logits > z_y).sum(-1),
         ]
-        for temperature, top_k in samplers:
-            kept = logits.topk(min(top_k, logits.shape[-1]), -1).values if top_k else logits
-            found.append((kept / temperature).logsumexp(-1))
+        found += _sampled(logits, z_y[:, 0], found[1], samplers)
         log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
         value = log_p.gather(-1, target[c][:, None])[:, 0]
         p = log_p.exp()
@@ -327,15 +331,31 @@ def token_statistics(
     )
 
 
+def _sampled(
+    logits: Tensor, z_y: Tensor, rank: Tensor, samplers: Sequence[Sampler]
+) -> list[Tensor]:
+    """Return log p̃_y for each sampler; one sort of the largest logits serves them all."""
+    size = logits.shape[-1]
+    largest = min(size, max((k for _, k in samplers), default=0))
+    top = logits.topk(largest, -1).values if largest else logits[:, :0]
+    found = []
+    for temperature, k in samplers:
+        kept = top[:, : min(k, size)] if k else logits
+        value = z_y / temperature - (kept / temperature).logsumexp(-1)
+        found.append(value.masked_fill(rank >= k, -torch.inf) if k else value)
+    return found
+
+
 @torch.no_grad()
 def score_examples(
     model: Any,
     head: Head,
     examples: Sequence[Example],
     *,
-    samplers: Sequence[tuple[float, int]] = (),
+    samplers: Sequence[Sampler] = (),
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[Sequence[int], Tensor], None] | None = None,
 ) -> tuple[TokenStatistics, npt.NDArray[np.int64]]:
     """Score examples with exactly one forward pass each, in eval mode.
 
@@ -343,9 +363,11 @@ def score_examples(
         model: a causal language model; its mode is restored afterwards.
         head: its output projection.
         examples: what to score.
-        samplers: (temperature, top_k) pairs to give log-normalisers for.
+        samplers: (temperature, top_k) pairs to give sampling log-probabilities for.
         token_budget: padded tokens of a batch; results do not depend on it beyond rounding.
         progress: called with the number of records done after each batch.
+        observe: called after each batch with the positions of its examples and the hidden states
+            [n, H] that predict their target tokens, record after record.
 
     Returns:
         (statistics of all target tokens in the order of `examples`, offsets int64 [R + 1]: the
@@ -362,7 +384,9 @@ def score_examples(
             row, position, target = target_positions(inputs)
             hidden = hidden_states(model, inputs)[row, position]
             found = token_statistics(head, hidden, target, samplers)
-            parts = [*found[:5], *found.normalisers.values()]
+            if observe:
+                observe(batch, hidden)
+            parts = [*found[:5], *found.sampled.values()]
             if columns is None:
                 columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
             where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
@@ -373,7 +397,8 @@ def score_examples(
     finally:
         model.train(mode)
     if columns is None:
-        return token_statistics(head, torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)), offsets
-    normalisers = dict(zip(samplers, columns[5:], strict=True))
+        none = token_statistics(head, torch.zeros(0, 1), torch.zeros(0, dtype=torch.long), samplers)
+        return none, offsets
+    sampled = dict(zip(samplers, columns[5:], strict=True))
     log_p, hit, rank, mean, std = columns[:5]
-    return TokenStatistics(log_p, hit, rank, mean, std, normalisers), offsets
+    return TokenStatistics(log_p, hit, rank, mean, std, sampled), offsets

@@ -8,7 +8,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from unlearn import lineage as lin
+from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.scores import TokenScores
@@ -21,12 +24,35 @@ from unlearn_eval.statistics import (
 )
 from unlearn_eval.utility import loss
 
-__all__ = ["Audit", "AuditRow", "Scores", "audit_rows"]
+__all__ = ["Audit", "AuditRow", "Measure", "Measures", "Scores", "audit_rows", "cluster_labels"]
 
 Scores = Mapping[str, Mapping[str, TokenScores]]
 """Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
 
 _FPR = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """What else was measured of some records of one state and split, beside likelihoods.
+
+    Attributes:
+        probe: `package.file` of the probe.
+        metric: `mean`, `recall`, …: the mean over records of what `values` holds.
+        positions: int64[k], which records of the split were measured.
+        values: float64[k].
+        params: the probe's parameters.
+    """
+
+    probe: str
+    metric: str
+    positions: IntArray
+    values: FloatArray
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Measures = Mapping[str, Mapping[str, Sequence[Measure]]]
+"""Other measurements by state and split."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,10 @@ class Audit:
         states: weights digest of each state.
         rows: the numbers.
         scores: the score matrices they were made from.
+        measures: what was measured of records beside likelihoods.
+        training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
+            `seed`.
+        subjects: by split, the subject of each record, None where it has none.
         notes: what the user should know.
     """
 
@@ -84,6 +114,9 @@ class Audit:
     states: Mapping[str, str]
     rows: Sequence[AuditRow]
     scores: Scores = field(repr=False)
+    measures: Measures = field(default_factory=dict, repr=False)
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:
@@ -114,6 +147,7 @@ class Audit:
                 "created": lin.now(),
                 "model": self.model,
                 "states": dict(self.states),
+                "training": {state: dict(facts) for state, facts in self.training.items()},
                 "notes": list(self.notes),
                 "rows": [asdict(row) for row in self.rows],
             },
@@ -123,7 +157,10 @@ class Audit:
 
 
 def audit_rows(
-    scores: Scores, subjects: Mapping[str, Sequence[Hashable | None]], level: float = 0.95
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float = 0.95,
+    measures: Measures | None = None,
 ) -> list[AuditRow]:
     """Compute every number of an audit from score matrices.
 
@@ -134,6 +171,7 @@ def audit_rows(
         scores: by state and split; every state has the same splits.
         subjects: by split, the subject of each record, or None where it has none.
         level: confidence level of all intervals.
+        measures: what was measured beside likelihoods, by state and split.
 
     Returns:
         One row a (state, split, probe, metric).
@@ -142,14 +180,40 @@ def audit_rows(
     base = scores.get("base", {})
     for state, splits in scores.items():
         for split, matrix in splits.items():
-            clusters = _clusters(subjects.get(split))
+            clusters = cluster_labels(subjects.get(split))
             found = mean_interval(loss.score(matrix), level, clusters)
             rows.append(_row(state, split, "utility.loss", "mean", found))
-            for probe in PROBES.values():
-                interval = proportion_interval if probe.metric == "rate" else mean_interval
-                found = interval(probe.score(matrix), level, clusters)
-                rows.append(_row(state, split, f"extraction.{probe.name}", probe.metric, found))
+            rows += _extraction_rows(state, split, matrix, clusters, level)
+            for measure in (measures or {}).get(state, {}).get(split, ()):
+                labels = _some(clusters, measure.positions)
+                found = mean_interval(measure.values, level, labels)
+                rows.append(
+                    _row(state, split, measure.probe, measure.metric, found, measure.params)
+                )
         rows += _membership_rows(state, splits, base, subjects, level)
+    return rows
+
+
+def _extraction_rows(
+    state: str,
+    split: str,
+    matrix: TokenScores,
+    clusters: Sequence[Hashable] | None,
+    level: float,
+) -> list[AuditRow]:
+    """Every metric of every extraction probe on the records that it is for."""
+    rows = []
+    for probe in PROBES.values():
+        part, labels = matrix, clusters
+        if probe.applies is not None:
+            chosen = np.flatnonzero(probe.applies(matrix))
+            if not chosen.size:
+                continue
+            part, labels = matrix.take(chosen), _some(clusters, chosen)
+        for metric, options in probe.metrics.items():
+            interval = proportion_interval if metric.startswith("rate") else mean_interval
+            found = interval(probe.score(part, **options), level, labels)
+            rows.append(_row(state, split, f"extraction.{probe.name}", metric, found, options))
     return rows
 
 
@@ -163,7 +227,7 @@ def _membership_rows(
     """AUC and TPR of every attack on the forget records against the holdout."""
     rows = []
     member, other = splits["forget"], splits.get("holdout")
-    clusters = (_clusters(subjects.get("forget")), _clusters(subjects.get("holdout")))
+    clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     for attack in ATTACKS.values():
         probe = f"membership.{attack.name}"
         if attack.needs_base and (state == "base" or not base):
@@ -183,14 +247,37 @@ def _membership_rows(
     return rows
 
 
-def _clusters(labels: Sequence[Hashable | None] | None) -> Sequence[Hashable] | None:
-    """Return cluster labels, or None where no record has a subject."""
+def cluster_labels(labels: Sequence[Hashable | None] | None) -> Sequence[Hashable] | None:
+    """Return the subjects of some records as clusters, or None where no record has one.
+
+    Args:
+        labels: one subject a record, None where it has none.
+
+    Returns:
+        For the statistics' `clusters`.
+    """
     known = labels is not None and any(label is not None for label in labels)
     return labels if known else None
 
 
-def _row(state: str, split: str, probe: str, metric: str, found: Interval) -> AuditRow:
-    value, low, high = (None if math.isnan(x) else float(x) for x in found[:3])
+def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Hashable] | None:
+    """Return the cluster labels of some records."""
+    return None if labels is None else [labels[i] for i in positions]
+
+
+def _row(
+    state: str,
+    split: str,
+    probe: str,
+    metric: str,
+    found: Interval,
+    params: Mapping[str, Any] | None = None,
+) -> AuditRow:
+    # JSON has neither NaN nor infinity
+    value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
+    note = found.note
+    if math.isinf(found.value):
+        note = "; ".join(filter(None, ["infinite", note]))
     return AuditRow(
         state=state,
         split=split,
@@ -203,5 +290,6 @@ def _row(state: str, split: str, probe: str, metric: str, found: Interval) -> Au
         level=found.level,
         interval=found.method,
         clusters=found.clusters,
-        note=found.note,
+        params=dict(params or {}),
+        note=note,
     )

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unlearn import lineage as lin
 from unlearn._output import check_output, staged_folder
-from unlearn.batches import Example, encode
+from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, swap_adapters
 from unlearn.records import Records
 from unlearn.templates import choose_template
+from unlearn_eval._look import Look, View
 from unlearn_eval._table import Audit, AuditRow, audit_rows
-from unlearn_eval.scores import TokenScores
-from unlearn_eval.scoring import score_model
+from unlearn_eval.report import ShownRecord, audit_page, shown_records
 
-__all__ = ["Audit", "AuditRow", "audit_rows", "run_audit"]
+__all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
+
+GENERATED = 64
+"""Records of each split that every state continues by itself, unless told otherwise."""
+
 
 
 def run_audit(
@@ -34,6 +40,8 @@ def run_audit(
     holdout: str | Path | Records | None = None,
     retain: str | Path | Records | None = None,
     template: str | None = None,
+    generate: int = GENERATED,
+    show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -41,22 +49,27 @@ def run_audit(
 ) -> Audit:
     """Measure one unlearned state beside itself before, references and the base.
 
-    Every state is run once: one forward pass over each record serves all probes.
+    Every state is run once: one forward pass over each record serves all likelihood-based probes.
+    Some records of each split are also continued by the model itself.
 
     Args:
         model: base model; without `adapter`, the fully fine-tuned, unlearned model.
         data: the records of the original training.
         forget: which of them were taken out (IDS syntax).
-        output: folder for `audit.json` and `scores.parquet`; None writes nothing.
+        output: folder for `audit.json`, `scores.parquet` and `report.html`; None writes nothing.
         adapter: the unlearned adapter, on top of any others before it.
         before: the adapter (or full model) before unlearning.
         references: adapters (or full models) that never saw the records.
         holdout: records no state ever saw.
         retain: the records kept, where `data` no longer holds the rest.
         template: how records are written; by default what the lineage says.
+        generate: records of each split that every state continues by itself, spread evenly; 0
+            for none.
+        show_text: put the text of forget records, their secrets and what the states say into the
+            report; otherwise it holds numbers only.
         seed: kept for probes that draw at random; none of today's does.
         overwrite: replace an output folder that is not empty.
-        progress: called with (records scored, records in all).
+        progress: called with (records scored or continued, records in all).
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
     Returns:
@@ -85,63 +98,56 @@ def run_audit(
     examples = {
         key: encode(part, state.tokenizer, used, state.max_length) for key, part in split.items()
     }
-    wanted: dict[str, str | Path] = {}
-    if before is not None:
-        wanted["before"] = before
-    wanted |= {f"reference:{i}": path for i, path in enumerate(references)}
-    count = _Counter(progress, (len(wanted) + 1 + bool(last)), examples)
-    scores: dict[str, dict[str, TokenScores]] = {}
-    digests: dict[str, str] = {}
-    for key, path in wanted.items():
-        other = _open_other(state, below, path, last, opening)
-        scores[key] = _score(other.model, other, examples, count)
-        digests[key] = other.digest()
-        if last:
-            state = other
-    if last and wanted:
-        state = swap_adapters(state, [*below, last])
-    scores["after"] = _score(state.model, state, examples, count)
-    digests["after"] = state.digest()
-    if last:
-        with state.reference("base") as (base, head):
-            scores["base"] = {
-                key: score_model(base, head, part, progress=count) for key, part in examples.items()
-            }
-        digests["base"] = state.base_digest()
-    order = [k for k in ("before", "after", *wanted, "base") if k in scores]
-    scores = {key: scores[key] for key in dict.fromkeys(order)}
-    rows = audit_rows(scores, {key: part.subjects for key, part in split.items()})
-    result = Audit(str(model), {k: digests[k] for k in scores}, rows, scores, notes)
+    others = {} if before is None else {"before": before}
+    others |= {f"reference:{i}": path for i, path in enumerate(references)}
+    look = Look(examples, state.tokenizer, generate, progress, len(others) + 1 + bool(last))
+    for view in _visit(state, below, last, others, opening):
+        look.at(view)
+    order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
+    scores = {key: look.scores[key] for key in order}
+    measures = {key: look.measures[key] for key in order}
+    subjects = {key: part.subjects for key, part in split.items()}
+    result = Audit(
+        model=str(model),
+        states={key: look.digests[key] for key in order},
+        rows=audit_rows(scores, subjects, measures=measures),
+        scores=scores,
+        measures=measures,
+        training={key: look.training[key] for key in order if key in look.training},
+        subjects=subjects,
+        notes=notes,
+    )
     if output is not None and os.environ.get("RANK", "0") == "0":
-        _write(result, Path(output), overwrite)
+        texts = shown_records(gone, look.said) if show_text else None
+        _write(result, texts, Path(output), overwrite)
     return result
 
 
-class _Counter:
-    """Turns 'this many records done' into (done, total)."""
+def _visit(
+    state: ModelState,
+    below: Sequence[str | Path],
+    last: str | Path | None,
+    others: Mapping[str, str | Path],
+    opening: Mapping[str, Any],
+) -> Iterator[View]:
+    """Open one state after the other, never two models at a time; the base comes last."""
 
-    def __init__(
-        self,
-        progress: Callable[[int, int], None] | None,
-        states: int,
-        examples: Mapping[str, Sequence[Example]],
-    ) -> None:
-        self._progress = progress
-        self._done = 0
-        self._total = states * sum(map(len, examples.values()))
+    def view(key: str, opened: ModelState) -> View:
+        return View(
+            key, opened.model, opened.head, opened.digest(), opened.adapter or opened.folder
+        )
 
-    def __call__(self, records: int) -> None:
-        self._done += records
-        if self._progress:
-            self._progress(self._done, self._total)
-
-
-def _score(
-    model: Any, state: ModelState, examples: Mapping[str, Sequence[Example]], count: _Counter
-) -> dict[str, TokenScores]:
-    return {
-        key: score_model(model, state.head, part, progress=count) for key, part in examples.items()
-    }
+    for key, path in others.items():
+        other = _open_other(state, below, path, last, opening)
+        yield view(key, other)
+        if last:
+            state = other
+    if last and others:
+        state = swap_adapters(state, [*below, last])
+    yield view("after", state)
+    if last:
+        with state.reference("base") as (base, head):
+            yield View("base", base, head, state.base_digest(), None)
 
 
 def _stack(
@@ -208,8 +214,10 @@ def _load(source: str | Path | Records) -> Records:
     return source if isinstance(source, Records) else Records.load(source)
 
 
-def _write(result: Audit, folder: Path, overwrite: bool) -> None:
-    """Write `audit.json` and `scores.parquet` together."""
+def _write(
+    result: Audit, texts: Sequence[ShownRecord] | None, folder: Path, overwrite: bool
+) -> None:
+    """Write `audit.json`, `scores.parquet` and `report.html` together."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -219,11 +227,19 @@ def _write(result: Audit, folder: Path, overwrite: bool) -> None:
             table = matrix.to_table()
             for position, (name, value) in enumerate((("state", state), ("split", split))):
                 table = table.add_column(position, name, pa.array([value] * matrix.records))
+            for measure in result.measures.get(state, {}).get(split, ()):
+                values = np.full(matrix.records, np.nan)
+                values[measure.positions] = measure.values
+                column = pa.array(values, mask=np.isnan(values))
+                table = table.append_column(f"{measure.probe}.{measure.metric}", column)
             parts.append(table)
     try:
         text = result.as_json()
     except ValueError as error:
         raise OutputError(f"audit.json would hold a number that JSON has not: {error}") from error
     with staged_folder(folder, overwrite=overwrite) as stage:
-        pq.write_table(pa.concat_tables(parts), stage / "scores.parquet")
+        pq.write_table(
+            pa.concat_tables(parts, promote_options="default"), stage / "scores.parquet"
+        )
         (stage / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (stage / "report.html").write_text(audit_page(result, texts), encoding="utf-8")

@@ -6,9 +6,11 @@ once however many attacks and probes read it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,10 @@ from unlearn._output import staged_file
 from unlearn.errors import DataError
 from unlearn_eval._arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["TokenScores"]
+__all__ = ["Sampler", "TokenScores"]
+
+Sampler = tuple[float, int]
+"""How a model is sampled: (temperature, top_k), top_k 0 meaning all tokens."""
 
 # Rounding lifts log(1) a little above 0; a loss in place of a log-probability lies far above.
 _ROUNDING = 1e-3
@@ -49,6 +54,10 @@ class TokenScores:
         std: float64[N], standard deviation of log p under the same.
         entropy: float64[N], in nats.
         text_bytes: int64[R], length of each zlib-compressed target text; None if not computed.
+        secret: int64[N], which sensitive value of its record a token belongs to: 1 for the first,
+            2 for the second …, 0 for none; None where nothing is known of sensitive values.
+        sampled: by (temperature, top_k), float64[N]: log-probability of the token when sampled so;
+            −inf where it is not among the top k.
     """
 
     ids: tuple[str, ...]
@@ -60,6 +69,8 @@ class TokenScores:
     std: FloatArray
     entropy: FloatArray
     text_bytes: IntArray | None = None
+    secret: IntArray | None = None
+    sampled: Mapping[Sampler, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -68,6 +79,10 @@ class TokenScores:
             object.__setattr__(self, name, _frozen(getattr(self, name), kind))
         if self.text_bytes is not None:
             object.__setattr__(self, "text_bytes", _frozen(self.text_bytes, np.int64))
+        if self.secret is not None:
+            object.__setattr__(self, "secret", _frozen(self.secret, np.int64))
+        frozen = {key: _frozen(value, np.float64) for key, value in self.sampled.items()}
+        object.__setattr__(self, "sampled", MappingProxyType(frozen))
         self._check_lengths()
         self._check_values()
 
@@ -81,8 +96,8 @@ class TokenScores:
         empty = np.flatnonzero(np.diff(self.offsets) < 1)
         if empty.size:
             raise DataError(f"record {self.ids[empty[0]]!r} has no target token to score; drop it")
-        for name in _TOKEN_TYPES:
-            shape = getattr(self, name).shape
+        for name, values in self._columns():
+            shape = values.shape
             if self.offsets[0] != 0 or shape != (self.offsets[-1],):
                 raise DataError(
                     f"offsets run from {self.offsets[0]} to {self.offsets[-1]}, which does not fit "
@@ -94,12 +109,25 @@ class TokenScores:
                 f"one value for each of {self.records} records is expected"
             )
 
+    def _columns(self) -> Iterator[tuple[str, Any]]:
+        """Yield (column name, array) of everything that has one value a token."""
+        for name in _TOKEN_TYPES:
+            yield name, getattr(self, name)
+        if self.secret is not None:
+            yield "secret", self.secret
+        for key, values in self.sampled.items():
+            yield _column_name(key), values
+
     def _check_values(self) -> None:
         """Refuse NaN and what cannot be: only a log-probability may be −inf."""
-        self._refuse(np.isnan(self.log_prob), "'log_prob' is NaN")
+        for name, values in (
+            ("log_prob", self.log_prob),
+            *((_column_name(key), values) for key, values in self.sampled.items()),
+        ):
+            self._refuse(np.isnan(values), f"{name!r} is NaN")
+            self._refuse(values > _ROUNDING, f"{name!r} is above 0 (a loss has the other sign)")
         for name in ("mean", "std", "entropy"):
             self._refuse(~np.isfinite(getattr(self, name)), f"{name!r} is NaN or infinite")
-        self._refuse(self.log_prob > _ROUNDING, "'log_prob' is above 0 (a loss has the other sign)")
 
     def _refuse(self, wrong: BoolArray, what: str) -> None:
         """Raise an error that names the record and token of the first wrong value."""
@@ -172,16 +200,39 @@ class TokenScores:
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         moved = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         source = moved + np.arange(offsets[-1])
-        return TokenScores(
+        return self._replaced(
+            lambda values: values[source],
             ids=tuple(self.ids[i] for i in chosen),
             offsets=offsets,
-            log_prob=self.log_prob[source],
-            hit=self.hit[source],
-            rank=self.rank[source],
-            mean=self.mean[source],
-            std=self.std[source],
-            entropy=self.entropy[source],
             text_bytes=None if self.text_bytes is None else self.text_bytes[chosen],
+        )
+
+    def spans(self, record: int) -> list[slice]:
+        """Return where the sensitive values of one record lie in the per-token arrays.
+
+        Args:
+            record: position from 0; negative positions count from the end.
+
+        Returns:
+            One slice a value, in order; none where nothing is known of them.
+        """
+        if self.secret is None:
+            return []
+        part = self.tokens(record)
+        inside = self.secret[part]
+        found = []
+        for which in np.unique(inside[inside > 0]):
+            where = np.flatnonzero(inside == which)
+            found.append(slice(part.start + int(where[0]), part.start + int(where[-1]) + 1))
+        return found
+
+    def _replaced(self, change: Callable[[Any], Any], **others: Any) -> TokenScores:
+        """Return new scores with every per-token array changed in the same way."""
+        return TokenScores(
+            **{name: change(getattr(self, name)) for name in _TOKEN_TYPES},
+            secret=None if self.secret is None else change(self.secret),
+            sampled={key: change(values) for key, values in self.sampled.items()},
+            **others,
         )
 
     def save(self, path: str | Path) -> None:
@@ -203,9 +254,8 @@ class TokenScores:
         import pyarrow as pa
 
         columns: dict[str, Any] = {"id": pa.array(self.ids, type=pa.string())}
-        for name in _TOKEN_TYPES:
-            values = pa.array(getattr(self, name))
-            columns[name] = pa.LargeListArray.from_arrays(pa.array(self.offsets), values)
+        for name, values in self._columns():
+            columns[name] = pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(values))
         if self.text_bytes is not None:
             columns["text_bytes"] = pa.array(self.text_bytes)
         return pa.table(columns)
@@ -244,7 +294,9 @@ class TokenScores:
         """Rebuild the flat arrays from the rows of a `pyarrow.Table`."""
         flat: dict[str, Any] = {}
         offsets: dict[str, IntArray] = {}
-        for name in _TOKEN_TYPES:
+        samplers = {name: key for name in table.column_names if (key := _sampler(name))}
+        secret = [name for name in ("secret",) if name in table.column_names]
+        for name in (*_TOKEN_TYPES, *secret, *samplers):
             lists = table.column(name).combine_chunks()
             values = lists.flatten()
             if lists.null_count or values.null_count:
@@ -254,9 +306,21 @@ class TokenScores:
             offsets[name] = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
             if not np.array_equal(offsets[name], offsets["log_prob"]):
                 raise DataError(f"columns 'log_prob' and {name!r} differ in tokens a record")
+        flat["sampled"] = {key: flat.pop(name) for name, key in samplers.items()}
         if "text_bytes" in table.column_names:
             flat["text_bytes"] = table.column("text_bytes").to_numpy()
         return cls(ids=tuple(table.column("id").to_pylist()), offsets=offsets["log_prob"], **flat)
+
+
+def _column_name(key: Sampler) -> str:
+    """Return the Parquet column of one sampler: `sampled[T=0.7,k=40]`."""
+    return f"sampled[T={key[0]:g},k={key[1]}]"
+
+
+def _sampler(column: str) -> Sampler | None:
+    """Read a column's name back; None if it is no sampler's."""
+    found = re.fullmatch(r"sampled\[T=([^,]+),k=(\d+)\]", column)
+    return (float(found[1]), int(found[2])) if found else None
 
 
 def _frozen(values: Any, kind: type[np.generic]) -> Any:

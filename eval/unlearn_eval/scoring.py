@@ -10,6 +10,8 @@ import numpy as np
 
 from unlearn.batches import Example
 from unlearn.scoring import TOKEN_BUDGET, Head, score_examples
+from unlearn_eval._arrays import IntArray
+from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["score_model"]
@@ -22,6 +24,7 @@ def score_model(
     *,
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[Sequence[int], Any], None] | None = None,
 ) -> TokenScores:
     """Score examples under one model, with one forward pass each.
 
@@ -31,6 +34,7 @@ def score_model(
         examples: the encoded records.
         token_budget: padded tokens of a batch.
         progress: called with the number of records done after each batch.
+        observe: sees the hidden states of each batch, see `unlearn.scoring.score_examples`.
 
     Returns:
         The score matrix.
@@ -39,7 +43,13 @@ def score_model(
         DataError: naming a record whose scores are NaN.
     """
     found, offsets = score_examples(
-        model, head, examples, token_budget=token_budget, progress=progress
+        model,
+        head,
+        examples,
+        samplers=SAMPLERS,
+        token_budget=token_budget,
+        progress=progress,
+        observe=observe,
     )
     return TokenScores(
         ids=tuple(e.id for e in examples),
@@ -51,4 +61,18 @@ def score_model(
         std=found.std.double().numpy(),
         entropy=found.entropy.double().numpy(),
         text_bytes=np.array([len(zlib.compress(e.target_text.encode())) for e in examples]),
+        secret=_secret_tokens(examples),
+        sampled={key: values.double().numpy() for key, values in found.sampled.items()},
     )
+
+
+def _secret_tokens(examples: Sequence[Example]) -> IntArray:
+    """Number the sensitive values that lie wholly within a record's target tokens."""
+    columns = []
+    for example in examples:
+        numbers = np.zeros(len(example.ids), dtype=np.int64)
+        inside = [s for s in example.secrets if example.target[s.start : s.end].all()]
+        for number, span in enumerate(inside, start=1):
+            numbers[span.start : span.end] = number
+        columns.append(numbers[example.target])
+    return np.concatenate([np.zeros(0, dtype=np.int64), *columns])

@@ -11,7 +11,7 @@ import pytest
 from unlearn.errors import DataError
 from unlearn_eval.scores import TokenScores
 
-ARRAYS = [f.name for f in dataclasses.fields(TokenScores) if f.name != "ids"]
+ARRAYS = [f.name for f in dataclasses.fields(TokenScores) if f.name not in ("ids", "sampled")]
 
 
 def random_scores(records: int = 7, seed: int = 0) -> TokenScores:
@@ -30,11 +30,16 @@ def random_scores(records: int = 7, seed: int = 0) -> TokenScores:
         std=rng.exponential(size=n),
         entropy=rng.exponential(size=n),
         text_bytes=rng.integers(8, 99, records),
+        secret=rng.integers(0, 3, n),
+        sampled={(1.0, 40): np.maximum(log_prob, -5) - 0.1, (0.7, 0): -rng.exponential(size=n)},
     )
 
 
 def assert_same(a: TokenScores, b: TokenScores) -> None:
     assert a.ids == b.ids
+    assert list(a.sampled) == list(b.sampled)
+    for key in a.sampled:
+        np.testing.assert_array_equal(a.sampled[key], b.sampled[key])
     for name in ARRAYS:
         left, right = getattr(a, name), getattr(b, name)
         if left is None:

@@ -5,33 +5,26 @@ Every probe gives one number (or yes/no) a record; larger = more is extracted.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from unlearn_eval._arrays import BoolArray, FloatArray
-from unlearn_eval.extraction import exact, strength, verbatim
+from unlearn_eval.extraction import discoverable, exact, secret, strength, verbatim
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["PROBES", "Probe"]
 
 
-class _Score(Protocol):
-    """A probe as a function; it takes a base like an attack does, and none uses it."""
-
-    def __call__(
-        self, target: TokenScores, base: TokenScores | None = None
-    ) -> BoolArray | FloatArray: ...
-
-
 class _Module(Protocol):
     """What every probe's file defines."""
 
-    METRIC: str
+    METRICS: dict[str, dict[str, Any]]
     PAPER: str
     SUMMARY: str
 
     @property
-    def score(self) -> _Score: ...
+    def score(self) -> Callable[..., BoolArray | FloatArray]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +33,33 @@ class Probe:
 
     Attributes:
         name: as on the command line; its file has the same name.
-        score: the function, `(target, base=None)` to one value a record.
-        metric: "rate" for yes/no values, "mean" for fractions.
+        score: the function, `(target, base=None, **options)` to one value a record.
+        metrics: by name, the options of `score` that give it; "rate…" for yes/no values, "mean…"
+            for fractions.
+        applies: says which records the probe is for; None if for all.
         paper: where it comes from.
         summary: one line for listings.
     """
 
     name: str
-    score: _Score
-    metric: str
+    score: Callable[..., BoolArray | FloatArray]
+    metrics: Mapping[str, Mapping[str, Any]]
     paper: str
     summary: str
+    applies: Callable[[TokenScores], BoolArray] | None = None
 
 
-def _probe(name: str, module: _Module) -> Probe:
+def _probe(
+    name: str, module: _Module, applies: Callable[[TokenScores], BoolArray] | None = None
+) -> Probe:
     """Describe the probe that a module defines."""
-    return Probe(name, module.score, module.METRIC, module.PAPER, module.SUMMARY)
+    return Probe(name, module.score, module.METRICS, module.PAPER, module.SUMMARY, applies)
 
 
 PROBES: dict[str, Probe] = {
     "verbatim": _probe("verbatim", verbatim),
     "strength": _probe("strength", strength),
     "exact": _probe("exact", exact),
+    "discoverable": _probe("discoverable", discoverable),
+    "secret": _probe("secret", secret, secret.has_secret),
 }

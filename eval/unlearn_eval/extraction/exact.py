@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["METRIC", "PAPER", "SUMMARY", "score"]
+__all__ = ["METRICS", "PAPER", "SUMMARY", "score"]
 
-METRIC = "mean"
+METRICS: dict[str, dict[str, Any]] = {"mean": {}}
 PAPER = "https://arxiv.org/abs/2205.10770"
 SUMMARY = "share of target tokens that are the model's first choice"
 

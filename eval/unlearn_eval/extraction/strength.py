@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["METRIC", "PAPER", "SUMMARY", "score"]
+__all__ = ["METRICS", "PAPER", "SUMMARY", "score"]
 
-METRIC = "mean"
+METRICS: dict[str, dict[str, Any]] = {"mean": {}}
 PAPER = "https://arxiv.org/abs/2406.09179"
 SUMMARY = "share of the target that greedy decoding completes by itself"
 

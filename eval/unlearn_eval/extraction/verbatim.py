@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from unlearn_eval._arrays import BoolArray
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["METRIC", "PAPER", "SUMMARY", "score"]
+__all__ = ["METRICS", "PAPER", "SUMMARY", "score"]
 
-METRIC = "rate"
+METRICS: dict[str, dict[str, Any]] = {"rate": {}}
 PAPER = "https://arxiv.org/abs/2202.07646"
 SUMMARY = "whether greedy decoding of the prompt gives the target exactly"
 

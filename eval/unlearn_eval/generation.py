@@ -1,0 +1,146 @@
+"""What a model says by itself when it is given the beginning of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearn.batches import Example, collate
+from unlearn.scoring import TOKEN_BUDGET
+from unlearn_eval._arrays import IntArray
+
+__all__ = ["Continuation", "continue_examples"]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A model's own ending of a record, as long as the true one at most.
+
+    Attributes:
+        tokens: int64, what the model wrote, without the token that ends a text.
+        text: the same decoded.
+        truth: the record's own ending, decoded in the same way.
+    """
+
+    tokens: IntArray
+    text: str
+    truth: str
+
+
+def continue_examples(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int], None] | None = None,
+) -> list[Continuation]:
+    """Let a model finish examples greedily, in batches with a key–value cache.
+
+    A record is cut before its last target (the completion, or the last turn of the assistant); free
+    text, which has nothing before its target, is cut in the middle. The model writes until it ends
+    the text, and at most as many tokens as the record has left.
+
+    Args:
+        model: a causal language model; its mode is restored afterwards.
+        tokenizer: its tokenizer.
+        examples: the encoded records.
+        token_budget: padded tokens of a batch; results do not depend on it but for ties.
+        progress: called with the number of records done after each batch.
+
+    Returns:
+        One continuation a record, in order.
+    """
+    cuts = [_cut(example) for example in examples]
+    found: dict[int, Continuation] = {}
+    ends = _ends(model, tokenizer)
+    mode = model.training
+    model.eval()
+    try:
+        for batch in _batches(examples, cuts, token_budget):
+            beginnings = [
+                Example(e.id, e.ids[:c], e.target[:c])
+                for e, c in ((examples[i], cuts[i]) for i in batch)
+            ]
+            left = [len(examples[i].ids) - cuts[i] for i in batch]
+            for i, n, row in zip(
+                batch, left, _generate(model, beginnings, max(left), ends), strict=True
+            ):
+                stop = np.flatnonzero(np.isin(row[:n], ends))
+                tokens = row[: int(stop[0]) if stop.size else n]
+                truth = examples[i].ids[cuts[i] :]
+                found[i] = Continuation(
+                    tokens,
+                    tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
+                    tokenizer.decode(truth.tolist(), skip_special_tokens=True),
+                )
+            if progress:
+                progress(len(batch))
+    finally:
+        model.train(mode)
+    return [found[i] for i in range(len(examples))]
+
+
+def _cut(example: Example) -> int:
+    """Return the position from which the model is to continue."""
+    target = np.flatnonzero(example.target)
+    start = int(target[-1])
+    while start > 0 and example.target[start - 1]:
+        start -= 1
+    # a beginning of a single token (the marker that begins every text) asks for nothing
+    return start if start > 1 else max(1, len(example.ids) // 2)
+
+
+def _ends(model: Any, tokenizer: Any) -> IntArray:
+    """Return every token that ends a text: the tokenizer's, and those the model's folder names."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = named if isinstance(named, list) else [named]
+    return np.array(sorted({i for i in (*named, tokenizer.eos_token_id) if i is not None}))
+
+
+def _batches(
+    examples: Sequence[Example], cuts: Sequence[int], token_budget: int
+) -> list[list[int]]:
+    """Group records whose beginnings and endings have similar lengths."""
+    order = sorted(range(len(examples)), key=lambda i: (cuts[i], len(examples[i].ids), i))
+    batches: list[list[int]] = []
+    for i in order:
+        group = [*batches[-1], i] if batches else [i]
+        widest = max(cuts[j] for j in group) + max(len(examples[j].ids) - cuts[j] for j in group)
+        if batches and widest * len(group) <= token_budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+@torch.no_grad()
+def _generate(
+    model: Any, beginnings: Sequence[Example], length: int, ends: IntArray
+) -> list[IntArray]:
+    """Decode greedily; whatever sampling the model's folder asks for is set aside."""
+    from transformers import GenerationConfig
+
+    device = next(model.parameters()).device
+    pad = int(ends[0]) if ends.size else 0
+    batch = collate(beginnings, pad=pad, side="left")
+    config = GenerationConfig(
+        max_new_tokens=length,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=pad,
+        eos_token_id=ends.tolist() or None,
+    )
+    written = model.generate(
+        input_ids=batch["input_ids"].to(device),
+        attention_mask=batch["attention_mask"].to(device),
+        generation_config=config,
+    )
+    width = batch["input_ids"].shape[1]
+    return list(written[:, width:].cpu().numpy().astype(np.int64))

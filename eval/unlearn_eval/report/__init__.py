@@ -1,0 +1,8 @@
+"""Audits as pages: one file, no network, for people rather than programs."""
+
+from __future__ import annotations
+
+from unlearn_eval.report.audit import audit_page
+from unlearn_eval.report.texts import ShownRecord, shown_records
+
+__all__ = ["ShownRecord", "audit_page", "shown_records"]

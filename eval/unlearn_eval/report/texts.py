@@ -1,0 +1,83 @@
+"""Text of records for the page, where the user asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from unlearn.records import Record, Records
+
+__all__ = ["ShownRecord", "shown_records"]
+
+
+@dataclass(frozen=True)
+class ShownRecord:
+    """A record with its text.
+
+    Attributes:
+        id: its id.
+        asked: what the model is given; None for free text.
+        parts: the rest of it as (text, kind of secret or None), in order.
+        said: by state, what the model says by itself.
+    """
+
+    id: str
+    asked: str | None
+    parts: tuple[tuple[str, str | None], ...]
+    said: Mapping[str, str]
+
+
+def shown_records(
+    records: Records, said: Mapping[str, Mapping[int, str]]
+) -> tuple[ShownRecord, ...]:
+    """Put records and what the states said about them side by side.
+
+    Args:
+        records: the records.
+        said: by state, what it said by position; records nobody was asked about stay out.
+
+    Returns:
+        The records, in order.
+    """
+    asked = sorted({i for found in said.values() for i in found})
+    return tuple(
+        ShownRecord(
+            id=records[i].id,
+            asked=_asked(records[i]),
+            parts=_parts(records[i]),
+            said={state: found[i] for state, found in said.items() if i in found},
+        )
+        for i in asked
+    )
+
+
+def _asked(record: Record) -> str | None:
+    if record.form == "prompt":
+        return record.prompt
+    if record.form == "messages":
+        turns = record.messages or ()
+        last = max((i for i, t in enumerate(turns) if t["role"] == "assistant"), default=0)
+        return "\n".join(f"{t['role']}: {t['content']}" for t in turns[:last])
+    return None
+
+
+def _parts(record: Record) -> tuple[tuple[str, str | None], ...]:
+    """Cut the answer at its secrets; of overlapping ones the first counts."""
+    field = {"prompt": "completion", "text": "text"}.get(record.form)
+    if field is None:
+        turns = record.messages or ()
+        last = max((i for i, t in enumerate(turns) if t["role"] == "assistant"), default=0)
+        field = f"messages.{last}.content"
+    text = record.field(field) or ""
+    parts: list[tuple[str, str | None]] = []
+    at = 0
+    for secret in sorted(
+        (s for s in record.secrets if s.field == field), key=lambda s: (s.start, s.end)
+    ):
+        if secret.start < at:
+            continue
+        parts.append((text[at : secret.start], None))
+        parts.append((text[secret.start : secret.end], secret.kind))
+        at = secret.end
+    parts.append((text[at:], None))
+    return tuple((piece, kind) for piece, kind in parts if piece)
