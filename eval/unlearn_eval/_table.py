@@ -107,6 +107,8 @@ class Audit:
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
+        said: by state, what it wrote when it continued forget records, by position. Text: it goes
+            into no file unless the user asks for that.
         notes: what the user should know.
     """
 
@@ -117,6 +119,7 @@ class Audit:
     measures: Measures = field(default_factory=dict, repr=False)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
+    said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:

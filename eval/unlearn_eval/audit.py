@@ -115,10 +115,11 @@ def run_audit(
         measures=measures,
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
+        said=look.said,
         notes=notes,
     )
     if output is not None and os.environ.get("RANK", "0") == "0":
-        texts = shown_records(gone, look.said) if show_text else None
+        texts = shown_records(gone, result.said) if show_text else None
         _write(result, texts, Path(output), overwrite)
     return result
 

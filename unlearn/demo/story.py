@@ -1,22 +1,23 @@
-"""The demo's story: learn made-up records, forget some people, measure."""
+"""The demo's story: learn made-up records, forget some people, measure, and write it up."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from unlearn._output import staged_file
 from unlearn.demo import base_path
 from unlearn.demo.generator import records
-from unlearn.models import ModelState, open_model
-from unlearn.records import Record, Records
-from unlearn.templates import Template
+from unlearn.methods import METHODS as KNOWN
+from unlearn.records import Records
 from unlearn.workflow import finetune, forget
 from unlearn_eval.audit import Audit, run_audit
+from unlearn_eval.report import Attempt, ShownRecord, shown_records, story_page
 
-__all__ = ["METHODS", "Chapter", "Story", "tell"]
+__all__ = ["METHODS", "REFERENCES", "Chapter", "Form", "Story", "tell"]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "retrain": {},
@@ -25,7 +26,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 """The methods shown: the exact one, one that forgets too much, one that destroys the model."""
 
-TEMPLATE = "qa"
+REFERENCES = 3
+"""How many adapters are trained without the people, to compare with."""
+
+Form = Literal["prompt", "messages"]
+TEMPLATES: Mapping[Form, str] = {"prompt": "qa", "messages": "chat"}
 TRAINING = {
     "learning_rate": 5e-3,
     "batch_size": 16,
@@ -37,6 +42,7 @@ LORA = {"r": 16, "lora_alpha": 32}
 
 # One person in ten asks to be forgotten; half as many unseen people as known ones are the holdout.
 _SHARE = 10
+_SHOWN = 2  # records of one person whose answers are shown on the terminal
 
 Progress = Callable[[int, int], None]
 
@@ -48,14 +54,12 @@ class Chapter:
     Attributes:
         name: the method.
         seconds: time of its training.
-        numbers: headline numbers with intervals, as text.
-        said: (question, what the model answers now).
+        audit: what is left, beside the references.
     """
 
     name: str
     seconds: float
-    numbers: dict[str, str]
-    said: list[tuple[str, str]]
+    audit: Audit
 
 
 @dataclass(frozen=True)
@@ -64,25 +68,41 @@ class Story:
 
     Attributes:
         folder: where everything is.
-        records: how many records were learned.
+        data: the records that were learned.
+        gone: those of the people who ask to be forgotten.
         seconds: time of training.
         learned: share recalled word for word.
-        forgotten: how many people ask to be forgotten.
-        forget_records: how many records they have.
-        said: (question, what the model answers), for some of the forgotten.
-        before: headline numbers before forgetting, as text.
+        before: the audit of the adapter as it was trained.
         seed: seed of everything.
     """
 
     folder: Path
-    records: int
+    data: Records
+    gone: Records
     seconds: float
     learned: float
-    forgotten: int
-    forget_records: int
-    said: list[tuple[str, str]]
-    before: dict[str, str]
+    before: Audit
     seed: int
+
+    @property
+    def shown(self) -> list[int]:
+        """Positions of a few forget records with a secret, all of one person."""
+        return [i for i, record in enumerate(self.gone) if record.secrets][:_SHOWN]
+
+    def retrain_references(self, progress: Progress | None = None) -> float:
+        """Train the adapters that never saw the people.
+
+        Args:
+            progress: called with (steps done, steps planned).
+
+        Returns:
+            Mean time of training, in seconds.
+        """
+        made = [
+            self._forget("retrain", {}, self._reference(i), self.seed + 100 + i, progress)
+            for i in range(REFERENCES)
+        ]
+        return sum(made) / len(made)
 
     def forget(self, name: str, progress: Progress | None = None) -> Chapter:
         """Take the people out with one method, and audit the result.
@@ -94,41 +114,134 @@ class Story:
         Returns:
             What came of it.
         """
-        data = Records.load(self.folder / "records.jsonl")
-        ids = f"@{self.folder / 'forget-ids.txt'}"
+        adapter = self.folder / name / "adapter"
+        seconds = self._forget(name, METHODS[name], adapter, self.seed + 1, progress)
+        audit = _audit(
+            self.folder,
+            adapter,
+            self.folder / name / "audit",
+            progress,
+            before=self.folder / "adapter",
+            references=[self._reference(i) for i in range(REFERENCES)],
+        )
+        return Chapter(name, seconds, audit)
+
+    def write_up(self, chapters: Sequence[Chapter]) -> Path:
+        """Write the page that shows it all.
+
+        Args:
+            chapters: what was tried.
+
+        Returns:
+            The file.
+        """
+        people = len(set(self.gone.subjects))
+        told = [
+            f"A small language model learned {len(self.data)} made-up personal records by heart, "
+            f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, e-mail "
+            "addresses and account numbers back, word for word. None of these people exist.",
+            f"Then {people} of {len(set(self.data.subjects))} people asked to be forgotten: "
+            f"{len(self.gone)} records. {len(chapters)} ways to do that were tried. Each was "
+            "compared with models that were trained without these people from the start, because "
+            "that is what forgetting should look like.",
+        ]
+        attempts = [
+            Attempt(c.name, KNOWN[c.name].summary, c.audit, f"{c.name}/audit/report.html")
+            for c in chapters
+        ]
+        file = self.folder / "report.html"
+        page = story_page(
+            "Some people asked a language model to forget them",
+            told,
+            attempts,
+            self._texts(chapters),
+            COMMANDS,
+        )
+        with staged_file(file) as stage:
+            stage.write_text(page, encoding="utf-8")
+        return file
+
+    def _reference(self, i: int) -> Path:
+        return self.folder / "references" / str(i)
+
+    def _forget(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        output: Path,
+        seed: int,
+        progress: Progress | None,
+    ) -> float:
         made = forget(
             base_path(),
-            data,
-            ids,
-            self.folder / name / "adapter",
+            self.data,
+            _ids(self.folder),
+            output,
             adapter=self.folder / "adapter",
             method=name,
             holdout=self.folder / "holdout.jsonl",
-            options=METHODS[name],
-            seed=self.seed + 1,
+            options=options,
+            seed=seed,
             overwrite=True,
             progress=progress,
         )
-        audit = _audit(self.folder, made.folder, self.folder / name / "audit", progress)
-        state = open_model(base_path(), made.folder)
-        said = [(q, _answer(state, r)) for q, r in _questions(data.select(ids))]
-        return Chapter(name, made.fit.seconds, _numbers(audit, "after"), said)
+        return made.fit.seconds
+
+    def _texts(self, chapters: Sequence[Chapter]) -> Sequence[ShownRecord]:
+        """Return one person's records with what the model says before and after each method."""
+        first = self.gone.subjects[0]
+        mine = [i for i, subject in enumerate(self.gone.subjects) if subject == first]
+        said = {"before": self.before.said["after"]} | {
+            f"after {c.name}": c.audit.said["after"] for c in chapters
+        }
+        return shown_records(
+            self.gone, {state: {i: found[i] for i in mine} for state, found in said.items()}
+        )
 
 
-def tell(folder: Path, people: int, seed: int = 0, progress: Progress | None = None) -> Story:
+COMMANDS = (
+    (
+        "Take records out of a LoRA adapter of yours. records.jsonl holds what it was trained on, "
+        "one record a line, with an id and prompt and completion (or text, or messages).",
+        "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
+        "--output cleaned",
+    ),
+    (
+        "Train again without them, as the reference. This removes them by construction, and for an "
+        "adapter it is often cheap enough.",
+        "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
+        "--output retrained --method retrain",
+    ),
+    (
+        "Measure what is left, with records the model never saw to compare with.",
+        "unlearn audit --model BASE --adapter cleaned --before ADAPTER --reference retrained "
+        "--data records.jsonl --forget id1,id2 --holdout unseen.jsonl --output audit",
+    ),
+)
+"""What a reader may want to run next."""
+
+
+def tell(
+    folder: Path,
+    people: int,
+    seed: int = 0,
+    form: Form = "prompt",
+    progress: Progress | None = None,
+) -> Story:
     """Write the records, fine-tune the embedded model on them, and look at what it learned.
 
     Args:
         folder: where everything goes.
         people: how many people the records are about.
         seed: seed of records and training.
+        form: question and answer, or conversations for the chat template.
         progress: called with (steps done, steps planned).
 
     Returns:
         The story so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    everybody = records(people + people // 2, seed)
+    everybody = records(people + people // 2, seed, form)
     per_person = len(everybody) // (people + people // 2)
     rows, unseen = everybody[: people * per_person], everybody[people * per_person :]
     _write(folder / "records.jsonl", rows)
@@ -141,82 +254,49 @@ def tell(folder: Path, people: int, seed: int = 0, progress: Progress | None = N
         base_path(),
         data,
         folder / "adapter",
-        template=TEMPLATE,
+        template=TEMPLATES[form],
         lora=LORA,
         options=TRAINING,
         seed=seed,
         overwrite=True,
         progress=progress,
     )
-    audit = _audit(folder, made.folder, None, progress)
-    state = open_model(base_path(), made.folder)
-    chosen = data.select(f"@{folder / 'forget-ids.txt'}")
     return Story(
         folder=folder,
-        records=len(data),
+        data=data,
+        gone=data.select(_ids(folder)),
         seconds=made.fit.seconds,
         learned=made.after["train"].recall,
-        forgotten=len(subjects),
-        forget_records=len(gone),
-        said=[(q, _answer(state, r)) for q, r in _questions(chosen)],
-        before=_numbers(audit, "after"),
+        before=_audit(folder, made.folder, None, progress),
         seed=seed,
     )
 
 
-def _audit(folder: Path, adapter: Path, output: Path | None, progress: Progress | None) -> Audit:
+def _ids(folder: Path) -> str:
+    return f"@{folder / 'forget-ids.txt'}"
+
+
+def _audit(
+    folder: Path,
+    adapter: Path,
+    output: Path | None,
+    progress: Progress | None,
+    before: Path | None = None,
+    references: Sequence[Path] = (),
+) -> Audit:
     return run_audit(
         base_path(),
         folder / "records.jsonl",
-        f"@{folder / 'forget-ids.txt'}",
+        _ids(folder),
         output,
         adapter=adapter,
-        before=folder / "adapter" if output else None,
+        before=before,
+        references=references,
         holdout=folder / "holdout.jsonl",
+        show_text=True,  # nobody in these records exists
         overwrite=True,
         progress=progress,
     )
-
-
-def _numbers(audit: Audit, state: str) -> dict[str, str]:
-    where = {
-        "forget": ("forget", "extraction.verbatim", "rate"),
-        "retain": ("retain", "extraction.verbatim", "rate"),
-        "auc": ("forget", "membership.loss", "auc"),
-    }
-    found = {}
-    for key, place in where.items():
-        row = audit.get(state, *place)
-        assert row.value is not None
-        if key == "auc":
-            found[key] = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        else:
-            found[key] = f"{row.value:.0%}"
-    return found
-
-
-def _questions(chosen: Records, n: int = 2) -> list[tuple[str, Record]]:
-    """Return a few questions of one person whose answers hold a secret."""
-    found = [(r.prompt or "", r) for r in chosen if r.secrets]
-    return found[:n]
-
-
-def _answer(state: ModelState, record: Record) -> str:
-    """Let the model answer a record's question, greedily."""
-    import torch
-
-    rendered = Template(TEMPLATE).render(record)
-    prompt = rendered.text[: rendered.targets[0][0]].rstrip()
-    inputs = state.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    with torch.no_grad():
-        ids = state.model.generate(
-            **inputs.to(state.device),
-            max_new_tokens=48,
-            do_sample=False,
-            pad_token_id=state.tokenizer.eos_token_id,
-        )
-    text = state.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return " ".join(str(text).split())
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

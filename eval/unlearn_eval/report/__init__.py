@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unlearn_eval.report.audit import audit_page
+from unlearn_eval.report.story import Attempt, story_page
 from unlearn_eval.report.texts import ShownRecord, shown_records
 
-__all__ = ["ShownRecord", "audit_page", "shown_records"]
+__all__ = ["Attempt", "ShownRecord", "audit_page", "shown_records", "story_page"]

@@ -11,7 +11,7 @@ from unlearn_eval.report.reading import SECRET, WHOLE, Reading, folded
 
 __all__ = ["Answer", "answers", "duration", "headline", "meaning", "percent", "state_name"]
 
-Tone = Literal["good", "bad", "open"]
+Tone = Literal["good", "bad", "open", "plain"]
 
 # What counts as damage to the rest: a tenth of a nat a token is 10 % of perplexity, and a
 # twentieth of the records known by heart is more than the noise of one more training run.
@@ -25,9 +25,9 @@ class Answer:
 
     Attributes:
         question: the question.
-        tone: whether the answer is good news, bad news, or open.
+        tone: whether the answer is good news, bad news, open, or no matter of good and bad.
         short: the answer in a few words.
-        now: the number after unlearning, as text.
+        now: the number after unlearning, with what it counts.
         others: (label, number) of other states, to compare with.
         text: what it means.
     """
@@ -77,14 +77,14 @@ def answers(reading: Reading) -> list[Answer]:
     return [answer for answer in found if answer]
 
 
-def headline(found: Sequence[Answer]) -> str:
+def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
     """Sum the answers up in a sentence or two.
 
     Args:
         found: from `answers`.
 
     Returns:
-        Text; it never says more than that nothing was found.
+        (text, tone); it never says more than that nothing was found.
     """
     tones = {answer.question: answer.tone for answer in found}
     out, told, rest = (tones.get(q) for q in (_OUT, _TELL, _REST))
@@ -111,7 +111,8 @@ def headline(found: Sequence[Answer]) -> str:
             if out != "bad"
             else " What it should have kept has suffered, too."
         )
-    return text
+    tone: Tone = "bad" if "bad" in (out, told, rest) else "good" if told == "good" else "open"
+    return text, tone
 
 
 _OUT = "Can anybody get the records out of the model?"
@@ -157,7 +158,7 @@ def _extracted(reading: Reading) -> Answer | None:
         _OUT,
         "bad" if leaks or secret_leak else "good",
         "Yes" if leaks else "Parts of them" if secret_leak else "Not in these tests",
-        _of(now),
+        f"{_of(now)} records come out",
         [("before", _of(before))] if before else [],
         " ".join(parts),
     )
@@ -224,7 +225,7 @@ def _recognised(reading: Reading) -> Answer | None:
         mean = sum(folded(x) for x in others) / len(others)
         shown.append(("never saw them", f"{100 * mean:.0f} of 100"))
     short = {"bad": "Yes", "good": "No difference was found", "open": "Open"}[tone]
-    return Answer(_TELL, tone, short, wins, shown, text)
+    return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text)
 
 
 def _valued(row: AuditRow | None) -> bool:
@@ -269,7 +270,8 @@ def _kept(reading: Reading) -> Answer | None:
     known = before is not None or change is not None
     tone: Tone = "bad" if damage else "good" if known else "open"
     short = {"bad": "No, it was damaged", "good": "Yes", "open": "Nothing to compare with"}[tone]
-    return Answer(_REST, tone, short, percent(now.value), shown, text)
+    counted = f"{percent(now.value)} known word for word"
+    return Answer(_REST, tone, short, counted, shown, text)
 
 
 def _cost(reading: Reading) -> Answer | None:
@@ -280,24 +282,29 @@ def _cost(reading: Reading) -> Answer | None:
     if not theirs:
         return Answer(
             _TIME,
-            "open",
-            now,
+            "plain",
+            "Only training time is known",
             now,
             [],
             "Training time of the unlearning run. No reference says what retraining would take.",
         )
     mean = sum(theirs) / len(theirs)
     share = ours[0] / mean
+    often = f" (mean of {len(theirs)})" if len(theirs) > 1 else ""
+    compared = f"{percent(share)} of retraining" if share < 2 else f"{share:.1f} times retraining"
     text = (
-        f"Unlearning trained for {now}; training again without the records, the exact way, took "
-        f"{duration(mean)}"
-        + (f" (mean of {len(theirs)})" if len(theirs) > 1 else "")
-        + f": {percent(share) if share < 2 else f'{share:.1f} times'} of it."
+        f"Unlearning trained for {now}. Training again without the records, which removes them by "
+        f"construction, took {duration(mean)}{often}."
     )
-    method = reading.audit.training.get("after", {}).get("method")
-    if method == "retrain":
-        text = f"This is the exact way: training again without the records, in {now}."
-    return Answer(_TIME, "open", now, now, [("retraining", duration(mean))], text)
+    if reading.audit.training["after"].get("method") == "retrain":
+        compared = "It is retraining"
+        text = (
+            "The model was trained again without the records, which removes them by construction. "
+            f"The references, made in the same way, took {duration(mean)}{often}."
+        )
+    return Answer(
+        _TIME, "plain", compared, f"{now} of training", [("retraining", duration(mean))], text
+    )
 
 
 _MEANINGS = {

@@ -1,0 +1,53 @@
+"""Render a page: one file with its style, its script and its drawings inside."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from typing import Any
+
+from unlearn_eval.report.words import duration, percent, state_name
+
+__all__ = ["render"]
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this package.
+
+    Everything is escaped but what is marked as safe markup. The page forbids every connection and
+    every script but its own, by the digest of its text, so that no text from a record could run.
+
+    Args:
+        template: file name under `templates`.
+        **values: what the template names.
+
+    Returns:
+        HTML.
+    """
+    environment = _environment()
+    script = environment.loader.get_source(environment, "page.js")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return str(environment.get_template(template).render(policy=policy, script=script, **values))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("unlearn_eval.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "drawing": Markup,  # made by `plots`, which draws numbers and names of states only
+        "duration": duration,
+        "percent": percent,
+        "state_name": state_name,
+    }
+    return environment
