@@ -111,7 +111,10 @@ class Browser:
         import base64
 
         found = self.command(
-            "Page.printToPDF", preferCSSPageSize=True, printBackground=True, paperWidth=8.27,
+            "Page.printToPDF",
+            preferCSSPageSize=True,
+            printBackground=True,
+            paperWidth=8.27,
             paperHeight=11.69,
         )
         return base64.b64decode(found["data"])

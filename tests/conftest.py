@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +29,21 @@ def assets() -> Path:
     if not folder:
         pytest.skip("UNLEARN_TEST_ASSETS is not set: no real model and data to test on")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one the tests of pages skip, and CI installs one."""
+    spec = importlib.util.spec_from_file_location("chromium", Path(__file__).parent / "chromium.py")
+    assert spec is not None
+    assert spec.loader is not None
+    chromium = importlib.util.module_from_spec(spec)
+    sys.modules["chromium"] = chromium
+    spec.loader.exec_module(chromium)
+    if not chromium.installed():
+        pytest.skip("no chromium and chromedriver: install the packages of these names")
+    with chromium.browser() as opened:
+        yield opened
 
 
 def _make_tokenizer(folder: Path) -> None:

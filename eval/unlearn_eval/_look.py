@@ -136,7 +136,5 @@ def _training(folder: Path | None) -> dict[str, Any]:
     line = Lineage.read(folder) if folder else None
     if line is None:
         return {}
-    facts = {key: line.cost[key] for key in ("seconds", "tokens", "steps") if key in line.cost}
-    return {"method": line.method, "seed": line.seed, **facts}
-
-
+    facts: dict[str, Any] = {"method": line.method, "seed": line.seed}
+    return facts | {k: line.cost[k] for k in ("seconds", "tokens", "steps") if k in line.cost}

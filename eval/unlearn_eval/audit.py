@@ -27,7 +27,6 @@ GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
 
 
-
 def run_audit(
     model: str | Path,
     data: str | Path | Records,
@@ -239,8 +238,6 @@ def _write(
     except ValueError as error:
         raise OutputError(f"audit.json would hold a number that JSON has not: {error}") from error
     with staged_folder(folder, overwrite=overwrite) as stage:
-        pq.write_table(
-            pa.concat_tables(parts, promote_options="default"), stage / "scores.parquet"
-        )
+        pq.write_table(pa.concat_tables(parts, promote_options="default"), stage / "scores.parquet")
         (stage / "audit.json").write_text(text + "\n", encoding="utf-8")
         (stage / "report.html").write_text(audit_page(result, texts), encoding="utf-8")

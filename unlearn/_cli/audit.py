@@ -36,6 +36,23 @@ def audit(
     holdout: flags.Holdout = None,
     retain: flags.Retain = None,
     template: flags.Template = None,
+    generate: Annotated[
+        int,
+        typer.Option(
+            "--generate",
+            min=0,
+            help="Records of each split that every state continues by itself (ROUGE, repetition); "
+            "0 for none.",
+        ),
+    ] = 64,
+    show_text: Annotated[
+        bool,
+        typer.Option(
+            "--show-text",
+            help="Put the text of the records and what the model says into report.html. Without it "
+            "the report holds numbers only.",
+        ),
+    ] = False,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
     dtype: flags.Dtype = "auto",
@@ -46,8 +63,8 @@ def audit(
     """Measure what an adapter still knows of records that were taken out.
 
     Compares the adapter with itself before, with references that never saw the records, and with
-    the base. Writes audit.json and scores.parquet. For a full fine-tune, leave --adapter out and
-    name models with --before and --reference.
+    the base. Writes report.html for people, audit.json for programs and scores.parquet. For a full
+    fine-tune, leave --adapter out and name models with --before and --reference.
 
     Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
@@ -68,10 +85,14 @@ def audit(
             holdout=holdout,
             retain=retain,
             template=template,
+            generate=generate,
+            show_text=show_text,
             seed=seed,
             overwrite=overwrite,
             progress=progress,
             **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         )
     audit_table(result)
-    console.print(f"Saved to [bold]{escape(str(output))}[/bold] (audit.json, scores.parquet)")
+    where = escape(str(output))
+    console.print(f"Saved to [bold]{where}[/bold] (audit.json, scores.parquet)")
+    console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")

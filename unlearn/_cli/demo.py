@@ -39,7 +39,9 @@ def demo(
     ] = 40,
     form: Annotated[
         Form,
-        typer.Option("--form", help="Questions with answers, or conversations for a chat template."),
+        typer.Option(
+            "--form", help="Questions with answers, or conversations for a chat template."
+        ),
     ] = Form.PROMPT,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
@@ -123,14 +125,22 @@ def _cells(audit: Audit, state: str) -> list[str]:
     assert kept.value is not None
     assert auc.value is not None
     wins = max(auc.value, 1 - auc.value)
-    return [f"{round(out.value * out.n)} of {out.n}", f"{kept.value:.0%}", f"{100 * wins:.0f} of 100"]
+    return [
+        f"{round(out.value * out.n)} of {out.n}",
+        f"{kept.value:.0%}",
+        f"{100 * wins:.0f} of 100",
+    ]
 
 
 def _of_references(audit: Audit) -> list[str]:
     """Return the same of the references: one number, or its range."""
-    columns = zip(*(_cells(audit, s) for s in audit.states if s.startswith("reference:")), strict=True)
+    columns = zip(
+        *(_cells(audit, s) for s in audit.states if s.startswith("reference:")), strict=True
+    )
     found = []
     for column in columns:
         values = sorted(set(column), key=lambda text: float(text.split()[0].rstrip("%")))
-        found.append(values[0] if len(values) == 1 else f"{values[0].split(' of ')[0]} to {values[-1]}")
+        found.append(
+            values[0] if len(values) == 1 else f"{values[0].split(' of ')[0]} to {values[-1]}"
+        )
     return found

@@ -138,8 +138,8 @@ class Story:
         people = len(set(self.gone.subjects))
         told = [
             f"A small language model learned {len(self.data)} made-up personal records by heart, "
-            f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, e-mail "
-            "addresses and account numbers back, word for word. None of these people exist.",
+            f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, "
+            "e-mail addresses and account numbers back, word for word. None of these people exist.",
             f"Then {people} of {len(set(self.data.subjects))} people asked to be forgotten: "
             f"{len(self.gone)} records. {len(chapters)} ways to do that were tried. Each was "
             "compared with models that were trained without these people from the start, because "

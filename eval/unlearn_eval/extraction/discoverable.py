@@ -91,7 +91,7 @@ def log_prob_of_target(target: TokenScores, sampler: Sampler = SAMPLER) -> Float
     if sampler not in target.sampled:
         known = ", ".join(f"T={t:g}, k={k}" for t, k in target.sampled) or "none"
         raise DataError(
-            f"the scores hold no sampling at T={sampler[0]:g}, k={sampler[1]} (they hold: {known}); "
+            f"the scores hold no sampling at T={sampler[0]:g}, k={sampler[1]} (they hold {known}); "
             "score the state again with this sampler"
         )
     return target.per_record(target.sampled[sampler], "sum")
@@ -122,4 +122,5 @@ def tries_needed(log_prob: npt.ArrayLike, p: float = CHANCE) -> FloatArray:
         tries = np.log1p(-p) / log_miss
     # a quotient one rounding error above a whole number is that number
     whole = np.ceil(tries * (1 - 1e-12))
-    return np.maximum(1.0, whole)
+    found: FloatArray = np.maximum(1.0, whole)
+    return found

@@ -45,9 +45,9 @@ def score(
     """Return, for every record, whether one of its secrets is completed exactly.
 
     Greedily, a secret counts if every one of its tokens is the arg-max given the true text before
-    it; with n tries, if sampling that often gives it with probability p or more. The attacker knows the record up to the value, as in the personal-information extraction of Lukas
-    et al., "Analyzing Leakage of Personally Identifiable Information in Language Models" (arXiv
-    2302.00539).
+    it; with n tries, if sampling that often gives it with probability p or more. The attacker
+    knows the record up to the value, as in Lukas et al., "Analyzing Leakage of Personally
+    Identifiable Information in Language Models" (arXiv 2302.00539).
 
     Args:
         target: scores of records that all have a secret, see `has_secret`.

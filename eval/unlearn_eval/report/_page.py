@@ -15,8 +15,9 @@ __all__ = ["render"]
 def render(template: str, **values: Any) -> str:
     """Fill in a template of this package.
 
-    Everything is escaped but what is marked as safe markup. The page forbids every connection and
-    every script but its own, by the digest of its text, so that no text from a record could run.
+    Everything is escaped but the script and the drawings of `plots`, which hold numbers and names
+    of states only. The page forbids every connection and every script but its own, by the digest
+    of its text, so that no text from a record could run.
 
     Args:
         template: file name under `templates`.
@@ -35,7 +36,6 @@ def render(template: str, **values: Any) -> str:
 @functools.cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("unlearn_eval.report", "templates"),
@@ -45,7 +45,6 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "drawing": Markup,  # made by `plots`, which draws numbers and names of states only
         "duration": duration,
         "percent": percent,
         "state_name": state_name,

@@ -112,9 +112,10 @@ def _roc(reading: Reading, attack: str) -> Picture:
     row = reading.row("after", *place)
     assert row is not None
     aim = reading.expected(place[1])
+    tried = len({r.probe for r in reading.audit.rows if r.state == "after" and r.metric == "auc"})
     text = (
-        f"Of six attacks the one farthest from the aim, {attack}. On the diagonal it guesses; above "
-        "it, the records are recognised as once known, below it as suspiciously unknown. "
+        f"Of {tried} attacks the one farthest from the aim, {attack}. On the diagonal it guesses; "
+        "above it, the records are recognised as once known, below it as suspiciously unknown. "
         f"Area under the curve {_estimate(row)}; aim {aim:.2f}"
         f" ({'the references' if reading.references else 'guessing'})."
     )
@@ -188,7 +189,9 @@ def _estimate(row: AuditRow) -> str:
     if row.value is None:
         return "–"
     text = f"{row.value:.2f}"
-    return text if row.low is None or row.high is None else f"{text} [{row.low:.2f}, {row.high:.2f}]"
+    return (
+        text if row.low is None or row.high is None else f"{text} [{row.low:.2f}, {row.high:.2f}]"
+    )
 
 
 def _sections(reading: Reading, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -233,9 +236,7 @@ def _cell(reading: Reading, column: str, split: str, probe: str, metric: str) ->
     return {"value": f"{row.value:.2f}", "interval": interval + mark, "note": row.note}
 
 
-def _missing(
-    reading: Reading, state: str, split: str, probe: str, metric: str
-) -> dict[str, Any]:
+def _missing(reading: Reading, state: str, split: str, probe: str, metric: str) -> dict[str, Any]:
     try:
         note = reading.audit.get(state, split, probe, metric).note
     except KeyError:
@@ -247,8 +248,8 @@ def _remarks(audit: Audit) -> list[str]:
     """Say what a reader must know to read the numbers right."""
     found = [
         "Intervals are 95% intervals; that of references is the range of their values.",
-        "Numbers describe these records, prompts and attacks. That nothing was found does not prove "
-        "that nothing is there: a stronger attack could find what these did not.",
+        "Numbers describe these records, prompts and attacks. That nothing was found does not "
+        "prove that nothing is there: a stronger attack could find what these did not.",
     ]
     if any(row.interval == "conditional" for row in audit.rows):
         found.append(
@@ -259,5 +260,3 @@ def _remarks(audit: Audit) -> list[str]:
     found += [f"Not computed: {note}." for note in refused]
     found += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
     return found
-
-

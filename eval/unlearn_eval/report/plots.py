@@ -36,9 +36,11 @@ _VARIABLES = {
 }
 _MARKERS = {"before": "s", "after": "o", "reference": "D", "base": "^"}
 _WIDTH = 4.6
+_LABEL_GAP = 0.075  # of the height of the axes, between labels of points
+_POINTS_OF_ONE = 158.0  # height of the axes of `tradeoff`, in points for one unit
 _DOTS = 120  # of one split in one strip; more would be a smear
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -185,7 +187,7 @@ def roc(reading: Reading) -> str:
     attack = reading.strongest
     assert attack is not None
     curves = []
-    for state in reversed(reading.audit.states):
+    for state in reversed(list(reading.audit.states)):
         pair = reading.attack_scores(attack, state)
         if pair is not None:
             curves.append((state, *pair))
@@ -224,7 +226,7 @@ def _label(kind: str, references: int) -> str:
 
 
 def _roc_points(member: FloatArray, other: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return (false positive rate, true positive rate) at every threshold, from (0, 0) to (1, 1)."""
+    """Return (false, true) positive rate at every threshold, from (0, 0) to (1, 1)."""
     cuts = np.unique(np.concatenate([member, other]))[::-1]
     above = [np.searchsorted(np.sort(v), cuts, side="left") for v in (other, member)]
     x, y = (1 - a / len(v) for a, v in zip(above, (other, member), strict=True))
@@ -305,8 +307,7 @@ def tradeoff(points: Sequence[tuple[str, str, AuditRow, AuditRow]], expected: fl
 
     def paint(ax: Axes) -> None:
         ax.axhline(expected, color=_COLOURS["reference"], linewidth=0.8, linestyle=":")
-        named = set()
-        for label, kind, utility, auc in points:
+        for _, kind, utility, auc in points:
             x, y = _estimate(utility), _estimate(auc)
             ax.errorbar(
                 [x[0]],
@@ -319,22 +320,40 @@ def tradeoff(points: Sequence[tuple[str, str, AuditRow, AuditRow]], expected: fl
                 elinewidth=1,
                 alpha=0.9,
             )
-            if label not in named:
-                above = y[0] < 0.85
-                ax.annotate(
-                    label,
-                    (x[0], y[0]),
-                    xytext=(-6, 6 if above else -6),
-                    textcoords="offset points",
-                    ha="right",
-                    va="bottom" if above else "top",
-                )
-            named.add(label)
+        for label, left, height, at in _label_places(points):
+            right = left < 0.5
+            ax.annotate(
+                label,
+                (left, height),
+                xytext=(8 if right else -8, (at - height) * _POINTS_OF_ONE),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+            )
         ax.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.05))
         ax.set_xlabel("records to keep: share of tokens still known")
         ax.set_ylabel("attack's AUC")
 
     return _draw("tradeoff", 3.1, paint)
+
+
+def _label_places(
+    points: Sequence[tuple[str, str, AuditRow, AuditRow]],
+) -> list[tuple[str, float, float, float]]:
+    """Return (label, x, y, height of the label), moved apart where labels would collide."""
+    first: dict[str, tuple[float, float]] = {}
+    for label, _, utility, auc in points:
+        first.setdefault(label, (_estimate(utility)[0], _estimate(auc)[0]))
+    found: list[tuple[str, float, float, float]] = []
+    for side in (True, False):  # labels of the left half are on the right, and the other way
+        at = 2.0
+        mine = [(place[1], place[0], label) for label, place in first.items()]
+        for y, x, label in sorted(mine, reverse=True):
+            if (x < 0.5) != side:
+                continue
+            at = min(y, at - _LABEL_GAP)
+            found.append((label, x, y, max(at, 0.0)))
+    return found
 
 
 def _estimate(row: AuditRow) -> tuple[float, float, float]:

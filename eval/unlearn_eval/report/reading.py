@@ -12,7 +12,7 @@ from unlearn_eval._arrays import FloatArray
 from unlearn_eval._table import Audit, AuditRow, cluster_labels
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.scores import TokenScores
-from unlearn_eval.statistics import Interval, paired_difference
+from unlearn_eval.statistics import Interval, auc_interval, paired_difference
 from unlearn_eval.utility import loss
 
 __all__ = ["Reading", "folded"]
@@ -81,6 +81,29 @@ class Reading:
             if found is not None and abs(found - self.expected(probe)) > best + 1e-9:
                 best, name = abs(found - self.expected(probe)), attack
         return name
+
+    def adjusted(self, attack: str, level: float = 0.95) -> Interval | None:
+        """Return one attack's AUC after unlearning, allowing for all the attacks that were tried.
+
+        Whoever looks for the worst of m attacks finds a chance deviation m times as easily; each
+        interval is therefore taken at level 1 − (1 − level)/m (Bonferroni).
+
+        Args:
+            attack: its name.
+            level: at which all intervals hold together.
+
+        Returns:
+            AUC with interval, or None where the attack does not apply.
+        """
+        tried = sum(
+            self.value("after", "forget", f"membership.{name}", "auc") is not None
+            for name in ATTACKS
+        )
+        pair = self.attack_scores(attack, "after")
+        if pair is None:
+            return None
+        labels = [cluster_labels(self.audit.subjects.get(s)) for s in ("forget", "holdout")]
+        return auc_interval(*pair, 1 - (1 - level) / max(1, tried), *labels)
 
     def attack_scores(self, attack: str, state: str) -> tuple[FloatArray, FloatArray] | None:
         """Return one attack's scores of the forgotten and of the unseen records, if there are any.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -89,6 +89,13 @@ def _lines(attempts: Sequence[Attempt]) -> list[_Line]:
         lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, said))
     references = first.references
     if references:
+        gone = attempts[0].audit.scores["after"]["forget"].records
+        out = fmean(first.of_references("forget", *WHOLE)) * gone
+        wins = [
+            folded(auc)
+            for attempt in attempts
+            for auc in first.of_references("forget", _attack(Reading(attempt.audit)), "auc")
+        ]
         lines.append(
             _Line(
                 name="what to aim at",
@@ -96,8 +103,8 @@ def _lines(attempts: Sequence[Attempt]) -> list[_Line]:
                 link="",
                 tone="plain",
                 verdict="",
-                out=f"{fmean(first.of_references('forget', *WHOLE)):.0%}",
-                wins=_range([folded(a) for a in _aucs(first)]),
+                out=f"{round(out)} of {gone}",
+                wins=_range(wins),
                 kept=percent(fmean(first.of_references("retain", *WHOLE))),
                 time=duration(fmean(first.cost(references))) if first.cost(references) else "",
             )
@@ -131,10 +138,6 @@ def _line(
 
 def _attack(reading: Reading) -> str:
     return f"membership.{reading.strongest or 'loss'}"
-
-
-def _aucs(reading: Reading) -> list[float]:
-    return reading.of_references("forget", _attack(reading), "auc")
 
 
 def _range(values: Sequence[float]) -> str:
@@ -179,5 +182,7 @@ def _costs(attempts: Sequence[Attempt]) -> Picture:
         for seconds in Reading(a.audit).cost(["after"])
     }
     shares["retraining"] = (1.0, duration(mean))
-    text = f"Training time on this machine, against {duration(mean)} for training again without them."
+    text = (
+        f"Training time on this machine, against {duration(mean)} for training again without them."
+    )
     return Picture("What it took", plots.costs(shares), text)

@@ -90,6 +90,8 @@ def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
     out, told, rest = (tones.get(q) for q in (_OUT, _TELL, _REST))
     if out == "bad":
         text = "The records are still in the model: some can be got out of it."
+    elif rest == "bad":
+        text = "The model was damaged: much of what it should have kept is gone with the records."
     elif told == "bad":
         text = (
             "The records no longer come out word for word, but the model still gives away that it "
@@ -105,12 +107,10 @@ def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
             "The records no longer come out. Whether the model still gives away that it once saw "
             "them is open."
         )
-    if rest == "bad":
-        text += (
-            " Much of what it should have kept is gone as well."
-            if out != "bad"
-            else " What it should have kept has suffered, too."
-        )
+    if rest == "bad" and out == "bad":
+        text += " What it should have kept has suffered, too."
+    if rest == "bad" and told == "bad":
+        text += " It gives away, too, that it once saw them."
     tone: Tone = "bad" if "bad" in (out, told, rest) else "good" if told == "good" else "open"
     return text, tone
 
@@ -195,7 +195,9 @@ def _recognised(reading: Reading) -> Answer | None:
     assert now.value is not None
     others = reading.of_references(*place)
     aim = reading.expected(place[1])
-    inside = _covers(now, min(others, default=aim), max(others, default=aim))
+    sure = reading.adjusted(attack)
+    assert sure is not None
+    inside = sure.low <= max(others, default=aim) and sure.high >= min(others, default=aim)
     tone: Tone = "bad" if not inside else "good" if others else "open"
     wins = f"{100 * folded(now.value):.0f} of 100"
     text = (
@@ -213,30 +215,21 @@ def _recognised(reading: Reading) -> Answer | None:
             f"{low if low == high else ' to '.join(sorted((low, high), key=int))}: that is what "
             "success looks like."
         )
-    if inside and now.low is not None and now.high is not None:
+    if inside:
         text += (
-            f" With {now.n} records the true number lies between {100 * now.low:.0f} and "
-            f"{100 * now.high:.0f}, so a smaller trace than that would go unseen."
+            f" {now.n} records only tell that it is between {100 * sure.low:.0f} and "
+            f"{100 * sure.high:.0f}: a smaller trace than that would go unseen."
         )
     if not others:
         text += " No model trained without the records was given to compare with."
-    shown = [("before", f"{100 * folded(before.value):.0f} of 100")] if _valued(before) else []
+    shown = []
+    if before is not None and before.value is not None:
+        shown.append(("before", f"{100 * folded(before.value):.0f} of 100"))
     if others:
         mean = sum(folded(x) for x in others) / len(others)
         shown.append(("never saw them", f"{100 * mean:.0f} of 100"))
     short = {"bad": "Yes", "good": "No difference was found", "open": "Open"}[tone]
     return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text)
-
-
-def _valued(row: AuditRow | None) -> bool:
-    return row is not None and row.value is not None
-
-
-def _covers(row: AuditRow, low: float, high: float) -> bool:
-    """Say whether an interval meets the range [low, high]."""
-    assert row.value is not None
-    ours = (row.low, row.high) if row.low is not None and row.high is not None else (row.value,) * 2
-    return ours[0] <= high and ours[1] >= low
 
 
 def _kept(reading: Reading) -> Answer | None:

@@ -65,9 +65,7 @@ class Anchor:
         """
         # a projection that carries an adapter changes when adapters are switched
         same = type(head.module) is nn.Linear
-        self._head = (
-            head if same else Head(copy.deepcopy(head.module), head.scale, head.softcap)
-        )
+        self._head = head if same else Head(copy.deepcopy(head.module), head.scale, head.softcap)
 
         def observe(batch: Sequence[int], hidden: Tensor) -> None:
             for i, part in self._parts(batch, hidden):
@@ -94,7 +92,7 @@ class Anchor:
             for i, part in self._parts(batch, hidden):
                 total = 0.0
                 for ours, theirs in zip(
-                    self._hidden[i].split(_CHUNK), part.split(_CHUNK), strict=True
+                    torch.split(self._hidden[i], _CHUNK), torch.split(part, _CHUNK), strict=True
                 ):
                     place = ours.to(next(first.module.parameters()).device)
                     divergence = kl_divergence(first(place), head(theirs))
@@ -106,7 +104,7 @@ class Anchor:
     def _parts(self, batch: Sequence[int], hidden: Tensor) -> list[tuple[int, Tensor]]:
         """Split a batch's hidden states by record, and keep the chosen ones."""
         sizes = [self._targets[i] for i in batch]
-        parts = zip(batch, hidden.split(sizes), strict=True)
+        parts = zip(batch, torch.split(hidden, sizes), strict=True)
         return [(i, part) for i, part in parts if i in self._chosen]
 
     def values(self, found: dict[int, float]) -> FloatArray:

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+
+from unlearn_eval.report.reading import Reading
+from unlearn_eval.report.words import answers, duration, headline, meaning, percent, state_name
+
+REFERENCES = ("reference:0", "reference:1")
+
+
+def read(audit):
+    found = answers(Reading(audit))
+    return {a.question.split()[1]: a for a in found} | {"found": found}
+
+
+def losses(**after):
+    """Losses of all states on one split: before, after, references."""
+    return {"before": 0.0, **after, **dict.fromkeys(REFERENCES, 3.0)}
+
+
+def test_a_clean_deletion(good):
+    said = read(good)
+    text, tone = headline(said["found"])
+    assert tone == "good"
+    assert "no longer come out" in text
+    assert "as far as these tests can see" in text
+    out, tell, rest, cost = said["found"]
+    assert (out.tone, out.now) == ("good", "0 of 20 records come out")
+    assert out.others == [("before", "20 of 20")]
+    assert "now it gives 0 of 20" in out.text
+    assert tell.tone == "good"
+    assert tell.short == "No difference was found"
+    assert "would go unseen" in tell.text  # never "no trace"
+    assert (rest.tone, rest.short) == ("good", "Yes")
+    assert cost.short == "20% of retraining"
+    assert "10.0 s (mean of 2)" in cost.text or "10 s (mean of 2)" in cost.text
+
+
+def test_records_that_still_come_out(make_audit):
+    audit = make_audit(losses(after=0.0), losses(after=0.0), losses(after=3.0))
+    said = read(audit)
+    assert headline(said["found"])[1] == "bad"
+    assert "still in the model" in headline(said["found"])[0]
+    assert said["found"][0].short == "Yes"
+    assert said["found"][0].now == "20 of 20 records come out"
+
+
+@pytest.mark.parametrize(("after", "why"), [(0.9, ""), (12.0, "suspiciously badly")])
+def test_both_directions_give_records_away(make_audit, after, why):
+    unseen = dict.fromkeys(("before", "after", *REFERENCES), 3.0)
+    kept = dict.fromkeys(("before", "after", *REFERENCES), 0.0)
+    audit = make_audit(losses(after=after), kept, unseen, secret=False)
+    said = read(audit)
+    tell = said["found"][1]
+    assert tell.tone == "bad"
+    assert tell.short == "Yes"
+    assert why in tell.text
+    assert "100 of 100" in tell.now or "99 of 100" in tell.now or "98 of 100" in tell.now
+    assert headline(said["found"])[1] == "bad"
+
+
+def test_a_destroyed_model_is_never_good_news(make_audit):
+    states = ("before", "after", *REFERENCES)
+    broken = dict(zip(states, (0.0, 9.0, 3.0, 3.0), strict=True))
+    kept = dict(zip(states, (0.0, 9.0, 0.0, 0.0), strict=True))
+    unseen = dict(zip(states, (3.0, 9.0, 3.0, 3.0), strict=True))
+    said = read(make_audit(broken, kept, unseen))
+    rest = said["found"][2]
+    assert (rest.tone, rest.short) == ("bad", "No, it was damaged")
+    assert rest.now == "0% known word for word"
+    text, tone = headline(said["found"])
+    assert tone == "bad"
+    assert "damaged" in text
+
+
+def test_without_references_nothing_is_called_forgotten(make_audit):
+    audit = make_audit(
+        {"before": 0.0, "after": 3.0}, {"before": 0.0, "after": 0.0}, {"before": 3.0, "after": 3.0}
+    )
+    said = read(audit)
+    tell = said["found"][1]
+    assert (tell.tone, tell.short) == ("open", "Open")
+    assert "No model trained without the records was given" in tell.text
+    assert headline(said["found"])[1] == "open"
+    assert len(said["found"]) == 3  # no lineage, no cost
+
+
+def test_with_one_state_and_no_holdout(make_audit):
+    audit = make_audit({"after": 3.0}, {"after": 0.0})
+    said = read(audit)["found"]
+    assert [a.tone for a in said] == ["good", "open"]
+    assert said[1].short == "Nothing to compare with"
+    assert headline(said)[1] == "open"
+
+
+def test_secrets_that_models_guess_anyway_are_no_leak(make_audit):
+    """The same share of completed secrets is a leak or not, depending on the references."""
+    kept = dict.fromkeys(("before", "after", *REFERENCES), 0.0)
+    leaky = make_audit(losses(after=0.6), kept)
+    out = read(leaky)["found"][0]
+    assert out.tone == "bad"
+    both = make_audit({"before": 0.0, "after": 0.9, "reference:0": 0.9, "reference:1": 0.9}, kept)
+    out = read(both)["found"][0]
+    assert "models that never saw the record guess" in out.text
+
+
+def test_percentages_never_round_to_nothing_or_everything():
+    assert [percent(x) for x in (0, 0.001, 0.008, 0.5, 0.994, 0.999, 1)] == [
+        "0%",
+        "under 1%",
+        "1%",
+        "50%",
+        "99%",
+        "over 99%",
+        "100%",
+    ]
+
+
+def test_durations_and_names():
+    assert [duration(x) for x in (0.4, 12, 119, 600, 9000)] == [
+        "0.4 s",
+        "12 s",
+        "119 s",
+        "10 min",
+        "2.5 h",
+    ]
+    assert state_name("reference:0") == "reference 1"
+    assert state_name("base") == "base model"
+    assert state_name("npo") == "npo"
+
+
+def test_every_number_of_an_audit_has_a_meaning(good):
+    for row in good.rows:
+        assert meaning(row.probe, row.metric), (row.probe, row.metric)
+    assert meaning("mine.probe", "mean") == ""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unlearn.batches import Example, encode
+from unlearn.demo import base_path, facts
+from unlearn.models import open_model
+from unlearn.records import Records
+from unlearn.templates import Template
+from unlearn_eval.generation import continue_examples
+
+
+@pytest.fixture(scope="module")
+def state():
+    return open_model(base_path())
+
+
+@pytest.fixture(scope="module")
+def examples(state):
+    """Questions of different lengths, most of which the embedded model can answer."""
+    return encode(Records.from_rows(facts()[:24]), state.tokenizer, Template("qa"), 128)
+
+
+def alone(state, example: Example, cut: int) -> list[int]:
+    """Greedy decoding without batch, padding or cache."""
+    ids = list(example.ids[:cut])
+    written: list[int] = []
+    while len(written) < len(example.ids) - cut:
+        with torch.no_grad():
+            best = int(state.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
+        if best == state.tokenizer.eos_token_id:
+            break
+        written.append(best)
+    return written
+
+
+@pytest.mark.parametrize("budget", [1, 4096])
+def test_equals_greedy_decoding_of_one_record_alone(state, examples, budget):
+    found = continue_examples(state.model, state.tokenizer, examples, token_budget=budget)
+    for example, said in zip(examples, found, strict=True):
+        cut = int(np.flatnonzero(example.target)[0])
+        assert said.tokens.tolist() == alone(state, example, cut)
+        assert said.truth == state.tokenizer.decode(example.ids[cut:], skip_special_tokens=True)
+        assert said.text == state.tokenizer.decode(said.tokens, skip_special_tokens=True)
+    assert sum(said.text == said.truth for said in found) > 12  # it does know most of them
+
+
+def test_says_the_truth_exactly_where_every_token_is_a_hit(state, examples):
+    """Teacher forcing and generation must agree on what is extractable."""
+    from unlearn.scoring import Head, score_examples
+
+    scores, offsets = score_examples(state.model, Head.of(state.model), examples)
+    verbatim = np.minimum.reduceat(scores.hit.numpy(), offsets[:-1])
+    found = continue_examples(state.model, state.tokenizer, examples)
+    assert [said.text == said.truth for said in found] == verbatim.tolist()
+
+
+def test_free_text_is_cut_in_the_middle_and_the_last_turn_is_what_is_continued(state):
+    target = np.array([0, 1, 1, 1, 1, 1, 1, 1], dtype=bool)
+    ids = np.array(state.tokenizer("Which day of the week comes after Monday?").input_ids[:8])
+    text = Example("text", ids, target)
+    turns = Example("turns", ids, np.array([0, 0, 1, 1, 0, 0, 1, 1], dtype=bool))
+    found = continue_examples(state.model, state.tokenizer, [text, turns])
+    decode = state.tokenizer.decode
+    assert found[0].truth == decode(ids[4:], skip_special_tokens=True)
+    assert found[1].truth == decode(ids[6:], skip_special_tokens=True)
+    assert len(found[0].tokens) <= 4
+    assert len(found[1].tokens) <= 2
+
+
+def test_sampling_settings_of_the_folder_are_set_aside(state, examples, tmp_path: Path):
+    plain = continue_examples(state.model, state.tokenizer, examples)
+    config = state.model.generation_config
+    kept = config.to_dict()
+    try:
+        config.update(do_sample=True, temperature=5.0, top_k=0, repetition_penalty=9.0)
+        again = continue_examples(state.model, state.tokenizer, examples)
+    finally:
+        config.update(**{k: v for k, v in kept.items() if k != "transformers_version"})
+    assert [s.text for s in again] == [s.text for s in plain]
+
+
+def test_no_records_and_the_mode_of_the_model(state):
+    assert continue_examples(state.model, state.tokenizer, []) == []
+    state.model.train()
+    continue_examples(state.model, state.tokenizer, [])
+    assert state.model.training
+    state.model.eval()
