@@ -72,6 +72,7 @@ def audit(
     from unlearn._cli.screen import console, progress_bar
     from unlearn._cli.tables import audit_table
     from unlearn_eval.audit import run_audit
+    from unlearn_eval.report import in_a_sentence
 
     with progress_bar("scoring") as progress:
         result = run_audit(
@@ -93,6 +94,7 @@ def audit(
             **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         )
     audit_table(result)
+    console.print(f"[bold]{escape(in_a_sentence(result))}[/bold]")
     where = escape(str(output))
     console.print(f"Saved to [bold]{where}[/bold] (audit.json, scores.parquet)")
     console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")

@@ -19,10 +19,7 @@ __all__ = ["demo"]
 
 _MEANING = """\
    The attacker sees how the model reacts to two records, one of those to forget and one that it
-   never saw, and names the one that was forgotten: guessing wins 50 games of 100.
-   [bold]retrain[/bold] trains again without these people: success looks like that.
-   [bold]npo[/bold] keeps the others but pushes the forgotten so far down that they stand out again.
-   [bold]grad_ascent[/bold] destroys everything; the attacker's number alone would hide that."""
+   never saw, and names the one that was forgotten: guessing wins 50 games of 100."""
 
 
 class Form(StrEnum):
@@ -56,6 +53,7 @@ def demo(
     from unlearn._cli.screen import console, duration, progress_bar, table
     from unlearn._output import check_output
     from unlearn.demo.story import METHODS, REFERENCES, tell
+    from unlearn_eval.report import in_a_sentence
 
     target = check_output(output, overwrite=overwrite)
     console.print("[bold]1. An adapter learns made-up personal records[/bold]")
@@ -94,6 +92,8 @@ def demo(
         rows,
     )
     console.print(_MEANING)
+    for chapter in chapters:
+        console.print(f"   [bold]{chapter.name}[/bold]: {in_a_sentence(chapter.audit)}")
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
     console.print("Beside it are the adapters with their lineage, and one audit a method.")
     console.print("Next, on an adapter of your own:")

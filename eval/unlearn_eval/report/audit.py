@@ -15,7 +15,7 @@ from unlearn_eval.report.reading import Reading
 from unlearn_eval.report.texts import ShownRecord
 from unlearn_eval.report.words import answers, duration, headline, meaning, percent
 
-__all__ = ["audit_page"]
+__all__ = ["Picture", "audit_page", "in_a_sentence"]
 
 _SPLITS = {
     "forget": "Records to forget",
@@ -75,6 +75,18 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
     )
 
 
+def in_a_sentence(audit: Audit) -> str:
+    """Return what an audit found in a sentence or two, as the report's headline says it.
+
+    Args:
+        audit: the audit.
+
+    Returns:
+        Text without markup.
+    """
+    return headline(answers(Reading(audit)))[0]
+
+
 def _pictures(reading: Reading) -> list[Picture]:
     """Draw everything the audit has numbers for."""
     found = [_scores(reading)]
@@ -114,8 +126,8 @@ def _roc(reading: Reading, attack: str) -> Picture:
     aim = reading.expected(place[1])
     tried = len({r.probe for r in reading.audit.rows if r.state == "after" and r.metric == "auc"})
     text = (
-        f"Of {tried} attacks the one farthest from the aim, {attack}. On the diagonal it guesses; "
-        "above it, the records are recognised as once known, below it as suspiciously unknown. "
+        f"Of {tried} attacks the one farthest from the aim (membership.{attack}). On the diagonal "
+        "it guesses; above it, the records are recognised as once known, below it as suspiciously unknown. "
         f"Area under the curve {_estimate(row)}; aim {aim:.2f}"
         f" ({'the references' if reading.references else 'guessing'})."
     )
