@@ -19,6 +19,7 @@ WIDTH, LIMIT = 1120, 200_000
 
 
 def main(page: Path, picture: Path) -> None:
+    """Take the picture of a page."""
     place = Path(__file__).parents[1] / "tests" / "chromium.py"
     spec = importlib.util.spec_from_file_location("chromium", place)
     assert spec is not None

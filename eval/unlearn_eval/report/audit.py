@@ -127,7 +127,8 @@ def _roc(reading: Reading, attack: str) -> Picture:
     tried = len({r.probe for r in reading.audit.rows if r.state == "after" and r.metric == "auc"})
     text = (
         f"Of {tried} attacks the one farthest from the aim (membership.{attack}). On the diagonal "
-        "it guesses; above it, the records are recognised as once known, below it as suspiciously unknown. "
+        "it guesses; above it, the records are recognised as once known, below it as "
+        "suspiciously unknown. "
         f"Area under the curve {_estimate(row)}; aim {aim:.2f}"
         f" ({'the references' if reading.references else 'guessing'})."
     )
