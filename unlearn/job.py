@@ -17,7 +17,7 @@ from unlearn.methods import Resolved
 from unlearn.models import ModelState, new_adapter, open_model
 from unlearn.options import TrainingOptions
 from unlearn.scoring import score_examples
-from unlearn.trainer import Objective
+from unlearn.trainer import Objective, Teacher
 from unlearn.training import Fit, fit, total_steps
 
 __all__ = ["Job", "Plan", "expected_seconds", "run_loss"]
@@ -87,6 +87,7 @@ class Job:
         forget: Sequence[Example] = (),
         retain: Sequence[Example] = (),
         training: TrainingOptions | None = None,
+        teacher: Teacher | None = None,
     ) -> Fit:
         """Announce the plan, then train this job's state on an objective.
 
@@ -95,6 +96,7 @@ class Job:
             forget: examples to forget.
             retain: examples to keep, or to train on.
             training: how; by default the method's training options.
+            teacher: for losses that need one.
 
         Returns:
             What was done.
@@ -113,6 +115,7 @@ class Job:
             forget=forget,
             retain=retain,
             holdout=self.split["holdout"],
+            teacher=teacher,
             seed=self.seed,
             checkpoints=self.checkpoints,
             progress=self.progress,

@@ -60,6 +60,7 @@ class Method:
             "reference_log_probs": "one pass over the forget records first",
             "before_logits": "a second copy of the adapter",
             "base_logits": "nothing (the adapter switched off)",
+            "teacher_logits": "a short training of its own, and a holdout to do it well",
         }
         found = []
         if self.retain or self.kind == "exact":
@@ -114,6 +115,26 @@ class Resolved:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
+        Method(
+            "pilot",
+            "a briefly retrained adapter shows how to answer as if never having seen the records",
+            "2205.08096",
+            "first among approximate methods: hardest to tell from a retrained adapter",
+            "1 forward + backward, after a short training on the retained records",
+            forget="match_teacher",
+            retain="nll",
+            defaults={
+                "batch_size": 5,
+                "retain_ratio": 5,
+                "epochs": 10,
+                "schedule": "linear",
+                "warmup_steps": 3,
+                "max_grad_norm": 0.0,
+                "stop": "none",
+            },
+            extra={"pilot_epochs": 3},
+            run="unlearn.pilot:run",
+        ),
         Method(
             "grad_ascent",
             "climb the loss of the forget records; no retain term",
@@ -273,6 +294,8 @@ def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
         if extra_start not in {"base", "before"}:
             raise OptionError(f"task_vector: start is base or before, not {extra_start!r}")
         _number(extra["strength"], "strength", "task_vector")
+    if method.name == "pilot" and not _number(extra["pilot_epochs"], "pilot_epochs", "pilot") > 0:
+        raise OptionError("pilot: pilot_epochs must be positive")
 
 
 def _number(value: Any, key: str, where: str) -> float:

@@ -24,7 +24,7 @@ from unlearn.losses import Loss, TokenView
 from unlearn.models import ModelState, Reference, load_trained
 from unlearn.scoring import Head, hidden_states, target_positions, token_values
 
-__all__ = ["Objective", "UnlearnTrainer", "latest_checkpoint"]
+__all__ = ["Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
 
 _ROLE_NAMES = ("forget", "retain")
 _STATE_FILE = "unlearn_state.json"
@@ -60,6 +60,19 @@ class Objective:
         return frozenset().union(*(loss.needs for _, loss, _ in self.terms()))
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """What a model predicted of the forget records, kept so that the model need not be.
+
+    Attributes:
+        hidden: hidden states at the target tokens of each forget record, [tokens, H].
+        head: the projection that makes logits of them.
+    """
+
+    hidden: Sequence[Tensor]
+    head: Head
+
+
 class UnlearnTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` over an `Objective`.
 
@@ -77,6 +90,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         samples: samples in the whole run.
         retain_ratio: retain records for each forget record.
         reference_log_probs: Σ_t log p of each forget record before training, [len(forget)].
+        teacher: for losses that need one.
         monitor: watches losses and ends the run.
         progress: called with (steps done, steps planned) after each step.
     """
@@ -92,6 +106,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         samples: int,
         retain_ratio: int = 1,
         reference_log_probs: Tensor | None = None,
+        teacher: Teacher | None = None,
         monitor: Monitor | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -99,6 +114,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         self._objective = objective
         self._stream = PairStream(len(forget), len(retain), samples, int(args.seed), retain_ratio)
         self._reference_log_probs = reference_log_probs
+        self._teacher = teacher
         self.monitor = monitor
         self.stopped: str | None = None
         self.tokens_trained = 0
@@ -219,15 +235,19 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         self, loss: Loss, inputs: dict[str, Tensor], role: int
     ) -> tuple[Tensor | None, Head | None]:
         """Run the reference that a loss needs over its own rows; nothing for a loss without."""
+        rows = inputs["role"] == role
+        if not bool(rows.any()):
+            return None, None
+        if "teacher_logits" in loss.needs:
+            assert self._teacher is not None, "this loss needs a teacher"
+            chosen = [self._teacher.hidden[int(i)] for i in inputs["index"][rows]]
+            return torch.cat(chosen).to(inputs["input_ids"].device), self._teacher.head
         which: Reference
         if "base_logits" in loss.needs:
             which = "base"
         elif "before_logits" in loss.needs:
             which = "before"
         else:
-            return None, None
-        rows = inputs["role"] == role
-        if not bool(rows.any()):
             return None, None
         part = {k: v[rows] for k, v in inputs.items() if k not in {"role", "index"}}
         row, position, _ = target_positions(part)

@@ -22,7 +22,7 @@ from unlearn.errors import OptionError
 from unlearn.models import ModelState
 from unlearn.options import TrainingOptions
 from unlearn.scoring import TokenStatistics, score_examples
-from unlearn.trainer import Objective, UnlearnTrainer, latest_checkpoint
+from unlearn.trainer import Objective, Teacher, UnlearnTrainer, latest_checkpoint
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -91,6 +91,7 @@ def fit(
     retain: Sequence[Example] = (),
     holdout: Sequence[Example] = (),
     seed: int = 0,
+    teacher: Teacher | None = None,
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
@@ -104,6 +105,7 @@ def fit(
         retain: examples to keep, or to train on.
         holdout: examples the model never saw: they give the forget loss to stop at.
         seed: of data order and dropout.
+        teacher: for losses that need one.
         checkpoints: folder for checkpoints; a run resumes from the newest complete one there.
         progress: called with (steps done, steps planned) after each step.
 
@@ -140,6 +142,7 @@ def fit(
             samples=steps * training.batch_size,
             retain_ratio=training.retain_ratio,
             reference_log_probs=reference,
+            teacher=teacher,
             monitor=monitor,
             progress=progress,
         )

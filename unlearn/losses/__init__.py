@@ -3,6 +3,7 @@
 from unlearn.losses._view import Loss, Need, TokenView, Unit
 from unlearn.losses.grad_ascent import GradAscent
 from unlearn.losses.kl import KLFromBase, KLFromBefore, kl_divergence
+from unlearn.losses.match_teacher import MatchTeacher
 from unlearn.losses.nll import NLL
 from unlearn.losses.npo import NPO
 from unlearn.losses.simnpo import SimNPO
@@ -16,6 +17,7 @@ __all__ = [
     "KLFromBase",
     "KLFromBefore",
     "Loss",
+    "MatchTeacher",
     "Need",
     "SimNPO",
     "TokenView",
@@ -26,6 +28,7 @@ __all__ = [
 FORGET_LOSSES: dict[str, type[Loss]] = {
     "grad_ascent": GradAscent,
     "kl_from_base": KLFromBase,
+    "match_teacher": MatchTeacher,
     "npo": NPO,
     "simnpo": SimNPO,
 }

@@ -11,7 +11,7 @@ from unlearn.scoring import TokenStatistic
 
 __all__ = ["Loss", "Need", "TokenView", "Unit"]
 
-Need = Literal["reference_log_probs", "before_logits", "base_logits"]
+Need = Literal["reference_log_probs", "before_logits", "base_logits", "teacher_logits"]
 Unit = Literal["tokens", "records"]
 
 
