@@ -40,7 +40,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "What is left" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
-    for method in ("retrain", "npo", "grad_ascent"):
+    for method in ("pilot", "npo", "grad_ascent"):
         assert (tmp_path / "demo" / method / "audit" / "audit.json").is_file()
         assert (tmp_path / "demo" / method / "adapter" / "lineage.json").is_file()
         link = f"{method}/audit/report.html"
@@ -48,7 +48,7 @@ def test_the_demo(tmp_path: Path) -> None:
         assert "<svg" in (tmp_path / "demo" / link).read_text()
     said = json.loads((tmp_path / "demo" / "records.jsonl").read_text().splitlines()[0])
     assert said["completion"] in page
-    row = next(x for x in done.stdout.splitlines() if x.startswith("│ retrain"))
+    row = next(x for x in done.stdout.splitlines() if x.startswith("│ pilot"))
     cells = [c.strip() for c in row.strip("│").split("│")]
     assert cells[1] == "0 of 20"
     assert int(cells[2].rstrip("%")) >= 90

@@ -28,7 +28,7 @@ What was tried on TOFU (200 records, 20 to forget, a 656 k-parameter Llama) and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,13 +38,13 @@ from torch import Tensor
 
 from unlearn.batches import Example
 from unlearn.errors import LineageError
-from unlearn.job import Job
+from unlearn.job import Job, Plan, expected_seconds
 from unlearn.losses import NLL
 from unlearn.models import ModelState, open_model
 from unlearn.options import TrainingOptions, validated
 from unlearn.scoring import score_examples
 from unlearn.trainer import Objective, Teacher
-from unlearn.training import Fit, fit
+from unlearn.training import Fit, fit, total_steps
 
 __all__ = ["run", "sharpness_for", "teacher_of"]
 
@@ -93,32 +93,33 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         | {"epochs": resolved.extra["pilot_epochs"], "stop": "none"},
         "pilot",
     )
+    forget, retain = job.split["forget"], job.split["retain"]
+    total = total_steps(short, len(retain)) + total_steps(training, n)
+    _announce(job, short, training, total, told="learning_rate" in known)
     pilot = _fresh(job)
     first = fit(
         pilot,
         Objective(retain=NLL()),
         short,
-        retain=job.split["retain"],
+        retain=retain,
         seed=job.seed,
-        progress=job.progress,
+        progress=_counting(job.progress, 0, total),
     )
-    loss, sharpness = resolved.forget, 1.0
+    sharpness = 1.0
     if job.split["holdout"]:
-        sharpness = sharpness_for(
-            pilot, job.split["holdout"], _level(job.state, job.split["holdout"])
-        )
-    teacher = teacher_of(pilot, job.split["forget"])
+        level = _level(job.state, job.split["holdout"])
+        sharpness = sharpness_for(pilot, job.split["holdout"], level)
+    teacher = teacher_of(pilot, forget)
     del pilot
-    objective = Objective(
-        replace(loss, sharpness=sharpness),
-        resolved.retain,
-        resolved.forget_weight,
-        resolved.retain_weight,
-    )
-    done = job.fit(
-        objective,
-        forget=job.split["forget"],
-        retain=job.split["retain"] if resolved.retain is not None else (),
+    done = replace(job, announce=None, progress=_counting(job.progress, first.steps, total)).fit(
+        Objective(
+            replace(resolved.forget, sharpness=sharpness),
+            resolved.retain,
+            resolved.forget_weight,
+            resolved.retain_weight,
+        ),
+        forget=forget,
+        retain=retain if resolved.retain is not None else (),
         training=training,
         teacher=teacher,
     )
@@ -134,6 +135,39 @@ def run(job: Job) -> tuple[ModelState, Fit]:
 
 # What a pilot takes over from the original training; schedules are made for its full length.
 _AS_TRAINED = ("learning_rate", "batch_size", "micro_batch_size", "weight_decay", "max_grad_norm")
+
+
+def _announce(
+    job: Job, short: TrainingOptions, training: TrainingOptions, steps: int, *, told: bool
+) -> None:
+    """Tell the plan of both trainings before the first one starts."""
+    if not job.announce:
+        return
+    forget, retain = job.split["forget"], job.split["retain"]
+    notes = list(job.notes)
+    if not told and "learning_rate" not in job.resolved.given:
+        notes.append(
+            "no lineage tells how the adapter was trained: the pilot learns with learning_rate "
+            f"{short.learning_rate:g}; set the original one with -o learning_rate=…"
+        )
+    if not job.split["holdout"]:
+        notes.append(
+            "without --holdout nobody knows how sure of itself a model that never saw the records "
+            "would be: they will end up easier for the model than unseen ones"
+        )
+    seconds = expected_seconds(job.state, retain, total_steps(short, len(retain)), short)
+    seconds += expected_seconds(
+        job.state, [*forget, *retain], total_steps(training, len(forget)), training, pairs=True
+    )
+    text = f"{job.resolved.method.name}: {job.resolved.method.summary}"
+    job.announce(Plan(text, steps, seconds, tuple(notes)))
+
+
+def _counting(
+    progress: Callable[[int, int], None] | None, done: int, total: int
+) -> Callable[[int, int], None] | None:
+    """Let two trainings fill one progress bar."""
+    return progress and (lambda step, _: progress(done + step, total))
 
 
 def _fresh(job: Job) -> ModelState:

@@ -27,7 +27,7 @@ from unlearn.training import Fit, fit, total_steps
 
 __all__ = ["Measured", "Plan", "Result", "finetune", "forget"]
 
-DEFAULT_METHOD = "npo"
+DEFAULT_METHOD = "pilot"
 
 # How training options of `finetune` differ from the general ones: 2e-4 is the rate of the LoRA
 # paper for GPT-3 (2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9).

@@ -27,7 +27,7 @@ def forget(
     adapter: flags.Adapters = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="NAME", help="See `unlearn methods`. Default: npo."),
+        typer.Option("--method", metavar="NAME", help="See `unlearn methods`. Default: pilot."),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -20,11 +20,11 @@ from unlearn_eval.report import Attempt, ShownRecord, shown_records, story_page
 __all__ = ["METHODS", "REFERENCES", "Chapter", "Form", "Story", "tell"]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "retrain": {},
+    "pilot": {},
     "npo": {"learning_rate": 1e-3, "epochs": 40, "stop": "none"},
     "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
 }
-"""The methods shown: the exact one, one that forgets too much, one that destroys the model."""
+"""The methods shown: the default, one that forgets too much, one that destroys the model."""
 
 REFERENCES = 3
 """How many adapters are trained without the people, to compare with."""

@@ -138,7 +138,7 @@ def test_interrupting_leaves_nothing_behind(
             [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert process.stdout is not None
-        assert b"npo" in process.stdout.readline()  # the plan is out: training begins
+        assert b"pilot" in process.stdout.readline()  # the plan is out: training begins
         time.sleep(0.5)
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
