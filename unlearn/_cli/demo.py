@@ -13,13 +13,13 @@ from unlearn._cli import flags
 
 if TYPE_CHECKING:
     from unlearn.demo.story import Chapter
-    from unlearn_eval.audit import Audit
 
 __all__ = ["demo"]
 
 _MEANING = """\
    The attacker sees how the model reacts to two records, one of those to forget and one that it
-   never saw, and names the one that was forgotten: guessing wins 50 games of 100."""
+   never saw, and names the one that was forgotten: guessing wins 50 games of 100. The
+   best of several attacks counts, so some luck is in the number: compare it with the last line."""
 
 
 class Form(StrEnum):
@@ -53,7 +53,7 @@ def demo(
     from unlearn._cli.screen import console, duration, progress_bar, table
     from unlearn._output import check_output
     from unlearn.demo.story import METHODS, REFERENCES, tell
-    from unlearn_eval.report import in_a_sentence
+    from unlearn_eval.report import outcome
 
     target = check_output(output, overwrite=overwrite)
     console.print("[bold]1. An adapter learns made-up personal records[/bold]")
@@ -83,17 +83,16 @@ def demo(
             answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
             console.print(f"   after {name}: {questions[0]}  →  {answer}")
         page = story.write_up(chapters)
-    rows = [["before", *_cells(story.before, "after"), ""]]
-    rows += [[c.name, *_cells(c.audit, "after"), duration(c.seconds)] for c in chapters]
-    rows += [["never saw them", *_of_references(chapters[0].audit), duration(retraining)]]
+    lines = outcome(story.attempts(chapters))
     table(
         "4. What is left",
         ["", "forgotten records that come out", "other records known", "attacker wins", "training"],
-        rows,
+        [[line.name, line.out, line.kept, line.wins, line.time] for line in lines],
     )
     console.print(_MEANING)
-    for chapter in chapters:
-        console.print(f"   [bold]{chapter.name}[/bold]: {in_a_sentence(chapter.audit)}")
+    for line in lines:
+        if line.verdict:
+            console.print(f"   [bold]{line.name}[/bold]: {escape(line.verdict)}")
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
     console.print("Beside it are the adapters with their lineage, and one audit a method.")
     console.print("Next, on an adapter of your own:")
@@ -114,33 +113,3 @@ def _short(answer: str) -> str:
     """Cut what a broken model may say without end, and keep it from being read as markup."""
     answer = " ".join(answer.split())
     return escape(answer if len(answer) <= 60 else answer[:59] + "…") or "(nothing)"
-
-
-def _cells(audit: Audit, state: str) -> list[str]:
-    """Return the headline numbers of one state."""
-    out = audit.get(state, "forget", "extraction.verbatim", "rate")
-    kept = audit.get(state, "retain", "extraction.verbatim", "rate")
-    auc = audit.get(state, "forget", "membership.loss", "auc")
-    assert out.value is not None
-    assert kept.value is not None
-    assert auc.value is not None
-    wins = max(auc.value, 1 - auc.value)
-    return [
-        f"{round(out.value * out.n)} of {out.n}",
-        f"{kept.value:.0%}",
-        f"{100 * wins:.0f} of 100",
-    ]
-
-
-def _of_references(audit: Audit) -> list[str]:
-    """Return the same of the references: one number, or its range."""
-    columns = zip(
-        *(_cells(audit, s) for s in audit.states if s.startswith("reference:")), strict=True
-    )
-    found = []
-    for column in columns:
-        values = sorted(set(column), key=lambda text: float(text.split()[0].rstrip("%")))
-        found.append(
-            values[0] if len(values) == 1 else f"{values[0].split(' of ')[0]} to {values[-1]}"
-        )
-    return found

@@ -126,6 +126,20 @@ class Story:
         )
         return Chapter(name, seconds, audit)
 
+    def attempts(self, chapters: Sequence[Chapter]) -> list[Attempt]:
+        """Return what was tried, for the page and the table.
+
+        Args:
+            chapters: what was tried.
+
+        Returns:
+            One a chapter.
+        """
+        return [
+            Attempt(c.name, KNOWN[c.name].summary, c.audit, f"{c.name}/audit/report.html")
+            for c in chapters
+        ]
+
     def write_up(self, chapters: Sequence[Chapter]) -> Path:
         """Write the page that shows it all.
 
@@ -145,15 +159,11 @@ class Story:
             "compared with models that were trained without these people from the start, because "
             "that is what forgetting should look like.",
         ]
-        attempts = [
-            Attempt(c.name, KNOWN[c.name].summary, c.audit, f"{c.name}/audit/report.html")
-            for c in chapters
-        ]
         file = self.folder / "report.html"
         page = story_page(
             "Some people asked a language model to forget them",
             told,
-            attempts,
+            self.attempts(chapters),
             self._texts(chapters),
             COMMANDS,
         )

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from unlearn_eval.report.audit import audit_page, in_a_sentence
-from unlearn_eval.report.story import Attempt, story_page
+from unlearn_eval.report.story import Attempt, Line, outcome, story_page
 from unlearn_eval.report.texts import ShownRecord, shown_records
 
-__all__ = ["Attempt", "ShownRecord", "audit_page", "in_a_sentence", "shown_records", "story_page"]
+__all__ = [
+    "Attempt",
+    "Line",
+    "ShownRecord",
+    "audit_page",
+    "in_a_sentence",
+    "outcome",
+    "shown_records",
+    "story_page",
+]

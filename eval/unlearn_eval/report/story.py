@@ -15,7 +15,7 @@ from unlearn_eval.report.reading import WHOLE, Reading, folded
 from unlearn_eval.report.texts import ShownRecord
 from unlearn_eval.report.words import Tone, answers, duration, headline, percent
 
-__all__ = ["Attempt", "story_page"]
+__all__ = ["Attempt", "Line", "outcome", "story_page"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def story_page(
         title=title,
         made=lin.now(),
         told=told,
-        lines=_lines(attempts),
+        lines=outcome(attempts),
         pictures=[_tradeoff(attempts), _costs(attempts)],
         texts=texts,
         commands=commands,
@@ -67,7 +67,21 @@ def story_page(
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of the table of what came of it, as text.
+
+    Attributes:
+        name: the method, or the state.
+        summary: what it does.
+        link: its report.
+        tone: whether the verdict is good or bad news.
+        verdict: what its audit found.
+        out: forget records that come out.
+        wins: games of a hundred that the best attack wins.
+        kept: share of the records to keep that are known word for word.
+        time: of training.
+    """
+
     name: str
     summary: str
     link: str
@@ -79,8 +93,15 @@ class _Line:
     time: str
 
 
-def _lines(attempts: Sequence[Attempt]) -> list[_Line]:
-    """One line for the model before, one an attempt, one for the references."""
+def outcome(attempts: Sequence[Attempt]) -> list[Line]:
+    """Sum up what came of several attempts.
+
+    Args:
+        attempts: at least one, audited with the same records and references.
+
+    Returns:
+        A line for the model before, one an attempt, one for the references where there are any.
+    """
     first = Reading(attempts[0].audit)
     lines = [_line(first, "before", "before", "", "", ("", "plain"))]
     for attempt in attempts:
@@ -97,7 +118,7 @@ def _lines(attempts: Sequence[Attempt]) -> list[_Line]:
             for auc in first.of_references("forget", _attack(Reading(attempt.audit)), "auc")
         ]
         lines.append(
-            _Line(
+            Line(
                 name="what to aim at",
                 summary=f"{len(references)} models trained without the records",
                 link="",
@@ -119,11 +140,11 @@ def _line(
     summary: str,
     link: str,
     said: tuple[str, Tone],
-) -> _Line:
+) -> Line:
     out, kept = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
     auc = reading.value(state, "forget", _attack(reading), "auc")
     seconds = reading.cost([state])
-    return _Line(
+    return Line(
         name=name,
         summary=summary,
         link=link,
