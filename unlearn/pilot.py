@@ -22,7 +22,6 @@ What was tried on TOFU (200 records, 20 to forget, a 656 k-parameter Llama) and 
 - one weight for forgetting and keeping: the larger gradient of the forget term broke the retained
   records (recall .1 to .8), with and without clipping; a twentieth of it forgets as fast, since
   Adam's steps do not depend on its size, and keeps them;
-- two epochs of pilot instead of three: the forget loss stayed about a nat short of the references;
 - a repair phase on the retained records afterwards: brought the forgotten ones half-way back.
 """
 
