@@ -182,7 +182,7 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
         if done == 5:
             raise Killed
 
-    common: dict[str, Any] = {"adapter": adapter, "options": options}
+    common: dict[str, Any] = {"adapter": adapter, "options": options, "method": "npo"}
     with pytest.raises(Killed):
         forget(tiny_model, data_file, "r0,r1", tmp_path / "out", progress=kill, **common)
     assert not (tmp_path / "out").exists()
