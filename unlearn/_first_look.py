@@ -12,9 +12,7 @@ from unlearn.models import ModelState
 from unlearn.scoring import score_examples
 from unlearn.training import record_losses
 
-__all__ = ["Measured", "measure", "sample", "warnings_of"]
-
-_SAMPLE = 64
+__all__ = ["Measured", "measure", "warnings_of"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,6 @@ def warnings_of(before: Mapping[str, Measured], after: Mapping[str, Measured]) -
             f"that of unseen ones ({unseen.loss:.2f}), which gives them away as a low one would"
         )
     return found
-
-
-def sample(examples: Sequence[Example]) -> list[Example]:
-    """Return at most `_SAMPLE` examples, evenly spread."""
-    n = min(len(examples), _SAMPLE)
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
 
 
 def measure(state: ModelState, examples: Sequence[Example]) -> Measured:

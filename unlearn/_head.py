@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unlearn.errors import ModelError
 
-__all__ = ["Head", "hidden_states"]
+__all__ = ["Head", "hidden_states", "unwrapped"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Head:
             ModelError: if the model's logits are not the head's (an architecture with another
                 kind of output), so that no number from it would be right.
         """
-        inner = _unwrap(model)
+        inner = unwrapped(model)
         module = inner.get_output_embeddings()
         if module is None:
             raise ModelError(f"{type(inner).__name__} has no output projection")
@@ -85,13 +85,20 @@ class Head:
         off = (ours - logits.float()).abs().max() / logits.float().abs().max().clamp(min=1)
         if not bool(off < 2e-2):
             raise ModelError(
-                f"the output of {type(_unwrap(model)).__name__} is not a plain projection of its "
+                f"the output of {type(unwrapped(model)).__name__} is not a plain projection of its "
                 "last hidden state; this architecture is not supported"
             )
 
 
-def _unwrap(model: Any) -> Any:
-    """Return the causal language model inside parallel and adapter wrappers."""
+def unwrapped(model: Any) -> Any:
+    """Return the causal language model inside parallel and adapter wrappers.
+
+    Args:
+        model: a model, wrapped or not.
+
+    Returns:
+        What is inside.
+    """
     while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -106,7 +113,7 @@ def _tap(model: Any) -> Iterator[list[Tensor]]:
         taken.append(args[0])
         return (args[0][:, :1], *args[1:])
 
-    handle = _unwrap(model).get_output_embeddings().register_forward_pre_hook(hook)
+    handle = unwrapped(model).get_output_embeddings().register_forward_pre_hook(hook)
     try:
         yield taken
     finally:
@@ -128,7 +135,7 @@ def hidden_states(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         Hidden states [B, S, H] in the model's dtype.
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    if "position_ids" in batch and "position_ids" in _forward_arguments(type(_unwrap(model))):
+    if "position_ids" in batch and "position_ids" in _forward_arguments(type(unwrapped(model))):
         inputs["position_ids"] = batch["position_ids"]
     with _tap(model) as taken:
         model(**inputs, use_cache=False)

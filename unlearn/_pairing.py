@@ -17,16 +17,17 @@ from torch import Tensor
 
 from unlearn.batches import Example, collate
 
-__all__ = ["FORGET", "RETAIN", "PairStream", "Pairs", "Rows", "collate_pairs"]
+__all__ = ["ALTERNATE", "FORGET", "RETAIN", "PairStream", "Pairs", "Rows", "collate_pairs"]
 
-FORGET, RETAIN = 0, 1
+FORGET, RETAIN, ALTERNATE = 0, 1, 2
 
 
 class Rows(NamedTuple):
-    """Positions of the forget and retain records that make one sample."""
+    """Positions of the records that make one sample, and of the answer to give instead."""
 
     forget: tuple[int, ...]
     retain: tuple[int, ...]
+    alternate: tuple[int, ...] = ()
 
 
 class PairStream(torch.utils.data.Sampler[Rows]):
@@ -38,15 +39,24 @@ class PairStream(torch.utils.data.Sampler[Rows]):
         length: number of samples in the run.
         seed: seed of the permutations.
         ratio: retain records for each forget record.
+        alternates: K alternate answers of each forget record, taken in turn; those of record i are
+            at positions i·K … i·K + K − 1.
     """
 
     def __init__(
-        self, n_forget: int, n_retain: int, length: int, seed: int, ratio: int = 1
+        self,
+        n_forget: int,
+        n_retain: int,
+        length: int,
+        seed: int,
+        ratio: int = 1,
+        alternates: int = 0,
     ) -> None:
         self._counts = (n_forget, n_retain)
         self._length = length
         self._seed = seed
         self._ratio = ratio if n_forget else 1
+        self._alternates = alternates
 
     def __len__(self) -> int:
         return self._length
@@ -54,10 +64,15 @@ class PairStream(torch.utils.data.Sampler[Rows]):
     def __iter__(self) -> Iterator[Rows]:
         forget = _permutations(self._counts[FORGET], (self._seed, FORGET))
         retain = _permutations(self._counts[RETAIN], (self._seed, RETAIN))
-        for _ in range(self._length):
+        for position in range(self._length):
+            chosen = (next(forget),) if self._counts[FORGET] else ()
+            turn = position // max(1, self._counts[FORGET])
             yield Rows(
-                (next(forget),) if self._counts[FORGET] else (),
+                chosen,
                 tuple(next(retain) for _ in range(self._ratio)) if self._counts[RETAIN] else (),
+                tuple(i * self._alternates + turn % self._alternates for i in chosen)
+                if self._alternates
+                else (),
             )
 
 
@@ -69,44 +84,51 @@ def _permutations(n: int, key: tuple[int, int]) -> Iterator[int]:
         round_ += 1
 
 
-class Pairs(torch.utils.data.Dataset[tuple[Rows, Sequence[Example], Sequence[Example]]]):
+class Pairs(torch.utils.data.Dataset[dict[int, list[tuple[int, Example]]]]):
     """Looks up the examples of a sample.
 
     Args:
         forget: examples to forget.
         retain: examples to keep (or to train on).
+        alternates: what to answer instead.
     """
 
-    def __init__(self, forget: Sequence[Example], retain: Sequence[Example]) -> None:
-        self._examples = (forget, retain)
+    def __init__(
+        self,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        alternates: Sequence[Example] = (),
+    ) -> None:
+        self._examples = {FORGET: forget, RETAIN: retain, ALTERNATE: alternates}
 
     def __len__(self) -> int:
         return len(self._examples[FORGET]) or len(self._examples[RETAIN])
 
-    def __getitem__(self, rows: Rows) -> tuple[Rows, Sequence[Example], Sequence[Example]]:
-        return (
-            rows,
-            [self._examples[FORGET][i] for i in rows.forget],
-            [self._examples[RETAIN][i] for i in rows.retain],
-        )
+    def __getitem__(self, rows: Rows) -> dict[int, list[tuple[int, Example]]]:
+        chosen = {FORGET: rows.forget, RETAIN: rows.retain, ALTERNATE: rows.alternate}
+        return {
+            role: [(i, self._examples[role][i]) for i in positions]
+            for role, positions in chosen.items()
+        }
 
 
 def collate_pairs(samples: Sequence[Any]) -> dict[str, Tensor]:
-    """Make one flat batch of both roles, forget rows first.
+    """Make one flat batch of all roles: forget rows, their alternates in the same order, retain.
 
     Args:
         samples: items of `Pairs`.
 
     Returns:
-        What `collate` gives, with `role` int64 [B] (0 forget, 1 retain) and `index` int64 [B], each
-        row's position among the records of its role.
+        What `collate` gives, with `role` int64 [B] and `index` int64 [B], each row's position
+        among the records of its role.
     """
-    examples = [e for _, forget, _ in samples for e in forget]
-    index = [i for rows, _, _ in samples for i in rows.forget]
-    n_forget = len(examples)
-    examples += [e for _, _, retain in samples for e in retain]
-    index += [i for rows, _, _ in samples for i in rows.retain]
-    batch = collate(examples)
-    batch["role"] = (torch.arange(len(examples)) >= n_forget).long()
-    batch["index"] = torch.tensor(index)
+    rows = [
+        (role, index, example)
+        for role in (FORGET, ALTERNATE, RETAIN)
+        for sample in samples
+        for index, example in sample[role]
+    ]
+    batch = collate([example for _, _, example in rows])
+    batch["role"] = torch.tensor([role for role, _, _ in rows])
+    batch["index"] = torch.tensor([index for _, index, _ in rows])
     return batch

@@ -6,7 +6,7 @@ turn-end token that doubles as padding stays visible to attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unlearn.errors import DataError
-from unlearn.records import Record, Records
+from unlearn.records import Record
 from unlearn.templates import Template
 
 __all__ = ["Example", "Span", "collate", "encode", "token_budget_batches"]
@@ -57,7 +57,9 @@ class Example:
         return int(self.target.sum())
 
 
-def encode(records: Records, tokenizer: Any, template: Template, max_length: int) -> list[Example]:
+def encode(
+    records: Iterable[Record], tokenizer: Any, template: Template, max_length: int
+) -> list[Example]:
     """Tokenise records.
 
     A token is a target when its characters overlap a target span of the template, so a token that

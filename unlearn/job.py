@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unlearn._adapters import read_adapter_config
+from unlearn._blocks import blocks_of
 from unlearn.batches import Example
-from unlearn.errors import ModelError
+from unlearn.errors import ModelError, OptionError
 from unlearn.lineage import Lineage
+from unlearn.losses import HiddenLoss
 from unlearn.methods import Resolved
 from unlearn.models import ModelState, new_adapter, open_model
 from unlearn.options import TrainingOptions
@@ -20,7 +22,7 @@ from unlearn.scoring import score_examples
 from unlearn.trainer import Objective, Teacher
 from unlearn.training import Fit, fit, total_steps
 
-__all__ = ["Job", "Plan", "expected_seconds", "run_loss"]
+__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Job:
         state: the opened model, trainable.
         resolved: the method with its options.
         parent: lineage of the adapter, if it has one.
-        split: encoded records: `forget`, `retain`, `holdout`.
+        split: encoded records: `forget`, `retain`, `holdout`, and `alternate` answers where the
+            method needs them.
         seed: of data order and dropout.
         checkpoints: folder for checkpoints, if wanted.
         announce: to be told the plan.
@@ -115,6 +118,7 @@ class Job:
             forget=forget,
             retain=retain,
             holdout=self.split["holdout"],
+            alternates=self.split.get("alternate", ()) if "alternates" in objective.needs else (),
             teacher=teacher,
             seed=self.seed,
             checkpoints=self.checkpoints,
@@ -174,6 +178,44 @@ def run_loss(job: Job) -> tuple[ModelState, Fit]:
     )
     retain = job.split["retain"] if resolved.retain is not None else ()
     return job.state, job.fit(objective, forget=job.split["forget"], retain=retain)
+
+
+def run_hidden(job: Job) -> tuple[ModelState, Fit]:
+    """Run a method whose losses look at the output of one block.
+
+    Where `layer` is −1, it is 7/32 of the way up, as in RMU (block 7 of 32). Unless told otherwise
+    only that block and the two below are trained, as there: blocks above get no gradient.
+
+    Args:
+        job: the job.
+
+    Returns:
+        (the job's state, trained; what training did).
+
+    Raises:
+        OptionError: if the model has no such block, or the retain loss looks at another.
+    """
+    resolved = job.resolved
+    depth = len(blocks_of(job.state.model))
+    chosen = resolved.forget.layer
+    layer = round(depth * 7 / 32) if chosen == -1 else chosen
+    if not 0 <= layer < depth:
+        raise OptionError(
+            f"{resolved.method.name}: layer {layer} does not exist: the model has {depth} blocks, "
+            f"0 to {depth - 1}"
+        )
+    placed = [
+        replace(loss, layer=layer) if isinstance(loss, HiddenLoss) else loss  # type: ignore[type-var]
+        for loss in (resolved.forget, resolved.retain)
+    ]
+    training = resolved.training
+    if training.train_layers is None:
+        training = training.model_copy(update={"train_layers": f"{max(0, layer - 2)}-{layer}"})
+    return run_loss(
+        replace(
+            job, resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training)
+        )
+    )
 
 
 def expected_seconds(

@@ -36,6 +36,7 @@ class Method:
         retain: name of the default retain loss; None for none.
         defaults: values of options that differ from the general ones, see `TrainingOptions`.
         extra: options of the method itself (not of its losses) with their defaults.
+        alternates: where the answers to give instead come from, see `unlearn.alternates`.
         run: the function that runs it on a `Job`, as `module:name`.
     """
 
@@ -49,6 +50,7 @@ class Method:
     retain: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    alternates: str | None = None
     run: str = "unlearn.job:run_loss"
 
     @property
@@ -60,7 +62,12 @@ class Method:
             "reference_log_probs": "one pass over the forget records first",
             "before_logits": "a second copy of the adapter",
             "base_logits": "nothing (the adapter switched off)",
+            "before_hidden": "a second copy of the adapter",
             "teacher_logits": "a short training of its own, and a holdout to do it well",
+            "alternates": {
+                "given": "answers to give instead (-o alternates=FILE)",
+                "invented": "time to let the model invent other answers",
+            }.get(self.alternates or "", ""),
         }
         found = []
         if self.retain or self.kind == "exact":
@@ -68,7 +75,7 @@ class Method:
         for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
             if name:
                 found += [words[need] for need in sorted(table[name].needs)]
-        return ", ".join(found) or "nothing"
+        return ", ".join(dict.fromkeys(word for word in found if word)) or "nothing"
 
     @property
     def needs_retain(self) -> bool:
@@ -108,9 +115,11 @@ class Resolved:
         if self.method.kind == "loss":
             found["retain_loss"] = _retain_name(self.retain)
         if self.retain is not None:
-            found |= {"retain_weight": self.retain_weight}
+            found |= {"retain_weight": self.retain_weight, **dataclasses.asdict(self.retain)}
         return found | dict(self.extra)
 
+
+_ALTERNATES = {"alternates": None, "alternate_count": 5}
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -187,6 +196,177 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of the base",
             forget="kl_from_base",
             retain="nll",
+        ),
+        Method(
+            "wga",
+            "gradient ascent weighted by what is still known, ordinary training on retain",
+            "2502.19301",
+            "gradient ascent that dies out by itself; a strong simple baseline",
+            "1 forward + backward",
+            forget="wga",
+            retain="nll",
+        ),
+        Method(
+            "satimp",
+            "ascent weighted by how well known and how telling each token is",
+            "2505.11953",
+            "when records share phrases that should survive",
+            "1 forward + backward",
+            forget="satimp",
+            retain="nll",
+        ),
+        Method(
+            "ce_u",
+            "learn what the model would say if the true token were impossible",
+            "2503.01224",
+            "no constants to choose; keeps the order of all other words",
+            "1 forward + backward",
+            forget="ce_u",
+            retain="nll",
+        ),
+        Method(
+            "undial",
+            "learn one's own old answer with the true token's logit lowered",
+            "2402.10052",
+            "stable over long runs: the aim is fixed",
+            "1 forward + backward, 1 forward of the old adapter",
+            forget="undial",
+            retain="nll",
+        ),
+        Method(
+            "inverted_hinge",
+            "push the true token just below the runner-up",
+            "2408.06621",
+            "when only what the model says first matters, and the rest should stay",
+            "1 forward + backward",
+            forget="inverted_hinge",
+            retain="nll",
+        ),
+        Method(
+            "uniform",
+            "know nothing about the next token",
+            "2205.08096",
+            "as a baseline: forgets more than a model that never saw the records",
+            "1 forward + backward",
+            forget="uniform",
+            retain="nll",
+        ),
+        Method(
+            "pdu",
+            "flatten the logits, with a weight on retain that follows a limit on its loss",
+            "2506.05314",
+            "when the loss on retain must stay under a number you name",
+            "1 forward + backward",
+            forget="flatness",
+            retain="nll",
+            extra={"retain_limit": None, "dual_rate": 1.0},
+            run="unlearn.pdu:run",
+        ),
+        Method(
+            "idk_dpo",
+            "prefer a refusal to the record's own answer",
+            "2401.06121",
+            "when the model should say that it does not know",
+            "2 forward + backward on forget records, 1 on retain",
+            forget="dpo",
+            retain="nll",
+            extra=_ALTERNATES,
+            alternates="refusals",
+        ),
+        Method(
+            "dpo",
+            "prefer other answers that you give to the record's own",
+            "2305.18290",
+            "when you know what should be said instead",
+            "2 forward + backward on forget records, 1 on retain",
+            forget="dpo",
+            retain="nll",
+            extra={"alternates": None, "alternate_count": 1},
+            alternates="given",
+        ),
+        Method(
+            "alt_po",
+            "prefer other answers that the model invents to the record's own",
+            "2409.13474",
+            "when answers should stay fluent and plausible",
+            "2 forward + backward on forget records, 1 on retain, and writing the answers first",
+            forget="dpo",
+            retain="nll",
+            extra=_ALTERNATES,
+            alternates="invented",
+        ),
+        Method(
+            "jensun",
+            "learn to refuse, with losses that are bounded on both sides",
+            "2509.02820",
+            "when a refusal is wanted and training must not run away",
+            "2 forward + backward on forget records, 1 on retain, 1 forward of the old adapter",
+            forget="jensun",
+            retain="js",
+            extra=_ALTERNATES,
+            alternates="refusals",
+        ),
+        Method(
+            "flat",
+            "widen the divergence between a refusal and the record's own answer",
+            "2410.11143",
+            "when no retain records are left and a refusal is wanted",
+            "2 forward + backward on forget records",
+            forget="flat",
+            extra=_ALTERNATES,
+            alternates="refusals",
+        ),
+        Method(
+            "rmu",
+            "send the hidden states of the records in a random direction",
+            "2403.03218",
+            "for knowledge rather than records; gives itself away as gibberish",
+            "1 forward + backward, 1 forward of the old adapter",
+            forget="misdirect",
+            retain="hidden_mse",
+            defaults={"retain_weight": 1200.0},
+            run="unlearn.job:run_hidden",
+        ),
+        Method(
+            "adaptive_rmu",
+            "RMU whose length follows the hidden states' own",
+            "2408.06223",
+            "as rmu, without a length to tune",
+            "1 forward + backward, 2 forwards of the old adapter",
+            forget="misdirect_by_norm",
+            retain="hidden_mse",
+            defaults={"retain_weight": 1200.0},
+            run="unlearn.job:run_hidden",
+        ),
+        Method(
+            "scrub",
+            "move away from the old model on forget, stay with it and learn on retain",
+            "2302.09880",
+            "as a baseline; unbounded, and slow to take its first step",
+            "1 forward + backward, 1 forward of the old adapter",
+            forget="away",
+            retain="stay_and_learn",
+        ),
+        Method(
+            "bad_teacher",
+            "answer as the base on forget, as before on retain",
+            "2205.08096",
+            "when the answers on retain should stay as they were, right or wrong",
+            "1 forward + backward, 1 forward of base and old adapter",
+            forget="kl_from_base",
+            retain="kl",
+        ),
+        Method(
+            "whp",
+            "learn what is left of an answer when all that more training would raise is lowered",
+            "2310.02238",
+            "for whole texts; on records known by heart little is left to raise",
+            "1 forward + backward, after a short training on the forget records",
+            forget="match_teacher",
+            retain="nll",
+            defaults={"divergence": 1.0, "level": 0.0},
+            extra={"alpha": 5.0, "reinforce_epochs": 3},
+            run="unlearn.whp:run",
         ),
         Method(
             "task_vector",
@@ -275,10 +455,12 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
             hint = did_you_mean(str(name), RETAIN_LOSSES)
             choices = ", ".join([*RETAIN_LOSSES, "none"])
             raise OptionError(f"{where}: unknown retain_loss {name!r}{hint}; choose {choices}")
-        kind = FORGET_LOSSES[method.forget]
-        fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        forget = _build(kind, {k: left.pop(k) for k in fields if k in left}, where)
-        retain = RETAIN_LOSSES[name]() if name not in {None, "none"} else None
+        kinds: list[Any] = [FORGET_LOSSES[method.forget]]
+        if name not in {None, "none"}:
+            kinds.append(RETAIN_LOSSES[name])
+        fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+        chosen = {k: left.pop(k) for k in fields if k in left}
+        forget, retain = (*(_build(kind, chosen, where) for kind in kinds), None)[:2]
         known += [*fields, "forget_weight", "retain_weight", "retain_loss"]
     unknown = [key for key in left if key not in TrainingOptions.model_fields]
     if unknown:
@@ -289,11 +471,14 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
 
 
 def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
+    where = f"method {method.name}"
     if method.name == "task_vector":
         extra_start = extra["start"]
         if extra_start not in {"base", "before"}:
             raise OptionError(f"task_vector: start is base or before, not {extra_start!r}")
         _number(extra["strength"], "strength", "task_vector")
+    if method.alternates and not _number(extra["alternate_count"], "alternate_count", where) >= 1:
+        raise OptionError(f"{where}: alternate_count must be at least 1")
     if method.name == "pilot" and not _number(extra["pilot_epochs"], "pilot_epochs", "pilot") > 0:
         raise OptionError("pilot: pilot_epochs must be positive")
 
@@ -306,10 +491,11 @@ def _number(value: Any, key: str, where: str) -> float:
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    """Make a loss from hyperparameters of checked types."""
+    """Make a loss from those of some hyperparameters that it has, of checked types."""
+    mine = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
     try:
-        adapter = TypeAdapter(dict[str, float], config=ConfigDict(strict=False))
-        return kind(**adapter.validate_python(dict(values)))
+        numbers = TypeAdapter(dict[str, int | float], config=ConfigDict(strict=False))
+        return kind(**numbers.validate_python(mine))
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

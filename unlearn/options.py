@@ -43,6 +43,9 @@ class TrainingOptions(StrictModel):
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient to this norm; 0 = never")
     max_length: int | None = Field(None, gt=1, description="cut records to this many tokens")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    train_layers: str | None = Field(
+        None, description="train only these transformer blocks, as 5-7 or 5,6; the first is 0"
+    )
     save_steps: int | None = Field(None, gt=0, description="steps between checkpoints")
     stop: Literal["auto", "none"] = Field("auto", description="stop rules on, or run all epochs")
     stop_loss: float | None = Field(

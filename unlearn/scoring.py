@@ -23,6 +23,7 @@ from unlearn.batches import Example, collate, token_budget_batches
 
 __all__ = [
     "Head",
+    "Projection",
     "Sampler",
     "TokenStatistic",
     "TokenStatistics",
@@ -39,6 +40,10 @@ TOKEN_BUDGET = 4096
 
 # Logits of one chunk, in elements: 4 M elements are 16 MB in float32, which stays near the caches.
 _CHUNK_ELEMENTS = 1 << 22
+
+
+Projection = Callable[[Tensor], Tensor]
+"""Makes float32 logits [n, V] of hidden states [n, H]; a `Head`, most often."""
 
 
 class TokenStatistic(Protocol):
@@ -100,7 +105,7 @@ def token_values(
     hidden: Tensor,
     target: Tensor,
     reference_hidden: Tensor | None = None,
-    reference_head: Head | None = None,
+    reference_head: Projection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute a differentiable statistic of each token, chunk by chunk.
 
@@ -154,7 +159,7 @@ def _chunk_values(
     hidden: Tensor,
     target: Tensor,
     reference_hidden: Tensor | None,
-    reference_head: Head,
+    reference_head: Projection,
 ) -> tuple[Tensor, Tensor]:
     reference = None
     if reference_hidden is not None:
@@ -174,7 +179,7 @@ def _values_trainable_head(
     hidden: Tensor,
     target: Tensor,
     reference_hidden: Tensor | None,
-    reference_head: Head,
+    reference_head: Projection,
 ) -> tuple[Tensor, Tensor]:
     values, log_probs = [], []
     for c in chunks(len(target), _vocabulary(head)):
@@ -204,7 +209,7 @@ class _FrozenHead(torch.autograd.Function):
         head: Head,
         target: Tensor,
         reference_hidden: Tensor | None,
-        reference_head: Head,
+        reference_head: Projection,
     ) -> tuple[Tensor, Tensor]:
         values, log_probs, slopes = [], [], []
         plain = statistic is log_prob and isinstance(head.module, nn.Linear)

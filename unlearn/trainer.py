@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,35 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from unlearn._pairing import FORGET, RETAIN, Pairs, PairStream, collate_pairs
+from unlearn._blocks import block_outputs
+from unlearn._pairing import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn._stopping import Monitor
 from unlearn.batches import Example
 from unlearn.errors import TrainingError
-from unlearn.losses import Loss, TokenView
+from unlearn.losses import HiddenLoss, Loss, TokenView, Unit
 from unlearn.models import ModelState, Reference, load_trained
-from unlearn.scoring import Head, hidden_states, target_positions, token_values
+from unlearn.scoring import Projection, hidden_states, log_prob, target_positions, token_values
 
-__all__ = ["Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
+__all__ = ["Constraint", "Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
 
 _ROLE_NAMES = ("forget", "retain")
 _STATE_FILE = "unlearn_state.json"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Keep the retain records' mean loss under a limit, by a weight that follows its violation.
+
+    After each optimizer step λ ← max(0, λ + η·(l̄_r − ε)): projected gradient ascent on the dual
+    (2506.05314). λ starts at the objective's retain weight.
+
+    Attributes:
+        limit: ε, in nats a token.
+        rate: η.
+    """
+
+    limit: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -39,12 +56,14 @@ class Objective:
         retain: loss of the retain records.
         forget_weight: weight of the first.
         retain_weight: weight of the second.
+        constraint: lets the second weight follow the retain loss.
     """
 
     forget: Loss | None = None
     retain: Loss | None = None
     forget_weight: float = 1.0
     retain_weight: float = 1.0
+    constraint: Constraint | None = None
 
     def terms(self) -> list[tuple[int, Loss, float]]:
         """Return (role, loss, weight) of the terms there are."""
@@ -66,11 +85,39 @@ class Teacher:
 
     Attributes:
         hidden: hidden states at the target tokens of each forget record, [tokens, H].
-        head: the projection that makes logits of them.
+        head: what makes logits of them; a model's projection.
     """
 
     hidden: Sequence[Tensor]
-    head: Head
+    head: Projection
+
+
+class _Seen(NamedTuple):
+    """What one forward pass gave: a batch, hidden states, and where its target tokens are."""
+
+    inputs: dict[str, Tensor]
+    last: Tensor
+    blocks: dict[int, Tensor]
+    row: Tensor
+    position: Tensor
+    target: Tensor
+
+
+def _parts(role: int, loss: Loss) -> list[int]:
+    """Return the roles that a term looks at: its own, and the alternates where it needs them."""
+    return [role, ALTERNATE] if "alternates" in loss.needs else [role]
+
+
+def _layer(loss: Loss) -> set[int]:
+    """Return the block whose output a term looks at, if any."""
+    return {loss.layer} if isinstance(loss, HiddenLoss) else set()
+
+
+def _count(counts: Tensor, role: int, unit: Unit) -> Tensor:
+    """Return what a term's sum is divided by."""
+    if unit == "alternate_tokens":
+        return counts[ALTERNATE, 0]
+    return counts[role, 0 if unit == "tokens" else 1]
 
 
 class UnlearnTrainer(Trainer):  # type: ignore[misc]
@@ -87,9 +134,11 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             with its retain records).
         forget: examples to forget.
         retain: examples to keep, or to train on.
+        alternates: what to answer instead, the same number for each forget record.
         samples: samples in the whole run.
         retain_ratio: retain records for each forget record.
-        reference_log_probs: Σ_t log p of each forget record before training, [len(forget)].
+        reference_log_probs: Σ_t log p before training of each forget record, and of each alternate,
+            for losses that need them: role → [records].
         teacher: for losses that need one.
         monitor: watches losses and ends the run.
         progress: called with (steps done, steps planned) after each step.
@@ -103,27 +152,36 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         *,
         forget: Sequence[Example] = (),
         retain: Sequence[Example] = (),
+        alternates: Sequence[Example] = (),
         samples: int,
         retain_ratio: int = 1,
-        reference_log_probs: Tensor | None = None,
+        reference_log_probs: Mapping[int, Tensor] | None = None,
         teacher: Teacher | None = None,
         monitor: Monitor | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._model_state = state
         self._objective = objective
-        self._stream = PairStream(len(forget), len(retain), samples, int(args.seed), retain_ratio)
-        self._reference_log_probs = reference_log_probs
+        self._stream = PairStream(
+            len(forget),
+            len(retain),
+            samples,
+            int(args.seed),
+            retain_ratio,
+            len(alternates) // len(forget) if forget else 0,
+        )
+        self._reference_log_probs = dict(reference_log_probs or {})
         self._teacher = teacher
         self.monitor = monitor
         self.stopped: str | None = None
         self.tokens_trained = 0
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.retain_weight = objective.retain_weight
+        self._seen: list[tuple[Tensor, Tensor]] = []
         self._logged: dict[str, list[float]] = {}
         super().__init__(
             model=state.model,
             args=args,
-            train_dataset=Pairs(forget, retain),
+            train_dataset=Pairs(forget, retain, alternates),
             data_collator=collate_pairs,
             callbacks=[_Watch(self, progress)],
         )
@@ -146,12 +204,12 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             device: where the counts are needed.
 
         Returns:
-            (batches, counts [2, 2]: role × (tokens, records), over all processes).
+            (batches, counts [3, 2]: role × (tokens, records), over all processes).
         """
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        counts = torch.zeros(2, 2, dtype=torch.long)
+        counts = torch.zeros(3, 2, dtype=torch.long)
         for batch in batches:
-            for role in (FORGET, RETAIN):
+            for role in (FORGET, RETAIN, ALTERNATE):
                 rows = batch["role"].cpu() == role
                 counts[role, 0] += batch["target"].cpu()[rows].sum()
                 counts[role, 1] += rows.sum()
@@ -184,59 +242,74 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         """
         counts = num_items_in_batch
         assert counts is not None
+        terms = self._objective.terms()
         references = {
-            role: self._reference_hidden(loss, inputs, role)
-            for role, loss, _ in self._objective.terms()
+            (role, part): self._reference(loss, inputs, part)
+            for role, loss, _ in terms
+            for part in _parts(role, loss)
         }
-        hidden = hidden_states(model, inputs)
-        row, position, target = target_positions(inputs)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        per_record: dict[int, Tensor] = {}
-        for role, loss, weight in self._objective.terms():
-            rows = (inputs["role"] == role).nonzero()[:, 0]
-            mine = (inputs["role"] == role)[row]
-            if not len(rows):
+        with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
+            last = hidden_states(model, inputs)
+        seen = _Seen(inputs, last, mid, *target_positions(inputs))
+        total = last.new_zeros((), dtype=torch.float32)
+        losses: dict[int, Tensor] = {}
+        for role, loss, weight in terms:
+            views = {
+                part: self._look(loss, part, seen, references[role, part])
+                for part in _parts(role, loss)
+            }
+            found = views[role]
+            if found is None:
                 continue
-            reference_hidden, reference_head = references[role]
-            values, log_probs = token_values(
-                loss.statistic,
-                self._model_state.head,
-                hidden[row[mine], position[mine]],
-                target[mine],
-                reference_hidden,
-                reference_head,
-            )
-            record = row[mine] - rows[0]  # rows of one role are contiguous
-            index = inputs["index"][rows]
-            cached = self._reference_log_probs
-            view = TokenView(
-                values,
-                record,
-                len(rows),
-                cached.to(index.device)[index] if cached is not None and role == FORGET else None,
-            )
-            unit = 0 if loss.unit == "tokens" else 1
-            term = weight * loss(view) / counts[role, unit].clamp(min=1)
+            view, losses[role] = found
+            other = views.get(ALTERNATE)
+            view = replace(view, alternate=other[0] if other else None)
+            factor = self.retain_weight if role == RETAIN else weight
+            term = factor * loss(view) / _count(counts, role, loss.unit).clamp(min=1)
             total = total + term
             self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(term.detach()))
-            nll = TokenView(-log_probs, record, len(rows)).per_record_mean().detach()
-            per_record[role] = torch.stack([index.to(nll.dtype), nll])
         if not bool(torch.isfinite(total)):
             raise TrainingError(
                 f"the loss became {total.item()} at step {self.state.global_step + 1}: lower "
                 "learning_rate, or keep the stop rules on; nothing was saved"
             )
-        empty = hidden.new_zeros(2, 0, dtype=torch.float32)
-        self._seen.append((per_record.get(FORGET, empty), per_record.get(RETAIN, empty), counts))
+        empty = last.new_zeros(2, 0, dtype=torch.float32)
+        self._seen.append((losses.get(FORGET, empty), losses.get(RETAIN, empty)))
         total = total * self.args.world_size  # DDP averages gradients over processes
         return (total, {}) if return_outputs else total
 
-    def _reference_hidden(
+    def _look(
+        self, loss: Loss, role: int, seen: _Seen, reference: tuple[Tensor | None, Projection | None]
+    ) -> tuple[TokenView, Tensor] | None:
+        """Return a loss's view of one role's rows, and [2, R]: their positions and mean losses."""
+        rows = (seen.inputs["role"] == role).nonzero()[:, 0]
+        if not len(rows):
+            return None
+        mine = (seen.inputs["role"] == role)[seen.row]
+        row, position, target = seen.row[mine], seen.position[mine], seen.target[mine]
+        hidden, head = seen.last[row, position], self._model_state.head
+        if isinstance(loss, HiddenLoss):
+            inner = seen.blocks[loss.layer][row, position].float()
+            known = reference[0]
+            values = loss.hidden_statistic(inner, None if known is None else known.float())
+            with torch.no_grad():
+                _, log_probs = token_values(log_prob, head, hidden, target)
+        else:
+            values, log_probs = token_values(loss.statistic, head, hidden, target, *reference)
+        record = row - rows[0]  # rows of one role are contiguous
+        index = seen.inputs["index"][rows]
+        cached = self._reference_log_probs.get(role)
+        known_sums = None if cached is None else cached.to(index.device)[index]
+        view = TokenView(values, record, len(rows), known_sums)
+        nll = TokenView(-log_probs, record, len(rows)).per_record_mean().detach()
+        return view, torch.stack([index.to(nll.dtype), nll])
+
+    def _reference(
         self, loss: Loss, inputs: dict[str, Tensor], role: int
-    ) -> tuple[Tensor | None, Head | None]:
+    ) -> tuple[Tensor | None, Projection | None]:
         """Run the reference that a loss needs over its own rows; nothing for a loss without."""
         rows = inputs["role"] == role
-        if not bool(rows.any()):
+        if not bool(rows.any()) or role == ALTERNATE:
             return None, None
         if "teacher_logits" in loss.needs:
             assert self._teacher is not None, "this loss needs a teacher"
@@ -245,22 +318,28 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         which: Reference
         if "base_logits" in loss.needs:
             which = "base"
-        elif "before_logits" in loss.needs:
+        elif {"before_logits", "before_hidden"} & loss.needs:
             which = "before"
         else:
             return None, None
         part = {k: v[rows] for k, v in inputs.items() if k not in {"role", "index"}}
         row, position, _ = target_positions(part)
-        with self._model_state.reference(which) as (reference, head):
-            return hidden_states(reference, part)[row, position], head
+        with (
+            self._model_state.reference(which) as (reference, head),
+            block_outputs(reference, _layer(loss)) as inner,
+        ):
+            hidden = hidden_states(reference, part)
+            for layer in _layer(loss):
+                hidden = inner[layer]
+            return hidden[row, position], head
 
     def step_finished(self) -> None:
-        """Let the monitor see the losses of the step just done."""
+        """Let the monitor and the constraint see the losses of the step just done."""
         seen, self._seen = self._seen, []
-        if self.monitor is None or not seen:
+        if not seen:
             return
-        forget = torch.cat([f for f, _, _ in seen], 1)
-        retain = torch.cat([r for _, r, _ in seen], 1)
+        forget = torch.cat([f for f, _ in seen], 1)
+        retain = torch.cat([r for _, r in seen], 1)
         if self.args.world_size > 1:
             forget, retain = (
                 self.accelerator.gather_for_metrics(
@@ -270,10 +349,15 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             )
             forget, retain = (x[:, x[0] >= 0] for x in (forget, retain))
         forget, retain = forget.double().cpu(), retain.double().cpu()
-        self.monitor.update(
-            forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
-        )
-        self.stopped = self.monitor.verdict()
+        constraint = self._objective.constraint
+        if constraint is not None and retain.shape[1]:
+            violation = float(retain[1].mean()) - constraint.limit
+            self.retain_weight = max(0.0, self.retain_weight + constraint.rate * violation)
+        if self.monitor is not None:
+            self.monitor.update(
+                forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
+            )
+            self.stopped = self.monitor.verdict()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add each term's mean since the last log, so that no term hides behind the sum.
@@ -309,6 +393,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
                 {
                     "monitor": self.monitor.state() if self.monitor else None,
                     "tokens_trained": self.tokens_trained,
+                    "retain_weight": self.retain_weight,
                 }
             )
             (folder / _STATE_FILE).write_text(text, encoding="utf-8")
@@ -317,6 +402,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         load_trained(self._model_state, Path(resume_from_checkpoint))
         saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
         self.tokens_trained = saved["tokens_trained"]
+        self.retain_weight = saved["retain_weight"]
         if self.monitor and saved["monitor"]:
             self.monitor.load(saved["monitor"])
 

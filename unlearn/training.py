@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unlearn._blocks import blocks_of, only_blocks, parse_blocks
+from unlearn._pairing import ALTERNATE, FORGET
 from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example
 from unlearn.errors import OptionError
@@ -27,10 +29,10 @@ from unlearn.trainer import Objective, Teacher, UnlearnTrainer, latest_checkpoin
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["Fit", "fit", "record_losses", "total_steps"]
+__all__ = ["Fit", "fit", "mean_loss", "record_losses", "sample", "total_steps"]
 
-# Records scored to know the retain loss before training: enough for a mean, few enough to be free.
-_RETAIN_SAMPLE = 64
+# Records looked at where a mean is wanted: enough for one, few enough to be free.
+_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,17 @@ def record_losses(
     return loss
 
 
+def sample(examples: Sequence[Example]) -> list[Example]:
+    """Return at most `_SAMPLE` examples, evenly spread."""
+    n = min(len(examples), _SAMPLE)
+    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
+
+
+def mean_loss(state: ModelState, examples: Sequence[Example]) -> float:
+    """Return the mean over records of their mean token loss, in nats."""
+    return float(record_losses(*score_examples(state.model, state.head, examples)).mean())
+
+
 def fit(
     state: ModelState,
     objective: Objective,
@@ -90,6 +103,7 @@ def fit(
     forget: Sequence[Example] = (),
     retain: Sequence[Example] = (),
     holdout: Sequence[Example] = (),
+    alternates: Sequence[Example] = (),
     seed: int = 0,
     teacher: Teacher | None = None,
     checkpoints: Path | None = None,
@@ -104,6 +118,7 @@ def fit(
         forget: examples to forget; empty for plain training.
         retain: examples to keep, or to train on.
         holdout: examples the model never saw: they give the forget loss to stop at.
+        alternates: what to answer instead, the same number for each forget record.
         seed: of data order and dropout.
         teacher: for losses that need one.
         checkpoints: folder for checkpoints; a run resumes from the newest complete one there.
@@ -119,17 +134,25 @@ def fit(
     from transformers import set_seed
 
     set_seed(seed)
-    for need in ("before", "base"):
-        if f"{need}_logits" in objective.needs:
-            state.prepare_reference("before" if need == "before" else "base")
-    monitor, reference = _before_training(state, objective, training, forget, retain, holdout)
+    if objective.needs & {"before_logits", "before_hidden"}:
+        state.prepare_reference("before")
+    if "base_logits" in objective.needs:
+        state.prepare_reference("base")
+    monitor = _monitor(state, training, forget, retain, holdout)
+    reference = {}
+    if "reference_log_probs" in objective.needs:
+        parts = ((FORGET, forget), (ALTERNATE, alternates))
+        reference = {role: _sums(state, examples) for role, examples in parts if examples}
     _share(training)
     samples = len(forget) or len(retain)
     steps = total_steps(training, samples)
     if training.gradient_checkpointing:
         state.set_checkpointing(True)
     # Trainer insists on a folder, also when nothing is to be kept in it
-    with tempfile.TemporaryDirectory(prefix="unlearn-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
+        only_blocks(state.model, _blocks(training, state)),
+    ):
         if not checkpoints:
             training = training.model_copy(update={"save_steps": None})
         args = _arguments(training, steps, checkpoints or Path(scratch), state, seed)
@@ -139,6 +162,7 @@ def fit(
             args,
             forget=forget,
             retain=retain,
+            alternates=alternates,
             samples=steps * training.batch_size,
             retain_ratio=training.retain_ratio,
             reference_log_probs=reference,
@@ -164,6 +188,13 @@ def fit(
         rules=monitor.rules.describe() if monitor else "all epochs",
         history=trainer.state.log_history,
     )
+
+
+def _blocks(training: TrainingOptions, state: ModelState) -> set[int] | None:
+    """Return the blocks that train, None for all."""
+    if training.train_layers is None:
+        return None
+    return parse_blocks(training.train_layers, len(blocks_of(state.model)))
 
 
 def _arguments(
@@ -222,35 +253,32 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _before_training(
+def _sums(state: ModelState, examples: Sequence[Example]) -> torch.Tensor:
+    """Return Σ_t log p of each example, float32 [R]."""
+    statistics, offsets = score_examples(state.model, state.head, examples)
+    owner = torch.arange(len(examples)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
+    return torch.zeros(len(examples)).index_add(0, owner, statistics.log_prob)
+
+
+def _monitor(
     state: ModelState,
-    objective: Objective,
     training: TrainingOptions,
     forget: Sequence[Example],
     retain: Sequence[Example],
     holdout: Sequence[Example],
-) -> tuple[Monitor | None, torch.Tensor | None]:
-    """Score what stop rules and reference-based losses must know, once, before training."""
+) -> Monitor | None:
+    """Score what the stop rules must know, once, before training."""
     if not forget:
-        return None, None
-    reference: torch.Tensor | None = None
-    if "reference_log_probs" in objective.needs:
-        statistics, offsets = score_examples(state.model, state.head, forget)
-        owner = torch.arange(len(forget)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
-        reference = torch.zeros(len(forget)).index_add(0, owner, statistics.log_prob)
+        return None
     if training.stop == "none":
-        return Monitor(StopRules(), len(forget)), reference
+        return Monitor(StopRules(), len(forget))
     level, source = training.stop_loss, "stop_loss"
     if level is None and holdout:
-        level = float(record_losses(*score_examples(state.model, state.head, holdout)).mean())
+        level = mean_loss(state, holdout)
         source = "the mean of the holdout"
     elif level is None and state.stack:
         with state.reference("base") as (base, head):
             level = float(record_losses(*score_examples(base, head, forget)).mean())
         source = "the base model's on these records, for want of a holdout"
-    retain_level = None
-    if retain:
-        some = np.linspace(0, len(retain) - 1, min(len(retain), _RETAIN_SAMPLE)).round().astype(int)
-        scored = score_examples(state.model, state.head, [retain[i] for i in some])
-        retain_level = float(record_losses(*scored).mean()) + training.retain_budget
-    return Monitor(StopRules(level, source, retain_level), len(forget)), reference
+    retain_level = mean_loss(state, sample(retain)) + training.retain_budget if retain else None
+    return Monitor(StopRules(level, source, retain_level), len(forget))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unlearn import lineage as lin
-from unlearn._first_look import Measured, measure, sample, warnings_of
+from unlearn._first_look import Measured, measure, warnings_of
 from unlearn._output import check_output, staged_folder
+from unlearn.alternates import alternates
 from unlearn.batches import Example, encode
 from unlearn.errors import DataError, OutputError, SelectionError
 from unlearn.job import Job, Plan, expected_seconds
@@ -20,10 +21,10 @@ from unlearn.losses import NLL
 from unlearn.methods import get_method, resolve
 from unlearn.models import ModelState, new_adapter, open_model
 from unlearn.options import LoraOptions, TrainingOptions, validated
-from unlearn.records import Records
+from unlearn.records import Record, Records
 from unlearn.templates import Template, choose_template
 from unlearn.trainer import Objective
-from unlearn.training import Fit, fit, total_steps
+from unlearn.training import Fit, fit, sample, total_steps
 
 __all__ = ["Measured", "Plan", "Result", "finetune", "forget"]
 
@@ -220,8 +221,19 @@ def forget(
         "retain": _encode(kept, state, used, resolved.training),
         "holdout": _encode(unseen, state, used, resolved.training) if unseen else [],
     }
+    if chosen_method.alternates:
+        split["alternate"] = alternates(
+            chosen_method.alternates,
+            gone,
+            split["forget"],
+            state,
+            lambda rows: _encode(rows, state, used, resolved.training),
+            path=resolved.extra["alternates"],
+            count=int(resolved.extra["alternate_count"]),
+            seed=seed,
+        )
     notes += _cut_notes([e for part in split.values() for e in part])
-    look = {name: sample(part) for name, part in split.items() if part}
+    look = {name: sample(split[name]) for name in _LOOKED_AT if split[name]}
     before = {name: measure(state, part) for name, part in look.items()}
     checkpoints = _checkpoints(
         target,
@@ -308,8 +320,12 @@ def _check_disjoint(unseen: Records | None, gone: Records, kept: Records) -> Non
         )
 
 
+# What a first look before and after is taken of.
+_LOOKED_AT = ("forget", "retain", "holdout")
+
+
 def _encode(
-    records: Records, state: ModelState, template: Template, training: TrainingOptions
+    records: Iterable[Record], state: ModelState, template: Template, training: TrainingOptions
 ) -> list[Example]:
     limit = min(training.max_length or state.max_length, state.max_length)
     return encode(records, state.tokenizer, template, limit)

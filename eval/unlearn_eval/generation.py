@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from unlearn.batches import Example, collate
+from unlearn.batches import Example
+from unlearn.generation import answer_start, end_tokens, generate
 from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import IntArray
 
@@ -55,9 +55,9 @@ def continue_examples(
     Returns:
         One continuation a record, in order.
     """
-    cuts = [_cut(example) for example in examples]
+    cuts = [answer_start(example) for example in examples]
     found: dict[int, Continuation] = {}
-    ends = _ends(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     mode = model.training
     model.eval()
     try:
@@ -68,7 +68,7 @@ def continue_examples(
             ]
             left = [len(examples[i].ids) - cuts[i] for i in batch]
             for i, n, row in zip(
-                batch, left, _generate(model, beginnings, max(left), ends), strict=True
+                batch, left, generate(model, beginnings, max(left), ends), strict=True
             ):
                 stop = np.flatnonzero(np.isin(row[:n], ends))
                 tokens = row[: int(stop[0]) if stop.size else n]
@@ -85,23 +85,6 @@ def continue_examples(
     return [found[i] for i in range(len(examples))]
 
 
-def _cut(example: Example) -> int:
-    """Return the position from which the model is to continue."""
-    target = np.flatnonzero(example.target)
-    start = int(target[-1])
-    while start > 0 and example.target[start - 1]:
-        start -= 1
-    # a beginning of a single token (the marker that begins every text) asks for nothing
-    return start if start > 1 else max(1, len(example.ids) // 2)
-
-
-def _ends(model: Any, tokenizer: Any) -> IntArray:
-    """Return every token that ends a text: the tokenizer's, and those the model's folder names."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named = named if isinstance(named, list) else [named]
-    return np.array(sorted({i for i in (*named, tokenizer.eos_token_id) if i is not None}))
-
-
 def _batches(
     examples: Sequence[Example], cuts: Sequence[int], token_budget: int
 ) -> list[list[int]]:
@@ -116,31 +99,3 @@ def _batches(
         else:
             batches.append([i])
     return batches
-
-
-@torch.no_grad()
-def _generate(
-    model: Any, beginnings: Sequence[Example], length: int, ends: IntArray
-) -> list[IntArray]:
-    """Decode greedily; whatever sampling the model's folder asks for is set aside."""
-    from transformers import GenerationConfig
-
-    device = next(model.parameters()).device
-    pad = int(ends[0]) if ends.size else 0
-    batch = collate(beginnings, pad=pad, side="left")
-    config = GenerationConfig(
-        max_new_tokens=length,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        pad_token_id=pad,
-        eos_token_id=ends.tolist() or None,
-    )
-    written = model.generate(
-        input_ids=batch["input_ids"].to(device),
-        attention_mask=batch["attention_mask"].to(device),
-        generation_config=config,
-    )
-    width = batch["input_ids"].shape[1]
-    return list(written[:, width:].cpu().numpy().astype(np.int64))

@@ -23,10 +23,11 @@ from unlearn.batches import Example, encode
 from unlearn.errors import OptionError, TrainingError
 from unlearn.models import ModelState, open_model
 from unlearn.options import TrainingOptions
+from unlearn.pilot import teacher_of
 from unlearn.records import Records
 from unlearn.scoring import log_prob
 from unlearn.templates import Template
-from unlearn.trainer import Objective
+from unlearn.trainer import Constraint, Objective
 from unlearn.training import fit
 
 OBJECTIVES = {
@@ -34,7 +35,25 @@ OBJECTIVES = {
     "cached reference": Objective(losses.NPO(), losses.NLL()),
     "live reference": Objective(losses.GradAscent(), losses.KLFromBefore()),
     "base reference": Objective(losses.KLFromBase(), losses.NLL()),
+    "alternates": Objective(losses.DPO(), losses.NLL()),
+    "hidden states": Objective(losses.MisdirectByNorm(0), losses.HiddenMSE(0), 1e-3, 10.0),
+    "dual variable": Objective(losses.Flatness(), losses.NLL(), constraint=Constraint(1.0, 0.5)),
+    "teacher": Objective(losses.MatchTeacher(sharpness=2.0), losses.NLL()),
 }
+
+
+def more(
+    kind: str | Objective, state: ModelState, examples: list[Example]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What else `fit` and the options must hold for an objective on the first five examples."""
+    objective = OBJECTIVES[kind] if isinstance(kind, str) else kind
+    given: dict[str, Any] = {}
+    if "alternates" in objective.needs:
+        given["alternates"] = (examples[5:] * 10)[:10]
+    if "teacher_logits" in objective.needs:
+        given["teacher"] = teacher_of(state, examples[:5])
+    hidden = isinstance(objective.forget, losses.HiddenLoss)
+    return given, {"train_layers": "0"} if hidden else {}
 
 
 def opened(model: Path, adapter: Path, data: Path) -> tuple[ModelState, list[Example]]:
@@ -48,13 +67,15 @@ def trained(
     state, examples = opened(model, adapter, data)
     checkpoints = options.pop("checkpoints", None)
     settings = {"learning_rate": 1e-3, "batch_size": 4, "max_steps": 3, "stop": "none"} | options
+    given, needed = more(objective, state, examples)
     fit(
         state,
         objective,
-        TrainingOptions.model_validate(settings),
+        TrainingOptions.model_validate(settings | needed),
         forget=examples[:5],
         retain=examples[5:],
         checkpoints=checkpoints,
+        **given,
     )
     return {n: p.detach().clone() for n, p in state.model.named_parameters() if p.requires_grad}
 
@@ -72,11 +93,12 @@ def gradients(
                 caught[name] = parameter.grad.detach().clone()
 
     handle = register_optimizer_step_pre_hook(catch)
+    given, needed = more(objective, state, examples)
     options = TrainingOptions(
-        batch_size=4, micro_batch_size=micro, max_steps=1, stop="none", max_grad_norm=0
+        batch_size=4, micro_batch_size=micro, max_steps=1, stop="none", max_grad_norm=0, **needed
     )
     try:
-        fit(state, objective, options, forget=examples[:5], retain=examples[5:])
+        fit(state, objective, options, forget=examples[:5], retain=examples[5:], **given)
     finally:
         handle.remove()
     return caught
@@ -99,7 +121,7 @@ def test_accumulating_four_batches_of_one_is_one_batch_of_four(
     assert relative_distance(four, one) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["cached reference", "live reference"])
+@pytest.mark.parametrize("kind", [k for k in OBJECTIVES if k != "base reference"])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
@@ -115,10 +137,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         if done == 5:
             raise Killed
 
+    given, needed = more(objective, state, examples)
     options = TrainingOptions(
-        learning_rate=1e-3, batch_size=4, max_steps=6, stop="none", save_steps=2
+        learning_rate=1e-3, batch_size=4, max_steps=6, stop="none", save_steps=2, **needed
     )
-    arguments: dict[str, Any] = {"forget": examples[:5], "retain": examples[5:]}
+    arguments: dict[str, Any] = {"forget": examples[:5], "retain": examples[5:]} | given
     with pytest.raises(Killed):
         fit(state, objective, options, checkpoints=tmp_path / "c", progress=progress, **arguments)
     # a checkpoint cut short is not resumed from
@@ -139,7 +162,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["reference-free", "live reference"])
+@pytest.mark.parametrize(
+    "kind", ["reference-free", "live reference", "alternates", "hidden states", "dual variable"]
+)
 def test_two_processes_equal_one(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,3 +17,6 @@ model, adapter, data, kind, output = sys.argv[1:]
 found = gradients(Path(model), Path(adapter), Path(data), OBJECTIVES[kind])
 if int(os.environ.get("RANK", "0")) == 0:
     save_file({name.replace(".module.", "."): value for name, value in found.items()}, output)
+if torch.distributed.is_initialized():
+    torch.distributed.barrier()  # a rank that leaves early tears the other's connections down
+    torch.distributed.destroy_process_group()

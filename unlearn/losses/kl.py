@@ -1,17 +1,16 @@
-"""Forward Kullback–Leibler divergence from a reference distribution, token by token."""
+"""Kullback–Leibler divergence from or to a reference distribution, token by token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from unlearn.losses._view import Need, TokenView, Unit
 from unlearn.scoring import TokenStatistic
 
-__all__ = ["KLFromBase", "KLFromBefore", "kl_divergence"]
+__all__ = ["KLFromBase", "KLFromBefore", "KLToBefore", "kl_divergence"]
 
 
 def kl_divergence(logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
@@ -30,8 +29,10 @@ def kl_divergence(logits: Tensor, target: Tensor, reference: Tensor | None) -> T
     assert reference is not None
     log_q = reference.log_softmax(-1)
     log_p = logits.log_softmax(-1)
-    q = log_q.exp()
-    return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(-1)
+    # where p_ref = 0 both terms are cut, not only the value: 0·∞ would poison the gradient
+    none = log_q.detach().isneginf()
+    ratio = log_q.masked_fill(none, 0.0) - log_p.masked_fill(none, 0.0)
+    return (log_q.exp() * ratio).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,32 @@ class KLFromBefore:
     unit: ClassVar[Unit] = "tokens"
     needs: ClassVar[frozenset[Need]] = frozenset({"before_logits"})
     statistic: ClassVar[TokenStatistic] = staticmethod(kl_divergence)
+
+    def __call__(self, view: TokenView) -> Tensor:
+        """Return the sum of the divergences."""
+        return view.values.sum()
+
+
+@dataclass(frozen=True)
+class KLToBefore:
+    """Mean over target tokens of KL(model ‖ before): believe nothing that you did not before.
+
+    The other direction of `KLFromBefore`. It forbids new answers instead of asking for all the old
+    ones; where the model before ruled a token out (logit −∞) and the model does not, it is +∞.
+    """
+
+    unit: ClassVar[Unit] = "tokens"
+    needs: ClassVar[frozenset[Need]] = frozenset({"before_logits"})
+
+    @property
+    def statistic(self) -> TokenStatistic:
+        """KL(model ‖ before) of each token."""
+
+        def reverse(logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+            assert reference is not None
+            return kl_divergence(reference, target, logits)
+
+        return reverse
 
     def __call__(self, view: TokenView) -> Tensor:
         """Return the sum of the divergences."""
