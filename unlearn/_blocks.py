@@ -80,8 +80,8 @@ def parse_blocks(text: str, depth: int) -> set[int]:
     """
     found: set[int] = set()
     for part in str(text).split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise OptionError(f"train_layers {text!r}: write blocks as 5-7 or 5,6,9")
         found |= set(range(int(first), int(last or first) + 1))
     if not found or max(found) >= depth:

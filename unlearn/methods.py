@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
             retain="nll",
             defaults={
                 "batch_size": 5,
-                "retain_ratio": 5,
+                "retain_ratio": 7,
                 "epochs": 10,
                 "schedule": "linear",
                 "warmup_steps": 3,

@@ -30,7 +30,11 @@ def js_divergence(logits: Tensor, target: Tensor, reference: Tensor | None) -> T
     """
     assert reference is not None
     log_p, log_q = logits.log_softmax(-1), reference.log_softmax(-1)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    # where both are 0 the gradient of logaddexp is NaN; `_part` leaves those entries out
+    both = log_p.detach().isneginf() & log_q.detach().isneginf()
+    log_m = torch.logaddexp(log_p.masked_fill(both, 0.0), log_q.masked_fill(both, 0.0)) - math.log(
+        2
+    )
     return (_part(log_p, log_m) + _part(log_q, log_m)) / 2
 
 
