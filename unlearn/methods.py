@@ -61,7 +61,7 @@ class Method:
         words = {
             "reference_log_probs": "one pass over the forget records first",
             "before_logits": "a second copy of the adapter",
-            "base_logits": "nothing (the adapter switched off)",
+            "base_logits": "an adapter (switched off, it is the base)",
             "before_hidden": "a second copy of the adapter",
             "teacher_logits": "a short training of its own, and a holdout to do it well",
             "alternates": {
@@ -201,7 +201,7 @@ METHODS: dict[str, Method] = {
             "wga",
             "gradient ascent weighted by what is still known, ordinary training on retain",
             "2502.19301",
-            "gradient ascent that dies out by itself; a strong simple baseline",
+            "in place of gradient ascent: it dies out by itself",
             "1 forward + backward",
             forget="wga",
             retain="nll",
