@@ -15,7 +15,6 @@ from unlearn.errors import DataError, OptionError
 from unlearn.models import ModelState, open_model
 from unlearn.records import Record, Records
 from unlearn.templates import Template
-from unlearn.workflow import forget
 
 
 @pytest.fixture
@@ -102,23 +101,3 @@ def test_the_last_turn_of_a_conversation_is_replaced() -> None:
     assert turns[3]["content"] == "d"
     with pytest.raises(DataError, match="'y' is free text"):
         answering(Record(id="y", text="some text"), "no")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "wga", "satimp", "ce_u", "undial", "inverted_hinge", "uniform", "pdu", "idk_dpo", "alt_po",
-        "jensun", "flat", "rmu", "adaptive_rmu", "scrub", "bad_teacher", "whp",
-    ],
-)  # fmt: skip
-def test_every_method_runs_and_changes_the_adapter(
-    method: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
-) -> None:
-    done = forget(
-        tiny_model, data_file, "r0,r1", tmp_path / "out",
-        adapter=adapter, method=method, options={"max_steps": 4, "learning_rate": 1e-2},
-    )  # fmt: skip
-    name = "adapter_model.safetensors"
-    assert (done.folder / name).read_bytes() != (adapter / name).read_bytes()
-    assert done.lineage.method == method
-    assert np.isfinite(done.after["forget"].loss)

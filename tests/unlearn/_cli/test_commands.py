@@ -61,6 +61,11 @@ def test_every_method_runs(
     words += ["--data", str(data_file), "--forget", "subject:person0", "--method", method]
     words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "out")]
     words += ["-o", "max_steps=2", "-o", "batch_size=2"]
+    if method == "dpo":  # which must be told what to answer instead
+        rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+        others = tmp_path / "others.jsonl"
+        others.write_text("\n".join(json.dumps(r | {"completion": "nothing"}) for r in rows))
+        words += ["-o", f"alternates={others}"]
     assert run(words) == 0
     line = Lineage.read(tmp_path / "out")
     parent = Lineage.read(adapter)
