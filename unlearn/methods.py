@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.options import TrainingOptions, validated
+from unlearn.options import TrainingOptions, validated, without_auto
 
 __all__ = ["METHODS", "Method", "Resolved", "get_method"]
 
@@ -37,6 +37,8 @@ class Method:
         defaults: values of options that differ from the general ones, see `TrainingOptions`.
         extra: options of the method itself (not of its losses) with their defaults.
         alternates: where the answers to give instead come from, see `unlearn.alternates`.
+        rate: default learning rate as a part of that of the original training; from measurements
+            on TOFU, see the README.
         run: the function that runs it on a `Job`, as `module:name`.
     """
 
@@ -51,6 +53,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     alternates: str | None = None
+    rate: float = 0.2
     run: str = "unlearn.job:run_loss"
 
     @property
@@ -135,13 +138,13 @@ METHODS: dict[str, Method] = {
             defaults={
                 "batch_size": 5,
                 "retain_ratio": 7,
-                "epochs": 10,
                 "schedule": "linear",
                 "warmup_steps": 3,
                 "max_grad_norm": 0.0,
                 "stop": "none",
             },
             extra={"pilot_epochs": 3},
+            rate=0.8,  # at 1 more of the retained records were lost, see `unlearn.pilot`
             run="unlearn.pilot:run",
         ),
         Method(
@@ -439,7 +442,8 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
     """
     from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
 
-    left = dict(method.defaults) | dict(options)
+    options = without_auto(options)
+    left = dict(method.defaults) | options
     where = f"method {method.name}"
     extra = {key: left.pop(key, default) for key, default in method.extra.items()}
     _check_extra(method, extra)
@@ -467,7 +471,7 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         hint = did_you_mean(unknown[0], known)
         raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
     training = validated(TrainingOptions, left, where)
-    return Resolved(method, training, forget, retain, **weights, extra=extra, given=dict(options))
+    return Resolved(method, training, forget, retain, **weights, extra=extra, given=options)
 
 
 def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:

@@ -10,7 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import OptionError, did_you_mean
 
-__all__ = ["LoraOptions", "StrictModel", "TrainingOptions", "parse_overrides", "validated"]
+__all__ = [
+    "USUAL_RATE",
+    "LoraOptions",
+    "StrictModel",
+    "TrainingOptions",
+    "parse_overrides",
+    "validated",
+    "without_auto",
+]
+
+USUAL_RATE = 2e-4
+"""Learning rate at which adapters are usually trained: that of the LoRA paper for GPT-3
+(2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9)."""
 
 
 class StrictModel(BaseModel):
@@ -25,8 +37,12 @@ M = TypeVar("M", bound=BaseModel)
 class TrainingOptions(StrictModel):
     """How a loss is optimised, whatever the loss."""
 
-    learning_rate: float = Field(1e-4, gt=0, description="AdamW's step size")
-    epochs: float = Field(10.0, gt=0, description="passes over the forget (or training) records")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW's step size; auto = the method's part of the original one"
+    )
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the forget (or training) records; auto = 10 or more"
+    )
     max_steps: int | None = Field(None, gt=0, description="optimizer steps, instead of epochs")
     batch_size: int = Field(
         8, gt=0, description="forget records a step; as many retain records come on top"
@@ -89,6 +105,18 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         raise OptionError(f"cannot read the options {' '.join(words)}: {error}") from error
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
+
+
+def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without those set to `auto`, which is to leave them open.
+
+    Args:
+        options: the user's choices.
+
+    Returns:
+        What is really chosen.
+    """
+    return {key: value for key, value in options.items() if value != "auto" or key == "stop"}
 
 
 def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:

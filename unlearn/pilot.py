@@ -32,15 +32,14 @@ What was tried on TOFU (200 records, 20 to forget, a 656 k-parameter Llama) and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn._auto import trained_with
 from unlearn.batches import Example
 from unlearn.errors import LineageError
 from unlearn.job import Job, Plan, expected_seconds
@@ -57,20 +56,12 @@ __all__ = ["run", "sharpness_for", "teacher_of"]
 # by heart is some two to three times as sure of itself as one after a few epochs.
 _SHARPNESS = tuple(float(s) for s in np.geomspace(1.0, 8.0, 25))
 
-# The adapter to clean learns at this part of its original learning rate: at the full one more of
-# the retained records were lost (TOFU: recall .94 to .98, against .96 to .99).
-_GENTLER = 0.8
-
-# Fewer steps than this do not forget a handful of records, however few they are.
-_LEAST_STEPS = 40
-
 
 def run(job: Job) -> tuple[ModelState, Fit]:
     """Train a pilot, sharpen it, and match it.
 
-    The learning rate and batch size of the pilot are those of the original training, from the
-    lineage, else those given; the adapter itself is trained at .8 of that learning rate unless told
-    otherwise.
+    The pilot is trained as the adapter was, as far as the lineage tells; where it does not, at the
+    learning rate of which the one given is the method's part.
 
     Args:
         job: the job; options `pilot_epochs`, `divergence`, `level`.
@@ -82,29 +73,19 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         ModelError: if the adapter lies on top of others.
         LineageError: if a full fine-tune has no lineage that names its base.
     """
-    resolved = job.resolved
-    known: dict[str, Any] = dict(
-        (job.parent.finetuned_with if job.parent else {}).get("training") or {}
-    )
-    chosen = resolved.training.model_dump()
-    if "learning_rate" not in resolved.given and "learning_rate" in known:
-        chosen["learning_rate"] = _GENTLER * known["learning_rate"]
+    resolved, training = job.resolved, job.resolved.training
     n = len(job.split["forget"])
-    if not chosen["max_steps"]:
-        chosen["max_steps"] = max(
-            _LEAST_STEPS, math.ceil(chosen["epochs"] * n / chosen["batch_size"])
-        )
-    training = validated(TrainingOptions, chosen, "pilot")
+    known = trained_with(job.parent)
     short = validated(
         TrainingOptions,
-        {"learning_rate": training.learning_rate, "batch_size": 16}
+        {"learning_rate": (training.learning_rate or 0) / resolved.method.rate, "batch_size": 16}
         | {k: v for k, v in known.items() if k in _AS_TRAINED}
         | {"epochs": resolved.extra["pilot_epochs"], "stop": "none"},
         "pilot",
     )
     forget, retain = job.split["forget"], job.split["retain"]
     total = total_steps(short, len(retain)) + total_steps(training, n)
-    _announce(job, short, training, total, told="learning_rate" in known)
+    _announce(job, short, training, total)
     pilot = _fresh(job)
     first = fit(
         pilot,
@@ -146,19 +127,12 @@ def run(job: Job) -> tuple[ModelState, Fit]:
 _AS_TRAINED = ("learning_rate", "batch_size", "micro_batch_size", "weight_decay", "max_grad_norm")
 
 
-def _announce(
-    job: Job, short: TrainingOptions, training: TrainingOptions, steps: int, *, told: bool
-) -> None:
+def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps: int) -> None:
     """Tell the plan of both trainings before the first one starts."""
     if not job.announce:
         return
     forget, retain = job.split["forget"], job.split["retain"]
     notes = list(job.notes)
-    if not told and "learning_rate" not in job.resolved.given:
-        notes.append(
-            "no lineage tells how the adapter was trained: the pilot learns with learning_rate "
-            f"{short.learning_rate:g}; set the original one with -o learning_rate=…"
-        )
     if not job.split["holdout"]:
         notes.append(
             "without --holdout nobody knows how sure of itself a model that never saw the records "

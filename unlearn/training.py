@@ -71,8 +71,15 @@ def total_steps(training: TrainingOptions, records: int) -> int:
 
     Returns:
         `max_steps`, or epochs × records / batch size, rounded up.
+
+    Raises:
+        OptionError: if neither is set.
     """
-    return training.max_steps or max(1, math.ceil(training.epochs * records / training.batch_size))
+    if training.max_steps:
+        return training.max_steps
+    if training.epochs is None:
+        raise OptionError("how long to train is open: set epochs or max_steps")
+    return max(1, math.ceil(training.epochs * records / training.batch_size))
 
 
 def record_losses(
@@ -203,6 +210,8 @@ def _arguments(
     """Say it in Trainer's words."""
     from transformers import TrainingArguments
 
+    if training.learning_rate is None:
+        raise OptionError("learning_rate is open: set it to a number")
     constant = training.schedule == "constant"
     micro, accumulate = _share(training)
     return TrainingArguments(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn import lineage as lin
+from unlearn._auto import decided
 from unlearn._first_look import Measured, measure, warnings_of
 from unlearn._output import check_output, staged_folder
 from unlearn.alternates import alternates
@@ -20,7 +21,13 @@ from unlearn.lineage import Lineage
 from unlearn.losses import NLL
 from unlearn.methods import get_method, resolve
 from unlearn.models import ModelState, new_adapter, open_model
-from unlearn.options import LoraOptions, TrainingOptions, validated
+from unlearn.options import (
+    USUAL_RATE,
+    LoraOptions,
+    TrainingOptions,
+    validated,
+    without_auto,
+)
 from unlearn.records import Record, Records
 from unlearn.templates import Template, choose_template
 from unlearn.trainer import Objective
@@ -30,9 +37,8 @@ __all__ = ["Measured", "Plan", "Result", "finetune", "forget"]
 
 DEFAULT_METHOD = "pilot"
 
-# How training options of `finetune` differ from the general ones: 2e-4 is the rate of the LoRA
-# paper for GPT-3 (2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9).
-FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": 2e-4, "epochs": 10}
+# How training options of `finetune` differ from the general ones.
+FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": USUAL_RATE, "epochs": 10}
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ def finetune(
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
     target = check_output(output, overwrite=overwrite)
-    training = validated(TrainingOptions, FINETUNE_DEFAULTS | dict(options or {}), "finetune")
+    training = validated(
+        TrainingOptions, FINETUNE_DEFAULTS | without_auto(options or {}), "finetune"
+    )
     adapter = validated(LoraOptions, lora or {}, "lora")
     records = _load(data)
     if exclude:
@@ -208,7 +216,7 @@ def forget(
     lin.check_suppressed(kept, key)
     state = open_model(model, adapter, trainable=chosen_method.kind != "exact", **opening)
     parent = Lineage.read(state.adapter or state.folder)
-    notes: list[str] = []
+    resolved, notes = decided(resolved, parent, len(gone))
     name = template or (parent.template if parent else None)
     used = choose_template(name, state.tokenizer, records)
     if name is None:

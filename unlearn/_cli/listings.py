@@ -4,6 +4,9 @@ from __future__ import annotations
 
 __all__ = ["attacks", "methods"]
 
+# Options that a run decides from the adapter and the records, unless they are given.
+_OPEN = ("learning_rate", "epochs")
+
 
 def methods() -> None:
     """List the unlearning methods: what they do, need and cost, and when to use them."""
@@ -16,10 +19,13 @@ def methods() -> None:
         console.print(f"    when   {method.when}")
         console.print(f"    needs  {method.needs}")
         console.print(f"    cost   {method.cost}")
+        if method.kind != "exact":
+            console.print(f"    rate   {method.rate:g} of the original training's learning rate")
         console.print(f"    paper  https://arxiv.org/abs/{method.paper}\n")
     console.print("[bold]Options[/bold] for -o, whatever the method:")
     for name, option in TrainingOptions.model_fields.items():
-        console.print(f"    {name} = {option.default}  {option.description}")
+        default = "auto" if name in _OPEN else option.default
+        console.print(f"    {name} = {default}  {option.description}")
 
 
 def attacks() -> None:

@@ -1,0 +1,65 @@
+"""Decide what a method leaves open until the adapter and the records are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from unlearn.lineage import Lineage
+from unlearn.methods import Resolved
+from unlearn.options import USUAL_RATE
+
+__all__ = ["LEAST_STEPS", "decided", "trained_with"]
+
+LEAST_STEPS = 40
+"""Optimizer steps below which a handful of records is not forgotten, however few they are: AdamW
+moves a weight by about the learning rate a step, whatever the gradient."""
+
+_EPOCHS = 10.0
+
+
+def trained_with(parent: Lineage | None) -> dict[str, Any]:
+    """Return the options of the original training, as far as a lineage tells.
+
+    Args:
+        parent: lineage of the adapter, if it has one.
+
+    Returns:
+        Fields of `TrainingOptions`; empty where nothing is known.
+    """
+    return dict((parent.finetuned_with if parent else {}).get("training") or {})
+
+
+def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[Resolved, list[str]]:
+    """Fill in a learning rate and a number of epochs that were left to be decided.
+
+    The learning rate is the method's `rate` times that of the original training: how far a step may
+    go depends on the model and the adapter, and the rate that once taught the records tells it. The
+    epochs are 10, or as many as make `LEAST_STEPS` optimizer steps.
+
+    Args:
+        resolved: the method with its options.
+        parent: lineage of the adapter, if it has one.
+        records: forget records.
+
+    Returns:
+        (the method with numbers for all its options, what the user should know).
+    """
+    training, notes = resolved.training, []
+    fill: dict[str, float] = {}
+    if training.learning_rate is None:
+        known = trained_with(parent).get("learning_rate")
+        fill["learning_rate"] = resolved.method.rate * (known or USUAL_RATE)
+        if not known:
+            notes.append(
+                "no lineage tells how the adapter was trained: learning_rate "
+                f"{fill['learning_rate']:g} follows from the usual {USUAL_RATE:g}; set it with "
+                "-o learning_rate=… where that was another"
+            )
+    if training.epochs is None:
+        steps = math.ceil(_EPOCHS * records / training.batch_size)
+        fill["epochs"] = _EPOCHS
+        if steps < LEAST_STEPS:
+            fill["epochs"] = math.ceil(LEAST_STEPS * training.batch_size / records)
+    return replace(resolved, training=training.model_copy(update=fill)), notes
