@@ -13,7 +13,7 @@ from unlearn.generation import answer_start, end_tokens, generate
 from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import IntArray
 
-__all__ = ["Continuation", "continue_examples", "continue_tokens"]
+__all__ = ["Continuation", "continue_examples", "continue_tokens", "prompt_tokens"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,20 @@ def continue_tokens(
     finally:
         model.train(mode)
     return [found[i] for i in range(len(beginnings))]
+
+
+def prompt_tokens(tokenizer: Any, text: str) -> IntArray:
+    """Tokenise a text to be written on from: with what begins a text, without what ends one.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        text: the text.
+
+    Returns:
+        Token ids, int64.
+    """
+    ids = np.asarray(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _batches(

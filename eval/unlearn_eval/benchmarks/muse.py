@@ -18,10 +18,10 @@ from unlearn.batches import Example
 from unlearn.errors import DataError
 from unlearn.models import ModelState
 from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._statistics.common import no_interval
 from unlearn_eval.benchmarks._data import read_table, text_of
-from unlearn_eval.generation import continue_tokens
+from unlearn_eval.generation import continue_tokens, prompt_tokens
 from unlearn_eval.membership import min_k
 from unlearn_eval.scoring import score_model
 from unlearn_eval.statistics import Interval, auc, auc_interval, mean_interval
@@ -198,11 +198,11 @@ def evaluate_muse(
     )
 
 
-def _ids(state: ModelState, text: str) -> np.ndarray:
-    return np.asarray(state.tokenizer(text).input_ids, dtype=np.int64)
+def _ids(state: ModelState, text: str) -> IntArray:
+    return prompt_tokens(state.tokenizer, text)
 
 
-def _decode(state: ModelState, ids: np.ndarray) -> str:
+def _decode(state: ModelState, ids: IntArray) -> str:
     text: str = state.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
     return text
 
