@@ -40,10 +40,10 @@ __all__ = [
 HUB = "muse-bench/MUSE-News"
 
 VERBATIM_TOKENS, ANSWER_TOKENS = 128, 32
-"""Tokens of a continuation and of an answer; section 3 of the paper and its code."""
+"""Tokens of a continuation and of an answer, as in the paper's code."""
 
 MIN_K = 0.4
-"""Share of the lowest token log-probabilities; appendix of the paper and its code, Min-40 %."""
+"""Share of the lowest token log-probabilities: Min-40 %, of those in the paper's code."""
 
 # where an answer ends, after a few examples have shown the form; the paper's code
 _STOPS = ("\n\n", "\nQuestion", "Question:")
