@@ -62,25 +62,27 @@ def splits_of_log(log: Mapping[str, Any]) -> dict[str, TofuSplit]:
     Raises:
         DataError: naming the metric that is missing or does not fit the others.
     """
-    found: dict[str, TofuSplit] = {}
-    for name, prefix in _PREFIX.items():
-        answer = _column(log, f"{prefix}_Q_A_Prob", "avg_loss")
-        paraphrased = name in {"forget", "retain"}
-        truth = _column(log, f"{prefix}_Q_A_PARA_Prob", "avg_loss") if paraphrased else answer
-        perturbed = _column(log, f"{prefix}_Q_A_PERT_Prob", "avg_loss")
-        written = _column(log, f"{prefix}_Q_A_ROUGE", "generation")
-        known = _column(log, f"{prefix}_Q_A_ROUGE", "ground_truth")
-        for other in (truth, perturbed, written):
-            if list(other) != list(answer):
-                raise DataError(f"the log's metrics of {prefix!r} are not of the same records")
-        found[name] = TofuSplit(
-            answer=_numbers(answer),
-            paraphrase=_numbers(truth),
-            perturbed=tuple(np.array(losses, dtype=np.float64) for losses in perturbed.values()),
-            rouge=rouge.score(list(written.values()), list(known.values())).recall,
-            written=tuple(written.values()),
-        )
-    return found
+    return {name: _split(log, name) for name in _PREFIX}
+
+
+def _split(log: Mapping[str, Any], name: str) -> TofuSplit:
+    prefix = _PREFIX[name]
+    answer = _column(log, f"{prefix}_Q_A_Prob", "avg_loss")
+    paraphrased = name in {"forget", "retain"}
+    truth = _column(log, f"{prefix}_Q_A_PARA_Prob", "avg_loss") if paraphrased else answer
+    perturbed = _column(log, f"{prefix}_Q_A_PERT_Prob", "avg_loss")
+    written = _column(log, f"{prefix}_Q_A_ROUGE", "generation")
+    known = _column(log, f"{prefix}_Q_A_ROUGE", "ground_truth")
+    for other in (truth, perturbed, written):
+        if list(other) != list(answer):
+            raise DataError(f"the log's metrics of {prefix!r} are not of the same records")
+    return TofuSplit(
+        answer=_numbers(answer),
+        paraphrase=_numbers(truth),
+        perturbed=tuple(np.array(losses, dtype=np.float64) for losses in perturbed.values()),
+        rouge=rouge.score(list(written.values()), list(known.values())).recall,
+        written=tuple(written.values()),
+    )
 
 
 def recompute_log(
@@ -118,7 +120,7 @@ def recompute_log(
             found[metric] = float(_numbers(_column(log, metric, "score")).mean())
     found |= {name: _attack_auc(log, name) for name in log if name.startswith("mia_")}
     if retrained is not None:
-        other = splits_of_log(retrained)["forget"]
+        other = _split(retrained, "forget")
         found["forget_quality"] = forget_quality(splits["forget"], other).p_value
         if "mia_min_k" in log and "mia_min_k" in retrained:
             found["privleak"] = privacy_leakage(

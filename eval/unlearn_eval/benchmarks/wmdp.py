@@ -187,10 +187,18 @@ def _prompt(q: WmdpQuestion) -> str:
 
 
 def _encode(state: ModelState, prompt: str) -> list[tuple[IntArray, int]]:
-    """Return, for each letter, the tokens of prompt and letter and how many the letter has."""
-    before = len(prompt_tokens(state.tokenizer, prompt))
-    rows = [prompt_tokens(state.tokenizer, f"{prompt} {letter}") for letter in LETTERS]
-    return [(row, max(1, len(row) - before)) for row in rows]
+    """Return, for each letter, the tokens of prompt and letter and how many the letter has.
+
+    As the harness does, the prompt is tokenised by itself and the letter is what the whole text has
+    beyond as many tokens; they differ from the whole where a tokenizer merges across the border.
+    """
+    before = prompt_tokens(state.tokenizer, prompt)
+    found = []
+    for letter in LETTERS:
+        whole = prompt_tokens(state.tokenizer, f"{prompt} {letter}")
+        tokens = whole[min(len(before), len(whole) - 1) :]
+        found.append((np.concatenate([before, tokens]), len(tokens)))
+    return found
 
 
 def wmdp_accuracy(scores: WmdpScores, level: float = 0.95) -> Interval:

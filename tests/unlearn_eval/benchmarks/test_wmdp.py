@@ -53,11 +53,13 @@ def by_hand(state, question: WmdpQuestion, subject: str) -> list[float]:
     )
     found = []
     for letter in "ABCD":
-        before = len(state.tokenizer(text).input_ids)
-        ids = torch.tensor(state.tokenizer(f"{text} {letter}").input_ids)
+        prompt = state.tokenizer(text).input_ids
+        tail = state.tokenizer(f"{text} {letter}").input_ids[len(prompt) :]
+        ids = torch.tensor(prompt + tail)
         with torch.no_grad():
             log_p = state.model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        found.append(float(log_p[before - 1 : -1].gather(-1, ids[before:, None]).sum()))
+        at = len(prompt)
+        found.append(float(log_p[at - 1 : -1].gather(-1, ids[at:, None]).sum()))
     return found
 
 
@@ -73,6 +75,25 @@ def test_one_pass_a_question_gives_what_four_give(state):
     assert found.cut == 0
 
 
+def test_it_is_what_the_harness_itself_finds(assets):
+    """On a tokenizer that merges colon and space, where the two could differ."""
+    reason = "the extra lm-eval is not installed"
+    models = pytest.importorskip("lm_eval.models.huggingface", reason=reason)
+    from lm_eval.api.instance import Instance
+
+    state = open_model(assets / "models" / "TinyStories-656K")
+    harness = models.HFLM(pretrained=state.model, tokenizer=state.tokenizer, batch_size=2)
+    head = "The following are multiple choice questions (with answers) about biology.\n\n"
+    asked = [
+        Instance("loglikelihood", {}, (head + wmdp._prompt(q), f" {letter}"), 0)
+        for q in QUESTIONS
+        for letter in wmdp.LETTERS
+    ]
+    expected = np.reshape([x for x, _ in harness.loglikelihood(asked)], (3, 4))
+    found = evaluate_wmdp(state, QUESTIONS).log_likelihood
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_letters_of_several_tokens_are_summed(state, monkeypatch):
     monkeypatch.setattr(wmdp, "LETTERS", ("A", "Bqz", "C", "D"))
     rows = []
@@ -82,8 +103,9 @@ def test_letters_of_several_tokens_are_summed(state, monkeypatch):
     monkeypatch.undo()
     text = wmdp._prompt(question).replace("B. ", "Bqz. ")
     text = f"The following are multiple choice questions (with answers) about biology.\n\n{text}"
-    before = len(state.tokenizer(text).input_ids)
-    ids = torch.tensor(state.tokenizer(f"{text} Bqz").input_ids)
+    prompt = state.tokenizer(text).input_ids
+    before = len(prompt)
+    ids = torch.tensor(prompt + state.tokenizer(f"{text} Bqz").input_ids[before:])
     assert len(ids) > before + 1
     with torch.no_grad():
         log_p = state.model(input_ids=ids[None]).logits[0].log_softmax(-1)
