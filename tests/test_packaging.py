@@ -46,8 +46,8 @@ PUBLIC = {
 }
 # the distribution, where its name is not the module's
 DISTRIBUTION = {"yaml": "pyyaml"}
-# needed without an import: Trainer runs on the first; the second is for metrics beside an audit
-INDIRECT = {"accelerate", "evaluate"}
+# needed without an import: Trainer runs on it
+INDIRECT = {"accelerate"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -165,9 +165,9 @@ def test_losses_statistics_and_attacks_see_no_model_and_no_file(name: str) -> No
 
 
 def project() -> dict[str, list[str]]:
-    """Return the names of the runtime and the development dependencies."""
+    """Return the names of the runtime, the development and other optional dependencies."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = {"runtime": table["dependencies"], "dev": table["optional-dependencies"]["dev"]}
+    groups = {"runtime": table["dependencies"], **table["optional-dependencies"]}
     return {key: [normal(re.split(r"[<>=!~ \[]", x)[0]) for x in v] for key, v in groups.items()}
 
 
@@ -179,7 +179,8 @@ def test_what_is_imported_is_declared_and_the_reverse() -> None:
     tops = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
     third = tops - set(sys.stdlib_module_names) - {"unlearn", "unlearn_eval"}
     used = {normal(DISTRIBUTION.get(name, name)) for name in third}
-    assert used | INDIRECT == set(project()["runtime"])
+    declared = {name for group, names in project().items() if group != "dev" for name in names}
+    assert used | INDIRECT == declared
 
 
 def test_every_dependency_is_pinned() -> None:

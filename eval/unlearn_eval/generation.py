@@ -13,7 +13,7 @@ from unlearn.generation import answer_start, end_tokens, generate
 from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import IntArray
 
-__all__ = ["Continuation", "continue_examples"]
+__all__ = ["Continuation", "continue_examples", "continue_tokens", "prompt_tokens"]
 
 
 @dataclass(frozen=True)
@@ -56,44 +56,92 @@ def continue_examples(
         One continuation a record, in order.
     """
     cuts = [answer_start(example) for example in examples]
-    found: dict[int, Continuation] = {}
+    beginnings = [e.ids[:cut] for e, cut in zip(examples, cuts, strict=True)]
+    truths = [e.ids[cut:] for e, cut in zip(examples, cuts, strict=True)]
+    written = continue_tokens(
+        model,
+        tokenizer,
+        beginnings,
+        [len(truth) for truth in truths],
+        token_budget=token_budget,
+        progress=progress,
+    )
+    return [
+        Continuation(
+            tokens,
+            tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
+            tokenizer.decode(truth.tolist(), skip_special_tokens=True),
+        )
+        for tokens, truth in zip(written, truths, strict=True)
+    ]
+
+
+def continue_tokens(
+    model: Any,
+    tokenizer: Any,
+    beginnings: Sequence[IntArray],
+    lengths: Sequence[int],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int], None] | None = None,
+) -> list[IntArray]:
+    """Let a model write on greedily from tokens, in batches with a key–value cache.
+
+    Args:
+        model: a causal language model; its mode is restored afterwards.
+        tokenizer: its tokenizer.
+        beginnings: token ids to write on from, at least one each.
+        lengths: how many tokens to write after each, at most.
+        token_budget: padded tokens of a batch; results do not depend on it but for ties.
+        progress: called with the number of beginnings done after each batch.
+
+    Returns:
+        What was written after each beginning, int64, without the token that ends a text.
+    """
+    found: dict[int, IntArray] = {}
     ends = end_tokens(model, tokenizer)
     mode = model.training
     model.eval()
     try:
-        for batch in _batches(examples, cuts, token_budget):
-            beginnings = [
-                Example(e.id, e.ids[:c], e.target[:c])
-                for e, c in ((examples[i], cuts[i]) for i in batch)
+        for batch in _batches([len(ids) for ids in beginnings], lengths, token_budget):
+            rows = [
+                Example("", beginnings[i], np.zeros(len(beginnings[i]), dtype=bool)) for i in batch
             ]
-            left = [len(examples[i].ids) - cuts[i] for i in batch]
-            for i, n, row in zip(
-                batch, left, generate(model, beginnings, max(left), ends), strict=True
-            ):
-                stop = np.flatnonzero(np.isin(row[:n], ends))
-                tokens = row[: int(stop[0]) if stop.size else n]
-                truth = examples[i].ids[cuts[i] :]
-                found[i] = Continuation(
-                    tokens,
-                    tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
-                    tokenizer.decode(truth.tolist(), skip_special_tokens=True),
-                )
+            written = generate(model, rows, max(lengths[i] for i in batch), ends)
+            for i, row in zip(batch, written, strict=True):
+                row = row[: lengths[i]]
+                stop = np.flatnonzero(np.isin(row, ends))
+                found[i] = row[: int(stop[0])] if stop.size else row
             if progress:
                 progress(len(batch))
     finally:
         model.train(mode)
-    return [found[i] for i in range(len(examples))]
+    return [found[i] for i in range(len(beginnings))]
+
+
+def prompt_tokens(tokenizer: Any, text: str) -> IntArray:
+    """Tokenise a text to be written on from: with what begins a text, without what ends one.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        text: the text.
+
+    Returns:
+        Token ids, int64.
+    """
+    ids = np.asarray(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _batches(
-    examples: Sequence[Example], cuts: Sequence[int], token_budget: int
+    beginnings: Sequence[int], lengths: Sequence[int], token_budget: int
 ) -> list[list[int]]:
-    """Group records whose beginnings and endings have similar lengths."""
-    order = sorted(range(len(examples)), key=lambda i: (cuts[i], len(examples[i].ids), i))
+    """Group rows whose beginnings and endings have similar lengths."""
+    order = sorted(range(len(beginnings)), key=lambda i: (beginnings[i], lengths[i], i))
     batches: list[list[int]] = []
     for i in order:
         group = [*batches[-1], i] if batches else [i]
-        widest = max(cuts[j] for j in group) + max(len(examples[j].ids) - cuts[j] for j in group)
+        widest = max(beginnings[j] for j in group) + max(lengths[j] for j in group)
         if batches and widest * len(group) <= token_budget:
             batches[-1].append(i)
         else:

@@ -11,7 +11,7 @@ from unlearn.demo import base_path, facts
 from unlearn.models import open_model
 from unlearn.records import Records
 from unlearn.templates import Template
-from unlearn_eval.generation import continue_examples
+from unlearn_eval.generation import continue_examples, continue_tokens, prompt_tokens
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,28 @@ def test_no_records_and_the_mode_of_the_model(state):
     continue_examples(state.model, state.tokenizer, [])
     assert state.model.training
     state.model.eval()
+
+
+def test_each_beginning_is_continued_by_its_own_length_at_most(state, examples):
+    beginnings = [e.ids[: int(np.flatnonzero(e.target)[0])] for e in examples[:4]]
+    far = continue_tokens(state.model, state.tokenizer, beginnings, [40] * 4)
+    short = continue_tokens(state.model, state.tokenizer, beginnings, [1, 2, 3, 40])
+    assert all(len(ids) > 3 for ids in far)
+    for length, whole, part in zip([1, 2, 3, 40], far, short, strict=True):
+        assert part.tolist() == whole[:length].tolist()
+    assert not np.isin(np.concatenate(far), state.tokenizer.eos_token_id).any()
+
+
+def test_a_prompt_keeps_what_begins_a_text_and_not_what_ends_one(state):
+    plain = prompt_tokens(state.tokenizer, "Answer:")
+    assert plain[0] == state.tokenizer.bos_token_id
+
+    class Ending:
+        eos_token_id = state.tokenizer.eos_token_id
+
+        def __call__(self, text, **options):
+            found = state.tokenizer(text, **options)
+            found["input_ids"] = [*found["input_ids"], self.eos_token_id]
+            return found
+
+    assert prompt_tokens(Ending(), "Answer:").tolist() == plain.tolist()

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval._arrays import BoolArray, FloatArray, IntArray
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["METRICS", "PAPER", "SUMMARY", "score"]
+__all__ = ["METRICS", "PAPER", "SUMMARY", "completed", "score"]
 
 METRICS: dict[str, dict[str, Any]] = {"mean": {}}
 PAPER = "https://arxiv.org/abs/2406.09179"
@@ -33,8 +33,22 @@ def score(target: TokenScores, base: TokenScores | None = None) -> FloatArray:
     Returns:
         float64[R] in [0, 1].
     """
-    if not target.records:
+    return completed(target.hit, target.offsets)
+
+
+def completed(hit: BoolArray, offsets: IntArray) -> FloatArray:
+    """Return 1 − k*/|y| from the arg-max hits of records laid end to end.
+
+    Args:
+        hit: bool[N], whether the arg-max is the target token under teacher forcing.
+        offsets: int64[R + 1]; record i owns the tokens offsets[i]:offsets[i + 1], at least one.
+
+    Returns:
+        float64[R] in [0, 1].
+    """
+    if len(offsets) < 2:
         return np.empty(0, dtype=np.float64)
-    place = np.arange(target.hit.size) - np.repeat(target.offsets[:-1], target.lengths)
-    earliest = np.maximum.reduceat(np.where(target.hit, 0, place + 1), target.offsets[:-1])
-    return 1.0 - earliest / target.lengths
+    lengths = np.diff(offsets)
+    place = np.arange(hit.size) - np.repeat(offsets[:-1], lengths)
+    earliest = np.maximum.reduceat(np.where(hit, 0, place + 1), offsets[:-1])
+    return 1.0 - earliest / lengths

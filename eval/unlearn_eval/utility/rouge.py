@@ -24,23 +24,24 @@ class RougeL(NamedTuple):
     f1: FloatArray
 
 
-def score(written: Sequence[str], truth: Sequence[str]) -> RougeL:
-    """Compare texts by their longest common subsequence of stemmed words.
+def score(written: Sequence[str], truth: Sequence[str], *, stem: bool = True) -> RougeL:
+    """Compare texts by their longest common subsequence of words.
 
     Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (ACL W04-1013, section 3), as
-    the package `rouge-score` computes it, with the Porter stemmer, like TOFU (arXiv 2401.06121) and
-    MUSE (arXiv 2407.06460). Limits: 0 where either text has no word.
+    the package `rouge-score` computes it. TOFU (arXiv 2401.06121) stems words, MUSE (arXiv
+    2407.06460) does not: so says the code of both. Limits: 0 where either text has no word.
 
     Args:
         written: what the model wrote.
         truth: what the records say, in the same order.
+        stem: compare words by their Porter stems.
 
     Returns:
         Recall and F1 of each pair.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scorer = RougeScorer(["rougeL"], use_stemmer=stem)
     pairs = [scorer.score(t, w)["rougeL"] for w, t in zip(written, truth, strict=True)]
     return RougeL(
         np.array([p.recall for p in pairs], dtype=np.float64),

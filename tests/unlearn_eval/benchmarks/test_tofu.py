@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from unlearn.demo import base_path
+from unlearn.errors import DataError
+from unlearn.models import open_model
+from unlearn_eval.benchmarks.muse import privacy_leakage
+from unlearn_eval.benchmarks.tofu import (
+    SPLITS,
+    TofuQuestion,
+    TofuSplit,
+    evaluate_tofu,
+    forget_quality,
+    harmonic_mean,
+    load_tofu,
+    model_utility,
+    probability,
+    tofu_metrics,
+    tofu_table,
+)
+from unlearn_eval.benchmarks.tofu_logs import read_log, recompute_log, splits_of_log
+
+LN2 = math.log(2)
+
+
+def split(answer, perturbed, paraphrase=None, rouge=0.5) -> TofuSplit:
+    n = len(answer)
+    return TofuSplit(
+        answer=np.array(answer, dtype=np.float64),
+        paraphrase=np.array(paraphrase or answer, dtype=np.float64),
+        perturbed=tuple(np.array(x, dtype=np.float64) for x in perturbed),
+        rouge=np.full(n, rouge),
+    )
+
+
+def test_probability_worked_by_hand():
+    part = split([LN2, 2 * LN2], [[2 * LN2, 2 * LN2], [math.inf, math.inf]])
+    assert probability(part, options=False) == pytest.approx([1 / 2, 1 / 4])
+    assert probability(part, options=True) == pytest.approx([1 / 2, 1])
+    impossible = split([math.inf], [[math.inf]])
+    assert probability(impossible, options=True).tolist() == [0]
+
+
+def test_model_utility_worked_by_hand():
+    # retain: p ½, R of ¼ ÷ ½; the others: p ½ of ½ + ¼ + ¼, the same R
+    part = split([LN2], [[2 * LN2, 2 * LN2]])
+    scores = dict.fromkeys(SPLITS, part)
+    assert model_utility(scores) == pytest.approx(0.5)  # nine times ½
+    better = scores | {"retain": split([0.0], [[math.inf]], rouge=1.0)}
+    assert model_utility(better) == pytest.approx(9 / (3 / 1 + 6 / 0.5))
+    assert model_utility(scores | {"forget": split([9.0], [[1.0]])}) == pytest.approx(0.5)
+    # one of nine is 0
+    assert model_utility(scores | {"retain": split([LN2], [[0.0]])}) == 0
+
+
+def test_harmonic_mean_limits():
+    assert harmonic_mean([1.0, 0.5]) == pytest.approx(2 / 3)
+    assert harmonic_mean([1.0, 0.0]) == 0
+
+
+def test_forget_quality_is_the_exact_test_on_truth_ratios():
+    low, high = split([0.0] * 4, [[1.0], [2.0], [3.0], [4.0]]), split([0.0] * 4, [[9.0]] * 4)
+    assert forget_quality(low, low).p_value == 1
+    # four values all below four others: 2 of the 70 orders are as extreme
+    assert forget_quality(low, high).p_value == pytest.approx(2 / 70)
+
+
+def test_metrics_name_what_they_rest_on():
+    part = split([LN2] * 40, [[1.0, 2.0]] * 40)
+    scores = dict.fromkeys(SPLITS, part)
+    found = tofu_metrics(scores)
+    assert "forget_quality" not in found
+    assert len(found) == 13
+    assert found["forget.probability"].method == "conditional"  # two authors are too few clusters
+    assert found["forget.probability"].clusters == 2
+    assert found["real_authors.probability"].method == "t"
+    assert math.isnan(found["model_utility"].low)
+    assert "does not show" in tofu_metrics(scores, scores)["forget_quality"].note
+
+
+def question(k: int, paraphrase: bool) -> TofuQuestion:
+    return TofuQuestion(
+        f"Which day comes after number {k}?",
+        f"Day {k} it is.",
+        f"It is day {k}." if paraphrase else None,
+        tuple(f"It is day {k + j}." for j in range(1, 3 + k)),
+    )
+
+
+@pytest.fixture(scope="module")
+def state():
+    return open_model(base_path())
+
+
+def test_a_live_model_is_scored_row_by_row_in_one_pass(state, monkeypatch):
+    from unlearn.batches import encode
+    from unlearn.records import Record
+    from unlearn.scoring import score_examples
+    from unlearn.templates import Template
+    from unlearn_eval.benchmarks import tofu
+
+    seen = []
+
+    def watched(model, head, examples, **options):
+        seen.append(len(examples))
+        return score_examples(model, head, examples, **options)
+
+    monkeypatch.setattr(tofu, "score_examples", watched)
+    data = {
+        name: [question(k, name in SPLITS[:2]) for k in range(1 + i)]
+        for i, name in enumerate(SPLITS)
+    }
+    progress = []
+    scores = evaluate_tofu(
+        state,
+        data,
+        template="qa",
+        new_tokens=5,
+        progress=lambda done, of: progress.append((done, of)),
+    )
+    rows = sum(
+        1 + (q.paraphrase is not None) + len(q.perturbed) for part in data.values() for q in part
+    )
+    assert seen == [rows]  # every row once
+    assert progress[-1] == (rows + 10, rows + 10)
+
+    def alone(q: TofuQuestion, answer: str) -> float:
+        example = encode(
+            [Record("x", prompt=q.question, completion=answer)],
+            state.tokenizer,
+            Template("qa"),
+            512,
+        )
+        return -float(score_examples(state.model, state.head, example)[0].log_prob.mean())
+
+    for name, part in data.items():
+        found = scores[name]
+        assert len(found.answer) == len(found.rouge) == len(found.written) == len(part)
+        for i, q in enumerate(part):
+            assert found.answer[i] == pytest.approx(alone(q, q.answer), abs=1e-4)
+            truth = q.answer if q.paraphrase is None else q.paraphrase
+            assert found.paraphrase[i] == pytest.approx(alone(q, truth), abs=1e-4)
+            np.testing.assert_allclose(
+                found.perturbed[i], [alone(q, x) for x in q.perturbed], atol=1e-4
+            )
+    table = tofu_table(scores)
+    assert table.num_rows == 10
+    assert table["perturbed_loss"].to_pylist()[2] == pytest.approx(scores["retain"].perturbed[1])
+    assert "written" not in table.column_names
+
+
+def test_what_a_model_writes_is_compared_with_the_answer(state):
+    """The embedded model knows its own facts; what it says is not cut to the answer's length."""
+    from unlearn.demo import facts
+
+    known = facts()[0]
+    true = TofuQuestion(known["prompt"], known["completion"], None, ("nothing of the kind",))
+    short = TofuQuestion(known["prompt"], known["completion"].split()[0], None, ("nothing",))
+    found = evaluate_tofu(state, {"world_facts": [true, short]}, template="qa")["world_facts"]
+    assert [text.strip() for text in found.written] == [known["completion"]] * 2
+    assert found.rouge.tolist() == [1, 1]
+    assert found.perturbed[0][0] > found.answer[0]
+
+
+def test_nothing_to_evaluate(state):
+    with pytest.raises(DataError, match="no questions"):
+        evaluate_tofu(state, {"forget": []})
+
+
+def test_loading_names_the_row_that_is_wrong(tmp_path):
+    good = {"question": "q", "answer": "a", "paraphrased_answer": "b", "perturbed_answer": ["c"]}
+    for name in ("forget05", "retain", "real_authors", "world_facts"):
+        (tmp_path / f"{name}_perturbed.json").write_text(f"{json.dumps(good)}\n" * 2)
+    found = load_tofu(tmp_path, "forget05")
+    assert list(found) == list(SPLITS)
+    assert found["forget"][1] == ("q", "a", "b", ("c",))
+    assert found["world_facts"][0].paraphrase is None
+    assert [len(part) for part in load_tofu(tmp_path, "forget05", limit=1).values()] == [1] * 4
+    with pytest.raises(DataError, match="forget01_perturbed"):
+        load_tofu(tmp_path, "forget01")
+    (tmp_path / "retain_perturbed.json").write_text(json.dumps(good | {"perturbed_answer": []}))
+    with pytest.raises(DataError, match=r"retain_perturbed\.json, line 1: 'perturbed_answer'"):
+        load_tofu(tmp_path, "forget05")
+    with pytest.raises(DataError, match="limit of 0"):
+        load_tofu(tmp_path, "forget05", limit=0)
+
+
+def test_the_hub_is_asked_for_the_table_and_its_refusal_is_told(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, table, split):
+        asked.append((name, table, split))
+        row = {"question": "q", "answer": "a", "paraphrased_answer": "b", "perturbed_answer": ["c"]}
+        return [row] if "world" not in table else (_ for _ in ()).throw(ValueError("no such table"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=r"locuslab/TOFU: .*no such table"):
+        load_tofu()
+    assert asked[0] == ("locuslab/TOFU", "forget10_perturbed", "train")
+    assert asked[3] == ("locuslab/TOFU", "world_facts_perturbed", "train")
+
+
+def test_no_log_at_all(tmp_path):
+    file = tmp_path / "log.json"
+    for text in ("{", "[]", "{}"):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"log\.json"):
+            read_log(file)
+
+
+# published values: Llama-2-7b-chat, fine-tuned on all of TOFU and retrained without a part of it
+PUBLISHED = {  # forget set: (retained part, quality, truth ratio fine-tuned, retrained, utility)
+    "forget01": ("retain99", 1.271e-3, 0.531, 0.678, 0.6268),
+    "forget05": ("retain95", 5.867e-14, 0.511, 0.670, 0.6266),
+    "forget10": ("retain90", 4.346e-25, 0.519, 0.681, 0.6130),
+}
+
+
+@pytest.fixture(scope="module")
+def published(assets):
+    """Read the logs and summaries of a fine-tuned and a retrained model."""
+
+    def read(name: str) -> list[tuple[dict, dict]]:
+        folder = assets / "tofu_eval_logs"
+        paths = (
+            folder / "tofu_Llama-2-7b-chat-hf_full" / f"evals_{name}",
+            folder / f"tofu_Llama-2-7b-chat-hf_{PUBLISHED[name][0]}",
+        )
+        return [
+            (read_log(p / "TOFU_EVAL.json"), json.loads((p / "TOFU_SUMMARY.json").read_text()))
+            for p in paths
+        ]
+
+    return read
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_values_come_out_again(name, published):
+    (full, full_summary), (retrained, retrained_summary) = published(name)
+    _, quality, ratio_full, ratio_retrained, utility = PUBLISHED[name]
+    found, other = recompute_log(full, retrained), recompute_log(retrained)
+    assert found["forget_quality"] == pytest.approx(quality, rel=5e-4)
+    assert found["model_utility"] == pytest.approx(0.6276, abs=5e-5)
+    assert other["model_utility"] == pytest.approx(utility, abs=5e-5)
+    assert found["forget_truth_ratio"] == pytest.approx(ratio_full, abs=5e-4)
+    assert other["forget_truth_ratio"] == pytest.approx(ratio_retrained, abs=5e-4)
+    # every other aggregate too, from its records; the logs add 1e-10 to what they divide by
+    assert set(found) >= set(full_summary)
+    assert set(other) >= set(retrained_summary) - {"privleak"}
+    for log, numbers in ((full, found), (retrained, other)):
+        for metric, value in numbers.items():
+            assert value == pytest.approx(log[metric]["agg_value"], abs=5e-8), metric
+    # where there was no retrained model, the logs put an AUC of a half in its place
+    assert "privleak" not in other
+    assert privacy_leakage(other["mia_min_k"], 0.5) == pytest.approx(
+        retrained_summary["privleak"], abs=5e-8
+    )
+
+
+@pytest.fixture(scope="module")
+def small(published):
+    return [log for log, _ in published("forget01")]
+
+
+def test_the_arithmetic_form_is_another_number(small):
+    ours, theirs = map(splits_of_log, small)
+    geometric = tofu_metrics(ours, theirs)
+    arithmetic = tofu_metrics(ours, theirs, "arithmetic")
+    assert arithmetic["retain.truth_ratio"].value < geometric["retain.truth_ratio"].value
+    assert arithmetic["model_utility"].value < geometric["model_utility"].value
+    assert arithmetic["retain.rouge"] == geometric["retain.rouge"]
+    # still told apart, whatever the form
+    assert arithmetic["forget_quality"].value < 0.01
+
+
+def test_a_log_with_a_record_missing_is_refused(small):
+    column = dict(small[0]["forget_Q_A_PERT_Prob"]["value_by_index"])
+    column.pop("3")
+    with pytest.raises(DataError, match="'forget' are not of the same records"):
+        splits_of_log(small[0] | {"forget_Q_A_PERT_Prob": {"value_by_index": column}})
+    with pytest.raises(DataError, match="'generation' for the records of 'forget_Q_A_ROUGE'"):
+        splits_of_log({k: v for k, v in small[0].items() if k != "forget_Q_A_ROUGE"})
+
+
+def test_a_real_model_on_real_questions(assets):
+    state = open_model(assets / "models" / "TinyStories-656K")
+    data = load_tofu(assets / "tofu", "forget01", limit=3)
+    scores = evaluate_tofu(state, data, new_tokens=16)
+    assert tofu_table(scores).num_rows == 12
+    found = tofu_metrics(scores, scores)
+    assert found["forget_quality"].value == 1
+    for name, value in found.items():
+        assert 0 <= value.value <= 1, name
+    # it knows children's English only: every answer is far from certain
+    assert all((split.answer > 1).all() for split in scores.values())
