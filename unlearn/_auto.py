@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,9 @@ from unlearn.options import USUAL_RATE
 
 __all__ = ["LEAST_STEPS", "decided", "trained_with"]
 
-LEAST_STEPS = 40
+LEAST_STEPS = 36
 """Optimizer steps below which a handful of records is not forgotten, however few they are: AdamW
 moves a weight by about the learning rate a step, whatever the gradient."""
-
-_EPOCHS = 10.0
 
 
 def trained_with(parent: Lineage | None) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[R
 
     The learning rate is the method's `rate` times that of the original training: how far a step may
     go depends on the model and the adapter, and the rate that once taught the records tells it. The
-    epochs are 10, or as many as make `LEAST_STEPS` optimizer steps.
+    epochs are the method's, or as many as make `LEAST_STEPS` optimizer steps.
 
     Args:
         resolved: the method with its options.
@@ -58,8 +55,6 @@ def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[R
                 "-o learning_rate=… where that was another"
             )
     if training.epochs is None:
-        steps = math.ceil(_EPOCHS * records / training.batch_size)
-        fill["epochs"] = _EPOCHS
-        if steps < LEAST_STEPS:
-            fill["epochs"] = math.ceil(LEAST_STEPS * training.batch_size / records)
+        least = LEAST_STEPS * training.batch_size / records
+        fill["epochs"] = max(resolved.method.epochs, round(least, 3))
     return replace(resolved, training=training.model_copy(update=fill)), notes

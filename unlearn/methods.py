@@ -39,6 +39,7 @@ class Method:
         alternates: where the answers to give instead come from, see `unlearn.alternates`.
         rate: default learning rate as a part of that of the original training; from measurements
             on TOFU, see the README.
+        epochs: default passes over the forget records; more where these are few.
         run: the function that runs it on a `Job`, as `module:name`.
     """
 
@@ -54,6 +55,7 @@ class Method:
     extra: Mapping[str, Any] = field(default_factory=dict)
     alternates: str | None = None
     rate: float = 0.2
+    epochs: float = 10.0
     run: str = "unlearn.job:run_loss"
 
     @property
@@ -136,15 +138,19 @@ METHODS: dict[str, Method] = {
             forget="match_teacher",
             retain="nll",
             defaults={
-                "batch_size": 5,
-                "retain_ratio": 7,
+                "optimizer": "muon",
+                "momentum": 0.5,
+                "batch_size": 4,
+                "retain_ratio": 4,
+                "retain_weight": 2.0,
                 "schedule": "linear",
                 "warmup_steps": 3,
                 "max_grad_norm": 0.0,
                 "stop": "none",
             },
-            extra={"pilot_epochs": 3},
-            rate=0.8,  # at 1 more of the retained records were lost, see `unlearn.pilot`
+            extra={"pilot_epochs": 2},
+            rate=2.5,
+            epochs=8.0,
             run="unlearn.pilot:run",
         ),
         Method(

@@ -38,10 +38,12 @@ class TrainingOptions(StrictModel):
     """How a loss is optimised, whatever the loss."""
 
     learning_rate: float | None = Field(
-        None, gt=0, description="AdamW's step size; auto = the method's part of the original one"
+        None, gt=0, description="step size; auto = the method's part of the original one"
     )
     epochs: float | None = Field(
-        None, gt=0, description="passes over the forget (or training) records; auto = 10 or more"
+        None,
+        gt=0,
+        description="passes over the forget (or training) records; auto: by method",
     )
     max_steps: int | None = Field(None, gt=0, description="optimizer steps, instead of epochs")
     batch_size: int = Field(
@@ -55,7 +57,13 @@ class TrainingOptions(StrictModel):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="what the learning rate does after warm-up"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon moves matrices only, as those of plain LoRA"
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="what is kept of earlier steps' direction (β₁ of AdamW)"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="the optimizer's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient to this norm; 0 = never")
     max_length: int | None = Field(None, gt=1, description="cut records to this many tokens")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")

@@ -34,12 +34,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unlearn._auto import trained_with
+from unlearn._optimizers import all_matrices
 from unlearn.batches import Example
 from unlearn.errors import LineageError
 from unlearn.job import Job, Plan, expected_seconds
@@ -73,12 +75,14 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         ModelError: if the adapter lies on top of others.
         LineageError: if a full fine-tune has no lineage that names its base.
     """
-    resolved, training = job.resolved, job.resolved.training
+    resolved, training = job.resolved, _training(job)
     n = len(job.split["forget"])
     known = trained_with(job.parent)
+    assert resolved.training.learning_rate is not None
+    rate = resolved.training.learning_rate / resolved.method.rate
     short = validated(
         TrainingOptions,
-        {"learning_rate": (training.learning_rate or 0) / resolved.method.rate, "batch_size": 16}
+        {"learning_rate": rate, "batch_size": 16}
         | {k: v for k, v in known.items() if k in _AS_TRAINED}
         | {"epochs": resolved.extra["pilot_epochs"], "stop": "none"},
         "pilot",
@@ -121,6 +125,22 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         tokens=first.tokens + done.tokens,
     )
     return job.state, whole
+
+
+# Where something else than matrices trains, AdamW takes Muon's place, at this part of the original
+# learning rate: at the full one more of the retained records were lost.
+_ADAMW_RATE = 0.8
+
+
+def _training(job: Job) -> TrainingOptions:
+    """Return how the adapter itself is trained: with AdamW where Muon cannot be used."""
+    chosen, given = job.resolved.training, job.resolved.given
+    if chosen.optimizer != "muon" or "optimizer" in given or all_matrices(job.state.model):
+        return chosen
+    update: dict[str, Any] = {"optimizer": "adamw"}
+    if "learning_rate" not in given and chosen.learning_rate:
+        update["learning_rate"] = chosen.learning_rate * _ADAMW_RATE / job.resolved.method.rate
+    return chosen.model_copy(update=update)
 
 
 # What a pilot takes over from the original training; schedules are made for its full length.

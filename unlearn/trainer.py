@@ -141,6 +141,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             for losses that need them: role → [records].
         teacher: for losses that need one.
         monitor: watches losses and ends the run.
+        optimizer: over the trainable weights; None for the AdamW that `args` describe.
         progress: called with (steps done, steps planned) after each step.
     """
 
@@ -158,6 +159,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         reference_log_probs: Mapping[int, Tensor] | None = None,
         teacher: Teacher | None = None,
         monitor: Monitor | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._model_state = state
@@ -184,6 +186,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             train_dataset=Pairs(forget, retain, alternates),
             data_collator=collate_pairs,
             callbacks=[_Watch(self, progress)],
+            optimizers=(optimizer, None),
         )
         self.remove_callback(PrinterCallback)  # the command line has a table of its own
         # Losses are already divided by the counts of the whole optimizer step.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from unlearn._blocks import blocks_of, only_blocks, parse_blocks
+from unlearn._optimizers import muon
 from unlearn._pairing import ALTERNATE, FORGET
 from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example
@@ -175,6 +176,7 @@ def fit(
             reference_log_probs=reference,
             teacher=teacher,
             monitor=monitor,
+            optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
             progress=progress,
         )
         resume = latest_checkpoint(checkpoints) if checkpoints else None
@@ -222,6 +224,7 @@ def _arguments(
         learning_rate=training.learning_rate,
         lr_scheduler_type="constant_with_warmup" if constant else training.schedule,
         warmup_steps=training.warmup_steps,
+        adam_beta1=training.momentum,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         save_strategy="steps" if training.save_steps else "no",

@@ -30,13 +30,13 @@ class MatchTeacher:
     The loss is bounded below by 0, reached at the teacher: there is nothing to overshoot.
 
     Attributes:
-        divergence: weight κ of the divergence; .13, from measurements on TOFU (see `pilot`).
-        level: weight λ of the Huber term; .08, from the same.
+        divergence: weight κ of the divergence; .3, from measurements on TOFU (see `pilot`).
+        level: weight λ of the Huber term; .1, from the same.
         sharpness: factor s on the teacher's logits; 1 leaves them as they are.
     """
 
-    divergence: float = 0.13
-    level: float = 0.08
+    divergence: float = 0.3
+    level: float = 0.1
     sharpness: float = 1.0
 
     unit: ClassVar[Unit] = "tokens"
