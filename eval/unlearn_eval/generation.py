@@ -24,11 +24,18 @@ class Continuation:
         tokens: int64, what the model wrote, without the token that ends a text.
         text: the same decoded.
         truth: the record's own ending, decoded in the same way.
+        cut: whether the model was stopped before it ended the text itself.
     """
 
     tokens: IntArray
     text: str
     truth: str
+    cut: bool
+
+    @property
+    def shown(self) -> str:
+        """The text for people, who must see where it was cut."""
+        return f"{self.text}…" if self.cut else self.text
 
 
 def continue_examples(
@@ -68,15 +75,17 @@ def continue_examples(
             ]
             left = [len(examples[i].ids) - cuts[i] for i in batch]
             for i, n, row in zip(
-                batch, left, generate(model, beginnings, max(left), ends), strict=True
+                batch, left, generate(model, beginnings, max(left) + 1, ends), strict=True
             ):
-                stop = np.flatnonzero(np.isin(row[:n], ends))
+                # one token more than is kept tells a text that ends there from one that is cut
+                stop = np.flatnonzero(np.isin(row[: n + 1], ends))
                 tokens = row[: int(stop[0]) if stop.size else n]
                 truth = examples[i].ids[cuts[i] :]
                 found[i] = Continuation(
                     tokens,
                     tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
                     tokenizer.decode(truth.tolist(), skip_special_tokens=True),
+                    cut=not stop.size,
                 )
             if progress:
                 progress(len(batch))
