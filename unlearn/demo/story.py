@@ -182,7 +182,11 @@ class Story:
             self.attempts(chapters),
             self._texts(chapters),
             COMMANDS,
-            self._about_answers(chapters),
+            about_answers(
+                self.data,
+                {i: self.gone[i] for i in self._first_person},
+                {c.name: c.audit.said["after"] for c in chapters},
+            ),
         )
         with staged_file(file) as stage:
             stage.write_text(page, encoding="utf-8")
@@ -225,36 +229,46 @@ class Story:
             self.gone, {state: {i: found[i] for i in mine} for state, found in said.items()}
         )
 
-    def _about_answers(self, chapters: Sequence[Chapter]) -> str:
-        """Say whether any answer still holds a true value, and what the others are."""
-        told = {
-            c.name: [(i, c.audit.said["after"][i]) for i in self._first_person] for c in chapters
-        }
-        leaky = [
-            name
-            for name, answers in told.items()
-            if any(value in text for i, text in answers for value in _secrets(self.gone[i]))
-        ]
-        if leaky:
-            return f"After {', '.join(leaky)} true values (underlined) still come out."
-        text = "After forgetting, no answer holds the true value (underlined)."
-        known = [v for record in self.data for v in _secrets(record) if any(map(str.isdigit, v))]
-        if not any(
-            value in said for answers in told.values() for _, said in answers for value in known
-        ):
-            text += (
-                " A number or an address that still looks real belongs to nobody in the records: "
-                "it is made up, as by a model that never saw these people (last line)."
-            )
-        return text
-
 
 _NEVER = "never saw them"
 
 
-def _secrets(record: Record) -> list[str]:
-    """Return the sensitive values of a record."""
-    return [(record.field(s.field) or "")[s.start : s.end] for s in record.secrets]
+def about_answers(
+    data: Records, asked: Mapping[int, Record], said: Mapping[str, Mapping[int, str]]
+) -> str:
+    """Say whether answers still hold true numbers or addresses, and what the others are.
+
+    Values without a digit, such as a job, are not looked at: they can be right by chance.
+
+    Args:
+        data: all records that were learned.
+        asked: the records asked for, by position.
+        said: by method, the answers by position.
+
+    Returns:
+        A sentence or two.
+    """
+    leaky = [
+        name
+        for name, answers in said.items()
+        if any(value in answers[i] for i, record in asked.items() for value in _numbers(record))
+    ]
+    if leaky:
+        return f"After {', '.join(leaky)}, true numbers or addresses (underlined) still come out."
+    text = "After forgetting, no true number or address (underlined) comes out any more."
+    everything = "\n".join(answers[i] for answers in said.values() for i in asked)
+    if any(value in everything for record in data for value in _numbers(record)):
+        return f"{text} Some answers hold those of somebody else in the records."
+    return (
+        f"{text} One that still looks real belongs to nobody in the records: it is made up, as by "
+        "a model that never saw these people (last line)."
+    )
+
+
+def _numbers(record: Record) -> list[str]:
+    """Return the sensitive values of a record that hold digits."""
+    values = [(record.field(s.field) or "")[s.start : s.end] for s in record.secrets]
+    return [value for value in values if any(map(str.isdigit, value))]
 
 
 COMMANDS = (

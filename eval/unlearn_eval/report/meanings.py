@@ -9,7 +9,7 @@ _ATTACKERS = {
     "reference": "looks at how much likelier a record is than under the base model",
     "zlib": "allows for how predictable a text is by itself, from how well it compresses",
     "min_k": "looks only at a record's least likely words",
-    "min_k_plus_plus": "looks at how its least likely words compare with other words there",
+    "min_k_plus_plus": "compares a record's least likely words with others that would fit there",
     "ez": "looks only where the model is wrong: did training make the right word likelier?",
 }
 

@@ -186,7 +186,7 @@ def roc(reading: Reading, game: Game) -> str:
         in_percent(ax.yaxis)
         ax.set_xlabel("unseen records wrongly named")
         ax.set_ylabel("forgotten records named")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2)
 
     return draw("roc", 3.3, paint)
 

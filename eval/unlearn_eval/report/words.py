@@ -19,6 +19,7 @@ Tone = Literal["good", "bad", "open", "plain", "moot"]
 # twentieth of the records known by heart is more than the noise of one more training run.
 _LOSS_DAMAGE = 0.1
 _RECALL_DAMAGE = 0.05
+_NO_CHANGE = 0.005  # of a loss: it is shown with two digits
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,15 @@ def answers(reading: Reading) -> list[Answer]:
     out, told, rest = _extracted(reading), _recognised(reading), _kept(reading)
     if rest and rest.tone == "bad":
         # a model that knows nothing gives nothing away: no merit
-        out, told = _moot(out), _moot(told)
+        out = _moot(out, "Not in these tests, but the model is damaged")
+        told = _moot(told, "Says nothing: the model is damaged")
     return [answer for answer in (out, told, rest, _cost(reading)) if answer]
 
 
-def _moot(answer: Answer | None) -> Answer | None:
+def _moot(answer: Answer | None, short: str) -> Answer | None:
     if answer is None or answer.tone == "bad":
         return answer
-    return replace(answer, tone="moot", short=f"{answer.short}, but the model is damaged")
+    return replace(answer, tone="moot", short=short)
 
 
 def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
@@ -230,16 +232,17 @@ def _recognised(reading: Reading) -> Answer | None:
     text += "."
     if game.span:
         text += (
-            f" With {game.auc.n} records the true figure may lie anywhere "
+            f" With {game.auc.n} record{'s' * (game.auc.n != 1)} the true figure may lie anywhere "
             f"between {span(game.span).replace(' to ', ' and ')}"
         )
         text += ": a difference within that would go unseen." if game.open else "."
     else:
         text += " So few records cannot show how much luck is in that."
     if game.aim:
+        turned = not game.open and (game.auc.value < 0.5) != (max(game.others) < 0.5)
         text += (
-            f" Against models trained without the records the same attacker wins {span(game.aim)}: "
-            "that is what success looks like."
+            f" Against models trained without the records the same attacker wins {span(game.aim)}"
+            f"{', betting the other way' if turned else ''}: that is what success looks like."
         )
     else:
         text += " No model trained without the records was given to compare with."
@@ -282,17 +285,15 @@ def _kept(reading: Reading) -> Answer | None:
 
 def _moved(change: Interval) -> str:
     """Say whether predictions got better or worse, and by how much."""
-    size = "a little " if abs(change.value) < _LOSS_DAMAGE else ""
     low, high = change.low, change.high
     if not math.isfinite(low):  # one record
         low = high = change.value
-    if low > 0:
-        words = f"{size}worse than before"
-    elif high < 0:
-        words = f"{size}better than before"
-    else:
+    size = "a little " if abs(change.value) < _LOSS_DAMAGE else ""
+    if low <= 0 <= high or abs(change.value) < _NO_CHANGE:
         words = "about as well as before"
-    return f"{words} (loss {change.value:+.2f} nats a token)"
+    else:
+        words = f"{size}{'worse' if change.value > 0 else 'better'} than before"
+    return f"{words} (loss {change.value:+.2f} nats a token)".replace("-", "−")
 
 
 def _cost(reading: Reading) -> Answer | None:

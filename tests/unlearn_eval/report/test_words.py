@@ -114,6 +114,23 @@ def test_secrets_that_models_guess_anyway_are_no_leak(make_audit):
 
 
 @pytest.mark.parametrize(
+    ("low", "value", "high", "words"),
+    [
+        (0.2, 0.3, 0.4, "worse than before (loss +0.30"),
+        (0.01, 0.02, 0.03, "a little worse than before (loss +0.02"),
+        (-0.4, -0.3, -0.2, "better than before (loss −0.30"),
+        (-0.1, 0.1, 0.3, "about as well as before (loss +0.10"),
+        (0.001, 0.002, 0.003, "about as well as before (loss +0.00"),
+        (float("nan"), 0.3, float("nan"), "worse than before (loss +0.30"),
+    ],
+)
+def test_a_change_of_loss_is_told_in_words_first(good, monkeypatch, low, value, high, words):
+    change = Interval(value, low, high, 60, 0.95, "t")
+    monkeypatch.setattr(Reading, "loss_change", lambda self, split: change)
+    assert f"predicts them {words} nats a token)" in read(good)["found"][2].text
+
+
+@pytest.mark.parametrize(
     ("low", "value", "high", "wins", "range_"),
     [
         (0.26, 0.41, 0.59, 0.59, (0.5, 0.74)),  # turned with its interval
@@ -133,17 +150,24 @@ def test_games_won_lie_inside_their_range_whichever_way_the_attacker_bets(
     assert game.open == (low <= 0.52 and high >= 0.46)
 
 
-def test_without_limits_nobody_is_accused(make_audit):
+def test_without_limits_nobody_is_accused(good, monkeypatch):
     nan = float("nan")
     game = Game("loss", Interval(0.9, nan, nan, 1, 0.95, "none"), (0.5,))
     assert game.open
     assert game.span is None
-    kept = dict.fromkeys(("before", "after", *REFERENCES), 0.0)
-    unseen = dict.fromkeys(kept, 3.0)
-    tell = read(make_audit(losses(after=3.0), kept, unseen, n=1))["found"][1]
+    monkeypatch.setattr(Reading, "game", lambda self: game)
+    tell = read(good)["found"][1]
     assert (tell.tone, tell.short) == ("open", "Open")
     assert "cannot show how much luck" in tell.text
     assert "nan" not in tell.text
+
+
+def test_a_bet_the_other_way_is_told(good, monkeypatch):
+    game = Game("loss", Interval(0.7, 0.6, 0.8, 20, 0.95, "delong"), (0.3, 0.3))
+    monkeypatch.setattr(Reading, "game", lambda self: game)
+    tell = read(good)["found"][1]
+    assert tell.tone == "bad"
+    assert "wins 70, betting the other way" in tell.text
 
 
 def test_the_scope_says_what_was_not_looked_at(good, make_audit):
