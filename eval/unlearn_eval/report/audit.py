@@ -303,7 +303,11 @@ def _remarks(audit: Audit) -> list[str]:
             "* The records come from too few people or sources for an interval that would hold for "
             "others; this one treats the records as independent."
         )
-    refused = dict.fromkeys(row.note for row in audit.rows if row.value is None and row.note)
+    refused = dict.fromkeys(
+        row.note
+        for row in audit.rows
+        if row.value is None and row.note and not (game and row.metric.startswith("tpr"))
+    )
     found += [f"Not computed: {note}." for note in refused]
     found += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
     return found

@@ -239,7 +239,8 @@ def _recognised(reading: Reading) -> Answer | None:
     else:
         text += " So few records cannot show how much luck is in that."
     if game.aim:
-        turned = not game.open and (game.auc.value < 0.5) != (max(game.others) < 0.5)
+        # the same figure, and yet not the same
+        turned = not game.open and game.wins <= game.aim[1]
         text += (
             f" Against models trained without the records the same attacker wins {span(game.aim)}"
             f"{', betting the other way' if turned else ''}: that is what success looks like."
