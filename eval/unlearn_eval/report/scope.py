@@ -48,10 +48,13 @@ def scope(reading: Reading) -> Scope:
     if gone and gone.interval == "conditional":
         hidden.append(
             f"What would happen with other people's records: these are of {gone.clusters} people "
-            "or sources, too few to tell, and the ranges given here may be too narrow for others."
+            "or sources, too few or too unequal to tell, and the ranges given here may be too "
+            "narrow for others."
         )
     if not reading.tried:
-        hidden.append("Whether attackers could tell: no records it never saw were given.")
+        hidden.append(
+            "Whether attackers could tell: no records that the model never saw were given."
+        )
     hidden += [
         "What rephrased questions, further training, or somebody who takes the model's files "
         "apart could bring out: not tried.",
