@@ -160,8 +160,8 @@ def uncertain(attempts: Sequence[Attempt]) -> str:
             parts.append(f"{attempt.name}'s {wins} says nothing, as its model is damaged")
         elif game.open and game.span and game.aim:
             parts.append(
-                f"with {game.auc.n} record{'s' * (game.auc.n != 1)} {attempt.name}'s {wins} could be anything from "
-                f"{span(game.span)}, so it cannot be told from {_AIM}"
+                f"with {game.auc.n} record{'s' * (game.auc.n != 1)} {attempt.name}'s {wins} "
+                f"could be anything from {span(game.span)}, so it cannot be told from {_AIM}"
             )
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
