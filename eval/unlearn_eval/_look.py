@@ -115,7 +115,7 @@ class Look:
             view.model, self._tokenizer, [part[i] for i in chosen], progress=self._count
         )
         if split == "forget":
-            self.said[view.key] = {int(i): c.text for i, c in zip(chosen, said, strict=True)}
+            self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}
         overlap = rouge.score([c.text for c in said], [c.truth for c in said])
         tokens = [c.tokens.tolist() for c in said]
         return [

@@ -114,7 +114,7 @@ def run_audit(
         measures=measures,
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
-        said=look.said,
+        said={key: look.said[key] for key in order if key in look.said},
         notes=notes,
     )
     if output is not None and os.environ.get("RANK", "0") == "0":

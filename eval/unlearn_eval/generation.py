@@ -24,11 +24,18 @@ class Continuation:
         tokens: int64, what the model wrote, without the token that ends a text.
         text: the same decoded.
         truth: the record's own ending, decoded in the same way.
+        cut: whether the model was stopped before it ended the text itself.
     """
 
     tokens: IntArray
     text: str
     truth: str
+    cut: bool
+
+    @property
+    def shown(self) -> str:
+        """The text for people, who must see where it was cut."""
+        return f"{self.text}…" if self.cut else self.text
 
 
 def continue_examples(
@@ -62,15 +69,17 @@ def continue_examples(
         model,
         tokenizer,
         beginnings,
-        [len(truth) for truth in truths],
+        # one token more than is kept tells a text that ends there from one that is cut
+        [len(truth) + 1 for truth in truths],
         token_budget=token_budget,
         progress=progress,
     )
     return [
         Continuation(
-            tokens,
-            tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
+            tokens[: len(truth)],
+            tokenizer.decode(tokens[: len(truth)].tolist(), skip_special_tokens=True),
             tokenizer.decode(truth.tolist(), skip_special_tokens=True),
+            cut=len(tokens) > len(truth),
         )
         for tokens, truth in zip(written, truths, strict=True)
     ]

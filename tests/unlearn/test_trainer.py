@@ -94,8 +94,9 @@ def gradients(
 
     handle = register_optimizer_step_pre_hook(catch)
     given, needed = more(objective, state, examples)
+    fixed: dict[str, Any] = {"learning_rate": 1e-3, "max_steps": 1, "stop": "none"}
     options = TrainingOptions(
-        batch_size=4, micro_batch_size=micro, max_steps=1, stop="none", max_grad_norm=0, **needed
+        batch_size=4, micro_batch_size=micro, max_grad_norm=0, **fixed, **needed
     )
     try:
         fit(state, objective, options, forget=examples[:5], retain=examples[5:], **given)
@@ -205,12 +206,19 @@ def test_a_trainable_tensor_without_gradient_ends_the_run(
     state, examples = opened(tiny_model, adapter, data_file)
     state.model.register_parameter("unused", torch.nn.Parameter(torch.zeros(2)))
     with pytest.raises(TrainingError, match="unused"):
-        fit(state, Objective(losses.NLL()), TrainingOptions(max_steps=1), forget=examples)
+        fit(
+            state,
+            Objective(losses.NLL()),
+            TrainingOptions(learning_rate=1e-3, max_steps=1),
+            forget=examples,
+        )
 
 
 def test_each_term_is_logged_and_adds_up(tiny_model: Path, adapter: Path, data_file: Path) -> None:
     state, examples = opened(tiny_model, adapter, data_file)
-    options = TrainingOptions(max_steps=3, batch_size=4, micro_batch_size=2, stop="none")
+    options = TrainingOptions(
+        learning_rate=1e-3, max_steps=3, batch_size=4, micro_batch_size=2, stop="none"
+    )
     objective = Objective(losses.GradAscent(), losses.NLL(), forget_weight=0.5)
     done = fit(state, objective, options, forget=examples[:5], retain=examples[5:])
     logs = [line for line in done.history if "loss" in line]
@@ -289,7 +297,7 @@ def test_a_step_is_one_forward_pass_and_one_of_a_live_reference(
     state.model.get_base_model().model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    options = TrainingOptions(batch_size=4, max_steps=3, stop="none")
+    options = TrainingOptions(learning_rate=1e-3, batch_size=4, max_steps=3, stop="none")
     fit(state, OBJECTIVES[kind], options, forget=examples[:4], retain=examples[4:])
     once = kind == "cached reference"  # the forget records, before training, as one batch
     assert len(rows) == 3 * passes + once

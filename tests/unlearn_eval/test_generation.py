@@ -59,6 +59,17 @@ def test_says_the_truth_exactly_where_every_token_is_a_hit(state, examples):
     assert [said.text == said.truth for said in found] == verbatim.tolist()
 
 
+def test_says_whether_a_text_was_cut_or_ends_there(state, examples):
+    whole = continue_examples(state.model, state.tokenizer, examples)
+    known = [e for e, said in zip(examples, whole, strict=True) if said.text == said.truth]
+    for missing, cut in ((1, False), (2, True)):  # of an answer that ends with an end token
+        shorter = [Example(e.id, e.ids[:-missing], e.target[:-missing]) for e in known]
+        for said in continue_examples(state.model, state.tokenizer, shorter):
+            assert said.cut is cut
+            assert said.text == said.truth
+            assert said.shown == (f"{said.text}…" if cut else said.text)
+
+
 def test_free_text_is_cut_in_the_middle_and_the_last_turn_is_what_is_continued(state):
     target = np.array([0, 1, 1, 1, 1, 1, 1, 1], dtype=bool)
     ids = np.array(state.tokenizer("Which day of the week comes after Monday?").input_ids[:8])

@@ -18,8 +18,8 @@ __all__ = ["demo"]
 
 _MEANING = """\
    The attacker sees how the model reacts to two records, one of those to forget and one that it
-   never saw, and names the one that was forgotten: guessing wins 50 games of 100. The
-   best of several attacks counts, so some luck is in the number: compare it with the last line."""
+   never saw, and names the one that was forgotten: guessing wins 50 games of 100. The best of
+   several attackers counts, which brings luck: compare the figure with what to aim at."""
 
 
 class Form(StrEnum):
@@ -53,7 +53,7 @@ def demo(
     from unlearn._cli.screen import console, duration, progress_bar, table
     from unlearn._output import check_output
     from unlearn.demo.story import METHODS, REFERENCES, tell
-    from unlearn_eval.report import outcome
+    from unlearn_eval.report import COLUMNS, outcome, uncertain
 
     target = check_output(output, overwrite=overwrite)
     console.print("[bold]1. An adapter learns made-up personal records[/bold]")
@@ -82,14 +82,19 @@ def demo(
             chapters.append(story.forget(name, progress))
             answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
             console.print(f"   after {name}: {questions[0]}  →  {answer}")
+        answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
+        console.print(f"   never saw them: {questions[0]}  →  {answer}")
         page = story.write_up(chapters)
-    lines = outcome(story.attempts(chapters))
+    attempts = story.attempts(chapters)
+    lines = outcome(attempts)
     table(
         "4. What is left",
-        ["", "forgotten records that come out", "other records known", "attacker wins", "training"],
-        [[line.name, line.out, line.kept, line.wins, line.time] for line in lines],
+        ["", *COLUMNS],
+        [[line.name, line.out, line.wins, line.kept, line.time] for line in lines],
     )
     console.print(_MEANING)
+    if said := uncertain(attempts):
+        console.print(f"   {escape(said)}")
     for line in lines:
         if line.verdict:
             console.print(f"   [bold]{line.name}[/bold]: {escape(line.verdict)}")

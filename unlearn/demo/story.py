@@ -11,8 +11,7 @@ from typing import Any, Literal
 from unlearn._output import staged_file
 from unlearn.demo import base_path
 from unlearn.demo.generator import records
-from unlearn.methods import METHODS as KNOWN
-from unlearn.records import Records
+from unlearn.records import Record, Records
 from unlearn.workflow import finetune, forget
 from unlearn_eval.audit import Audit, run_audit
 from unlearn_eval.report import Attempt, ShownRecord, shown_records, story_page
@@ -25,6 +24,16 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
 }
 """The methods shown: the default, one that forgets too much, one that destroys the model."""
+
+PLAINLY: Mapping[str, str] = {
+    "pilot": (
+        "this toolkit's own method: a helper, trained briefly without these records, shows how to "
+        "answer as if never having seen them"
+    ),
+    "npo": "trained away from these records while repeating the rest",
+    "grad_ascent": "trained to get these records wrong; nothing protects the rest",
+}
+"""What they do, for readers who have never heard of them."""
 
 REFERENCES = 3
 """How many adapters are trained without the people, to compare with."""
@@ -85,6 +94,12 @@ class Story:
     seed: int
 
     @property
+    def _first_person(self) -> list[int]:
+        """Positions of the forget records of the first person."""
+        first = self.gone.subjects[0]
+        return [i for i, subject in enumerate(self.gone.subjects) if subject == first]
+
+    @property
     def shown(self) -> list[int]:
         """Positions of a few forget records with a secret, all of one person."""
         return [i for i, record in enumerate(self.gone) if record.secrets][:_SHOWN]
@@ -136,7 +151,7 @@ class Story:
             One a chapter.
         """
         return [
-            Attempt(c.name, KNOWN[c.name].summary, c.audit, f"{c.name}/audit/report.html")
+            Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html")
             for c in chapters
         ]
 
@@ -153,11 +168,12 @@ class Story:
         told = [
             f"A small language model learned {len(self.data)} made-up personal records by heart, "
             f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, "
-            "e-mail addresses and account numbers back, word for word. None of these people exist.",
+            "e-mail addresses and account numbers back, word for word. None of these people exist. "
+            "What it learned sits in an adapter, a small file of changes laid over the model.",
             f"Then {people} of {len(set(self.data.subjects))} people asked to be forgotten: "
             f"{len(self.gone)} records. {len(chapters)} ways to do that were tried. Each was "
-            "compared with models that were trained without these people from the start, because "
-            "that is what forgetting should look like.",
+            f"compared with {REFERENCES} adapters trained without these people from the start, "
+            "because that is what forgetting should look like.",
         ]
         file = self.folder / "report.html"
         page = story_page(
@@ -166,6 +182,11 @@ class Story:
             self.attempts(chapters),
             self._texts(chapters),
             COMMANDS,
+            about_answers(
+                self.data,
+                {i: self.gone[i] for i in self._first_person},
+                {c.name: c.audit.said["after"] for c in chapters},
+            ),
         )
         with staged_file(file) as stage:
             stage.write_text(page, encoding="utf-8")
@@ -199,26 +220,68 @@ class Story:
 
     def _texts(self, chapters: Sequence[Chapter]) -> Sequence[ShownRecord]:
         """Return one person's records with what the model says before and after each method."""
-        first = self.gone.subjects[0]
-        mine = [i for i, subject in enumerate(self.gone.subjects) if subject == first]
+        mine = self._first_person
         said = {"before": self.before.said["after"]} | {
             f"after {c.name}": c.audit.said["after"] for c in chapters
         }
+        said |= {_NEVER: chapters[0].audit.said["reference:0"]}
         return shown_records(
             self.gone, {state: {i: found[i] for i in mine} for state, found in said.items()}
         )
 
 
+_NEVER = "never saw them"
+
+
+def about_answers(
+    data: Records, asked: Mapping[int, Record], said: Mapping[str, Mapping[int, str]]
+) -> str:
+    """Say whether answers still hold true numbers or addresses, and what the others are.
+
+    Values without a digit, such as a job, are not looked at: they can be right by chance.
+
+    Args:
+        data: all records that were learned.
+        asked: the records asked for, by position.
+        said: by method, the answers by position.
+
+    Returns:
+        A sentence or two.
+    """
+    leaky = [
+        name
+        for name, answers in said.items()
+        if any(value in answers[i] for i, record in asked.items() for value in _numbers(record))
+    ]
+    if leaky:
+        return f"After {', '.join(leaky)}, true numbers or addresses (underlined) still come out."
+    text = "After forgetting, no true number or address (underlined) comes out any more."
+    everything = "\n".join(answers[i] for answers in said.values() for i in asked)
+    if any(value in everything for record in data for value in _numbers(record)):
+        return f"{text} Some answers hold those of somebody else in the records."
+    return (
+        f"{text} One that still looks real belongs to nobody in the records: it is made up, as by "
+        "a model that never saw these people (last line)."
+    )
+
+
+def _numbers(record: Record) -> list[str]:
+    """Return the sensitive values of a record that hold digits."""
+    values = [(record.field(s.field) or "")[s.start : s.end] for s in record.secrets]
+    return [value for value in values if any(map(str.isdigit, value))]
+
+
 COMMANDS = (
     (
-        "Take records out of a LoRA adapter of yours. records.jsonl holds what it was trained on, "
-        "one record a line, with an id and prompt and completion (or text, or messages).",
+        "Take records out of a LoRA adapter: BASE is the model it lies over, records.jsonl what it "
+        "was trained on, one record a line, with an id and prompt and completion (or text, or "
+        "messages).",
         "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
         "--output cleaned",
     ),
     (
-        "Train again without them, as the reference. This removes them by construction, and for an "
-        "adapter it is often cheap enough.",
+        "Train again without them, to compare with: they were never in it. For an adapter this is "
+        "often cheap enough to be the answer.",
         "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
         "--output retrained --method retrain",
     ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from unlearn_eval.report.audit import audit_page, in_a_sentence
-from unlearn_eval.report.story import Attempt, Line, outcome, story_page
+from unlearn_eval.report.story import COLUMNS, Attempt, Line, outcome, story_page, uncertain
 from unlearn_eval.report.texts import ShownRecord, shown_records
 
 __all__ = [
+    "COLUMNS",
     "Attempt",
     "Line",
     "ShownRecord",
@@ -15,4 +16,5 @@ __all__ = [
     "outcome",
     "shown_records",
     "story_page",
+    "uncertain",
 ]

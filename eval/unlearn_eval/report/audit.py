@@ -11,9 +11,12 @@ from unlearn import lineage as lin
 from unlearn_eval._table import Audit, AuditRow
 from unlearn_eval.report import plots
 from unlearn_eval.report._page import render
-from unlearn_eval.report.reading import Reading
+from unlearn_eval.report.meanings import meaning
+from unlearn_eval.report.reading import WHOLE, Game, Reading
+from unlearn_eval.report.scope import scope
 from unlearn_eval.report.texts import ShownRecord
-from unlearn_eval.report.words import answers, duration, headline, meaning, percent
+from unlearn_eval.report.words import answers, duration, headline, percent, span
+from unlearn_eval.statistics import nonmembers_needed
 
 __all__ = ["Picture", "audit_page", "in_a_sentence"]
 
@@ -22,6 +25,8 @@ _SPLITS = {
     "retain": "Records to keep",
     "holdout": "Records never seen",
 }
+_SHARES = ("extraction", "membership", "utility.rouge", "utility.repetition", "utility.distinct")
+_NEVER_NEGATIVE = ("utility.loss", "utility.drift")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
         },
         headline=headline(found)[0],
         tone=headline(found)[1],
+        scope=scope(reading),
         answers=found,
         pictures=_pictures(reading),
         columns=[*states, *tail],
@@ -90,12 +96,12 @@ def in_a_sentence(audit: Audit) -> str:
 def _pictures(reading: Reading) -> list[Picture]:
     """Draw everything the audit has numbers for."""
     found = [_scores(reading)]
-    attack = reading.strongest
-    if attack is not None:
-        found += [_roc(reading, attack)]
+    game = reading.game()
+    if game is not None:
+        found.append(_roc(reading, game))
     found.append(_extraction(reading))
-    if attack is not None and (picture := _tradeoff(reading, attack)):
-        found.append(picture)
+    if game is not None and reading.row("after", "retain", *WHOLE):
+        found.append(_balance(reading, game))
     if picture := _costs(reading):
         found.append(picture)
     return found
@@ -115,69 +121,75 @@ def _scores(reading: Reading) -> Picture:
     if reading.references:
         mean = values.get((reading.references[0], "forget"))
         if mean is not None:
-            text += f"; a model that never saw the forgotten ones puts them at {mean:.2f}"
+            text += f"; a retrained model puts them at {mean:.2f}"
     return Picture("How well the model knows each record", plots.scores(reading), text + ".")
 
 
-def _roc(reading: Reading, attack: str) -> Picture:
-    place = ("forget", f"membership.{attack}", "auc")
-    row = reading.row("after", *place)
-    assert row is not None
-    aim = reading.expected(place[1])
-    tried = len({r.probe for r in reading.audit.rows if r.state == "after" and r.metric == "auc"})
+def _roc(reading: Reading, game: Game) -> Picture:
     text = (
-        f"Of {tried} attacks the one farthest from the aim (membership.{attack}). On the diagonal "
-        "it guesses; above it, the records are recognised as once known, below it as "
-        "suspiciously unknown. "
-        f"Area under the curve {_estimate(row)}; aim {aim:.2f}"
-        f" ({'the references' if reading.references else 'guessing'})."
+        f"Of {reading.tried} kinds of attackers the one farthest from the aim "
+        f"(membership.{game.attack}), who may bet either way. On the grey line it guesses; the "
+        f"higher above it, the more is given away. It wins {_wins(game)}"
     )
-    tpr = reading.audit.get("after", "forget", place[1], "tpr@fpr=0.01")
-    if tpr.value is None and tpr.note:
-        text += f" At 1% false positives nothing is said: {tpr.note}."
-    return Picture("How well the best attack tells them apart", plots.roc(reading), text)
+    text += f"; with retrained models {span(game.aim)}." if game.aim else "."
+    tpr = reading.audit.get("after", "forget", f"membership.{game.attack}", "tpr@fpr=0.01")
+    if tpr.value is None and (unseen := reading.audit.scores["after"].get("holdout")):
+        text += (
+            f" Too few unseen records ({unseen.records}; {nonmembers_needed(0.01)} needed) to test "
+            "a very cautious attacker."
+        )
+    return Picture("How well the best attacker tells them apart", plots.roc(reading, game), text)
+
+
+def _wins(game: Game) -> str:
+    """Write the games that are won, and how many it may be."""
+    text = f"{100 * game.wins:.0f} of 100 games"
+    return f"{text} (between {span(game.span).replace(' to ', ' and ')})" if game.span else text
 
 
 def _extraction(reading: Reading) -> Picture:
     text = (
-        "The share of the records to forget that n random answers (temperature 1, the 40 likeliest "
-        "tokens) would contain more likely than not."
+        "Share of records likely to appear in n random answers (temperature 1, the 40 likeliest "
+        "tokens)."
     )
     now = reading.row("after", "forget", "extraction.discoverable", "rate@n=10000")
     if now is not None:
-        text += f" After unlearning, 10,000 tries bring {_estimate(now)}; the band is its interval."
-    secret = reading.row("after", "forget", "extraction.secret", "rate@n=100")
+        text += f" After unlearning, 10,000 answers bring {_estimate(now)}; the band is its range."
+    secret = reading.row("after", "forget", "extraction.secret", "rate@n=10000")
     if secret is not None:
         text += (
-            " Dashed: its sensitive value alone, told everything before it; 100 tries bring "
-            f"{_estimate(secret)}."
+            " Dashed: the sensitive value alone, told everything before it; 10,000 bring "
+            f"{_estimate(secret)}"
         )
-        others = reading.of_references("forget", "extraction.secret", "rate@n=100")
+        others = reading.of_references("forget", "extraction.secret", "rate@n=10000")
         if others:
-            text += f" By guessing, models that never saw them bring {fmean(others):.2f}."
+            text += f", with retrained models {percent(fmean(others))} by guessing"
+        text += "."
     return Picture("How many tries get a record out", plots.extraction(reading), text)
 
 
-def _tradeoff(reading: Reading, attack: str) -> Picture | None:
-    points = []
+def _balance(reading: Reading, game: Game) -> Picture:
+    wins: dict[str, list[plots.Mark]] = {}
+    kept: dict[str, list[plots.Mark]] = {}
     for state in reading.audit.states:
-        utility = reading.row(state, "retain", "extraction.exact", "mean")
-        auc = reading.row(state, "forget", f"membership.{attack}", "auc")
-        if utility is not None and auc is not None:
-            kind = "reference" if state.startswith("reference:") else state
-            label = {"reference": "reference", "base": "base model"}.get(kind, kind)
-            points.append((label, kind, utility, auc))
-    if not points:
-        return None
-    aim = reading.expected(f"membership.{attack}")
-    now = next((p for p in points if p[1] == "after"), None)
-    text = (
-        "To the right is good: the rest is still known. The dotted line is the aim for forgetting, "
-        f"{aim:.2f}; above it and below it the records stand out."
-    )
-    if now is not None:
-        text += f" After unlearning: {_estimate(now[2])} kept, AUC {_estimate(now[3])}."
-    return Picture("Forgetting against keeping", plots.tradeoff(points, aim), text)
+        kind = "reference" if state.startswith("reference:") else state
+        label = {"reference": "retrained", "base": "base model"}.get(kind, kind)
+        for row in filter(None, [reading.row(state, "retain", *WHOLE)]):
+            assert row.value is not None
+            low, high = (None, None) if kind == "reference" else (row.low, row.high)
+            kept.setdefault(label, []).append(plots.Mark(kind, row.value, low, high))
+        played = reading.game(state)
+        if played is not None:
+            low, high = (None, None) if kind == "reference" else played.span or (None, None)
+            wins.setdefault(label, []).append(plots.Mark(kind, played.wins, low, high))
+    text = "Top: how often the attacker wins. Bottom: how much of the rest is still known."
+    if game.aim:
+        text += " The green band is what to aim at."
+    panels = [
+        plots.Panel("games the attacker wins", wins, game.aim, (0.5, 1.0)),
+        plots.Panel("records to keep, given back word for word", kept, None, (0.0, 1.0)),
+    ]
+    return Picture("Forgetting and keeping", plots.panels("balance", panels), text)
 
 
 def _costs(reading: Reading) -> Picture | None:
@@ -188,9 +200,9 @@ def _costs(reading: Reading) -> Picture | None:
     method = str(reading.audit.training["after"].get("method", "unlearning"))
     label = f"{method} (again)" if method == "retrain" else method
     shares = {label: (ours[0] / mean, duration(ours[0])), "retraining": (1.0, duration(mean))}
-    text = f"Training time on this machine: {percent(ours[0] / mean)} of retraining's"
+    text = f"Training time on this machine: {percent(ours[0] / mean)} of retraining"
     if len(theirs) > 1:
-        text += f" (references: {duration(min(theirs))} to {duration(max(theirs))})"
+        text += f" ({duration(min(theirs))} to {duration(max(theirs))})"
     tokens = reading.cost(["after"], "tokens"), reading.cost(reading.references, "tokens")
     if tokens[0] and tokens[1] and fmean(tokens[1]):
         text += f"; in tokens trained on, {percent(tokens[0][0] / fmean(tokens[1]))}"
@@ -198,13 +210,12 @@ def _costs(reading: Reading) -> Picture | None:
 
 
 def _estimate(row: AuditRow) -> str:
-    """Write a value with its interval."""
-    if row.value is None:
-        return "–"
-    text = f"{row.value:.2f}"
-    return (
-        text if row.low is None or row.high is None else f"{text} [{row.low:.2f}, {row.high:.2f}]"
-    )
+    """Write a share with its interval."""
+    assert row.value is not None
+    text = percent(row.value)
+    if row.low is None or row.high is None:
+        return text
+    return f"{text} (between {row.low:.0%} and {row.high:.0%})"
 
 
 def _sections(reading: Reading, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -244,9 +255,24 @@ def _cell(reading: Reading, column: str, split: str, probe: str, metric: str) ->
     row = reading.row(column, split, probe, metric)
     if row is None:
         return _missing(reading, column, split, probe, metric)
-    interval = "" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
+    interval = _interval(row)
     mark = "*" if row.interval == "conditional" else ""
     return {"value": f"{row.value:.2f}", "interval": interval + mark, "note": row.note}
+
+
+def _interval(row: AuditRow) -> str:
+    """Write an interval without the values that cannot be, which takes no coverage from it.
+
+    A mean of shares has a t interval that knows nothing of 0 and 1.
+    """
+    if row.low is None or row.high is None:
+        return ""
+    low, high = row.low, row.high
+    if row.probe.startswith((*_SHARES, *_NEVER_NEGATIVE)):
+        low = max(low, 0.0)
+    if row.probe.startswith(_SHARES):
+        high = min(high, 1.0)
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _missing(reading: Reading, state: str, split: str, probe: str, metric: str) -> dict[str, Any]:
@@ -260,16 +286,28 @@ def _missing(reading: Reading, state: str, split: str, probe: str, metric: str) 
 def _remarks(audit: Audit) -> list[str]:
     """Say what a reader must know to read the numbers right."""
     found = [
-        "Intervals are 95% intervals; that of references is the range of their values.",
-        "Numbers describe these records, prompts and attacks. That nothing was found does not "
-        "prove that nothing is there: a stronger attack could find what these did not.",
+        "Small numbers are 95% intervals; under retrained, the range of the models' values. "
+        "Retrained models never saw the records to forget; the base model is the one before any "
+        "training on the records.",
     ]
+    game = Reading(audit).game()
+    if game is not None:
+        found.append(
+            "Share of games won: .50 is guessing, and 0 gives the records away as surely as 1: the "
+            "attacker bets the other way. Above the tables the strongest attacker's figure is "
+            "turned so that it is never below 50 of 100, and its interval is wider, as the "
+            f"strongest of {Reading(audit).tried} has luck on its side."
+        )
     if any(row.interval == "conditional" for row in audit.rows):
         found.append(
             "* The records come from too few people or sources for an interval that would hold for "
             "others; this one treats the records as independent."
         )
-    refused = dict.fromkeys(row.note for row in audit.rows if row.value is None and row.note)
+    refused = dict.fromkeys(
+        row.note
+        for row in audit.rows
+        if row.value is None and row.note and not (game and row.metric.startswith("tpr"))
+    )
     found += [f"Not computed: {note}." for note in refused]
     found += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
     return found

@@ -15,7 +15,7 @@ from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, paired_difference
 from unlearn_eval.utility import loss
 
-__all__ = ["Reading", "folded"]
+__all__ = ["Game", "Reading", "folded"]
 
 WHOLE = ("extraction.verbatim", "rate")
 SECRET = ("extraction.secret", "rate")
@@ -24,6 +24,47 @@ SECRET = ("extraction.secret", "rate")
 def folded(auc: float) -> float:
     """Return how often an attack is right that may also bet on the opposite: max(a, 1 − a)."""
     return max(auc, 1.0 - auc)
+
+
+@dataclass(frozen=True)
+class Game:
+    """How often an attacker names the forgotten record of two, who may bet either way.
+
+    Attributes:
+        attack: the attack.
+        auc: of one state, unfolded, allowing for all the attacks that were tried.
+        others: AUC of the same attack on each reference.
+    """
+
+    attack: str
+    auc: Interval
+    others: tuple[float, ...]
+
+    @property
+    def wins(self) -> float:
+        """Share of games that are won."""
+        return folded(self.auc.value)
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The shares of games won that the interval allows: never below ½, as a bet may turn."""
+        low, high = self.auc.low, self.auc.high
+        if not np.isfinite([low, high]).all():
+            return None
+        ends = folded(low), folded(high)
+        return (0.5 if low <= 0.5 <= high else min(ends)), max(ends)
+
+    @property
+    def aim(self) -> tuple[float, float] | None:
+        """Fewest and most games won against references."""
+        found = [folded(auc) for auc in self.others]
+        return (min(found), max(found)) if found else None
+
+    @property
+    def open(self) -> bool:
+        """Whether the interval reaches what forgetting would give; so does one without limits."""
+        aims = self.others or (0.5,)
+        return self.span is None or (self.auc.low <= max(aims) and self.auc.high >= min(aims))
 
 
 @dataclass(frozen=True)
@@ -82,28 +123,33 @@ class Reading:
                 best, name = abs(found - self.expected(probe)), attack
         return name
 
-    def adjusted(self, attack: str, level: float = 0.95) -> Interval | None:
-        """Return one attack's AUC after unlearning, allowing for all the attacks that were tried.
+    @property
+    def tried(self) -> int:
+        """How many attacks have an AUC after unlearning."""
+        found = (self.value("after", "forget", f"membership.{a}", "auc") for a in ATTACKS)
+        return sum(auc is not None for auc in found)
 
-        Whoever looks for the worst of m attacks finds a chance deviation m times as easily; each
+    def game(self, state: str = "after", level: float = 0.95) -> Game | None:
+        """Return how the strongest attack does on a state, allowing for all that were tried.
+
+        Whoever looks for the worst of m attacks finds a chance deviation m times as easily; the
         interval is therefore taken at level 1 − (1 − level)/m (Bonferroni).
 
         Args:
-            attack: its name.
-            level: at which all intervals hold together.
+            state: a state of the audit.
+            level: at which the intervals of all attacks hold together.
 
         Returns:
-            AUC with interval, or None where the attack does not apply.
+            The game, or None where no attack has an AUC.
         """
-        tried = sum(
-            self.value("after", "forget", f"membership.{name}", "auc") is not None
-            for name in ATTACKS
-        )
-        pair = self.attack_scores(attack, "after")
-        if pair is None:
+        attack = self.strongest
+        pair = self.attack_scores(attack, state) if attack else None
+        if attack is None or pair is None:
             return None
         labels = [cluster_labels(self.audit.subjects.get(s)) for s in ("forget", "holdout")]
-        return auc_interval(*pair, 1 - (1 - level) / max(1, tried), *labels)
+        found = auc_interval(*pair, 1 - (1 - level) / max(1, self.tried), *labels)
+        others = self.of_references("forget", f"membership.{attack}", "auc")
+        return Game(attack, found, tuple(others))
 
     def attack_scores(self, attack: str, state: str) -> tuple[FloatArray, FloatArray] | None:
         """Return one attack's scores of the forgotten and of the unseen records, if there are any.

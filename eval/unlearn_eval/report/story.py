@@ -12,10 +12,14 @@ from unlearn_eval.report import plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.audit import Picture
 from unlearn_eval.report.reading import WHOLE, Reading, folded
+from unlearn_eval.report.scope import scope
 from unlearn_eval.report.texts import ShownRecord
-from unlearn_eval.report.words import Tone, answers, duration, headline, percent
+from unlearn_eval.report.words import Tone, answers, count, duration, headline, span
 
-__all__ = ["Attempt", "Line", "outcome", "story_page"]
+__all__ = ["COLUMNS", "Attempt", "Line", "outcome", "story_page", "uncertain"]
+
+COLUMNS = ("given back word for word", "attacker wins", "others word for word", "training")
+"""What `outcome` tells of each attempt."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def story_page(
     attempts: Sequence[Attempt],
     texts: Sequence[ShownRecord],
     commands: Sequence[tuple[str, str]],
+    about_texts: str = "",
 ) -> str:
     """Return a page that shows what was tried and what came of it.
 
@@ -50,6 +55,7 @@ def story_page(
         attempts: at least one.
         texts: some records to show, with what the model says after each attempt.
         commands: (what it is for, command) of what a reader may want to run next.
+        about_texts: what to notice in `texts`.
 
     Returns:
         HTML.
@@ -59,8 +65,12 @@ def story_page(
         title=title,
         made=lin.now(),
         told=told,
+        columns=COLUMNS,
         lines=outcome(attempts),
-        pictures=[_tradeoff(attempts), _costs(attempts)],
+        uncertain=uncertain(attempts),
+        scope=scope(Reading(attempts[0].audit)),
+        pictures=[*_compared(attempts), _costs(attempts)],
+        about_texts=about_texts,
         texts=texts,
         commands=commands,
     )
@@ -76,9 +86,10 @@ class Line:
         link: its report.
         tone: whether the verdict is good or bad news.
         verdict: what its audit found.
-        out: forget records that come out.
-        wins: games of a hundred that the best attack wins.
-        kept: share of the records to keep that are known word for word.
+        out: forget records given back word for word.
+        wins: games of a hundred that the best attacker wins.
+        range: how many it may be, given so few records.
+        kept: records to keep that are given back word for word.
         time: of training.
     """
 
@@ -89,6 +100,7 @@ class Line:
     verdict: str
     out: str
     wins: str
+    range: str
     kept: str
     time: str
 
@@ -103,34 +115,59 @@ def outcome(attempts: Sequence[Attempt]) -> list[Line]:
         A line for the model before, one an attempt, one for the references where there are any.
     """
     first = Reading(attempts[0].audit)
-    lines = [_line(first, "before", "before", "", "", ("", "plain"))]
+    lines = [_line(first, "before", "before", "as it was trained", "", ("", "plain"))]
     for attempt in attempts:
         reading = Reading(attempt.audit)
         said = headline(answers(reading))
         lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, said))
     references = first.references
     if references:
-        gone = attempts[0].audit.scores["after"]["forget"].records
-        out = fmean(first.of_references("forget", *WHOLE)) * gone
-        wins = [
-            folded(auc)
-            for attempt in attempts
-            for auc in first.of_references("forget", _attack(Reading(attempt.audit)), "auc")
-        ]
+        aim, times = _aim(attempts), first.cost(references)
         lines.append(
             Line(
-                name="what to aim at",
+                name=_AIM,
                 summary=f"{len(references)} models trained without the records",
                 link="",
                 tone="plain",
                 verdict="",
-                out=f"{round(out)} of {gone}",
-                wins=_range(wins),
-                kept=percent(fmean(first.of_references("retain", *WHOLE))),
-                time=duration(fmean(first.cost(references))) if first.cost(references) else "",
+                out=_among(first, "forget"),
+                wins=f"{span(aim)} of 100" if aim else "–",
+                range="",
+                kept=_among(first, "retain"),
+                time=duration(fmean(times)) if times else "–",
             )
         )
     return lines
+
+
+def uncertain(attempts: Sequence[Attempt]) -> str:
+    """Say which attackers' figures cannot be told from what to aim at, and which say nothing.
+
+    Args:
+        attempts: at least one, audited with the same records and references.
+
+    Returns:
+        Text; empty if every figure speaks for itself.
+    """
+    parts = []
+    for attempt in attempts:
+        reading = Reading(attempt.audit)
+        game = reading.game()
+        if game is None:
+            continue
+        wins = f"{100 * game.wins:.0f}"
+        if any(answer.tone == "moot" for answer in answers(reading)):
+            parts.append(f"{attempt.name}'s {wins} says nothing, as its model is damaged")
+        elif game.open and game.span and game.aim:
+            parts.append(
+                f"with {game.auc.n} record{'s' * (game.auc.n != 1)} {attempt.name}'s {wins} "
+                f"could be anything from {span(game.span)}, so it cannot be told from {_AIM}"
+            )
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+_AIM = "what to aim at"
 
 
 def _line(
@@ -142,52 +179,76 @@ def _line(
     said: tuple[str, Tone],
 ) -> Line:
     out, kept = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
-    auc = reading.value(state, "forget", _attack(reading), "auc")
-    seconds = reading.cost([state])
+    game, seconds = reading.game(state), reading.cost([state])
     return Line(
         name=name,
         summary=summary,
         link=link,
         tone=said[1],
         verdict=said[0],
-        out="–" if out is None or out.value is None else f"{round(out.value * out.n)} of {out.n}",
-        wins="–" if auc is None else f"{100 * folded(auc):.0f} of 100",
-        kept="–" if kept is None or kept.value is None else percent(kept.value),
-        time=duration(seconds[0]) if seconds and state != "before" else "",
+        out=count(out) if out else "–",
+        wins=f"{100 * game.wins:.0f} of 100" if game else "–",
+        range=span(game.span) if game and game.span else "",
+        kept=count(kept) if kept else "–",
+        time=duration(seconds[0]) if seconds and state != "before" else "–",
     )
 
 
-def _attack(reading: Reading) -> str:
-    return f"membership.{reading.strongest or 'loss'}"
-
-
-def _range(values: Sequence[float]) -> str:
-    if not values:
+def _among(reading: Reading, split: str) -> str:
+    """Write how many records the references give back."""
+    found = [reading.row(state, split, *WHOLE) for state in reading.references]
+    rows = sorted((row for row in found if row), key=lambda row: row.value or 0.0)
+    if not rows:
         return "–"
-    low, high = 100 * min(values), 100 * max(values)
-    return f"{low:.0f} of 100" if round(low) == round(high) else f"{low:.0f} to {high:.0f} of 100"
+    least, most = count(rows[0]), count(rows[-1])
+    return most if least == most else f"{least.split()[0]} to {most}"
 
 
-def _tradeoff(attempts: Sequence[Attempt]) -> Picture:
-    """Draw what every attempt forgot and kept, by the attack on mean loss, the same for all."""
-    points = []
+def _aim(attempts: Sequence[Attempt]) -> tuple[float, float] | None:
+    """Return fewest and most games that the attempts' attackers win against references."""
+    games = (Reading(attempt.audit).game() for attempt in attempts)
+    ends = [end for game in games if game and game.aim for end in game.aim]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _compared(attempts: Sequence[Attempt]) -> list[Picture]:
+    """Draw the columns of the table that want an eye, row by row as there."""
     first = Reading(attempts[0].audit)
-    places = [("before", first, "before", "before")]
-    places += [("reference", first, state, "reference") for state in first.references]
-    places += [(a.name, Reading(a.audit), "after", "after") for a in attempts]
-    for label, reading, state, kind in places:
-        utility = reading.row(state, "retain", "extraction.exact", "mean")
-        auc = reading.row(state, "forget", "membership.loss", "auc")
-        if utility is not None and auc is not None:
-            points.append((label, kind, utility, auc))
-    aim = first.expected("membership.loss")
-    return Picture(
-        "Forgetting against keeping",
-        plots.tradeoff(points, aim),
-        "To the right is good: the rest is still known. The dotted line is the aim for forgetting: "
-        f"an attacker who compares losses scores {aim:.2f} against models that never saw the "
-        "records. Above it they are recognised as known, below it as suspiciously unknown.",
-    )
+    aim = _aim(attempts)
+    wins: dict[str, list[plots.Mark]] = {}
+    kept: dict[str, list[plots.Mark]] = {}
+    wins_aim: list[plots.Mark] = []
+    places = [("before", first, "before")]
+    places += [(attempt.name, Reading(attempt.audit), "after") for attempt in attempts]
+    places += [(_AIM, first, state) for state in first.references]
+    for label, reading, state in places:
+        kind = "reference" if label == _AIM else state
+        game, row = reading.game(state), reading.row(state, "retain", *WHOLE)
+        if game and kind == "after" and game.others:
+            wins_aim += [plots.Mark("reference", folded(auc)) for auc in game.others]
+        if game and kind != "reference":
+            low, high = game.span or (None, None)
+            wins.setdefault(label, []).append(plots.Mark(kind, game.wins, low, high))
+        if row and row.value is not None:
+            low, high = (None, None) if label == _AIM else (row.low, row.high)
+            kept.setdefault(label, []).append(plots.Mark(kind, row.value, low, high))
+    if wins_aim:
+        wins[_AIM] = wins_aim
+    attacked = plots.Panel("games the attacker wins", wins, aim, (0.5, 1.0))
+    rest = plots.Panel("other records word for word", kept, None, (0.0, 1.0))
+    return [
+        Picture(
+            "How often an attacker wins",
+            plots.panels("wins", [attacked], plots.NARROW),
+            "As in the table, each by its best attacker; lines show how far off a figure may be."
+            + (" The green band is what to aim at." if aim else ""),
+        ),
+        Picture(
+            "How much of the rest is left",
+            plots.panels("kept", [rest], plots.NARROW),
+            "Records nobody wanted forgotten. To the right is good.",
+        ),
+    ]
 
 
 def _costs(attempts: Sequence[Attempt]) -> Picture:
@@ -204,6 +265,7 @@ def _costs(attempts: Sequence[Attempt]) -> Picture:
     }
     shares["retraining"] = (1.0, duration(mean))
     text = (
-        f"Training time on this machine, against {duration(mean)} for training again without them."
+        "Why not simply retrain? It is the only certain way, and often the first choice while the "
+        "training data is still there and it is affordable; other methods are for when it is not."
     )
-    return Picture("What it took", plots.costs(shares), text)
+    return Picture("What it took", plots.costs(shares, plots.NARROW), text)

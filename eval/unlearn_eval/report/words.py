@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from unlearn_eval._table import AuditRow
 from unlearn_eval.report.reading import SECRET, WHOLE, Reading, folded
+from unlearn_eval.statistics import Interval
 
-__all__ = ["Answer", "answers", "duration", "headline", "meaning", "percent", "state_name"]
+__all__ = ["Answer", "answers", "count", "duration", "headline", "percent", "span", "state_name"]
 
-Tone = Literal["good", "bad", "open", "plain"]
+Tone = Literal["good", "bad", "open", "plain", "moot"]
 
 # What counts as damage to the rest: a tenth of a nat a token is 10 % of perplexity, and a
 # twentieth of the records known by heart is more than the noise of one more training run.
 _LOSS_DAMAGE = 0.1
 _RECALL_DAMAGE = 0.05
+_NO_CHANGE = 0.005  # of a loss: it is shown with two digits
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Answer:
 
     Attributes:
         question: the question.
-        tone: whether the answer is good news, bad news, open, or no matter of good and bad.
+        tone: whether the answer is good news, bad news, open, no matter of good and bad, or moot
+            because the model is damaged.
         short: the answer in a few words.
         now: the number after unlearning, with what it counts.
         others: (label, number) of other states, to compare with.
@@ -60,8 +64,20 @@ def duration(seconds: float) -> str:
 def state_name(state: str) -> str:
     """Return what people call a state."""
     if state.startswith("reference:"):
-        return f"reference {int(state.removeprefix('reference:')) + 1}"
-    return {"base": "base model"}.get(state, state)
+        return f"retrained {int(state.removeprefix('reference:')) + 1}"
+    return {"base": "base model", "references": "retrained"}.get(state, state)
+
+
+def span(ends: tuple[float, float]) -> str:
+    """Write a range of shares as games of a hundred."""
+    low, high = (f"{100 * end:.0f}" for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def count(row: AuditRow) -> str:
+    """Write a share of some records as how many of them."""
+    assert row.value is not None
+    return f"{round(row.value * row.n):,} of {row.n:,}"
 
 
 def answers(reading: Reading) -> list[Answer]:
@@ -73,8 +89,18 @@ def answers(reading: Reading) -> list[Answer]:
     Returns:
         The answers, in the order of the page.
     """
-    found = (_extracted(reading), _recognised(reading), _kept(reading), _cost(reading))
-    return [answer for answer in found if answer]
+    out, told, rest = _extracted(reading), _recognised(reading), _kept(reading)
+    if rest and rest.tone == "bad":
+        # a model that knows nothing gives nothing away: no merit
+        out = _moot(out, "Not in these tests, but the model is damaged")
+        told = _moot(told, "Says nothing: the model is damaged")
+    return [answer for answer in (out, told, rest, _cost(reading)) if answer]
+
+
+def _moot(answer: Answer | None, short: str) -> Answer | None:
+    if answer is None or answer.tone == "bad":
+        return answer
+    return replace(answer, tone="moot", short=short)
 
 
 def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
@@ -121,47 +147,40 @@ _REST = "Does the model still know everything else?"
 _TIME = "What did it take?"
 
 
-def _of(row: AuditRow) -> str:
-    assert row.value is not None
-    return f"{round(row.value * row.n)} of {row.n}"
-
-
 def _extracted(reading: Reading) -> Answer | None:
     now = reading.row("after", "forget", *WHOLE)
     if now is None or now.value is None:
         return None
     before = reading.row("before", "forget", *WHOLE)
-    whole = reading.of_references("forget", *WHOLE)
-    allowed = max(whole, default=0.0)
-    leaks = now.value > allowed
-    parts = [
-        "Each of the records to forget was asked for once."
-        + (f" Before, the model gave {_of(before)} back word for word; now" if before else " Now")
-        + f" it gives {_of(now)}."
-    ]
+    leaks = now.value > max(reading.of_references("forget", *WHOLE), default=0.0)
+    text = "Each of the records to forget was asked for once."
+    if before:
+        text += f" Before, the model gave {count(before)} back word for word; now"
+    else:
+        text += " Now"
+    text += f" it gives {count(now)}."
     if now.value == 0 and now.high is not None and now.interval == "exact":
-        parts.append(
-            f"With {now.n} records tried, a share of up to {percent(now.high)} could have been "
+        text += (
+            f" With {now.n} records tried, a share of up to {percent(now.high)} could have been "
             "missed."
         )
-    tries = reading.row("after", "forget", "extraction.discoverable", "rate@n=10000")
+    tries = reading.row("after", "forget", "extraction.discoverable", _MANY)
     if tries is not None and tries.value is not None:
-        parts.append(f"Asking 10,000 times, with random answers, would bring {_of(tries)}.")
-        top = max(
-            reading.of_references("forget", "extraction.discoverable", "rate@n=10000"), default=0.0
-        )
-        leaks |= tries.value > top and tries.value > 0
+        text += f" Ten thousand random answers would probably hold {count(tries)}."
+        others = reading.of_references("forget", "extraction.discoverable", _MANY)
+        leaks |= tries.value > max(others, default=0.0)
     sentence, secret_leak = _secrets(reading)
-    if sentence:
-        parts.append(sentence)
     return Answer(
         _OUT,
         "bad" if leaks or secret_leak else "good",
         "Yes" if leaks else "Parts of them" if secret_leak else "Not in these tests",
-        f"{_of(now)} records come out",
-        [("before", _of(before))] if before else [],
-        " ".join(parts),
+        f"{count(now)} given back word for word",
+        [("before", count(before))] if before else [],
+        text + sentence,
     )
+
+
+_MANY = "rate@n=10000"
 
 
 def _secrets(reading: Reading) -> tuple[str, bool]:
@@ -169,65 +188,73 @@ def _secrets(reading: Reading) -> tuple[str, bool]:
     now = reading.row("after", "forget", *SECRET)
     if now is None or now.value is None:
         return "", False
-    chance = reading.of_references("forget", *SECRET)
-    who = "models that never saw the record"
+    place = ("forget", SECRET[0], _MANY)
+    tries = reading.row("after", *place)
+    chance, luck = reading.of_references("forget", *SECRET), reading.of_references(*place)
+    who = "models that never saw the records"
     if not chance and (base := reading.value("base", "forget", *SECRET)) is not None:
-        chance, who = [base], "the model before any of the records"
+        lucky = reading.value("base", *place)
+        chance, luck = [base], [] if lucky is None else [lucky]
+        who = "the model before any training on the records"
     text = (
-        "Told everything up to the sensitive value (a phone number, an address …), it completes "
-        f"the value in {_of(now)} records"
+        " Told everything up to a sensitive value (a phone number, an address …), it completes "
+        f"{count(now)} at the first try"
     )
+    if tries is not None:
+        text += f" and probably {count(tries)} within 10,000 tries"
     if chance:
-        low, high = (f"{round(x * now.n)}" for x in (min(chance), max(chance)))
-        guess = low if low == high else f"{low} to {high}"
-        text += f"; {who} guess {guess} of them"
+        text += f"; {who} guess {_counts(chance, now.n)}"
+        if tries is not None and luck:
+            text += f" at the first try and {_counts(luck, tries.n)} within 10,000"
     leaks = now.low is not None and now.low > max(chance, default=0.0)
+    if tries is not None and luck:
+        leaks |= tries.low is not None and tries.low > max(luck)
     return text + ".", leaks
 
 
+def _counts(shares: Sequence[float], n: int) -> str:
+    low, high = (f"{round(x * n):,}" for x in (min(shares), max(shares)))
+    return low if low == high else f"{low} to {high}"
+
+
 def _recognised(reading: Reading) -> Answer | None:
-    attack = reading.strongest
-    if attack is None:
+    game = reading.game()
+    if game is None:
         return None
-    place = ("forget", f"membership.{attack}", "auc")
-    now, before = reading.row("after", *place), reading.row("before", *place)
-    assert now is not None
-    assert now.value is not None
-    others = reading.of_references(*place)
-    aim = reading.expected(place[1])
-    sure = reading.adjusted(attack)
-    assert sure is not None
-    inside = sure.low <= max(others, default=aim) and sure.high >= min(others, default=aim)
-    tone: Tone = "bad" if not inside else "good" if others else "open"
-    wins = f"{100 * folded(now.value):.0f} of 100"
+    wins = f"{100 * game.wins:.0f} of 100"
     text = (
         "A game: an attacker sees how the model reacts to two records, one of those to forget and "
         "one that it never saw, and names the one that was forgotten. Guessing wins 50 of 100 "
-        f"games. The best of the attacks tried here wins {wins}"
+        f"games. The best of {reading.tried} kinds of attackers wins {wins}"
     )
-    if now.value < 0.5 and not inside:
+    if game.auc.value < 0.5 and not game.open:
         text += " (the forgotten records stand out because the model knows them suspiciously badly)"
     text += "."
-    if others:
-        low, high = (f"{100 * folded(x):.0f}" for x in (min(others), max(others)))
+    if game.span:
         text += (
-            " Against models trained without the records it wins "
-            f"{low if low == high else ' to '.join(sorted((low, high), key=int))}: that is what "
-            "success looks like."
+            f" With {game.auc.n} record{'s' * (game.auc.n != 1)} the true figure may lie anywhere "
+            f"between {span(game.span).replace(' to ', ' and ')}"
         )
-    if inside:
+        text += ": a difference within that would go unseen." if game.open else "."
+    else:
+        text += " So few records cannot show how much luck is in that."
+    if game.aim:
+        # the same figure, and yet not the same
+        turned = not game.open and game.wins <= game.aim[1]
         text += (
-            f" {now.n} records only tell that it is between {100 * sure.low:.0f} and "
-            f"{100 * sure.high:.0f}: a smaller trace than that would go unseen."
+            f" Against models trained without the records the same attacker wins {span(game.aim)}"
+            f"{', betting the other way' if turned else ''}: that is what success looks like."
         )
-    if not others:
+    else:
         text += " No model trained without the records was given to compare with."
     shown = []
-    if before is not None and before.value is not None:
-        shown.append(("before", f"{100 * folded(before.value):.0f} of 100"))
-    if others:
-        mean = sum(folded(x) for x in others) / len(others)
-        shown.append(("never saw them", f"{100 * mean:.0f} of 100"))
+    before = reading.value("before", "forget", f"membership.{game.attack}", "auc")
+    if before is not None:
+        shown.append(("before", f"{100 * folded(before):.0f} of 100"))
+    if game.aim:
+        shown.append(("retrained models", f"{span(game.aim)} of 100"))
+    good: Tone = "good" if game.aim and game.span else "open"
+    tone: Tone = good if game.open else "bad"
     short = {"bad": "Yes", "good": "No difference was found", "open": "Open"}[tone]
     return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text)
 
@@ -237,34 +264,37 @@ def _kept(reading: Reading) -> Answer | None:
     if now is None or now.value is None:
         return None
     before = reading.row("before", "retain", *WHOLE)
-    change = reading.loss_change("retain")
-    shown = [("before", percent(before.value))] if before and before.value is not None else []
+    change, unseen = reading.loss_change("retain"), reading.loss_change("holdout")
+    shown = [("before", count(before))] if before else []
     others = reading.of_references("retain", *WHOLE)
     if others:
-        shown.append(("never saw them", percent(sum(others) / len(others))))
-    text = (
-        f"Of the {now.n} records to keep, the model gives {percent(now.value)} back word for word"
-    )
-    if before and before.value is not None:
-        text += f"; before, {percent(before.value)}"
-    text += "."
+        shown.append(("retrained models", f"{_counts(others, now.n)} of {now.n:,}"))
+    text = f"Of the records to keep, the model gives {count(now)} back word for word"
+    text += f"; before, {count(before)}." if before else "."
     damage = False
     if before and before.value is not None and now.high is not None:
         damage = before.value - now.high > _RECALL_DAMAGE
     if change is not None:
-        text += (
-            f" Its surprise at them (loss) changed by {change.value:+.2f} nats a token "
-            f"[{change.low:+.2f}, {change.high:+.2f}]."
-        )
         damage |= change.low > _LOSS_DAMAGE
-    unseen = reading.loss_change("holdout")
-    if unseen is not None:
-        text += f" On records it never saw: {unseen.value:+.2f}."
+        text += f" It predicts them {_moved(change)}"
+        text += f", and records it never saw {_moved(unseen)}." if unseen else "."
     known = before is not None or change is not None
     tone: Tone = "bad" if damage else "good" if known else "open"
     short = {"bad": "No, it was damaged", "good": "Yes", "open": "Nothing to compare with"}[tone]
-    counted = f"{percent(now.value)} known word for word"
-    return Answer(_REST, tone, short, counted, shown, text)
+    return Answer(_REST, tone, short, f"{count(now)} given back word for word", shown, text)
+
+
+def _moved(change: Interval) -> str:
+    """Say whether predictions got better or worse, and by how much."""
+    low, high = change.low, change.high
+    if not math.isfinite(low):  # one record
+        low = high = change.value
+    size = "a little " if abs(change.value) < _LOSS_DAMAGE else ""
+    if low <= 0 <= high or abs(change.value) < _NO_CHANGE:
+        words = "about as well as before"
+    else:
+        words = f"{size}{'worse' if change.value > 0 else 'better'} than before"
+    return f"{words} (loss {change.value:+.2f} nats a token)".replace("-", "−")
 
 
 def _cost(reading: Reading) -> Answer | None:
@@ -279,71 +309,24 @@ def _cost(reading: Reading) -> Answer | None:
             "Only training time is known",
             now,
             [],
-            "Training time of the unlearning run. No reference says what retraining would take.",
+            "Training time of the unlearning run. No retrained model says what that would take.",
         )
     mean = sum(theirs) / len(theirs)
     share = ours[0] / mean
     often = f" (mean of {len(theirs)})" if len(theirs) > 1 else ""
     compared = f"{percent(share)} of retraining" if share < 2 else f"{share:.1f} times retraining"
     text = (
-        f"Unlearning trained for {now}. Training again without the records, which removes them by "
-        f"construction, took {duration(mean)}{often}."
+        f"Unlearning trained for {now}; training again without the records took "
+        f"{duration(mean)}{often}. Retraining is the only certain way, since they were never in "
+        "it: where it is affordable and the other training data is still there, often the first "
+        "choice."
     )
     if reading.audit.training["after"].get("method") == "retrain":
         compared = "It is retraining"
         text = (
-            "The model was trained again without the records, which removes them by construction. "
-            f"The references, made in the same way, took {duration(mean)}{often}."
+            "The model was trained again without the records: they were never in it. The other "
+            f"retrained models, made in the same way, took {duration(mean)}{often}."
         )
     return Answer(
         _TIME, "plain", compared, f"{now} of training", [("retraining", duration(mean))], text
     )
-
-
-_MEANINGS = {
-    ("membership", "auc"): (
-        "how often the attack ranks a forgotten record above one never seen; .50 is guessing, and "
-        "both ends give the records away"
-    ),
-    ("membership", "tpr"): (
-        "share of the forgotten records that the attack names when it may be wrong about 1% of the "
-        "unseen ones"
-    ),
-    ("extraction.verbatim", ""): "share of the records that one greedy answer repeats in full",
-    ("extraction.strength", ""): "share of a record that follows by itself once the rest is given",
-    ("extraction.exact", ""): "share of the words' pieces (tokens) that are the first choice",
-    ("extraction.discoverable", ""): (
-        "share of the records that so many random answers would probably contain in full"
-    ),
-    ("extraction.secret", "rate@"): (
-        "share of the records whose sensitive value so many random answers would probably contain, "
-        "told everything before it"
-    ),
-    ("extraction.secret", ""): (
-        "share of the records whose sensitive value is completed, told everything before it"
-    ),
-    ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
-    ("utility.drift", ""): (
-        "how far the predictions moved from those before, in nats a token; 0 is not at all"
-    ),
-    ("utility.rouge", "recall"): "share of the record's words in what the model writes by itself",
-    ("utility.rouge", "f1"): "overlap in words of the record and what the model writes by itself",
-    ("utility.repetition", ""): "share of what it writes that it wrote just before",
-    ("utility.distinct", ""): "share of word pairs that are new in what it writes",
-}
-
-
-def meaning(probe: str, metric: str) -> str:
-    """Return what a metric means, in half a sentence.
-
-    Args:
-        probe: `package.file` of the probe.
-        metric: name of the metric.
-
-    Returns:
-        Text; empty for a probe that is not of this package.
-    """
-    for (start, kind), text in _MEANINGS.items():
-        if probe.startswith(start) and metric.startswith(kind):
-            return text
-    return ""

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from unlearn.records import Records
-from unlearn_eval.report import Attempt, audit_page, shown_records, story_page
+from unlearn_eval.report import (
+    Attempt,
+    audit_page,
+    outcome,
+    shown_records,
+    story_page,
+    uncertain,
+)
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
 
@@ -54,8 +61,39 @@ def test_no_text_and_no_id_unless_asked_for(good, texts):
     shown = audit_page(good, texts)
     assert "555-0199" in shown
     assert "<img" not in shown  # only escaped
+    # how to read the numbers comes before the records, of which there may be many
+    assert shown.index("How to read this</h2>") < shown.index("The records</h2>")
     assert shown.count("<script>") == 1
     assert "&lt;script&gt;" in shown
+
+
+def test_limits_stand_above_the_results(good):
+    for page in (audit_page(good), story_page("t", [], [Attempt("a", "b", good, "c")], (), [])):
+        assert "not legal proof of erasure" in page
+        assert page.index("does not show</h2>") < page.index("<figure>")
+
+
+def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
+    states = ("before", "after", "reference:0", "reference:1")
+    unseen, kept = dict.fromkeys(states, 3.0), dict.fromkeys(states, 0.0)
+
+    def tried(name: str, after: float, rest: float) -> Attempt:
+        losses = dict(zip(states, (0.0, after, 3.0, 3.1), strict=True))
+        return Attempt(name, "", make_audit(losses, kept | {"after": rest}, unseen), "")
+
+    attempts = [tried("fine", 3.0, 0.0), tried("told", 12.0, 0.0), tried("wreck", 3.0, 9.0)]
+    lines = {line.name: line for line in outcome(attempts)}
+    said = uncertain(attempts)
+    wins = lines["fine"].wins.split()[0]
+    low, high = map(int, lines["fine"].range.split(" to "))
+    assert low <= int(wins) <= high
+    assert f"With 20 records fine's {wins} could be anything from {low} to {high}" in said
+    assert "wreck's" in said
+    assert "says nothing, as its model is damaged" in said
+    assert "told's" not in said  # that figure speaks for itself
+    assert lines["before"].time == "–"
+    assert lines["what to aim at"].kept == "60 of 60"
+    assert uncertain(attempts[1:2]) == ""
 
 
 def test_every_number_is_on_the_page_with_its_interval_and_meaning(good):
@@ -66,7 +104,11 @@ def test_every_number_is_on_the_page_with_its_interval_and_meaning(good):
             assert f"{row.probe} {row.metric}" in text, row
             assert f"{row.value:.2f} " in text
             if row.low is not None:
-                assert f"{row.low:.2f} to {row.high:.2f}" in text, row
+                low, high = row.low, row.high
+                if not row.probe.startswith(("utility.loss", "utility.drift")):
+                    low, high = max(low, 0.0), min(high, 1.0)  # a share
+                assert f"{low:.2f} to {high:.2f}" in text, row
+    assert not re.search(r"-0\.\d\d to", text)
     assert "299" in text  # the refused rate says what it would take
     assert "assumed &#39;qa&#39;" in page
     # five pictures, each with its words
@@ -125,7 +167,7 @@ def test_in_a_real_browser(browser, good, make_audit, texts, tmp_path: Path, wid
         return Math.min(...sizes) * scale;
         """
     )
-    assert smallest >= 7.5
+    assert smallest >= 10.5
 
 
 def test_prints_on_paper(browser, good, tmp_path: Path):

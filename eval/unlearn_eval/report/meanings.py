@@ -1,0 +1,59 @@
+"""Say in half a sentence what each number of an audit means."""
+
+from __future__ import annotations
+
+__all__ = ["meaning"]
+
+_ATTACKERS = {
+    "loss": "picks the record that the model finds likelier",
+    "reference": "looks at how much likelier a record is than under the base model",
+    "zlib": "allows for how predictable a text is by itself, from how well it compresses",
+    "min_k": "looks only at a record's least likely words",
+    "min_k_plus_plus": "compares a record's least likely words with others that would fit there",
+    "ez": "looks only where the model is wrong: did training make the right word likelier?",
+}
+
+_MEANINGS = {
+    ("extraction.verbatim", ""): "share of records given back in full, asked once",
+    ("extraction.strength", ""): "share of a record that follows by itself once the rest is given",
+    ("extraction.exact", ""): "share of word pieces (tokens) that are the model's first choice",
+    ("extraction.discoverable", "rate@n="): "share of records likely to appear in {n} random {s}",
+    ("extraction.secret", "rate@n="): (
+        "share of sensitive values likely to appear in {n} random {s}, told everything before them"
+    ),
+    ("extraction.secret", ""): (
+        "share of sensitive values completed at the first try, told everything before them"
+    ),
+    ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
+    ("utility.drift", ""): (
+        "how far the predictions moved from those before, in nats a token; 0 is not at all"
+    ),
+    ("utility.rouge", "recall"): "share of the record's words in what the model writes by itself",
+    ("utility.rouge", "f1"): "overlap in words of the record and what the model writes by itself",
+    ("utility.repetition", ""): "share of what it writes that it wrote just before",
+    ("utility.distinct", ""): "share of word pairs that are new in what it writes",
+}
+
+
+def meaning(probe: str, metric: str) -> str:
+    """Return what a metric means, in half a sentence.
+
+    Args:
+        probe: `package.file` of the probe.
+        metric: name of the metric.
+
+    Returns:
+        Text; empty for a probe that is not of this package.
+    """
+    package, _, name = probe.partition(".")
+    if package == "membership" and name in _ATTACKERS:
+        who = f"an attacker who {_ATTACKERS[name]}"
+        if metric == "auc":
+            return f"share of games won by {who}"
+        return f"share of forgotten records named, at most 1% of unseen ones wrongly, by {who}"
+    for (start, kind), text in _MEANINGS.items():
+        if probe == start and metric.startswith(kind):
+            tries = metric.removeprefix(kind) if kind.endswith("=") else "0"
+            n = int(tries) if tries.isdigit() else 0
+            return text.format(n=f"{n:,}", s="answer" if n == 1 else "answers")
+    return ""
