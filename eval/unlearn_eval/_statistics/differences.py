@@ -33,8 +33,8 @@ def auc_difference(
     """Return AUC(first) − AUC(second) of two states, or two attacks, on the same records.
 
     The difference is the mean of differences of placements, ΔV_i = V_i − V'_i and ΔW_j = W_j −
-    W'_j; `variance` of these is DeLong's Var A + Var A' − 2 Cov(A, A') (Biometrics 44:837, 1988,
-    section 4) for independent records, and Obuchowski's for clusters. Limits are ± t·√v̂, cut at ±1.
+    W'_j; `variance` of these is DeLong's Var A + Var A' − 2 Cov(A, A') (Biometrics 44:837, 1988)
+    for independent records, and Obuchowski's for clusters. Limits are ± t·√v̂, cut at ±1.
 
     Where no placement differs, nothing shows how much differences vary. A disjoint pair of records
     is then called alike in both states, so the share of pairs that are not is at most

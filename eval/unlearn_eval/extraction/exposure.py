@@ -29,18 +29,18 @@ def exposure(
     """Return log2 |R| − log2 rank of a secret among the candidates R of its format.
 
     The rank is one more than the number of candidates likelier than the secret, plus half of those
-    that tie with it (Carlini et al., "The Secret Sharer", arXiv 1802.08232, definitions 1 and 2;
-    ties are not defined there). log2 |R| if the secret is the likeliest of all, 0 if the least
-    likely; 1.44 bits (1/ln 2) on average for a secret that the model knows nothing of.
+    that tie with it (Carlini et al., "The Secret Sharer", arXiv 1802.08232; ties are not defined
+    there). log2 |R| if the secret is the likeliest of all, 0 if the least likely; 1.44 bits (1/ln
+    2) on average for a secret that the model knows nothing of.
 
     - "exact": the candidates are all other values of the format, |R| = n + 1.
     - "sampled": they are n random other values. The rank is that among the secret and its sample,
       so exposure ends at log2(n + 1), however large the format: see `cap`. (The paper's estimate by
-      sampling, section 4.3, is infinite if no sample is likelier.)
+      sampling is infinite if no sample is likelier.)
     - "skew-normal": a skew-normal distribution F is fitted to the candidates' log-perplexities, and
-      exposure is −log2 F of the secret's (section 4.3), at most log2 |R|: the paper's way past the
-      cap. Far beyond the sample it is an extrapolation that no sample can check, and where F is
-      below what double precision holds it is log2 |R|.
+      exposure is −log2 F of the secret's, at most log2 |R|: the paper's way past the cap. Far
+      beyond the sample it is an extrapolation that no sample can check, and where F is below what
+      double precision holds it is log2 |R|.
 
     Args:
         secret: log-probability of the true value, in nats; −∞ allowed.
@@ -58,12 +58,7 @@ def exposure(
     others = np.asarray(candidates, dtype=np.float64)
     if others.ndim != 1 or not len(others):
         raise DataError(f"exposure needs candidates in one row, not of shape {others.shape}")
-    if (
-        np.isnan(others).any()
-        or np.isposinf(others).any()
-        or math.isnan(secret)
-        or secret == np.inf
-    ):
+    if not (np.append(others, secret) < np.inf).all():
         raise DataError("exposure: a log-probability is NaN or +inf; score the candidates again")
     if how not in ("exact", "sampled", "skew-normal"):
         raise OptionError(f"exposure {how!r} is not 'exact', 'sampled' or 'skew-normal'")

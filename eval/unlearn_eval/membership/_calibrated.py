@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ class Evidence:
     target: Sides
     references: Sequence[Sides] = ()
     base: Sides | None = None
-    groups: Sequence[Hashable] = field(default=())
+    groups: Sequence[Hashable] = ()
 
 
 def of_lira(evidence: Evidence) -> Compared | None:
@@ -109,7 +109,7 @@ def of_deviation(evidence: Evidence) -> Compared | None:
         )
         note = _note(count, "median for each record")
     elif len(y) > 1:
-        member = deviation.score(x, np.repeat(y[:, None], len(x), axis=1))
+        member = deviation.score(x, np.full((1, len(x)), np.median(y)))
         nonmember = deviation.among(y)
         note = "no references: from the median of the holdout"
     else:

@@ -31,11 +31,12 @@ _CERTAIN = 1e-7
 
 
 def confidence(scores: TokenScores) -> FloatArray:
-    """Return log p/(1 − p) with p = exp(mean ℓ_t), the statistic that is nearly normal.
+    """Return log p/(1 − p) of every record, with p = exp(mean ℓ_t).
 
-    The paper's φ (section IV.C) with the geometric mean over tokens in place of a class
-    probability. Where p is small it is the mean log-probability, which is nearly normal as a mean
-    over tokens; near p = 1, where that piles up at 0, it is −log of the loss.
+    The paper's φ(p) = log p/(1 − p), chosen because it is nearly normal, with the geometric mean
+    over tokens in place of a class probability. Where p is small it is the mean log-probability,
+    which is nearly normal as a mean over tokens; near p = 1, where that piles up at 0, it is −log
+    of the loss.
 
     Args:
         scores: of one state.
@@ -57,8 +58,10 @@ def offline(
 ) -> FloatArray:
     """Return z = (φ − μ_out)/σ_out of every record, from references that did not see it.
 
-    The paper's one-sided test (section V.B) is Λ = P(N(μ_out, σ_out²) ≤ φ) = Φ(z). z ranks alike
-    and does not end at 1, where double precision would put everything beyond 8.3 deviations.
+    The paper's offline attack is the one-sided test Λ = 1 − P(Z > φ) = Φ(z), Z ~ N(μ_out, σ_out²).
+    z ranks alike and does not end at 1, where double precision would put everything beyond 8.3
+    deviations. (The paper's code gives the density of φ instead, which is two-sided, takes medians
+    for means, and for the variance of all records counts what records differ by.)
 
     Args:
         target: [R], `confidence` in the audited model; ±inf is allowed.

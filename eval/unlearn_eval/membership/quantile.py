@@ -68,7 +68,7 @@ def compare(
     """Return s(x) − q(x), with q(x) the (1 − α) quantile of unseen records' scores given features.
 
     q is linear in the features and minimises the pinball loss on non-members: Bertran et al.,
-    "Scalable Membership Inference Attacks via Quantile Regression" (arXiv 2307.03694, eq. 1), with
+    "Scalable Membership Inference Attacks via Quantile Regression" (arXiv 2307.03694), with
     a line in place of their networks because a score matrix has few records. It is cross-fitted:
     non-members are split into folds, a non-member is predicted by the fit on the other folds, and
     a member by the mean of all fits, so that neither is compared with itself. Folds are dealt in

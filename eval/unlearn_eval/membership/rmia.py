@@ -28,15 +28,17 @@ def score(
 ) -> FloatArray:
     """Return the share of z with (p_x/p̄_x)/(p_z/p̄_z) > γ, for every record x.
 
-    p̄ = ½ ((1 + a) p̄_out + 1 − a), with p̄_out the mean over references that did not see the record:
-    the offline form, in which p̄_in = a p̄_out + 1 − a stands for models that did (Zarifzadeh et al.,
-    arXiv 2312.03262, section 3 and its offline approximation). A tie counts ½, so that population
-    records may themselves be attacked: with γ = 1 their scores and those of others have the AUC
-    that p/p̄ has.
+    p̄ = ½ ((1 + a) p̄_out + 1 − a), with p̄_out the mean over references that did not see the
+    record: the offline form, in which p̄_in = a p̄_out + 1 − a stands for models that did
+    (Zarifzadeh et al., "Low-Cost High-Power Membership Inference Attacks", arXiv 2312.03262). A tie
+    counts ½, so that population records may themselves be attacked: with γ = 1 their scores and
+    those of others have the AUC that p/p̄ has.
 
-    a = 1 (p̄ = p̄_out) is what the original code takes where nothing is known, and γ = 1 what it
-    takes throughout; the configurations of its first experiments have γ = 2, and a between 0 and 1,
-    tuned with a reference in the place of the target (1/3 for CIFAR-10).
+    With a < 1 the constant ½ (1 − a) outweighs whatever references give unlikely text, and the
+    attack becomes that of the loss. a = 1 (p̄ = p̄_out) is what the original code takes where
+    nothing is known, and γ = 1 what it takes throughout; the configurations of its first
+    experiments have γ = 2, and a between 0 and 1, tuned with a reference in the place of the target
+    (1/3 for CIFAR-10).
 
     Args:
         target: [R], log p_x in the audited model: the mean log-probability of the tokens, so that p

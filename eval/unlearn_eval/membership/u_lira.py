@@ -26,9 +26,9 @@ def score(
 
     u are models that were trained on the record and then unlearned it by the method under audit, r
     models trained without it: LiRA online with these in the places of IN and OUT (Hayes et al.,
-    "Inexact Unlearning Needs More Careful Evaluations", arXiv 2403.01218, section on U-LiRA). It
-    costs trainings and unlearnings of both kinds, and finds traces on either side: a record that
-    the method pushes below unseen ones is recognised too.
+    "Inexact Unlearning Needs More Careful Evaluations", arXiv 2403.01218, U-LiRA). It costs
+    trainings and unlearnings of both kinds, and finds traces on either side: a record that the
+    method pushes below unseen ones is recognised too.
 
     Args:
         target: [R], `lira.confidence` in the audited model.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unlearn_eval._table import AuditRow, audit_rows
+from unlearn_eval.extraction.discoverable import SAMPLER
 from unlearn_eval.membership import deviation, lira, loss
 from unlearn_eval.statistics import auc
 
@@ -30,8 +31,10 @@ def make_states(make_scores):
             level = levels[split]
             own = rng.normal(0, noise, len(level)) - effect
             tokens = np.abs(level + own)[:, None] + rng.uniform(-1, 1, (len(level), TOKENS))
+            log_prob = -np.maximum(tokens, 0)
             return make_scores(
-                -np.maximum(tokens, 0),
+                log_prob,
+                sampled={SAMPLER: log_prob.ravel()},
                 ids=tuple(f"{split}{i}" for i in range(len(level))),
                 text_bytes=rng.integers(30, 60, len(level)),
             )
