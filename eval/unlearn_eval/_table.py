@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from unlearn import lineage as lin
+from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.membership import ATTACKS
+from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
+from unlearn_eval.membership._calibrated import Sides
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import (
     Interval,
@@ -30,6 +32,9 @@ Scores = Mapping[str, Mapping[str, TokenScores]]
 """Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
 
 _FPR = 0.01
+
+MIN_REFERENCES = 2
+"""Fewest references of an audit for attacks that compare with references: one shows no spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +173,8 @@ def audit_rows(
     """Compute every number of an audit from score matrices.
 
     Membership compares the forget records (members) with the holdout (non-members) within one
-    state; attacks that need the base use the state `base` where there is one.
+    state; attacks that need the base use the state `base` where there is one. Attacks that need
+    references use the states `reference:i`, from two on.
 
     Args:
         scores: by state and split; every state has the same splits.
@@ -194,6 +200,7 @@ def audit_rows(
                     _row(state, split, measure.probe, measure.metric, found, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
+        rows += _calibrated_rows(state, scores, subjects, level)
     return rows
 
 
@@ -248,6 +255,58 @@ def _membership_rows(
         found = tpr_at_fpr(x, y, _FPR, level)
         rows.append(_row(state, "forget", probe, f"tpr@fpr={_FPR}", found))
     return rows
+
+
+def _calibrated_rows(
+    state: str,
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+) -> list[AuditRow]:
+    """AUC and TPR of the attacks that compare a state with references and with the holdout.
+
+    References stand for models that saw neither side. One that is itself audited is compared with
+    the others. The base was trained otherwise, and is not compared with them.
+    """
+    if state == "base" or "holdout" not in scores[state]:
+        return []
+    references = [other for other in scores if other.startswith("reference:")]
+    several = references if len(references) >= MIN_REFERENCES else []
+    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
+    evidence = Evidence(
+        target=_sides(scores[state]),
+        references=[_sides(scores[other]) for other in several if other != state],
+        base=_sides(scores["base"]) if "base" in scores else None,
+        groups=[
+            ("record", key) if name is None else ("subject", name)
+            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
+        ],
+    )
+    clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
+    rows = []
+    for attack in CALIBRATED.values():
+        probe = f"membership.{attack.name}"
+        try:
+            found = attack.compare(evidence) if attack.compare else None
+        except DataError as error:
+            n = evidence.target.member.records
+            refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
+            rows.append(_row(state, "forget", probe, "auc", refused))
+            continue
+        if found is None:
+            continue
+        for metric, interval in (
+            ("auc", auc_interval(found.member, found.nonmember, level, *clusters)),
+            (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
+        ):
+            noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
+            rows.append(_row(state, "forget", probe, metric, noted, found.params))
+    return rows
+
+
+def _sides(splits: Mapping[str, TokenScores]) -> Sides:
+    """Return the two sides of a membership game in one state."""
+    return Sides(splits["forget"], splits["holdout"])
 
 
 def cluster_labels(labels: Sequence[Hashable | None] | None) -> Sequence[Hashable] | None:

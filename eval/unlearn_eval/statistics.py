@@ -4,7 +4,8 @@ An interval says how it was made in `method`:
 
 | method | meaning |
 |---|---|
-| `delong` | AUC; records are independent |
+| `delong` | AUC, or difference of two; records are independent |
+| `matched` | share of matched pairs, Wilson; pairs are independent |
 | `t` | mean; records are independent |
 | `exact` | proportion, Clopper–Pearson; records are independent |
 | `cluster` | the same with clusters (subjects) as the independent unit, at least 10 of them a side |
@@ -14,13 +15,15 @@ An interval says how it was made in `method`:
 
 from __future__ import annotations
 
-from unlearn_eval._statistics.auc import auc, auc_interval
+from unlearn_eval._statistics.auc import auc, auc_interval, auc_tost
 from unlearn_eval._statistics.common import MIN_CLUSTERS, Clusters, Interval
+from unlearn_eval._statistics.differences import auc_difference
 from unlearn_eval._statistics.hypotheses import (
     KsTest,
     PredictionLimits,
     benjamini_hochberg,
     holm,
+    holm_intervals,
     ks_exact,
     prediction_limits,
 )
@@ -30,25 +33,43 @@ from unlearn_eval._statistics.means import (
     paired_difference,
     tost,
 )
-from unlearn_eval._statistics.rates import nonmembers_needed, proportion_interval, tpr_at_fpr
+from unlearn_eval._statistics.rates import proportion_interval, tpr_at_fpr
+from unlearn_eval._statistics.sign_flip import SignFlip, sign_flip_test
+from unlearn_eval._statistics.sizes import (
+    nonmembers_needed,
+    records_for_equivalence,
+    records_needed,
+)
+from unlearn_eval._statistics.twins import MIN_TWINS, RankTest, subject_rank_test, twin_theta
 
 __all__ = [
     "MIN_CLUSTERS",
+    "MIN_TWINS",
     "Clusters",
     "Equivalence",
     "Interval",
     "KsTest",
     "PredictionLimits",
+    "RankTest",
+    "SignFlip",
     "auc",
+    "auc_difference",
     "auc_interval",
+    "auc_tost",
     "benjamini_hochberg",
     "holm",
+    "holm_intervals",
     "ks_exact",
     "mean_interval",
     "nonmembers_needed",
     "paired_difference",
     "prediction_limits",
     "proportion_interval",
+    "records_for_equivalence",
+    "records_needed",
+    "sign_flip_test",
+    "subject_rank_test",
     "tost",
     "tpr_at_fpr",
+    "twin_theta",
 ]

@@ -32,12 +32,16 @@ def attacks() -> None:
     """List the attacks and probes of an audit, with what they need."""
     from unlearn._cli.screen import console
     from unlearn_eval.extraction import PROBES
-    from unlearn_eval.membership import ATTACKS
+    from unlearn_eval.membership import ATTACKS, CALIBRATED
 
     for attack in ATTACKS.values():
         extra = "; needs a pass of the base" if attack.needs_base else ""
         console.print(f"[bold]membership.{attack.name}[/bold]  {attack.summary}{extra}")
         console.print(f"    {attack.paper}")
+    for calibrated in CALIBRATED.values():
+        name = f"[bold]membership.{calibrated.name}[/bold]"
+        console.print(f"{name}  {calibrated.summary}; needs {calibrated.needs}")
+        console.print(f"    {calibrated.paper}")
     for probe in PROBES.values():
         console.print(f"[bold]extraction.{probe.name}[/bold]  {probe.summary}")
         console.print(f"    {probe.paper}")

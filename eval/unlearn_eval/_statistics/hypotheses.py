@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,14 @@ from scipy import stats
 
 from unlearn.errors import DataError, OptionError
 from unlearn_eval._arrays import FloatArray
-from unlearn_eval._statistics.common import as_values
+from unlearn_eval._statistics.common import Interval, as_values, check_level
 
 __all__ = [
     "KsTest",
     "PredictionLimits",
     "benjamini_hochberg",
     "holm",
+    "holm_intervals",
     "ks_exact",
     "prediction_limits",
 ]
@@ -99,6 +101,51 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order])
     return np.minimum(adjusted, 1.0)
+
+
+def holm_intervals(
+    make: Sequence[Callable[[float], Interval]],
+    low: float,
+    high: float,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Return one interval a probe, adjusted so that all decisions by them hold at once.
+
+    A probe is decided against if its interval lies wholly above `high` or wholly below `low`.
+    Holm's step-down (Scand. J. Statist. 6:65, 1979): while r probes are undecided, each gets an
+    interval at level 1 − (1 − level)/r; those outside are decided, and the rest are tried again
+    with r smaller, until none is. If the intervals cover, some probe whose true value lies within
+    [low, high] is decided against with probability at most 1 − level. A decided probe keeps the
+    wide interval that decided it; coverage of all intervals at once is not claimed.
+
+    Args:
+        make: for each probe, the interval at a level; wider for higher levels.
+        low: lower end of what does not matter.
+        high: its upper end.
+        level: at which all decisions hold together.
+
+    Returns:
+        Intervals in the given order. Their `level` says how far each was adjusted.
+
+    Raises:
+        DataError: if there are no probes.
+        OptionError: if low > high or the level is not in (0, 1).
+    """
+    check_level(level)
+    if not make:
+        raise DataError("no probe to adjust intervals for")
+    if not low <= high:
+        raise OptionError(f"nothing lies between {low} and {high}; give the lower end first")
+    found: dict[int, Interval] = {}
+    left = list(range(len(make)))
+    while left:
+        tried = {i: make[i](1 - (1 - level) / len(left)) for i in left}
+        found |= tried
+        still = [i for i in left if not (tried[i].low > high or tried[i].high < low)]
+        if len(still) == len(left):
+            break
+        left = still
+    return [found[i] for i in range(len(make))]
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:

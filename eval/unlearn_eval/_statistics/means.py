@@ -11,6 +11,7 @@ from scipy import stats
 
 from unlearn.errors import DataError, OptionError
 from unlearn_eval._arrays import FloatArray
+from unlearn_eval._statistics.clusters import mean_variance
 from unlearn_eval._statistics.common import (
     Clusters,
     Interval,
@@ -24,6 +25,7 @@ from unlearn_eval._statistics.common import (
 __all__ = [
     "Equivalence",
     "MeanError",
+    "check_equivalence",
     "mean_error",
     "mean_interval",
     "paired_difference",
@@ -52,17 +54,17 @@ class MeanError(NamedTuple):
 
 
 class Equivalence(NamedTuple):
-    """Outcome of two one-sided tests of |mean| < margin.
+    """Outcome of two one-sided tests: does a mean lie within ±margin, or an AUC within ½ ± margin?
 
     Attributes:
-        value: the mean.
+        value: the mean, or the AUC.
         low: lower limit of the interval at level 1 − 2α.
         high: its upper limit.
         margin: what was tested against.
         p_value: the larger of the two one-sided p-values; NaN if there is no standard error.
-        equivalent: whether p < α, that is, whether the interval lies within ±margin.
-        n: records.
-        method: "t", "cluster", "conditional" (not for a verdict) or "none".
+        equivalent: whether p < α, that is, whether the interval lies within the margin.
+        n: records; of an AUC, the members.
+        method: as of the interval; a "conditional" outcome is not for a verdict.
         clusters: different clusters, None if none were given.
         note: what a reader must know besides.
     """
@@ -82,10 +84,10 @@ class Equivalence(NamedTuple):
 def mean_error(values: FloatArray, clusters: Clusters | None = None) -> MeanError:
     """Return the standard error of a mean, and what to compare it with.
 
-    Var = Σ_g [Σ_{i∈g} (x_i − x̄)]² / (n² (1 − p_g)) with p_g the share of the records in cluster g:
-    s²/n without clusters, and the usual G/(G − 1) correction for clusters of equal size. Degrees of
-    freedom are 1/Σ p_g² − 1, which is n − 1 or G − 1 there: with 10 clusters of log-normal sizes
-    and G − 1, nominal 95 % would cover 89 %.
+    Var = Σ_g [Σ_{i∈g} (x_i − x̄)]² / (n² c_g), with c_g as in `influence`: s²/n without clusters,
+    and the usual G/(G − 1) correction for clusters of equal size. Degrees of freedom are 1/Σ p_g² −
+    1 for shares p_g of the records, which is n − 1 or G − 1 there: with 10 clusters of log-normal
+    sizes and G − 1, nominal 95 % would cover 89 %.
 
     Args:
         values: float64[n].
@@ -107,11 +109,15 @@ def mean_error(values: FloatArray, clusters: Clusters | None = None) -> MeanErro
         note = "one record does not show how much records vary"
     if note:
         return MeanError(math.nan, math.nan, 1.0, "none", grouping.clusters, note)
-    (codes,), (effective,) = unit.codes, unit.effective
-    shares = np.bincount(codes) / len(values)
-    sums = np.bincount(codes, values - values.mean()) / len(values)
-    error = math.sqrt(float(np.sum(sums**2 / (1 - shares))))
-    return MeanError(error, effective - 1, effective, method, grouping.clusters, grouping.note)
+    found = mean_variance(values, unit)
+    return MeanError(
+        standard_error=math.sqrt(found.value),
+        freedom=found.plain,
+        effective=unit.effective[0],
+        method=method,
+        clusters=grouping.clusters,
+        note=grouping.note,
+    )
 
 
 def mean_interval(
@@ -194,10 +200,7 @@ def tost(
         DataError: if there are no values, one is NaN, or labels do not fit.
         OptionError: if the margin is not positive or α not in (0, ½).
     """
-    if not margin > 0:
-        raise OptionError(f"equivalence margin {margin} is not positive")
-    if not 0 < alpha < 0.5:
-        raise OptionError(f"alpha {alpha} is not between 0 and 0.5; 0.05 is usual")
+    check_equivalence(margin, alpha)
     array = as_values(values, "tost")
     error = mean_error(array, clusters)
     interval = mean_interval(array, 1 - 2 * alpha, clusters)
@@ -220,6 +223,22 @@ def tost(
         clusters=error.clusters,
         note=error.note,
     )
+
+
+def check_equivalence(margin: float, alpha: float) -> None:
+    """Refuse a margin or an error rate that no equivalence test can have.
+
+    Args:
+        margin: largest difference that does not matter.
+        alpha: how often a difference at the margin may be called equivalent.
+
+    Raises:
+        OptionError: if the margin is not positive or α not in (0, ½).
+    """
+    if not margin > 0:
+        raise OptionError(f"equivalence margin {margin} is not positive")
+    if not 0 < alpha < 0.5:
+        raise OptionError(f"alpha {alpha} is not between 0 and 0.5; 0.05 is usual")
 
 
 def _mean(values: FloatArray) -> float:

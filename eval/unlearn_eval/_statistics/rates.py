@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from unlearn.errors import DataError, OptionError
+from unlearn.errors import DataError
+from unlearn_eval._statistics.clusters import mean_variance
 from unlearn_eval._statistics.common import (
     Clusters,
     Interval,
@@ -18,24 +19,30 @@ from unlearn_eval._statistics.common import (
     no_interval,
     t_quantile,
 )
-from unlearn_eval._statistics.means import mean_error
+from unlearn_eval._statistics.sizes import nonmembers_needed
 
-__all__ = ["nonmembers_needed", "proportion_interval", "tpr_at_fpr"]
+__all__ = ["clopper_pearson", "proportion_interval", "tpr_at_fpr", "wilson"]
 
 
 def proportion_interval(
     hits: npt.ArrayLike, level: float = 0.95, clusters: Clusters | None = None
 ) -> Interval:
-    """Return the fraction of hits with exact (Clopper–Pearson) limits.
+    """Return the fraction of hits with exact (Clopper–Pearson) limits, or Wilson's for clusters.
 
-    With clusters the same limits are taken at an effective sample size (Korn and Graubard, Survey
-    Methodology 24:193, 1998), n* = p(1 − p)/v · (t_{n−1}/t_{G−1})² and at most n, where v is the
-    cluster-robust variance and G the effective number of clusters. At p = 0 or 1, where v is 0,
-    n* = G: a cluster counts as one record.
+    With clusters the limits are Wilson's (J. Am. Stat. Assoc. 22:209, 1927) with a t quantile, at
+    the sample size n* = p(1 − p)/v, at most n, of the same variance; v and its degrees of freedom
+    are those of `mean_variance`. Clopper and Pearson's limits at n* (Korn and Graubard, Survey
+    Methodology 24:193, 1998) cover more where hits are rare and no better elsewhere. They are used
+    at p = 0 or 1, where v is 0, with the effective number of clusters: a cluster counts as one
+    record.
+
+    Simulated coverage of nominal 95 % with 10 or more clusters, equal, geometric or log-normal in
+    size, of intra-class correlation .3: 93 to 97 % for rates of .1 to .5; up to 99 % for rarer
+    hits, where most samples have none. Exact limits cover 95 % or more by construction.
 
     Args:
         hits: bool (or 0/1), one a record.
-        level: confidence level, two-sided; true coverage is at least that.
+        level: confidence level, two-sided.
         clusters: one label a record, such as its subject.
 
     Returns:
@@ -52,36 +59,38 @@ def proportion_interval(
     n, rate = len(array), float(array.mean())
     grouping = group((n, clusters))
     method = grouping.method("exact")
-    size = float(n)
     if method == "cluster":
-        error = mean_error(array, clusters)
+        effective = grouping.effective[0]
         if rate in (0.0, 1.0):
-            size = error.effective
-        elif error.standard_error > 0:
-            shrink = t_quantile(level, n - 1) / t_quantile(level, error.freedom)
-            size = min(n, rate * (1 - rate) * (shrink / error.standard_error) ** 2)
-    low, high = _clopper_pearson(rate * size, size, level)
+            low, high = clopper_pearson(rate * effective, effective, level)
+        else:
+            found = mean_variance(array, grouping)
+            low, high = wilson(rate, n, found.value, found.freedom, level)
+    else:
+        low, high = clopper_pearson(rate * n, float(n), level)
     return Interval(rate, low, high, n, level, method, grouping.clusters, grouping.note)
 
 
-def nonmembers_needed(fpr: float) -> int:
-    """Return the smallest n with 1 − (1 − fpr)^n ≥ 0.95.
-
-    With that many non-members and none above the threshold, the 95 % upper bound of the
-    false-positive rate reaches down to `fpr`: 299 for 1 %, 2,995 for 0.1 %.
+def wilson(
+    rate: float, n: int, variance: float, freedom: float, level: float
+) -> tuple[float, float]:
+    """Return Wilson's limits at an effective sample size: all θ with (p − θ)² ≤ t² θ(1 − θ)/n*.
 
     Args:
-        fpr: the false-positive rate, in (0, 1).
+        rate: p, strictly between 0 and 1.
+        n: records, an upper bound of n*.
+        variance: of p; n* = p(1 − p)/variance.
+        freedom: degrees of freedom of that variance.
+        level: confidence level, two-sided.
 
     Returns:
-        A number of non-members.
-
-    Raises:
-        OptionError: if `fpr` is not in (0, 1).
+        Lower and upper limit.
     """
-    if not 0 < fpr < 1:
-        raise OptionError(f"false-positive rate {fpr} is not between 0 and 1; 0.01 is usual")
-    return math.ceil(math.log(0.05) / math.log1p(-fpr))
+    size = min(float(n), rate * (1 - rate) / variance) if variance > 0 else float(n)
+    shrink = t_quantile(level, freedom) ** 2 / size
+    centre = (rate + shrink / 2) / (1 + shrink)
+    half = math.sqrt(shrink * rate * (1 - rate) + shrink**2 / 4) / (1 + shrink)
+    return centre - half, centre + half
 
 
 def tpr_at_fpr(
@@ -124,8 +133,17 @@ def tpr_at_fpr(
     return proportion_interval(x > threshold, level, member_clusters)
 
 
-def _clopper_pearson(hits: float, size: float, level: float) -> tuple[float, float]:
-    """Return exact binomial limits; hits and size need not be whole."""
+def clopper_pearson(hits: float, size: float, level: float) -> tuple[float, float]:
+    """Return exact binomial limits (Clopper and Pearson, Biometrika 26:404, 1934).
+
+    Args:
+        hits: 0 to `size`, not necessarily whole.
+        size: independent records, not necessarily whole.
+        level: confidence level, two-sided.
+
+    Returns:
+        Lower and upper limit.
+    """
     tail = (1 - level) / 2
     low = float(stats.beta.ppf(tail, hits, size - hits + 1)) if hits > 0 else 0.0
     high = float(stats.beta.isf(tail, hits + 1, size - hits)) if hits < size else 1.0

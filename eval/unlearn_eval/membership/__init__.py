@@ -1,18 +1,35 @@
 """Membership inference: was a record in the training data? One attack a file, one line here.
 
-Every attack gives one number a record; larger = more likely a member.
+Every attack gives one number a record; larger = more likely a member. Those in `ATTACKS` need the
+audited model's scores, and at most its base's; those in `CALIBRATED` also need other models that
+never saw the record, or other records that the model never saw.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from unlearn_eval._arrays import FloatArray
-from unlearn_eval.membership import ez, loss, min_k, min_k_plus_plus, reference, zlib
+from unlearn_eval.membership import (
+    _calibrated,
+    deviation,
+    ez,
+    lira,
+    loss,
+    min_k,
+    min_k_plus_plus,
+    quantile,
+    reference,
+    rmia,
+    u_lira,
+    zlib,
+)
+from unlearn_eval.membership._calibrated import Compared, Evidence
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["ATTACKS", "Attack"]
+__all__ = ["ATTACKS", "CALIBRATED", "Attack", "Calibrated", "Evidence"]
 
 
 class _Score(Protocol):
@@ -63,4 +80,56 @@ ATTACKS: dict[str, Attack] = {
     "min_k": _attack("min_k", min_k),
     "min_k_plus_plus": _attack("min_k_plus_plus", min_k_plus_plus),
     "ez": _attack("ez", ez),
+}
+
+
+class _CalibratedModule(Protocol):
+    """What the file of every attack in `CALIBRATED` defines, beside its functions of arrays."""
+
+    PAPER: str
+    SUMMARY: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A membership attack that compares with other models or with unseen records.
+
+    Attributes:
+        name: as in an audit; its file has the same name.
+        compare: scores both sides of an audit, or says (None) that it has not what the attack
+            needs; None for an attack that needs models which no audit opens.
+        needs: what it needs, in words.
+        paper: where it comes from.
+        summary: one line for listings.
+    """
+
+    name: str
+    compare: Callable[[Evidence], Compared | None] | None
+    needs: str
+    paper: str
+    summary: str
+
+
+def _calibrated_attack(
+    name: str,
+    module: _CalibratedModule,
+    needs: str,
+    compare: Callable[[Evidence], Compared | None] | None = None,
+) -> Calibrated:
+    """Describe the calibrated attack that a module defines."""
+    return Calibrated(name, compare, needs, module.PAPER, module.SUMMARY)
+
+
+CALIBRATED: dict[str, Calibrated] = {
+    "lira": _calibrated_attack("lira", lira, "2 references and a holdout", _calibrated.of_lira),
+    "rmia": _calibrated_attack("rmia", rmia, "2 references and a holdout", _calibrated.of_rmia),
+    "deviation": _calibrated_attack(
+        "deviation", deviation, "a holdout, better 2 references too", _calibrated.of_deviation
+    ),
+    "quantile": _calibrated_attack(
+        "quantile", quantile, "a holdout of some dozens", _calibrated.of_quantile
+    ),
+    "u_lira": _calibrated_attack(
+        "u_lira", u_lira, "several unlearned and several retrained models; from Python only"
+    ),
 }

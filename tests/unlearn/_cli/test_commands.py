@@ -23,6 +23,7 @@ def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["attacks"]) == 0
     out = capfd.readouterr().out
     assert "membership.loss" in out
+    assert "membership.lira" in out
     assert "extraction.verbatim" in out
     assert run(["recipes", "ls"]) == 0
     assert "tofu_small" in capfd.readouterr().out

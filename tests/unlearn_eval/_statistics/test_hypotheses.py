@@ -8,7 +8,14 @@ import pytest
 from scipy import integrate, special, stats
 
 from unlearn.errors import DataError, OptionError
-from unlearn_eval.statistics import benjamini_hochberg, holm, ks_exact, prediction_limits
+from unlearn_eval.statistics import (
+    Interval,
+    benjamini_hochberg,
+    holm,
+    holm_intervals,
+    ks_exact,
+    prediction_limits,
+)
 
 
 def test_ks_p_value_is_the_share_of_arrangements():
@@ -69,6 +76,48 @@ def test_benjamini_hochberg_by_hand_and_scipy():
 def test_adjustments_refuse_what_is_no_p_value(adjust, wrong):
     with pytest.raises(DataError, match="p-values"):
         adjust(wrong)
+
+
+def normal_intervals(estimates, error=1.0):
+    def make(value):
+        def at(level):
+            half = stats.norm.isf((1 - level) / 2) * error
+            return Interval(value, value - half, value + half, 10, level, "t")
+
+        return at
+
+    return [make(value) for value in estimates]
+
+
+def test_holm_intervals_by_hand():
+    # beyond 2.39 at level 1 − .05/3, 2.24 at 1 − .05/2, 1.96 at .95
+    found = holm_intervals(normal_intervals([2.3, 2.5, 1.0]), 0.0, 0.0)
+    assert [round(i.level, 4) for i in found] == [0.975, 0.9833, 0.95]
+    assert [i.low > 0 for i in found] == [True, True, False]
+    stuck = holm_intervals(normal_intervals([2.3, 2.2, 1.0]), 0.0, 0.0)
+    assert [round(i.level, 4) for i in stuck] == [0.9833] * 3
+    below = holm_intervals(normal_intervals([-2.6, -1.0]), -0.2, 0.2)
+    assert [i.high < -0.2 for i in below] == [True, False]
+    one = holm_intervals(normal_intervals([1.0]), 0.0, 0.0, 0.9)
+    assert one[0].level == pytest.approx(0.9)
+
+
+def test_holm_intervals_decide_as_holms_p_values_do():
+    rng = np.random.default_rng(6)
+    for estimates in rng.normal(0, 2, (200, 5)):
+        found = holm_intervals(normal_intervals(estimates), 0.0, 0.0)
+        decided = [i.low > 0 or i.high < 0 for i in found]
+        adjusted = holm(2 * stats.norm.sf(np.abs(estimates)))
+        assert decided == (adjusted < 0.05).tolist()
+
+
+def test_holm_intervals_refuse_the_impossible():
+    with pytest.raises(DataError, match="no probe"):
+        holm_intervals([], 0.0, 1.0)
+    with pytest.raises(OptionError, match="lower end first"):
+        holm_intervals(normal_intervals([0.0]), 1.0, 0.0)
+    with pytest.raises(OptionError, match="level"):
+        holm_intervals(normal_intervals([0.0]), 0.0, 0.0, 95)
 
 
 @pytest.mark.slow

@@ -109,21 +109,6 @@ def test_tost_with_few_clusters_is_marked(clustered):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("groups", "size", "unequal"),
-    [(10, 10, False), (10, 10, True), (12, 5, True), (40, 5, False)],
-)
-def test_coverage_for_clusters(clustered, groups, size, unequal):
-    rng = np.random.default_rng(6)
-    covered = 0
-    for _ in range(3000):
-        values, labels = clustered(rng, groups, size, unequal=unequal)
-        found = mean_interval(values, clusters=labels)
-        covered += found.low <= 0 <= found.high
-    assert 0.93 <= covered / 3000 <= 0.97
-
-
-@pytest.mark.slow
 def test_wrong_equivalence_at_the_margin_is_bounded(clustered):
     rng = np.random.default_rng(7)
     plain = clusters = 0

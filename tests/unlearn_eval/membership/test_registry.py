@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from unlearn_eval.membership import ATTACKS
+from unlearn_eval.membership import ATTACKS, CALIBRATED
 
 
 def test_names_match_files_and_papers_are_given():
@@ -19,6 +19,17 @@ def test_names_match_files_and_papers_are_given():
         assert attack.paper.startswith("https://arxiv.org/abs/")
         assert attack.summary
     assert [a.name for a in ATTACKS.values() if a.needs_base] == ["reference", "ez"]
+
+
+def test_calibrated_attacks_are_described_too():
+    assert list(CALIBRATED) == ["lira", "rmia", "deviation", "quantile", "u_lira"]
+    assert not set(CALIBRATED) & set(ATTACKS)
+    for name, attack in CALIBRATED.items():
+        module = importlib.import_module(f"unlearn_eval.membership.{name}")
+        assert (attack.name, attack.paper, attack.summary) == (name, module.PAPER, module.SUMMARY)
+        assert attack.paper.startswith("https://arxiv.org/abs/")
+        assert attack.needs
+    assert [a.name for a in CALIBRATED.values() if a.compare is None] == ["u_lira"]
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -1,0 +1,239 @@
+"""How often intervals hold the truth: nominal 95 % must mean 93 to 97 %, wherever it is claimed.
+
+The grid takes minutes and is slow; a few of its cells run always, with fewer draws. Bounds allow
+for the error of 2,000 draws, half a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unlearn_eval.statistics import (
+    Interval,
+    auc_difference,
+    auc_interval,
+    mean_interval,
+    proportion_interval,
+    twin_theta,
+)
+
+FAST, FULL = 600, 2000
+AREAS = (0.5, 0.8, 0.95)
+
+Draw = Callable[[np.random.Generator], tuple[Interval, float]]
+
+
+def shift(area: float, spread: float = 1.0) -> float:
+    """How far apart normals of standard deviation `spread` and 1 must be for this AUC."""
+    return float(np.sqrt(1 + spread**2) * stats.norm.ppf(area))
+
+
+def covered(draw: Draw, draws: int, seed: int = 0) -> float:
+    rng = np.random.default_rng(seed)
+    found = [draw(rng) for _ in range(draws)]
+    assert all(interval.method != "conditional" for interval, _ in found)
+    return float(np.mean([i.low <= truth <= i.high for i, truth in found]))
+
+
+def subjects(rng, groups: int, sizes: str, size: int, icc: float = 0.3):
+    """Standard normal values of subjects with this intra-class correlation, and their labels."""
+    while True:
+        count = {
+            "equal": np.full(groups, size),
+            "geometric": 1 + rng.geometric(1 / size, groups),
+            "log-normal": np.maximum(1, np.round(size * np.exp(rng.normal(size=groups)))),
+        }[sizes].astype(int)
+        # lopsided draws are marked conditional by rule and make no claim
+        if count.sum() ** 2 / np.sum(count**2) >= 2:
+            break
+    labels = np.repeat(np.arange(groups), count)
+    effects, noise = rng.normal(size=groups)[labels], rng.normal(size=len(labels))
+    return np.sqrt(icc) * effects + np.sqrt(1 - icc) * noise, labels
+
+
+def draw_auc(m, n, area, spread, rng):
+    x = rng.normal(shift(area, spread), spread, m)
+    return auc_interval(x, rng.normal(size=n)), area
+
+
+def draw_auc_clusters(groups, sizes, size, area, rng):
+    (x, cx), (y, cy) = (subjects(rng, g, sizes, size) for g in groups)
+    return auc_interval(x + shift(area), y, 0.95, cx, cy + 1000), area
+
+
+def draw_difference(m, n, areas, share, rng):
+    def state(common, own, area):
+        return np.sqrt(share) * common + np.sqrt(1 - share) * own + area
+
+    common = rng.normal(size=m), rng.normal(size=n)
+    first, second = (
+        (state(common[0], rng.normal(size=m), shift(a)), state(common[1], rng.normal(size=n), 0))
+        for a in areas
+    )
+    return auc_difference(first, second), areas[0] - areas[1]
+
+
+def draw_difference_clusters(groups, sizes, area, rng):
+    (x, cx), (y, cy) = (subjects(rng, g, sizes, 8) for g in groups)
+    first = (x + shift(area), y)
+    second = (x + rng.normal(size=len(x)), y + rng.normal(size=len(y)))
+    return auc_difference(first, second, 0.95, cx, cy + 1000), area - 0.5
+
+
+def draw_mean(groups, sizes, size, rng):
+    values, labels = subjects(rng, groups, sizes, size)
+    return mean_interval(values, clusters=labels), 0.0
+
+
+def draw_rate(groups, sizes, size, rate, rng):
+    values, labels = subjects(rng, groups, sizes, size)
+    return proportion_interval(values < stats.norm.ppf(rate), clusters=labels), rate
+
+
+def draw_theta(n, k, theta, rng):
+    # a record and its twins share a level, so they vary together
+    level = rng.normal(size=n)
+    twins = level[:, None] + rng.normal(size=(n, k))
+    return twin_theta(level + rng.normal(shift(theta), 1, n), twins), theta
+
+
+def draw_theta_clusters(groups, sizes, theta, rng):
+    values, labels = subjects(rng, groups, sizes, 6)
+    twins = rng.normal(size=(len(values), 5))
+    return twin_theta(values + shift(theta), twins, clusters=labels), theta
+
+
+ALWAYS: dict[str, Draw] = {
+    "auc 10 10": partial(draw_auc, 10, 10, 0.65, 1.0),
+    "auc 20 80": partial(draw_auc, 20, 80, 0.5, 1.0),
+    "auc clusters": partial(draw_auc_clusters, (10, 10), "log-normal", 10, 0.8),
+    "auc difference": partial(draw_difference, 30, 60, (0.8, 0.6), 0.6),
+    "mean clusters": partial(draw_mean, 10, "log-normal", 10),
+    "rate clusters": partial(draw_rate, 12, "log-normal", 8, 0.3),
+    "twins": partial(draw_theta, 30, 3, 0.6),
+}
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+def test_a_few_cells_of_the_grid(name):
+    # four standard errors of 600 draws beside the claim, so that only a wrong method fails
+    assert 0.93 - 0.02 <= covered(ALWAYS[name], FAST) <= 0.97 + 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", [0.5, 0.65, 0.8, 0.95])
+@pytest.mark.parametrize(
+    ("m", "n"), [(10, 10), (10, 100), (100, 10), (15, 15), (20, 20), (20, 400), (40, 40), (40, 400)]
+)
+def test_auc_of_records(m, n, area):
+    # samples without a discordant pair get exact limits, which cover more
+    most = 0.975 if area < 0.95 else 0.985
+    assert 0.93 <= covered(partial(draw_auc, m, n, area, 1.0), FULL) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize(("m", "n"), [(5, 5), (5, 20), (8, 8)])
+def test_auc_of_very_few_records_errs_on_the_wide_side(m, n, area):
+    assert covered(partial(draw_auc, m, n, area, 1.0), FULL) >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", [0.5, 0.65])
+@pytest.mark.parametrize(("m", "n"), [(10, 10), (10, 100), (100, 10), (20, 20), (20, 400)])
+def test_auc_of_sides_of_unequal_spread(m, n, area):
+    assert 0.93 <= covered(partial(draw_auc, m, n, area, 2.0), FULL) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize("sizes", ["equal", "geometric", "log-normal"])
+@pytest.mark.parametrize(("groups", "size"), [((10, 10), 10), ((10, 40), 10), ((20, 20), 5)])
+def test_auc_of_clusters(groups, size, sizes, area):
+    assert 0.925 <= covered(partial(draw_auc_clusters, groups, sizes, size, area), FULL) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("areas", [(0.5, 0.5), (0.8, 0.6), (0.9, 0.8)])
+@pytest.mark.parametrize("share", [0.2, 0.8])
+@pytest.mark.parametrize(("m", "n"), [(20, 20), (20, 100), (40, 40)])
+def test_auc_difference_of_records(m, n, areas, share):
+    assert 0.93 <= covered(partial(draw_difference, m, n, areas, share), FULL) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", [0.5, 0.8])
+@pytest.mark.parametrize("sizes", ["equal", "log-normal"])
+def test_auc_difference_of_clusters(sizes, area):
+    draw = partial(draw_difference_clusters, (10, 20), sizes, area)
+    assert 0.925 <= covered(draw, FULL) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", ["equal", "geometric", "log-normal"])
+@pytest.mark.parametrize(("groups", "size"), [(10, 10), (12, 5), (40, 5)])
+def test_mean_of_clusters(groups, size, sizes):
+    assert 0.925 <= covered(partial(draw_mean, groups, sizes, size), FULL) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("sizes", ["equal", "geometric", "log-normal"])
+@pytest.mark.parametrize(("groups", "size"), [(10, 10), (12, 5), (20, 5), (40, 5)])
+def test_rate_of_clusters(groups, size, sizes, rate):
+    assert 0.93 <= covered(partial(draw_rate, groups, sizes, size, rate), FULL) <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theta", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize(("n", "k"), [(20, 1), (20, 10), (60, 3)])
+def test_matched_twins(n, k, theta):
+    def draw(rng):
+        # twins vary by √2 less than records do about the level that they share
+        return draw_theta(n, k, theta, rng)
+
+    assert 0.93 <= covered(draw, FULL) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theta", [0.5, 0.8])
+@pytest.mark.parametrize("sizes", ["equal", "log-normal"])
+def test_matched_twins_of_clusters(sizes, theta):
+    assert 0.925 <= covered(partial(draw_theta_clusters, 10, sizes, theta), FULL) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("area", [0.5, 0.8])
+def test_auc_when_subjects_are_on_both_sides(area):
+    groups, size, icc = 12, 5, 0.3
+    # pairs within a subject share its effect and are concordant more often
+    within = stats.norm.cdf(shift(area) / np.sqrt(2 * (1 - icc)))
+    truth = area + (within - area) / groups
+
+    def draw(rng):
+        effects, labels = rng.normal(size=groups), np.repeat(np.arange(groups), size)
+        x, y = (
+            np.sqrt(icc) * effects[labels] + np.sqrt(1 - icc) * rng.normal(size=len(labels))
+            for _ in range(2)
+        )
+        return auc_interval(x + shift(area), y, 0.95, labels, labels), truth
+
+    assert 0.93 <= covered(draw, FULL) <= 0.97
+
+
+@pytest.mark.slow
+def test_ignoring_clusters_would_not_cover():
+    """The interval marked conditional deserves the mark: it covers far less over new subjects."""
+    rng = np.random.default_rng(13)
+    hits = 0
+    for _ in range(1000):
+        (x, cx), (y, cy) = subjects(rng, 5, "equal", 20), subjects(rng, 10, "equal", 10)
+        found = auc_interval(x, y, 0.95, cx, cy + 5)
+        assert found.method == "conditional"
+        hits += found.low <= 0.5 <= found.high
+    assert hits / 1000 < 0.75
