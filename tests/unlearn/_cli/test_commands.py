@@ -141,13 +141,20 @@ def test_interrupting_leaves_nothing_behind(
         words += ["--data", str(data_file), "--forget", "r0", "--output", str(tmp_path / "out")]
         words += ["-o", "max_steps=100000", "-o", "stop=none"]
         process = subprocess.Popen(
-            [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-u", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a shell's background job ignores SIGINT, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        assert process.stdout is not None
-        assert b"pilot" in process.stdout.readline()  # the plan is out: training begins
-        time.sleep(0.5)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        try:
+            assert process.stdout is not None
+            assert b"pilot" in process.stdout.readline()  # the plan is out: training begins
+            time.sleep(0.5)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == code, err
         assert not (tmp_path / "out").exists()
         assert not list(tmp_path.glob(".out*"))
