@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.options import TrainingOptions, validated
+from unlearn.options import TrainingOptions, check_wrappers, validated
 
 __all__ = ["METHODS", "Method", "Resolved", "get_method"]
 
@@ -467,6 +467,7 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         hint = did_you_mean(unknown[0], known)
         raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
     training = validated(TrainingOptions, left, where)
+    check_wrappers(left, training, where, forget=forget is not None, retain=retain is not None)
     return Resolved(method, training, forget, retain, **weights, extra=extra, given=dict(options))
 
 

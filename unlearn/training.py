@@ -22,9 +22,11 @@ from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example
 from unlearn.errors import OptionError
 from unlearn.models import ModelState
+from unlearn.objective import Objective, Teacher
 from unlearn.options import TrainingOptions
 from unlearn.scoring import TokenStatistics, score_examples
-from unlearn.trainer import Objective, Teacher, UnlearnTrainer, latest_checkpoint
+from unlearn.trainer import UnlearnTrainer, latest_checkpoint
+from unlearn.wrappers import wrappers_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -128,7 +130,7 @@ def fit(
         What was done.
 
     Raises:
-        OptionError: if `batch_size` cannot be split as asked.
+        OptionError: if `batch_size` cannot be split as asked, or a wrapper does not fit.
         TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
     """
     from transformers import set_seed
@@ -167,6 +169,7 @@ def fit(
             retain_ratio=training.retain_ratio,
             reference_log_probs=reference,
             teacher=teacher,
+            wrappers=wrappers_of(training, objective, state, retain=bool(retain)),
             monitor=monitor,
             progress=progress,
         )

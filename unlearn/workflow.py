@@ -20,7 +20,7 @@ from unlearn.lineage import Lineage
 from unlearn.losses import NLL
 from unlearn.methods import get_method, resolve
 from unlearn.models import ModelState, new_adapter, open_model
-from unlearn.options import LoraOptions, TrainingOptions, validated
+from unlearn.options import LoraOptions, TrainingOptions, check_wrappers, validated
 from unlearn.records import Record, Records
 from unlearn.templates import Template, choose_template
 from unlearn.trainer import Objective
@@ -101,6 +101,7 @@ def finetune(
     """
     target = check_output(output, overwrite=overwrite)
     training = validated(TrainingOptions, FINETUNE_DEFAULTS | dict(options or {}), "finetune")
+    check_wrappers(options or {}, training, "finetune", forget=False, retain=True)
     adapter = validated(LoraOptions, lora or {}, "lora")
     records = _load(data)
     if exclude:
