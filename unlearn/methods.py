@@ -243,6 +243,17 @@ METHODS: dict[str, Method] = {
             retain="nll",
         ),
         Method(
+            "loku",
+            "inverted hinge on the part of the adapter that matters most to the records",
+            "2408.06621",
+            "as inverted_hinge, when the rest of the adapter should not move at all",
+            "1 forward + backward, after one on forget and as many retain records",
+            forget="inverted_hinge",
+            retain="nll",
+            extra={"trainable_share": 0.5},
+            run="unlearn.loku:run",
+        ),
+        Method(
             "uniform",
             "know nothing about the next token",
             "2205.08096",
@@ -482,6 +493,9 @@ def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
         raise OptionError(f"{where}: alternate_count must be at least 1")
     if method.name == "pilot" and not _number(extra["pilot_epochs"], "pilot_epochs", "pilot") > 0:
         raise OptionError("pilot: pilot_epochs must be positive")
+    share = extra.get("trainable_share", 1.0)
+    if method.name == "loku" and not 0 < _number(share, "trainable_share", where) <= 1:
+        raise OptionError("loku: trainable_share must be above 0 and at most 1")
 
 
 def _number(value: Any, key: str, where: str) -> float:
