@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,20 @@ from unlearn.wrappers.sharpness import perturbed
 __all__ = ["WrappedStep", "step_gradient"]
 
 _ROWS = {FORGET: (FORGET, ALTERNATE), RETAIN: (RETAIN,)}
+
+
+class _Part(NamedTuple):
+    """A term's rows of one batch.
+
+    Attributes:
+        inputs: the rows.
+        references: of these rows, run once a step.
+        plain: takes the term as it is at the weights as they are, undisturbed.
+    """
+
+    inputs: dict[str, Tensor]
+    references: References
+    plain: dict[int, Term]
 
 
 def step_gradient(
@@ -94,19 +108,15 @@ class WrappedStep:
         Returns:
             The terms of each batch at the weights as they are and undisturbed, without gradient.
         """
-        model = self.terms.state.model
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        parameters = [p for p in self.terms.state.model.parameters() if p.requires_grad]
         plain: list[dict[int, Term]] = [{} for _ in batches]
         roles = [role for role, _, _ in self.terms.objective.terms()]
-        work = {role: self._work(batches, role) for role in roles}
+        work = {role: self._parts(batches, role, plain) for role in roles}
 
         def gradient(role: int, weight: float) -> Gradient:
             if role not in roles:
                 return [None] * len(parameters)
-            parts = (
-                self._part(model, parameters, role, weight, counts, plain[i], *job)
-                for i, job in work[role]
-            )
+            parts = (self._gradient(p, role, weight, counts, parameters) for p in work[role])
             total = accumulated(parts, len(parameters))
             return reduced(total, parameters, self.add_up) if self.add_up else total
 
@@ -122,25 +132,30 @@ class WrappedStep:
             parameter.grad = None if g is None else g.clone()  # it is clipped in place
         return plain
 
-    def _work(
-        self, batches: Sequence[Mapping[str, Tensor]], role: int
-    ) -> list[tuple[int, tuple[dict[str, Tensor], References]]]:
-        """Return (batch, (its rows for a term, their references)); a reference is run once."""
-        rows = [(i, rows_of(batch, _ROWS[role])) for i, batch in enumerate(batches)]
-        return [(i, (part, self.terms.references(part))) for i, part in rows if part is not None]
+    def _parts(
+        self, batches: Sequence[Mapping[str, Tensor]], role: int, plain: list[dict[int, Term]]
+    ) -> list[_Part]:
+        """Return the rows of a term in each batch that has any, with their references."""
+        rows = [
+            (rows_of(batch, _ROWS[role]), seen) for batch, seen in zip(batches, plain, strict=True)
+        ]
+        return [
+            _Part(inputs, self.terms.references(inputs), seen)
+            for inputs, seen in rows
+            if inputs is not None
+        ]
 
-    def _part(
+    def _gradient(
         self,
-        model: Any,
-        parameters: Sequence[nn.Parameter],
+        part: _Part,
         role: int,
         weight: float,
         counts: Tensor,
-        plain: dict[int, Term],
-        inputs: dict[str, Tensor],
-        references: References,
+        parameters: Sequence[nn.Parameter],
     ) -> Gradient:
         """Return one batch's part of a term's gradient, and note the term as it is undisturbed."""
+        inputs, references, plain = part
+        model = self.terms.state.model
         disturb = self.wrappers.latent is not None and role == FORGET
         again = role in plain
         if disturb and not again:

@@ -254,6 +254,21 @@ def test_hidden_losses_go_with_wrappers_below_their_block(
     assert any(not torch.equal(plain[name], wrapped[name]) for name in plain)
 
 
+def test_a_full_fine_tune_can_be_wrapped(tiny_model: Path, data_file: Path) -> None:
+    # its output projection trains too, and shares its weight with the embeddings
+    options = {"sam_rho": 0.1, "project_retain": True, "latent_radius": 0.5, "latent_steps": 2}
+    one, four = (
+        gradients(tiny_model, None, data_file, BOTH, micro=micro, **options) for micro in (4, 1)
+    )
+    assert relative_distance(four, one) < 1e-5
+    g_f = gradients(tiny_model, None, data_file, FORGET_ONLY)
+    norm = inner(g_f, g_f) ** 0.5
+    moved = {n: 0.1 * g / norm for n, g in g_f.items()}
+    expected = gradients(tiny_model, None, data_file, FORGET_ONLY, moved=moved)
+    found = gradients(tiny_model, None, data_file, FORGET_ONLY, sam_rho=0.1)
+    assert relative_distance(found, expected) < 1e-5
+
+
 def test_what_cannot_be_wrapped_is_refused(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
