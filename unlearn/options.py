@@ -64,8 +64,8 @@ class TrainingOptions(StrictModel):
     sam_rho: float | None = Field(
         None,
         ge=0,
-        description="forget at the worst weights within this distance, so that relearning is "
-        "harder (SAM; 0.01 in its paper); 0 = off",
+        description="forget at the worst weights within this distance, against relearning "
+        "(SAM; 0.01 in the paper on unlearning); 0 = off",
     )
     project_retain: bool = Field(
         False, description="take out of the forget gradient what would raise the retain loss"
@@ -73,8 +73,8 @@ class TrainingOptions(StrictModel):
     latent_radius: float | None = Field(
         None,
         ge=0,
-        description="forget under the worst disturbance of a block's output, of at most this norm "
-        "a token (2 for 7B models in its code); 0 = off",
+        description="forget under the disturbance of a block's output that best brings the records "
+        "back, of at most this norm a token (LAT; 2 for 7B models in its code); 0 = off",
     )
     latent_steps: int = Field(16, gt=0, description="gradient steps that look for it")
     latent_layer: int | None = Field(

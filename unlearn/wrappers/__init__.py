@@ -22,7 +22,7 @@ from unlearn.wrappers.latent import Latent
 
 __all__ = ["Wrappers", "wrappers_of"]
 
-# The block disturbed where none is named: block 7 of 32, in the paper's unlearning runs.
+# The block disturbed where none is named: 7 of 32 in the original code's runs on WMDP.
 _DEPTH = 7 / 32
 
 

@@ -56,11 +56,12 @@ def find_offset(model: Any, head: Head, inputs: Mapping[str, Tensor], latent: La
 
     min over δ with ‖δ_t‖₂ ≤ ε at each token t of the negative log-likelihood of the forget targets,
     with h + δ in place of the block's output h: the adversary of targeted latent adversarial
-    training, steered towards what is to be forgotten (2407.15549, section 3). Projected gradient
-    descent from δ = 0: δ ← Π(δ − 2.5·ε/steps · g/‖g‖), token by token, so that no record's
-    disturbance depends on the others in its batch. The original code uses AdamW with rate 0.05 for
-    16 steps and changes the weights 4 times before it looks for another δ; here the step follows
-    from the radius, and every optimizer step has its own δ.
+    training, steered towards what is to be forgotten (2407.15549). Projected gradient descent from
+    δ = 0: δ ← Π(δ − 2.5·ε/steps · g/‖g‖), token by token, so that no record's
+    disturbance depends on the others in its batch. The original code (its configuration for WMDP)
+    takes 16 steps of AdamW with rate 0.05 from 0, in a ball of radius 2 at block 7 of Zephyr 7B,
+    and changes the weights 4 times before it looks for another δ; here the step follows from the
+    radius, and every optimizer step has its own δ.
 
     Args:
         model: a causal language model; its weights are not touched.

@@ -12,7 +12,7 @@ def rectified(forget: Gradient, retain: Gradient) -> Gradient:
 
     Formula: where ⟨g_f, g_r⟩ < 0, g_f − (⟨g_f, g_r⟩ / ‖g_r‖²)·g_r, else g_f as it is: the closest
     gradient to g_f with ⟨g, g_r⟩ ≥ 0. It is the closed form of gradient rectified unlearning (GRU,
-    2503.09117, section 3) and of gradient surgery for a pair of tasks (PCGrad, 2001.06782,
+    2503.09117, section 3.2) and of gradient surgery for a pair of tasks (PCGrad, 2001.06782,
     algorithm 1) with only one of the two gradients changed: keeping the other records comes first.
     Inner products are over all trainable weights together, in float64. GRU also keeps a running
     mean of g_r over steps and may bound the cosine, against the noise of small batches; neither is

@@ -20,8 +20,8 @@ def perturbed(parameters: Sequence[nn.Parameter], gradient: Gradient, rho: float
 
     With g the gradient of the forget loss that is to be minimised, this is where to first order it
     is largest within a ball of radius ρ: where the records come back most. SAM for unlearning
-    solves min_θ max_{‖δ‖ ≤ ρ} L_f(θ + δ) + λ·L_r(θ), whose inner maximum is taken so (2502.05374,
-    section 4; SAM itself: 2010.01412, equation 2 with p = 2); the retain term stays at θ. The norm
+    solves min_θ max_{‖δ‖ ≤ ρ} L_f(θ + δ) + λ·L_r(θ), whose inner maximum is taken so (2502.05374;
+    SAM itself: 2010.01412, equation 2 with p = 2); the retain term stays at θ. The norm
     is over all trainable weights together.
 
     Limits: without a gradient (‖g‖ = 0) there is no worst direction, and the weights stay.

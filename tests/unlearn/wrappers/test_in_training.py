@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import DistributedType
 from torch import Tensor
 
 from unlearn import losses
@@ -20,6 +22,7 @@ from unlearn.methods import METHODS, resolve
 from unlearn.objective import Objective
 from unlearn.options import TrainingOptions
 from unlearn.scoring import hidden_states, log_prob, target_positions, token_values
+from unlearn.trainer import UnlearnTrainer
 from unlearn.training import fit
 from unlearn.workflow import finetune
 from unlearn.wrappers import Wrappers, wrappers_of
@@ -252,6 +255,13 @@ def test_hidden_losses_go_with_wrappers_below_their_block(
     plain = trained(tiny_model, adapter, data_file, rmu, train_layers="0")
     wrapped = trained(tiny_model, adapter, data_file, rmu, **options)
     assert any(not torch.equal(plain[name], wrapped[name]) for name in plain)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_weights_in_pieces_are_refused(kind: DistributedType) -> None:
+    sharded = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind))
+    with pytest.raises(OptionError, match=f"which {kind.value} splits up"):
+        UnlearnTrainer._adding_up(sharded)  # type: ignore[arg-type]
 
 
 def test_a_full_fine_tune_can_be_wrapped(tiny_model: Path, data_file: Path) -> None:
