@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unlearn._head import unwrapped
 from unlearn.errors import ModelError, OptionError
 
-__all__ = ["block_outputs", "blocks_of", "only_blocks", "parse_blocks"]
+__all__ = ["block_outputs", "blocks_of", "only_blocks", "parse_blocks", "shifted_block"]
 
 
 def blocks_of(model: Any) -> nn.ModuleList:
@@ -63,6 +63,37 @@ def block_outputs(model: Any, layers: Collection[int]) -> Iterator[dict[int, Ten
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def shifted_block(
+    model: Any, layer: int, offset: Tensor, *, detach: bool = False
+) -> Iterator[None]:
+    """Add something to what comes out of a block.
+
+    Gradients must be taken inside: a block whose activations are recomputed in the backward pass
+    runs again there.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        layer: which block; the first is 0.
+        offset: what to add, [B, S, H].
+        detach: let no gradient reach the block and those below.
+
+    Yields:
+        Nothing.
+    """
+
+    def hook(_: nn.Module, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        shifted = (hidden.detach() if detach else hidden) + offset.to(hidden.dtype)
+        return (shifted, *output[1:]) if isinstance(output, tuple) else shifted
+
+    handle = blocks_of(model)[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def parse_blocks(text: str, depth: int) -> set[int]:

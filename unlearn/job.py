@@ -245,4 +245,5 @@ def expected_seconds(
     score_examples(state.model, state.head, some[:1])  # the first call pays for warming up
     start = time.perf_counter()
     score_examples(state.model, state.head, some)
-    return 3 * steps * (time.perf_counter() - start) * rows / max(1, len(some))
+    passes = rows + training.batch_size * (training.forget_passes - 1)
+    return 3 * steps * (time.perf_counter() - start) * passes / max(1, len(some))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.options import TrainingOptions, validated, without_auto
+from unlearn.options import TrainingOptions, check_wrappers, validated, without_auto
 
 __all__ = ["METHODS", "Method", "Resolved", "get_method"]
 
@@ -252,6 +252,17 @@ METHODS: dict[str, Method] = {
             retain="nll",
         ),
         Method(
+            "loku",
+            "inverted hinge on the part of the adapter that matters most to the records",
+            "2408.06621",
+            "as inverted_hinge, when the rest of the adapter should not move at all",
+            "1 forward + backward, after one on forget and as many retain records",
+            forget="inverted_hinge",
+            retain="nll",
+            extra={"trainable_share": 0.5},
+            run="unlearn.loku:run",
+        ),
+        Method(
             "uniform",
             "know nothing about the next token",
             "2205.08096",
@@ -477,6 +488,7 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         hint = did_you_mean(unknown[0], known)
         raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
     training = validated(TrainingOptions, left, where)
+    check_wrappers(left, training, where, forget=forget is not None, retain=retain is not None)
     return Resolved(method, training, forget, retain, **weights, extra=extra, given=options)
 
 
@@ -491,6 +503,9 @@ def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
         raise OptionError(f"{where}: alternate_count must be at least 1")
     if method.name == "pilot" and not _number(extra["pilot_epochs"], "pilot_epochs", "pilot") > 0:
         raise OptionError("pilot: pilot_epochs must be positive")
+    share = extra.get("trainable_share", 1.0)
+    if method.name == "loku" and not 0 < _number(share, "trainable_share", where) <= 1:
+        raise OptionError("loku: trainable_share must be above 0 and at most 1")
 
 
 def _number(value: Any, key: str, where: str) -> float:

@@ -15,6 +15,7 @@ __all__ = [
     "LoraOptions",
     "StrictModel",
     "TrainingOptions",
+    "check_wrappers",
     "parse_overrides",
     "validated",
     "without_auto",
@@ -78,6 +79,32 @@ class TrainingOptions(StrictModel):
     retain_budget: float = Field(
         0.5, ge=0, description="stop when the retain loss has risen by this, in nats a token"
     )
+    sam_rho: float | None = Field(
+        None,
+        ge=0,
+        description="forget at the worst weights within this distance, against relearning "
+        "(SAM; 0.01 in the paper on unlearning); 0 = off",
+    )
+    project_retain: bool = Field(
+        False, description="take out of the forget gradient what would raise the retain loss"
+    )
+    latent_radius: float | None = Field(
+        None,
+        ge=0,
+        description="forget under the disturbance of a block's output that best brings the records "
+        "back, of at most this norm a token (LAT; 2 for 7B models in its code); 0 = off",
+    )
+    latent_steps: int = Field(16, gt=0, description="gradient steps that look for it")
+    latent_layer: int | None = Field(
+        None, ge=0, description="which block; the first is 0; by default 7/32 of the way up"
+    )
+
+    @property
+    def forget_passes(self) -> float:
+        """How often a step goes forward and backward on a forget record."""
+        latent = self.latent_steps + 1 if self.latent_radius else 1
+        plain = 1 / 3 if self.latent_radius else 0  # to see the loss undisturbed: forward only
+        return (2 if self.sam_rho else 1) * latent + plain
 
 
 class LoraOptions(StrictModel):
@@ -113,6 +140,34 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         raise OptionError(f"cannot read the options {' '.join(words)}: {error}") from error
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
+
+
+def check_wrappers(
+    options: Mapping[str, Any], training: TrainingOptions, where: str, *, forget: bool, retain: bool
+) -> None:
+    """Refuse options that wrap the forget term where they have nothing to act on.
+
+    Args:
+        options: what was given.
+        training: the same, with defaults.
+        where: what is being configured, for the message.
+        forget: whether there is a forget term.
+        retain: whether there is a retain term.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    on = [k for k in ("sam_rho", "project_retain", "latent_radius") if getattr(training, k)]
+    if on and not forget:
+        raise OptionError(f"{where}: {on[0]} wraps a forget loss, and there is none here")
+    if training.project_retain and not retain:
+        raise OptionError(
+            f"{where}: project_retain needs the gradient of a retain loss: set retain_loss "
+            "(retain_weight=0 uses its direction only)"
+        )
+    idle = [k for k in ("latent_steps", "latent_layer") if options.get(k) is not None]
+    if idle and not training.latent_radius:
+        raise OptionError(f"{where}: {idle[0]} has no effect without latent_radius")
 
 
 def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,118 +6,30 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import DistributedType
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from unlearn._blocks import block_outputs
 from unlearn._pairing import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn._stopping import Monitor
+from unlearn._terms import Term, Terms
 from unlearn.batches import Example
-from unlearn.errors import TrainingError
-from unlearn.losses import HiddenLoss, Loss, TokenView, Unit
-from unlearn.models import ModelState, Reference, load_trained
-from unlearn.scoring import Projection, hidden_states, log_prob, target_positions, token_values
+from unlearn.errors import OptionError, TrainingError
+from unlearn.models import ModelState, load_trained
+from unlearn.objective import Constraint, Objective, Teacher
+from unlearn.wrappers import Wrappers
+from unlearn.wrappers._step import WrappedStep
 
 __all__ = ["Constraint", "Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
 
 _ROLE_NAMES = ("forget", "retain")
 _STATE_FILE = "unlearn_state.json"
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """Keep the retain records' mean loss under a limit, by a weight that follows its violation.
-
-    After each optimizer step λ ← max(0, λ + η·(l̄_r − ε)): projected gradient ascent on the dual
-    (2506.05314). λ starts at the objective's retain weight.
-
-    Attributes:
-        limit: ε, in nats a token.
-        rate: η.
-    """
-
-    limit: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class Objective:
-    """forget_weight · L_forget + retain_weight · L_retain; a missing term is absent, not zero.
-
-    Attributes:
-        forget: loss of the forget records.
-        retain: loss of the retain records.
-        forget_weight: weight of the first.
-        retain_weight: weight of the second.
-        constraint: lets the second weight follow the retain loss.
-    """
-
-    forget: Loss | None = None
-    retain: Loss | None = None
-    forget_weight: float = 1.0
-    retain_weight: float = 1.0
-    constraint: Constraint | None = None
-
-    def terms(self) -> list[tuple[int, Loss, float]]:
-        """Return (role, loss, weight) of the terms there are."""
-        both = (
-            (FORGET, self.forget, self.forget_weight),
-            (RETAIN, self.retain, self.retain_weight),
-        )
-        return [(role, loss, weight) for role, loss, weight in both if loss is not None]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the terms need beyond the model's own log-probabilities."""
-        return frozenset().union(*(loss.needs for _, loss, _ in self.terms()))
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What a model predicted of the forget records, kept so that the model need not be.
-
-    Attributes:
-        hidden: hidden states at the target tokens of each forget record, [tokens, H].
-        head: what makes logits of them; a model's projection.
-    """
-
-    hidden: Sequence[Tensor]
-    head: Projection
-
-
-class _Seen(NamedTuple):
-    """What one forward pass gave: a batch, hidden states, and where its target tokens are."""
-
-    inputs: dict[str, Tensor]
-    last: Tensor
-    blocks: dict[int, Tensor]
-    row: Tensor
-    position: Tensor
-    target: Tensor
-
-
-def _parts(role: int, loss: Loss) -> list[int]:
-    """Return the roles that a term looks at: its own, and the alternates where it needs them."""
-    return [role, ALTERNATE] if "alternates" in loss.needs else [role]
-
-
-def _layer(loss: Loss) -> set[int]:
-    """Return the block whose output a term looks at, if any."""
-    return {loss.layer} if isinstance(loss, HiddenLoss) else set()
-
-
-def _count(counts: Tensor, role: int, unit: Unit) -> Tensor:
-    """Return what a term's sum is divided by."""
-    if unit == "alternate_tokens":
-        return counts[ALTERNATE, 0]
-    return counts[role, 0 if unit == "tokens" else 1]
 
 
 class UnlearnTrainer(Trainer):  # type: ignore[misc]
@@ -140,6 +52,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         reference_log_probs: Σ_t log p before training of each forget record, and of each alternate,
             for losses that need them: role → [records].
         teacher: for losses that need one.
+        wrappers: what changes the gradient of a step, if anything does.
         monitor: watches losses and ends the run.
         optimizer: over the trainable weights; None for the AdamW that `args` describe.
         progress: called with (steps done, steps planned) after each step.
@@ -158,6 +71,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         retain_ratio: int = 1,
         reference_log_probs: Mapping[int, Tensor] | None = None,
         teacher: Teacher | None = None,
+        wrappers: Wrappers | None = None,
         monitor: Monitor | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -172,13 +86,13 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             retain_ratio,
             len(alternates) // len(forget) if forget else 0,
         )
-        self._reference_log_probs = dict(reference_log_probs or {})
-        self._teacher = teacher
+        self._terms = Terms(state, objective, dict(reference_log_probs or {}), teacher)
+        self._waiting: list[dict[str, Tensor]] = []
         self.monitor = monitor
         self.stopped: str | None = None
         self.tokens_trained = 0
         self.retain_weight = objective.retain_weight
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, ...]] = []
         self._logged: dict[str, list[float]] = {}
         super().__init__(
             model=state.model,
@@ -192,6 +106,24 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         # Losses are already divided by the counts of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
+        self._wrapped = (
+            WrappedStep(wrappers, self._terms, self._adding_up(), self._check_finite)
+            if wrappers
+            else None
+        )
+
+    def _adding_up(self) -> Callable[[Tensor], Tensor] | None:
+        """Return what sums a vector over processes; None where there is one."""
+        whole = {DistributedType.NO, *(kind for kind in DistributedType if "MULTI" in kind.value)}
+        if self.accelerator.distributed_type not in whole:
+            raise OptionError(
+                "sam_rho, project_retain and latent_radius need whole weights in every process, "
+                f"which {self.accelerator.distributed_type.value} splits up: use plain data "
+                "parallelism (DDP)"
+            )
+        if self.args.world_size == 1:
+            return None
+        return lambda vector: self.accelerator.reduce(vector, "sum")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairStream:
         return self._stream
@@ -243,98 +175,61 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         Raises:
             TrainingError: if the loss is NaN or infinite.
         """
-        counts = num_items_in_batch
-        assert counts is not None
-        terms = self._objective.terms()
-        references = {
-            (role, part): self._reference(loss, inputs, part)
-            for role, loss, _ in terms
-            for part in _parts(role, loss)
-        }
-        with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
-            last = hidden_states(model, inputs)
-        seen = _Seen(inputs, last, mid, *target_positions(inputs))
-        total = last.new_zeros((), dtype=torch.float32)
-        losses: dict[int, Tensor] = {}
-        for role, loss, weight in terms:
-            views = {
-                part: self._look(loss, part, seen, references[role, part])
-                for part in _parts(role, loss)
-            }
-            found = views[role]
-            if found is None:
-                continue
-            view, losses[role] = found
-            other = views.get(ALTERNATE)
-            view = replace(view, alternate=other[0] if other else None)
-            factor = self.retain_weight if role == RETAIN else weight
-            term = factor * loss(view) / _count(counts, role, loss.unit).clamp(min=1)
-            total = total + term
-            self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(term.detach()))
-        if not bool(torch.isfinite(total)):
-            raise TrainingError(
-                f"the loss became {total.item()} at step {self.state.global_step + 1}: lower "
-                "learning_rate, or keep the stop rules on; nothing was saved"
-            )
-        empty = last.new_zeros(2, 0, dtype=torch.float32)
-        self._seen.append((losses.get(FORGET, empty), losses.get(RETAIN, empty)))
-        total = total * self.args.world_size  # DDP averages gradients over processes
+        assert num_items_in_batch is not None
+        found = self._terms.on(model, inputs, num_items_in_batch, self._terms.references(inputs))
+        total = self._noted(found) * self.args.world_size  # DDP averages over processes
         return (total, {}) if return_outputs else total
 
-    def _look(
-        self, loss: Loss, role: int, seen: _Seen, reference: tuple[Tensor | None, Projection | None]
-    ) -> tuple[TokenView, Tensor] | None:
-        """Return a loss's view of one role's rows, and [2, R]: their positions and mean losses."""
-        rows = (seen.inputs["role"] == role).nonzero()[:, 0]
-        if not len(rows):
-            return None
-        mine = (seen.inputs["role"] == role)[seen.row]
-        row, position, target = seen.row[mine], seen.position[mine], seen.target[mine]
-        hidden, head = seen.last[row, position], self._model_state.head
-        if isinstance(loss, HiddenLoss):
-            inner = seen.blocks[loss.layer][row, position].float()
-            known = reference[0]
-            values = loss.hidden_statistic(inner, None if known is None else known.float())
-            with torch.no_grad():
-                _, log_probs = token_values(log_prob, head, hidden, target)
-        else:
-            values, log_probs = token_values(loss.statistic, head, hidden, target, *reference)
-        record = row - rows[0]  # rows of one role are contiguous
-        index = seen.inputs["index"][rows]
-        cached = self._reference_log_probs.get(role)
-        known_sums = None if cached is None else cached.to(index.device)[index]
-        view = TokenView(values, record, len(rows), known_sums)
-        nll = TokenView(-log_probs, record, len(rows)).per_record_mean().detach()
-        return view, torch.stack([index.to(nll.dtype), nll])
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Go forward and backward on a batch; under wrappers, on all of the step at its last one.
 
-    def _reference(
-        self, loss: Loss, inputs: dict[str, Tensor], role: int
-    ) -> tuple[Tensor | None, Projection | None]:
-        """Run the reference that a loss needs over its own rows; nothing for a loss without."""
-        rows = inputs["role"] == role
-        if not bool(rows.any()) or role == ALTERNATE:
-            return None, None
-        if "teacher_logits" in loss.needs:
-            assert self._teacher is not None, "this loss needs a teacher"
-            chosen = [self._teacher.hidden[int(i)] for i in inputs["index"][rows]]
-            return torch.cat(chosen).to(inputs["input_ids"].device), self._teacher.head
-        which: Reference
-        if "base_logits" in loss.needs:
-            which = "base"
-        elif {"before_logits", "before_hidden"} & loss.needs:
-            which = "before"
-        else:
-            return None, None
-        part = {k: v[rows] for k, v in inputs.items() if k not in {"role", "index"}}
-        row, position, _ = target_positions(part)
-        with (
-            self._model_state.reference(which) as (reference, head),
-            block_outputs(reference, _layer(loss)) as inner,
-        ):
-            hidden = hidden_states(reference, part)
-            for layer in _layer(loss):
-                hidden = inner[layer]
-            return hidden[row, position], head
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `collate_pairs`.
+            num_items_in_batch: the counts of `get_batch_samples`.
+
+        Returns:
+            The loss, without gradient.
+        """
+        if self._wrapped is None:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return loss
+        assert num_items_in_batch is not None
+        model.train()
+        self._waiting.append(self._prepare_inputs(inputs))
+        if len(self._waiting) < self.current_gradient_accumulation_steps:
+            return torch.zeros((), device=self.args.device)
+        batches, self._waiting = self._waiting, []
+        before = self._wrapped.tokens
+        found = self._wrapped(batches, num_items_in_batch, self.retain_weight)
+        self.tokens_trained += self._wrapped.tokens - before
+        total = torch.stack([self._noted(part).detach() for part in found]).sum()
+        return total.mul_(self.args.world_size)
+
+    def _noted(self, found: Mapping[int, Term]) -> Tensor:
+        """Return the sum of a batch's terms, noting each for the log and the stop rules."""
+        weights = {FORGET: self._objective.forget_weight, RETAIN: self.retain_weight}
+        total = torch.zeros((), device=self.args.device)
+        for role, term in found.items():
+            part = term.weighted(weights[role])
+            total = total + part
+            self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(part.detach()))
+        self._check_finite(total)
+        empty = total.new_zeros(2, 0)
+        self._seen.append(tuple(found[r].losses if r in found else empty for r in (FORGET, RETAIN)))
+        return total
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}: lower "
+                "learning_rate, or keep the stop rules on; nothing was saved"
+            )
 
     def step_finished(self) -> None:
         """Let the monitor and the constraint see the losses of the step just done."""

@@ -23,9 +23,11 @@ from unlearn._stopping import Monitor, StopRules
 from unlearn.batches import Example
 from unlearn.errors import OptionError
 from unlearn.models import ModelState
+from unlearn.objective import Objective, Teacher
 from unlearn.options import TrainingOptions
 from unlearn.scoring import TokenStatistics, score_examples
-from unlearn.trainer import Objective, Teacher, UnlearnTrainer, latest_checkpoint
+from unlearn.trainer import UnlearnTrainer, latest_checkpoint
+from unlearn.wrappers import wrappers_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -136,7 +138,7 @@ def fit(
         What was done.
 
     Raises:
-        OptionError: if `batch_size` cannot be split as asked.
+        OptionError: if `batch_size` cannot be split as asked, or a wrapper does not fit.
         TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
     """
     from transformers import set_seed
@@ -175,6 +177,7 @@ def fit(
             retain_ratio=training.retain_ratio,
             reference_log_probs=reference,
             teacher=teacher,
+            wrappers=wrappers_of(training, objective, state, retain=bool(retain)),
             monitor=monitor,
             optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
             progress=progress,

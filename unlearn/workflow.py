@@ -25,6 +25,7 @@ from unlearn.options import (
     USUAL_RATE,
     LoraOptions,
     TrainingOptions,
+    check_wrappers,
     validated,
     without_auto,
 )
@@ -109,6 +110,7 @@ def finetune(
     training = validated(
         TrainingOptions, FINETUNE_DEFAULTS | without_auto(options or {}), "finetune"
     )
+    check_wrappers(options or {}, training, "finetune", forget=False, retain=True)
     adapter = validated(LoraOptions, lora or {}, "lora")
     records = _load(data)
     if exclude:

@@ -11,10 +11,16 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_trainer import OBJECTIVES, gradients
+from test_loku import first_gradient
+from test_trainer import asked, gradients
 
 model, adapter, data, kind, output = sys.argv[1:]
-found = gradients(Path(model), Path(adapter), Path(data), OBJECTIVES[kind])
+paths = Path(model), Path(adapter), Path(data)
+if kind == "loku":
+    found = first_gradient(*paths)
+else:
+    objective, wrappers = asked(kind)
+    found = gradients(*paths, objective, **wrappers)
 if int(os.environ.get("RANK", "0")) == 0:
     save_file({name.replace(".module.", "."): value for name, value in found.items()}, output)
 if torch.distributed.is_initialized():

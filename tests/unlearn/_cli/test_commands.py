@@ -85,6 +85,37 @@ def test_every_method_runs(
     PeftModel.from_pretrained(base, tmp_path / "out")  # a plain adapter for every other tool
 
 
+def test_wrappers_are_options_of_a_method(
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["forget", "--model", str(tiny_model), "--adapter", str(adapter), "--method", "npo"]
+    words += ["--data", str(data_file), "--forget", "rows:0-1"]
+    words += ["-o", "max_steps=2", "-o", "batch_size=2"]
+    chosen = ["-o", "sam_rho=0.01", "-o", "project_retain=true", "-o", "latent_radius=0.5"]
+    chosen += ["-o", "latent_steps=2", "-o", "latent_layer=1"]
+    saved = {}
+    for name, more in (("plain", []), ("off", ["-o", "sam_rho=0"]), ("on", chosen)):
+        assert run([*words, *more, "--output", str(tmp_path / name)]) == 0
+        saved[name] = (tmp_path / name / "adapter_model.safetensors").read_bytes()
+    assert saved["off"] == saved["plain"] != saved["on"]
+    line = Lineage.read(tmp_path / "on")
+    assert line is not None
+    assert line.options["sam_rho"] == 0.01
+    capfd.readouterr()
+    for option, problem in (
+        ("latent_layer=1", "latent_layer has no effect without latent_radius"),
+        ("sam_rho=much", "sam_rho"),
+        ("sam_roh=0.01", "did you mean 'sam_rho'"),
+    ):
+        assert run([*words, "-o", option, "--output", str(tmp_path / "no")]) == 2
+        assert problem in capfd.readouterr().err
+        assert not (tmp_path / "no").exists()
+
+
 def test_audit_writes_what_it_shows(
     tiny_model: Path,
     adapter: Path,
