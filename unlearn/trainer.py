@@ -103,6 +103,11 @@ class _Seen(NamedTuple):
     target: Tensor
 
 
+def _on_log_prob(loss: Loss) -> bool:
+    """Whether a term is a function of the tokens' log-probabilities."""
+    return not isinstance(loss, HiddenLoss) and loss.statistic is log_prob
+
+
 def _parts(role: int, loss: Loss) -> list[int]:
     """Return the roles that a term looks at: its own, and the alternates where it needs them."""
     return [role, ALTERNATE] if "alternates" in loss.needs else [role]
@@ -251,11 +256,12 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
             last = hidden_states(model, inputs)
         seen = _Seen(inputs, last, mid, *target_positions(inputs))
+        log_p = self._log_probs(terms, seen)
         total = last.new_zeros((), dtype=torch.float32)
         losses: dict[int, Tensor] = {}
         for role, loss, weight in terms:
             views = {
-                part: self._look(loss, part, seen, references[role, part])
+                part: self._look(loss, part, seen, references[role, part], log_p)
                 for part in _parts(role, loss)
             }
             found = views[role]
@@ -278,8 +284,24 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         total = total * self.args.world_size  # DDP averages gradients over processes
         return (total, {}) if return_outputs else total
 
+    def _log_probs(self, terms: Sequence[tuple[int, Loss, float]], seen: _Seen) -> Tensor:
+        """Project the tokens of all terms on log p at once, so that W gets one gradient; [N]."""
+        roles = {
+            part for role, loss, _ in terms if _on_log_prob(loss) for part in _parts(role, loss)
+        }
+        role = seen.inputs["role"][seen.row]
+        mine = torch.isin(role, torch.tensor(sorted(roles), device=role.device))
+        hidden = seen.last[seen.row[mine], seen.position[mine]]
+        values, _ = token_values(log_prob, self._model_state.head, hidden, seen.target[mine])
+        return values.new_zeros(len(role)).masked_scatter(mine, values)
+
     def _look(
-        self, loss: Loss, role: int, seen: _Seen, reference: tuple[Tensor | None, Projection | None]
+        self,
+        loss: Loss,
+        role: int,
+        seen: _Seen,
+        reference: tuple[Tensor | None, Projection | None],
+        log_p: Tensor,
     ) -> tuple[TokenView, Tensor] | None:
         """Return a loss's view of one role's rows, and [2, R]: their positions and mean losses."""
         rows = (seen.inputs["role"] == role).nonzero()[:, 0]
@@ -294,6 +316,9 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             values = loss.hidden_statistic(inner, None if known is None else known.float())
             with torch.no_grad():
                 _, log_probs = token_values(log_prob, head, hidden, target)
+        elif _on_log_prob(loss):
+            values = log_p[mine]
+            log_probs = values.detach()
         else:
             values, log_probs = token_values(loss.statistic, head, hidden, target, *reference)
         record = row - rows[0]  # rows of one role are contiguous
