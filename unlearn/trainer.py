@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from unlearn._blocks import block_outputs
+from unlearn._grouping import length_groups
 from unlearn._pairing import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn._stopping import Monitor
 from unlearn.batches import Example
@@ -182,7 +183,8 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         self.tokens_trained = 0
         self.retain_weight = objective.retain_weight
         self._seen: list[tuple[Tensor, Tensor]] = []
-        self._logged: dict[str, list[float]] = {}
+        self._logged: dict[str, float] = {}
+        self._logged_from = 0
         super().__init__(
             model=state.model,
             args=args,
@@ -223,6 +225,32 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, "sum")
         return batches, counts
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Run a batch forward and backward; on one CPU process, in groups of similar length.
+
+        Each term is divided by its count in the whole step, so the gradient is the same. Several
+        processes would have to agree on the number of passes, and a GPU that a small group does not
+        fill gains nothing: there the batch stays whole.
+
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `collate_pairs`.
+            num_items_in_batch: the counts of `get_batch_samples`.
+
+        Returns:
+            The loss, without gradient.
+        """
+        alone = self.args.world_size == 1 and self.args.device.type == "cpu"
+        total = torch.zeros((), device=self.args.device)
+        for group in length_groups(inputs) if alone else [inputs]:
+            total += super().training_step(model, group, num_items_in_batch)
+        return total
 
     def compute_loss(
         self,
@@ -273,7 +301,8 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             factor = self.retain_weight if role == RETAIN else weight
             term = factor * loss(view) / _count(counts, role, loss.unit).clamp(min=1)
             total = total + term
-            self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(term.detach()))
+            name = f"{_ROLE_NAMES[role]}_loss"
+            self._logged[name] = self._logged.get(name, 0.0) + float(term.detach())
         if not bool(torch.isfinite(total)):
             raise TrainingError(
                 f"the loss became {total.item()} at step {self.state.global_step + 1}: lower "
@@ -393,9 +422,9 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             **kwargs: passed on.
         """
         if self._logged:
-            micro = self.args.gradient_accumulation_steps
-            logs |= {k: sum(v) / len(v) * micro for k, v in self._logged.items()}
-            self._logged = {}
+            steps = max(1, self.state.global_step - self._logged_from)
+            logs |= {k: v / steps for k, v in self._logged.items()}
+            self._logged, self._logged_from = {}, self.state.global_step
         if self.monitor is not None and not math.isnan(self.monitor.retain_loss):
             logs["retain_nll"] = self.monitor.retain_loss
         if self.monitor is not None and not math.isnan(self.monitor.forget_loss):
@@ -427,6 +456,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         load_trained(self._model_state, Path(resume_from_checkpoint))
         saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
         self.tokens_trained = saved["tokens_trained"]
+        self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
         self.retain_weight = saved["retain_weight"]
         if self.monitor and saved["monitor"]:
             self.monitor.load(saved["monitor"])
