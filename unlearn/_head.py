@@ -63,7 +63,18 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Return the float32 logits [n, V] of hidden states [n, H]."""
-        logits: Tensor = self.module(hidden).float()
+        return self.finish(self.module(hidden))
+
+    def finish(self, projected: Tensor) -> Tensor:
+        """Return the float32 logits z of the projection's own output W h + b.
+
+        Args:
+            projected: [n, V], in the projection's dtype.
+
+        Returns:
+            float32 [n, V].
+        """
+        logits = projected.float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap:

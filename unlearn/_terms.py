@@ -114,10 +114,11 @@ class Terms:
         with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
             last = hidden_states(model, inputs)
         seen = _Seen(inputs, last, mid, *target_positions(inputs))
+        log_p = self._log_probs(seen)
         found: dict[int, Term] = {}
         for role, loss, _ in terms:
             views = {
-                part: self._look(loss, part, seen, references[role, part])
+                part: self._look(loss, part, seen, references[role, part], log_p)
                 for part in _parts(role, loss)
             }
             mine = views[role]
@@ -129,8 +130,25 @@ class Terms:
             found[role] = Term(loss(view), _count(counts, role, loss.unit).clamp(min=1), losses)
         return found
 
+    def _log_probs(self, seen: _Seen) -> Tensor:
+        """Project the tokens of all terms on log p at once, so that W gets one gradient; [N]."""
+        terms = self.objective.terms()
+        roles = {
+            part for role, loss, _ in terms if _on_log_prob(loss) for part in _parts(role, loss)
+        }
+        role = seen.inputs["role"][seen.row]
+        mine = torch.isin(role, torch.tensor(sorted(roles), device=role.device))
+        hidden = seen.last[seen.row[mine], seen.position[mine]]
+        values, _ = token_values(log_prob, self.state.head, hidden, seen.target[mine])
+        return values.new_zeros(len(role)).masked_scatter(mine, values)
+
     def _look(
-        self, loss: Loss, role: int, seen: _Seen, reference: tuple[Tensor | None, Projection | None]
+        self,
+        loss: Loss,
+        role: int,
+        seen: _Seen,
+        reference: tuple[Tensor | None, Projection | None],
+        log_p: Tensor,
     ) -> tuple[TokenView, Tensor] | None:
         """Return a loss's view of one role's rows, and [2, R]: their positions and mean losses."""
         rows = (seen.inputs["role"] == role).nonzero()[:, 0]
@@ -145,6 +163,9 @@ class Terms:
             values = loss.hidden_statistic(inner, None if known is None else known.float())
             with torch.no_grad():
                 _, log_probs = token_values(log_prob, head, hidden, target)
+        elif _on_log_prob(loss):
+            values = log_p[mine]
+            log_probs = values.detach()
         else:
             values, log_probs = token_values(loss.statistic, head, hidden, target, *reference)
         record = row - rows[0]  # rows of one role are contiguous
@@ -183,6 +204,11 @@ class Terms:
             for layer in _layer(loss):
                 hidden = inner[layer]
             return hidden[row, position], head
+
+
+def _on_log_prob(loss: Loss) -> bool:
+    """Whether a term is a function of the tokens' log-probabilities."""
+    return not isinstance(loss, HiddenLoss) and loss.statistic is log_prob
 
 
 def _parts(role: int, loss: Loss) -> list[int]:

@@ -9,16 +9,16 @@ Notation: z the logits of one position (float32), y its target token, log p_v = 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from unlearn._head import Head, hidden_states
+from unlearn._token_values import Projection, TokenStatistic, chunks, log_prob, token_values
 from unlearn.batches import Example, collate, token_budget_batches
 
 __all__ = [
@@ -38,44 +38,6 @@ __all__ = [
 # Padded tokens of one scoring batch: small enough for a laptop, large enough to fill its cores.
 TOKEN_BUDGET = 4096
 
-# Logits of one chunk, in elements: 4 M elements are 16 MB in float32, which stays near the caches.
-_CHUNK_ELEMENTS = 1 << 22
-
-
-Projection = Callable[[Tensor], Tensor]
-"""Makes float32 logits [n, V] of hidden states [n, H]; a `Head`, most often."""
-
-
-class TokenStatistic(Protocol):
-    """A differentiable statistic of single tokens, computed from a chunk of logits."""
-
-    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
-        """Return one value a token.
-
-        Args:
-            logits: float32 [n, V].
-            target: int64 [n].
-            reference: the reference model's logits, float32 [n, V], where the loss needs them.
-
-        Returns:
-            float32 [n]; row i may depend on row i of the inputs only.
-        """
-        ...
-
-
-def log_prob(logits: Tensor, target: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Return log p(target) = z_y − logsumexp(z) of each row.
-
-    Args:
-        logits: float32 [n, V].
-        target: int64 [n].
-        reference: not used.
-
-    Returns:
-        float32 [n].
-    """
-    return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
-
 
 def target_positions(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Find the target tokens of a batch and the positions that predict them.
@@ -90,168 +52,6 @@ def target_positions(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tenso
     """
     row, position = batch["target"].nonzero(as_tuple=True)
     return row, position - 1, batch["input_ids"][row, position]
-
-
-def chunks(total: int, vocabulary: int) -> Iterator[slice]:
-    """Yield slices over `total` tokens whose logits hold about `_CHUNK_ELEMENTS` numbers."""
-    size = max(16, _CHUNK_ELEMENTS // max(1, vocabulary))
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
-
-
-def token_values(
-    statistic: TokenStatistic,
-    head: Head,
-    hidden: Tensor,
-    target: Tensor,
-    reference_hidden: Tensor | None = None,
-    reference_head: Projection | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Compute a differentiable statistic of each token, chunk by chunk.
-
-    With a frozen head the derivative of each value with respect to its hidden state is taken
-    chunk by chunk in the forward pass and kept ([N, H] instead of [N, V]); the backward pass is
-    one product. With a trainable head each chunk is recomputed in the backward pass.
-
-    Args:
-        statistic: what to compute from a chunk of logits.
-        head: the output projection.
-        hidden: hidden states at the predicting positions, [N, H].
-        target: target tokens, int64 [N].
-        reference_hidden: the reference's hidden states [N, H], for statistics that need them.
-        reference_head: the reference's projection; by default `head`.
-
-    Returns:
-        (values float32 [N], log-probabilities float32 [N] without gradient).
-    """
-    other = reference_head or head
-    if torch.is_grad_enabled() and head.trainable:
-        return _values_trainable_head(statistic, head, hidden, target, reference_hidden, other)
-    if torch.is_grad_enabled() and hidden.requires_grad:
-        values, log_probs = _FrozenHead.apply(  # type: ignore[no-untyped-call]
-            hidden, statistic, head, target, reference_hidden, other
-        )
-        return values, log_probs
-    with torch.no_grad():
-        parts = [
-            _chunk_values(statistic, head, hidden[c], target[c], _part(reference_hidden, c), other)
-            for c in chunks(len(target), _vocabulary(head))
-        ]
-    return _joined([v for v, _ in parts], hidden), _joined([p for _, p in parts], hidden)
-
-
-def _part(tensor: Tensor | None, c: slice) -> Tensor | None:
-    return None if tensor is None else tensor[c]
-
-
-def _joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
-    return torch.cat(list(parts)) if parts else like.new_zeros(0, dtype=torch.float32)
-
-
-def _vocabulary(head: Head) -> int:
-    weight = getattr(head.module, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else 1 << 17
-
-
-def _chunk_values(
-    statistic: TokenStatistic,
-    head: Head,
-    hidden: Tensor,
-    target: Tensor,
-    reference_hidden: Tensor | None,
-    reference_head: Projection,
-) -> tuple[Tensor, Tensor]:
-    reference = None
-    if reference_hidden is not None:
-        with torch.no_grad():
-            reference = reference_head(reference_hidden)
-    logits = head(hidden)
-    values = statistic(logits, target, reference)
-    if statistic is log_prob:
-        return values, values.detach()
-    with torch.no_grad():
-        return values, log_prob(logits.detach(), target)
-
-
-def _values_trainable_head(
-    statistic: TokenStatistic,
-    head: Head,
-    hidden: Tensor,
-    target: Tensor,
-    reference_hidden: Tensor | None,
-    reference_head: Projection,
-) -> tuple[Tensor, Tensor]:
-    values, log_probs = [], []
-    for c in chunks(len(target), _vocabulary(head)):
-        v, p = checkpoint(
-            _chunk_values,
-            statistic,
-            head,
-            hidden[c],
-            target[c],
-            _part(reference_hidden, c),
-            reference_head,
-            use_reentrant=False,
-        )
-        values.append(v)
-        log_probs.append(p)
-    return _joined(values, hidden), _joined(log_probs, hidden)
-
-
-class _FrozenHead(torch.autograd.Function):
-    """values = f(head(hidden)) with d values / d hidden kept instead of the logits."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        statistic: TokenStatistic,
-        head: Head,
-        target: Tensor,
-        reference_hidden: Tensor | None,
-        reference_head: Projection,
-    ) -> tuple[Tensor, Tensor]:
-        values, log_probs, slopes = [], [], []
-        plain = statistic is log_prob and isinstance(head.module, nn.Linear)
-        for c in chunks(len(target), _vocabulary(head)):
-            if plain:
-                v, slope = _log_prob_and_slope(head, hidden[c], target[c])
-                p = v
-            else:
-                with torch.enable_grad():
-                    leaf = hidden[c].detach().requires_grad_()
-                    v, p = _chunk_values(
-                        statistic, head, leaf, target[c], _part(reference_hidden, c), reference_head
-                    )
-                    (slope,) = torch.autograd.grad(v.sum(), leaf)
-            values.append(v.detach())
-            log_probs.append(p.detach())
-            slopes.append(slope)
-        ctx.save_for_backward(torch.cat(slopes) if slopes else torch.zeros_like(hidden))
-        joined = _joined(log_probs, hidden)
-        ctx.mark_non_differentiable(joined)
-        return _joined(values, hidden), joined
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return (gradients[0][:, None].to(slopes.dtype) * slopes, None, None, None, None, None)
-
-
-def _log_prob_and_slope(head: Head, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p_y and its derivative in hidden: (onehot(y) − p)·dz/du·W, with u = W h + b."""
-    assert isinstance(head.module, nn.Linear)
-    logits = head(hidden)
-    index = target[:, None]
-    value = log_prob(logits, target)
-    # dz/du: s for a scaled head, s·(1 − (z/cap)²) behind the soft cap
-    inner = (1 - (logits / head.softcap) ** 2) * head.scale if head.softcap else head.scale
-    slope = (logits - (logits.gather(-1, index) - value[:, None])).exp_().neg_()
-    slope.scatter_add_(-1, index, torch.ones_like(value)[:, None])
-    weight = head.module.weight
-    return value, (slope * inner if head.softcap or head.scale != 1.0 else slope).to(
-        weight.dtype
-    ) @ weight
 
 
 Sampler = tuple[float, int]
@@ -307,7 +107,7 @@ def token_statistics(
         The statistics.
     """
     columns: list[list[Tensor]] = [[] for _ in range(5 + len(samplers))]
-    for c in chunks(len(target), _vocabulary(head)):
+    for c in chunks(hidden, head):
         logits = head(hidden[c])
         z_y = logits.gather(-1, target[c][:, None])
         found = [

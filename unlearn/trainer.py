@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from unlearn._grouping import length_groups
 from unlearn._pairing import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn._stopping import Monitor
 from unlearn._terms import Term, Terms
@@ -87,13 +88,14 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             len(alternates) // len(forget) if forget else 0,
         )
         self._terms = Terms(state, objective, dict(reference_log_probs or {}), teacher)
-        self._waiting: list[dict[str, Tensor]] = []
+        self._waiting: list[list[dict[str, Tensor]]] = []
         self.monitor = monitor
         self.stopped: str | None = None
         self.tokens_trained = 0
         self.retain_weight = objective.retain_weight
         self._seen: list[tuple[Tensor, ...]] = []
-        self._logged: dict[str, list[float]] = {}
+        self._logged: dict[str, float] = {}
+        self._logged_from = 0
         super().__init__(
             model=state.model,
             args=args,
@@ -188,6 +190,11 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """Go forward and backward on a batch; under wrappers, on all of the step at its last one.
 
+        On one CPU process a batch runs in groups of similar length. Each term is divided by its
+        count in the whole step, so the gradient is the same. Several processes would have to agree
+        on the number of passes, and a GPU that a small group does not fill gains nothing: there the
+        batch stays whole.
+
         Args:
             model: the wrapped model.
             inputs: a batch of `collate_pairs`.
@@ -196,15 +203,19 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         Returns:
             The loss, without gradient.
         """
+        alone = self.args.world_size == 1 and self.args.device.type == "cpu"
+        groups = length_groups(inputs) if alone else [inputs]
+        loss = torch.zeros((), device=self.args.device)
         if self._wrapped is None:
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            for group in groups:
+                loss += super().training_step(model, group, num_items_in_batch)
             return loss
         assert num_items_in_batch is not None
         model.train()
-        self._waiting.append(self._prepare_inputs(inputs))
+        self._waiting.append([self._prepare_inputs(group) for group in groups])
         if len(self._waiting) < self.current_gradient_accumulation_steps:
-            return torch.zeros((), device=self.args.device)
-        batches, self._waiting = self._waiting, []
+            return loss
+        batches, self._waiting = list(itertools.chain(*self._waiting)), []
         before = self._wrapped.tokens
         found = self._wrapped(batches, num_items_in_batch, self.retain_weight)
         self.tokens_trained += self._wrapped.tokens - before
@@ -218,7 +229,8 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         for role, term in found.items():
             part = term.weighted(weights[role])
             total = total + part
-            self._logged.setdefault(f"{_ROLE_NAMES[role]}_loss", []).append(float(part.detach()))
+            name = f"{_ROLE_NAMES[role]}_loss"
+            self._logged[name] = self._logged.get(name, 0.0) + float(part.detach())
         self._check_finite(total)
         empty = total.new_zeros(2, 0)
         self._seen.append(tuple(found[r].losses if r in found else empty for r in (FORGET, RETAIN)))
@@ -266,9 +278,9 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             **kwargs: passed on.
         """
         if self._logged:
-            micro = self.args.gradient_accumulation_steps
-            logs |= {k: sum(v) / len(v) * micro for k, v in self._logged.items()}
-            self._logged = {}
+            steps = max(1, self.state.global_step - self._logged_from)
+            logs |= {k: v / steps for k, v in self._logged.items()}
+            self._logged, self._logged_from = {}, self.state.global_step
         if self.monitor is not None and not math.isnan(self.monitor.retain_loss):
             logs["retain_nll"] = self.monitor.retain_loss
         if self.monitor is not None and not math.isnan(self.monitor.forget_loss):
@@ -300,6 +312,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         load_trained(self._model_state, Path(resume_from_checkpoint))
         saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
         self.tokens_trained = saved["tokens_trained"]
+        self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
         self.retain_weight = saved["retain_weight"]
         if self.monitor and saved["monitor"]:
             self.monitor.load(saved["monitor"])

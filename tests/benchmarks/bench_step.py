@@ -1,169 +1,176 @@
 """What an unlearning step and a scoring pass cost: `make bench`.
 
-On a random Llama with a vocabulary of 32,000, batch 8 + 8 of 64 tokens, half of them labelled:
+On a random Llama of 52 million parameters with a vocabulary of 32,000, 8 + 8 records of 64 tokens,
+half of them predicted, each optimizer step (AdamW and clipping included) against
 
-- an NPO + NLL step with LoRA, against (a) a plain two-model implementation (a second copy of the
-  model as reference, full logits, three forward passes) and (b) the floor, one forward and backward
-  pass of the same rows with cross-entropy only;
-- all token statistics of an audit against one bare forward pass.
+- (a) a plain two-model implementation: a copied reference, logits of all positions, three forward
+  passes, contiguous cross-entropy;
+- (b) the floor: one forward and backward pass of the same rows with cross-entropy as transformers
+  computes it; and a stricter floor, which like this package projects only what is predicted.
 
-Prints ratios of medians and writes them as JSON: `bench_step.py [FILE]`.
+Memory is the peak above the loaded model over setting up (copy, optimizer, cached reference) and
+two steps. Growth is that peak, less the peak of the same steps with the projection left out, at
+twice the vocabulary or twice the sequence over the same at the size above: 1 means that what a step
+holds beyond weights, gradients, optimizer state and activations does not grow.
+
+Prints a table and writes it as JSON: `bench_step.py [FILE] [--threads N] [--rounds N]`. Where there
+is a GPU, `_cuda.py` follows.
 """
 
 from __future__ import annotations
 
-import copy
+import argparse
 import json
-import resource
-import statistics
-import sys
-import time
+import warnings
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import _steps as steps
 import torch
-import torch.nn.functional as F
+from _cuda import GPU, report
+from _measure import Step, interleaved, paired_ratio, peak_bytes
+from _steps import Setting, opened
 
-from unlearn.batches import Example, collate
-from unlearn.losses import NLL, NPO, TokenView
-from unlearn.scoring import (
-    Head,
-    hidden_states,
-    target_positions,
-    token_statistics,
-    token_values,
-)
+from unlearn.models import ModelState
 
-VOCABULARY, ROWS, LENGTH, RUNS = 32_000, 8, 64, 5
+Maker = Callable[[ModelState, Setting], Step]
+
+NPO = partial(steps.product, objective=steps.NPO)
+KL_MIN = partial(steps.product, objective=steps.KL_MIN)
 
 
-def model() -> Any:
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+@dataclass(frozen=True)
+class Ratio:
+    """A row of the table; `target` is the largest value wanted, where one is."""
 
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=512,
-            intermediate_size=1408,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            tie_word_embeddings=False,
-        )
-    )
-    return get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
+    name: str
+    value: float
+    target: float | None = None
+
+    def line(self) -> str:
+        wanted = "" if self.target is None else f"{self.target:.2f}"
+        missed = self.target is not None and self.value > self.target
+        return f"{self.value:6.2f}  {wanted:>6}  {'missed' if missed else '':6}  {self.name}"
 
 
-def batch() -> dict[str, torch.Tensor]:
-    rng = np.random.default_rng(0)
-    target = np.arange(LENGTH) >= LENGTH // 2
-    examples = [
-        Example(str(i), rng.integers(3, VOCABULARY, LENGTH), target) for i in range(2 * ROWS)
+def times(setting: Setting, makers: dict[str, Maker], rounds: int) -> dict[str, list[float]]:
+    """Time several kinds of step on one model, in turn."""
+    with opened(setting) as state:
+        made = {name: make(state, setting) for name, make in makers.items()}
+        return interleaved(made, rounds, setting.device)
+
+
+@cache
+def memory(setting: Setting, make: Maker) -> int:
+    """Return the peak above the loaded model of setting up and two steps, in bytes."""
+    with opened(setting) as state:
+
+        def action() -> None:
+            step = make(state, setting)
+            step()
+            step()
+
+        return peak_bytes(action, setting.device)
+
+
+def beyond(setting: Setting) -> int:
+    """Return what a step holds at its peak beyond weights, optimizer state and activations."""
+    return memory(setting, NPO) - memory(setting, steps.backbone)
+
+
+def time_ratios(setting: Setting, rounds: int) -> list[Ratio]:
+    adapter = setting.kind == "lora"
+    makers: dict[str, Maker] = {
+        "npo": NPO,
+        "two": steps.two_models,
+        "plain": steps.plain,
+        "strict": steps.plain_at_targets,
+    }
+    if adapter:
+        makers["kl_min"] = KL_MIN
+    found = times(setting, makers, rounds)
+
+    def of(mine: str, theirs: str) -> float:
+        return paired_ratio(found[mine], found[theirs])
+
+    name = f"time, {setting.kind}: NPO + NLL"
+    rows = [
+        Ratio(f"{name} / (a) two models", of("npo", "two"), 0.7 if adapter else 0.8),
+        Ratio(f"{name} / (b) plain step", of("npo", "plain"), 1.1 if adapter else 1.3),
+        Ratio(f"{name} / stricter floor", of("npo", "strict")),
     ]
-    return collate(examples)
+    if adapter:
+        name = "time, lora: GA + KL to a live reference"
+        rows += [
+            Ratio(f"{name} / (b) plain step", of("kl_min", "plain"), 1.2),
+            Ratio(f"{name} / stricter floor", of("kl_min", "strict")),
+        ]
+    return rows
 
 
-def median_seconds(step: Callable[[], None]) -> float:
-    step()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def memory_ratios(setting: Setting) -> list[Ratio]:
+    mine, name = memory(setting, NPO), f"memory, {setting.kind}: NPO + NLL"
+    target = 0.5 if setting.kind == "lora" else 0.85
+    return [
+        Ratio(f"{name} / (a) two models", mine / memory(setting, steps.two_models), target),
+        Ratio(f"{name} / (b) plain step", mine / memory(setting, steps.plain)),
+    ]
 
 
-def ours(net: Any, rows: dict[str, torch.Tensor]) -> Callable[[], None]:
-    head = Head.of(net)
-    reference = torch.full((ROWS,), -300.0)
-
-    def step() -> None:
-        row, position, target = target_positions(rows)
-        hidden = hidden_states(net, rows)[row, position]
-        values, _ = token_values(NLL().statistic, head, hidden, target)
-        forget = row < ROWS
-        first = TokenView(values[forget], row[forget], ROWS, reference)
-        second = TokenView(values[~forget], row[~forget] - ROWS, ROWS)
-        (NPO()(first) / ROWS + NLL()(second) / int((~forget).sum())).backward()
-        net.zero_grad()
-
-    return step
+def growth_ratios(setting: Setting) -> list[Ratio]:
+    once = beyond(setting)
+    name = f"growth, {setting.kind}: memory beyond weights and activations, twice the"
+    return [
+        Ratio(f"{name} vocabulary", beyond(replace(setting, vocabulary=64_000)) / once, 1.05),
+        Ratio(f"{name} sequence", beyond(replace(setting, length=128)) / once, 1.05),
+    ]
 
 
-def two_models(net: Any, rows: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """The usual way: copied reference, full logits over everything, one pass a term."""
-    frozen = copy.deepcopy(net).requires_grad_(False)
-    labels = rows["input_ids"].masked_fill(~rows["target"], -100)
-
-    def loss(model: Any, part: slice, reduction: str) -> torch.Tensor:
-        logits = model(
-            input_ids=rows["input_ids"][part], attention_mask=rows["attention_mask"][part]
-        ).logits
-        shifted = logits[:, :-1].contiguous().view(-1, VOCABULARY)
-        wanted = labels[part][:, 1:].contiguous().view(-1)
-        return F.cross_entropy(shifted, wanted, ignore_index=-100, reduction=reduction)
-
-    def step() -> None:
-        forget, retain = slice(0, ROWS), slice(ROWS, None)
-        mine = -loss(net, forget, "none").view(ROWS, -1).sum(-1)
-        with torch.no_grad():
-            theirs = -loss(frozen, forget, "none").view(ROWS, -1).sum(-1)
-        npo = 20 * F.softplus(0.1 * (mine - theirs)).mean()
-        (npo + loss(net, retain, "mean")).backward()
-        net.zero_grad()
-
-    return step
-
-
-def floor(net: Any, rows: dict[str, torch.Tensor]) -> Callable[[], None]:
-    labels = rows["input_ids"].masked_fill(~rows["target"], -100)
-
-    def step() -> None:
-        net(
-            input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], labels=labels
-        ).loss.backward()
-        net.zero_grad()
-
-    return step
-
-
-@torch.no_grad()
-def scoring(net: Any, rows: dict[str, torch.Tensor]) -> tuple[float, float]:
-    head = Head.of(net)
-
-    def everything() -> None:
-        row, position, target = target_positions(rows)
-        token_statistics(head, hidden_states(net, rows)[row, position], target, [(1.0, 40)])
-
-    def bare() -> None:
-        net(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
-
-    with torch.no_grad():
-        return median_seconds(everything), median_seconds(bare)
+def audit_ratios(setting: Setting, rounds: int) -> list[Ratio]:
+    makers: dict[str, Maker] = {"all": steps.all_statistics, "bare": steps.bare_forward}
+    found = times(setting, makers, rounds)
+    return [
+        Ratio("audit: all statistics / bare forward", paired_ratio(found["all"], found["bare"]))
+    ]
 
 
 def main() -> None:
-    net, rows = model(), batch()
-    seconds = {
-        "ours": median_seconds(ours(net, rows)),
-        "floor": median_seconds(floor(net, rows)),
-        "two models": median_seconds(two_models(net, rows)),
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, help="where the JSON goes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=4)
+    args = parser.parse_args()
+    # peft 0.21 reads a property that transformers 5.23 renamed
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    torch.set_num_threads(args.threads)
+    lora, full = Setting("lora"), Setting("full")
+    rows: list[Ratio] = []
+    print(f"{'ratio':>6}  target")
+    for part in (
+        lambda: time_ratios(lora, args.rounds),
+        lambda: time_ratios(full, args.rounds),
+        lambda: memory_ratios(lora),
+        lambda: memory_ratios(full),
+        lambda: growth_ratios(lora),
+        lambda: growth_ratios(full),
+        lambda: audit_ratios(lora, args.rounds),
+    ):
+        for row in part():
+            rows.append(row)
+            print(row.line(), flush=True)
+    content = {
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "torch": torch.__version__,
+        "ratios": [asdict(row) for row in rows],
     }
-    seconds["audit statistics"], seconds["bare forward"] = scoring(net.eval(), rows)
-    ratios = {
-        "NPO + NLL step / two-model step": seconds["ours"] / seconds["two models"],
-        "NPO + NLL step / plain training step": seconds["ours"] / seconds["floor"],
-        "all statistics / bare forward": seconds["audit statistics"] / seconds["bare forward"],
-    }
-    for name, ratio in ratios.items():
-        print(f"{ratio:6.2f}  {name}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    content = {"seconds": seconds, "ratios": ratios, "peak_rss_mb": peak}
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(content, indent=1) + "\n")
+    if torch.cuda.is_available():
+        content["cuda"] = report(GPU)
+        print(json.dumps(content["cuda"], indent=1))
+    if args.file:
+        args.file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

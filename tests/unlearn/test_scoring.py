@@ -200,7 +200,7 @@ def test_chunks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     model = make_model("gemma2")
     examples = make_examples(12)
     whole, _ = score_examples(model, Head.of(model), examples)
-    monkeypatch.setattr("unlearn.scoring._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("unlearn._token_values._CHUNK_ELEMENTS", 1)
     parts, _ = score_examples(model, Head.of(model), examples)
     for a, b in zip(whole[:5], parts[:5], strict=True):
         torch.testing.assert_close(a, b)
@@ -218,7 +218,7 @@ def _square(logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
 def test_gradients_equal_those_of_full_logits(
     name: str, trainable_head: bool, statistic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unlearn.scoring._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("unlearn._token_values._CHUNK_ELEMENTS", 1)
     model = make_model(name).double()
     head = Head.of(model)
     for parameter in head.module.parameters():

@@ -154,6 +154,19 @@ def test_accumulating_four_batches_of_one_is_one_batch_of_four(
     assert relative_distance(four, one) < 1e-5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_similar_length_give_the_gradient_of_the_whole_batch(
+    kind: str, tiny_model: Path, adapter: Path, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, wrappers = asked(kind)
+    monkeypatch.setattr("unlearn._grouping.PASS", 10**9)
+    whole = gradients(tiny_model, adapter, data_file, objective, **wrappers)
+    monkeypatch.setattr("unlearn._grouping.PASS", 0)
+    split = gradients(tiny_model, adapter, data_file, objective, **wrappers)
+    assert relative_distance(split, whole) < 1e-5
+    assert any(not torch.equal(split[name], whole[name]) for name in whole)  # they were split
+
+
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "base reference"])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
