@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -73,7 +74,18 @@ def _make_tokenizer(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spared_imports() -> Iterator[None]:
+    """Let the garbage collector pass over what is imported: Trainer runs it in each training."""
+    from transformers import Trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, spared_imports: None) -> Path:
     """A folder with a random Llama of some 30 k parameters and a byte-level tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -160,6 +160,7 @@ METHODS: dict[str, Method] = {
             "as a baseline only: it destroys the model unless stopped early",
             "1 forward + backward",
             forget="grad_ascent",
+            rate=0.06,
         ),
         Method(
             "grad_diff",
@@ -169,6 +170,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="grad_ascent",
             retain="nll",
+            rate=0.05,
         ),
         Method(
             "kl_min",
@@ -178,6 +180,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of the old adapter",
             forget="grad_ascent",
             retain="kl",
+            rate=0.05,
         ),
         Method(
             "npo",
@@ -205,6 +208,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of the base",
             forget="kl_from_base",
             retain="nll",
+            rate=0.06,
         ),
         Method(
             "wga",
@@ -214,6 +218,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="wga",
             retain="nll",
+            rate=0.06,
         ),
         Method(
             "satimp",
@@ -223,6 +228,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="satimp",
             retain="nll",
+            rate=0.3,
         ),
         Method(
             "ce_u",
@@ -232,6 +238,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="ce_u",
             retain="nll",
+            rate=0.06,
         ),
         Method(
             "undial",
@@ -250,6 +257,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="inverted_hinge",
             retain="nll",
+            rate=0.06,
         ),
         Method(
             "loku",
@@ -270,6 +278,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward",
             forget="uniform",
             retain="nll",
+            rate=0.06,
         ),
         Method(
             "pdu",
@@ -281,6 +290,7 @@ METHODS: dict[str, Method] = {
             retain="nll",
             extra={"retain_limit": None, "dual_rate": 1.0},
             run="unlearn.pdu:run",
+            rate=0.06,
         ),
         Method(
             "idk_dpo",
@@ -314,6 +324,7 @@ METHODS: dict[str, Method] = {
             retain="nll",
             extra=_ALTERNATES,
             alternates="invented",
+            rate=0.15,
         ),
         Method(
             "jensun",
@@ -335,6 +346,7 @@ METHODS: dict[str, Method] = {
             forget="flat",
             extra=_ALTERNATES,
             alternates="refusals",
+            rate=0.05,
         ),
         Method(
             "rmu",
@@ -344,8 +356,9 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of the old adapter",
             forget="misdirect",
             retain="hidden_mse",
-            defaults={"retain_weight": 1200.0},
+            defaults={"retain_weight": 10.0},  # α; 1200 in the paper, which idles on small models
             run="unlearn.job:run_hidden",
+            rate=0.5,
         ),
         Method(
             "adaptive_rmu",
@@ -355,8 +368,9 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 2 forwards of the old adapter",
             forget="misdirect_by_norm",
             retain="hidden_mse",
-            defaults={"retain_weight": 1200.0},
+            defaults={"retain_weight": 100.0},  # as for rmu
             run="unlearn.job:run_hidden",
+            rate=1.0,
         ),
         Method(
             "scrub",
@@ -366,6 +380,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of the old adapter",
             forget="away",
             retain="stay_and_learn",
+            rate=0.05,
         ),
         Method(
             "bad_teacher",
@@ -375,6 +390,7 @@ METHODS: dict[str, Method] = {
             "1 forward + backward, 1 forward of base and old adapter",
             forget="kl_from_base",
             retain="kl",
+            rate=0.06,
         ),
         Method(
             "whp",
@@ -387,6 +403,7 @@ METHODS: dict[str, Method] = {
             defaults={"divergence": 1.0, "level": 0.0},
             extra={"alpha": 5.0, "reinforce_epochs": 3},
             run="unlearn.whp:run",
+            rate=0.4,
         ),
         Method(
             "task_vector",
@@ -397,6 +414,7 @@ METHODS: dict[str, Method] = {
             kind="edit",
             extra={"strength": 1.0, "start": "base"},
             run="unlearn.edits.task_vector:run",
+            rate=1.0,
         ),
         Method(
             "retrain",
