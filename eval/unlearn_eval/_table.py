@@ -112,8 +112,8 @@ class Audit:
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
-        said: by state, what it wrote when it continued forget records, by position. Text: it goes
-            into no file unless the user asks for that.
+        said: by state, what it wrote when it continued forget records, by position; empty unless
+            the user asked for text.
         notes: what the user should know.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from unlearn._output import check_output, staged_folder
 from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
-from unlearn.models import ModelState, open_model, swap_adapters
+from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.records import Records
 from unlearn.templates import choose_template
+from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look, View
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
@@ -43,6 +45,7 @@ def run_audit(
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
+    cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **opening: Any,
 ) -> Audit:
@@ -68,6 +71,8 @@ def run_audit(
             report; otherwise it holds numbers only.
         seed: kept for probes that draw at random; none of today's does.
         overwrite: replace an output folder that is not empty.
+        cache: take numbers of states that were run on these records before from the folder
+            `cache/scores` of `UNLEARN_HOME`, and keep new ones there.
         progress: called with (records scored or continued, records in all).
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
@@ -97,11 +102,14 @@ def run_audit(
     examples = {
         key: encode(part, state.tokenizer, used, state.max_length) for key, part in split.items()
     }
-    others = {} if before is None else {"before": before}
+    others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
-    look = Look(examples, state.tokenizer, generate, progress, len(others) + 1 + bool(last))
-    for view in _visit(state, below, last, others, opening):
+    stamps = _stamps(state, below, last, others, opening)
+    kept = Cache.open(cache)
+    look = Look(examples, state.tokenizer, generate, progress, stamps, kept, listen=show_text)
+    for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
+    kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
     measures = {key: look.measures[key] for key in order}
@@ -129,13 +137,13 @@ def _visit(
     last: str | Path | None,
     others: Mapping[str, str | Path],
     opening: Mapping[str, Any],
+    stamps: Mapping[str, str],
 ) -> Iterator[View]:
     """Open one state after the other, never two models at a time; the base comes last."""
 
     def view(key: str, opened: ModelState) -> View:
-        return View(
-            key, opened.model, opened.head, opened.digest(), opened.adapter or opened.folder
-        )
+        folder = opened.adapter or opened.folder
+        return View(key, opened.model, opened.head, opened.digest(), folder, stamps[key])
 
     for key, path in others.items():
         other = _open_other(state, below, path, last, opening)
@@ -147,7 +155,31 @@ def _visit(
     yield view("after", state)
     if last:
         with state.reference("base") as (base, head):
-            yield View("base", base, head, state.base_digest(), None)
+            yield View("base", base, head, state.base_digest(), None, stamps["base"])
+
+
+def _stamps(
+    state: ModelState,
+    below: Sequence[str | Path],
+    last: str | Path | None,
+    others: Mapping[str, str | Path],
+    opening: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return a digest of all that decides what each state computes, by its name."""
+    form = setting(state, opening)
+
+    def stamp(folders: Sequence[Path]) -> str:
+        return json.dumps([form, *map(folder_digest, folders)])
+
+    if not last:
+        full = {key: resolve_folder(path, "model") for key, path in others.items()}
+        return {key: stamp([path]) for key, path in (full | {"after": state.folder}).items()}
+    under = [state.folder, *(resolve_folder(path, "adapter") for path in below)]
+    tops = {
+        key: resolve_folder(path, "adapter") for key, path in ({**others, "after": last}).items()
+    }
+    found = {key: stamp([*under, path]) for key, path in tops.items()}
+    return found | {"base": stamp([state.folder])}
 
 
 def _stack(

@@ -53,6 +53,14 @@ def audit(
             "the report holds numbers only.",
         ),
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Take numbers of states that were run on these records before from the toolkit's "
+            "home (cache/scores, numbers only), and keep new ones there.",
+        ),
+    ] = True,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
     dtype: flags.Dtype = "auto",
@@ -90,6 +98,7 @@ def audit(
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,
+            cache=cache,
             progress=progress,
             **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         )
