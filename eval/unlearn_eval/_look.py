@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +11,23 @@ import numpy as np
 from unlearn.batches import Example
 from unlearn.generation import end_tokens
 from unlearn.lineage import Lineage
-from unlearn.scoring import TOKEN_BUDGET, Head
+from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest, pack, unpack
 from unlearn_eval._table import Measure
 from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.generation import continue_examples
+from unlearn_eval.passes._base import Planned, View
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.scoring import score_model
 from unlearn_eval.utility import rouge
 from unlearn_eval.utility.drift import Anchor
 from unlearn_eval.utility.repetition import distinct, repetition
 
-__all__ = ["Look", "View"]
+__all__ = ["Look"]
 
 # Records of each split on which drift is measured: their hidden states are kept in memory.
 _DRIFTED = 64
-
-
-@dataclass(frozen=True)
-class View:
-    """One state, ready to run.
-
-    Attributes:
-        key: its name in the audit.
-        model: the model.
-        head: its projection.
-        digest: of its weights.
-        folder: what was opened; None for the base.
-        stamp: digest of all that decides what it computes.
-    """
-
-    key: str
-    model: Any
-    head: Head
-    digest: str
-    folder: Path | None
-    stamp: str
 
 
 class Look:
@@ -63,6 +42,7 @@ class Look:
         stamps: Mapping[str, str],
         cache: Cache,
         listen: bool,
+        passes: Sequence[Planned] = (),
     ) -> None:
         self._examples = examples
         self._tokenizer = tokenizer
@@ -73,6 +53,7 @@ class Look:
         }
         self._cache = cache
         self._listen = listen
+        self._passes = passes
         self._names = {key: examples_digest(part) for key, part in examples.items()}
         self._before = stamps.get("before", "")
         # of states yet to come: the first one must be looked at again where one is missing
@@ -85,9 +66,11 @@ class Look:
         self._progress = progress
         self._done = 0
         per_state = sum(map(len, examples.values())) + sum(map(len, self._sample.values()))
+        per_state += sum(planned.records for planned in passes)
         self._total = len(stamps) * per_state
         self.scores: dict[str, dict[str, TokenScores]] = {}
         self.measures: dict[str, dict[str, list[Measure]]] = {}
+        self.prompted: dict[str, dict[str, TokenScores]] = {}
         self.digests: dict[str, str] = {}
         self.training: dict[str, dict[str, Any]] = {}
         self.said: dict[str, dict[int, str]] = {}
@@ -112,6 +95,13 @@ class Look:
                 positions = self._anchors[split].positions
                 found.append(Measure("utility.drift", "mean", positions, drift))
             found += self._continued(view, split, part)
+        self.prompted[view.key] = {}
+        for planned in self._passes:
+            more = planned.run(view, self.scores[view.key], self._cache)
+            for split, measures in more.measures.items():
+                self.measures[view.key][split] += measures
+            self.prompted[view.key] |= more.prompted
+            self._count(planned.records)
 
     def _scored(
         self, view: View, split: str, part: Sequence[Example]

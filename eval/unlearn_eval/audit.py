@@ -19,8 +19,10 @@ from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
-from unlearn_eval._look import Look, View
+from unlearn_eval._look import Look
 from unlearn_eval._table import Audit, AuditRow, audit_rows
+from unlearn_eval.passes import plan
+from unlearn_eval.passes._base import Material, View
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
@@ -42,6 +44,7 @@ def run_audit(
     retain: str | Path | Records | None = None,
     template: str | None = None,
     generate: int = GENERATED,
+    also: Sequence[str] = (),
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -67,9 +70,10 @@ def run_audit(
         template: how records are written; by default what the lineage says.
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.
+        also: names of passes beyond the one, each at its own cost; see `unlearn attacks`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
-        seed: kept for probes that draw at random; none of today's does.
+        seed: of what passes in `also` draw at random.
         overwrite: replace an output folder that is not empty.
         cache: take numbers of states that were run on these records before from the folder
             `cache/scores` of `UNLEARN_HOME`, and keep new ones there.
@@ -82,7 +86,6 @@ def run_audit(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
-    del seed
     if output is not None:
         check_output(output, overwrite=overwrite)
     records = _load(data)
@@ -104,22 +107,26 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
+    material = Material(split, examples, state.tokenizer, used, state.max_length, seed)
+    passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
-    look = Look(examples, state.tokenizer, generate, progress, stamps, kept, listen=show_text)
+    look = Look(examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes)
     for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
     kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
     measures = {key: look.measures[key] for key in order}
+    prompted = {key: look.prompted[key] for key in order if look.prompted[key]}
     subjects = {key: part.subjects for key, part in split.items()}
     result = Audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
-        rows=audit_rows(scores, subjects, measures=measures),
+        rows=audit_rows(scores, subjects, measures=measures, prompted=prompted),
         scores=scores,
         measures=measures,
+        prompted=prompted,
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},

@@ -45,6 +45,15 @@ def audit(
             "0 for none.",
         ),
     ] = 64,
+    also: Annotated[
+        str,
+        typer.Option(
+            "--also",
+            metavar="NAMES",
+            help="Passes beyond the usual one, by commas: `unlearn attacks` lists them with their "
+            "cost.",
+        ),
+    ] = "",
     show_text: Annotated[
         bool,
         typer.Option(
@@ -95,6 +104,7 @@ def audit(
             retain=retain,
             template=template,
             generate=generate,
+            also=[name for name in also.replace(" ", "").split(",") if name],
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,
