@@ -113,7 +113,7 @@ class Audit:
         rows: the numbers.
         scores: the score matrices they were made from.
         measures: what was measured of records beside likelihoods.
-        prompted: score matrices of the forget records when prompted otherwise.
+        prompted: score matrices of the forget records when prompted otherwise, where they fit.
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
@@ -133,7 +133,9 @@ class Audit:
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
-    def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:
+    def get(
+        self, state: str, split: str, probe: str, metric: str, prompt_state: str = "verbatim"
+    ) -> AuditRow:
         """Return one row.
 
         Args:
@@ -141,6 +143,7 @@ class Audit:
             split: its split.
             probe: its probe.
             metric: its metric.
+            prompt_state: how the record was prompted.
 
         Returns:
             The row.
@@ -148,10 +151,11 @@ class Audit:
         Raises:
             KeyError: if the audit has no such row.
         """
+        wanted = (state, split, probe, metric, prompt_state)
         for row in self.rows:
-            if (row.state, row.split, row.probe, row.metric) == (state, split, probe, metric):
+            if (row.state, row.split, row.probe, row.metric, row.prompt_state) == wanted:
                 return row
-        raise KeyError((state, split, probe, metric))
+        raise KeyError(wanted)
 
     def as_json(self) -> str:
         """Return the content of `audit.json`, schema 1."""
@@ -212,8 +216,10 @@ def audit_rows(
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level)
         rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
-        clusters = cluster_labels(subjects.get("forget"))
         for prompt_state, matrix in (prompted or {}).get(state, {}).items():
+            place = {name: i for i, name in enumerate(splits["forget"].ids)}
+            positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
+            clusters = _some(cluster_labels(subjects.get("forget")), positions)
             told = _extraction_rows(state, "forget", matrix, clusters, level)
             rows += [replace(row, prompt_state=prompt_state) for row in told]
     return rows

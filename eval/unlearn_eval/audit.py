@@ -23,6 +23,7 @@ from unlearn_eval._look import Look
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.passes import plan
 from unlearn_eval.passes._base import Material, View
+from unlearn_eval.passes._paraphrases import read_paraphrases
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
@@ -45,6 +46,7 @@ def run_audit(
     template: str | None = None,
     generate: int = GENERATED,
     also: Sequence[str] = (),
+    paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -71,6 +73,8 @@ def run_audit(
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.
         also: names of passes beyond the one, each at its own cost; see `unlearn attacks`.
+        paraphrases: other prompts for `prompt_states`, by record id; or a file with a row (`id`,
+            `prompt`) for each.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
         seed: of what passes in `also` draw at random.
@@ -107,7 +111,8 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
-    material = Material(split, examples, state.tokenizer, used, state.max_length, seed)
+    told = read_paraphrases(paraphrases, gone)
+    material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told)
     passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)

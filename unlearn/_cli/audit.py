@@ -54,6 +54,14 @@ def audit(
             "cost.",
         ),
     ] = "",
+    paraphrases: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other prompts for --also prompt_states: rows with the id of a forget record and "
+            "a prompt.",
+        ),
+    ] = None,
     show_text: Annotated[
         bool,
         typer.Option(
@@ -105,6 +113,7 @@ def audit(
             template=template,
             generate=generate,
             also=[name for name in also.replace(" ", "").split(",") if name],
+            paraphrases=paraphrases,
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from unlearn.errors import OptionError, did_you_mean
+from unlearn_eval.extraction import prompt_states as prompt_states_probe
 from unlearn_eval.membership import con_recall as con_recall_attack
 from unlearn_eval.membership import grad_norm as grad_norm_attack
+from unlearn_eval.membership import neighbourhood as neighbourhood_attack
 from unlearn_eval.membership import recall as recall_attack
 
 if TYPE_CHECKING:
@@ -60,10 +62,11 @@ PASSES: dict[str, Pass] = {
     ),
     "recall": _pass("recall", "membership", recall_attack, "a pass; needs a holdout"),
     "con_recall": _pass(
-        "con_recall",
-        "membership",
-        con_recall_attack,
-        "two passes; needs a holdout and kept records",
+        "con_recall", "membership", con_recall_attack, "two passes; needs a holdout, kept records"
+    ),
+    "neighbourhood": _pass("neighbourhood", "membership", neighbourhood_attack, "26 passes"),
+    "prompt_states": _pass(
+        "prompt_states", "extraction", prompt_states_probe, "3 or more passes of the forget records"
     ),
 }
 
