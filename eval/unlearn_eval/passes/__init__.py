@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from unlearn.errors import OptionError, did_you_mean
+from unlearn_eval.extraction import exposure as exposure_probe
 from unlearn_eval.extraction import prompt_states as prompt_states_probe
 from unlearn_eval.membership import con_recall as con_recall_attack
 from unlearn_eval.membership import grad_norm as grad_norm_attack
@@ -67,6 +68,12 @@ PASSES: dict[str, Pass] = {
     "neighbourhood": _pass("neighbourhood", "membership", neighbourhood_attack, "26 passes"),
     "prompt_states": _pass(
         "prompt_states", "extraction", prompt_states_probe, "3 or more passes of the forget records"
+    ),
+    "exposure": _pass(
+        "exposure",
+        "extraction",
+        exposure_probe,
+        "up to 10,000 short passes a secret; needs secrets with digits",
     ),
 }
 
