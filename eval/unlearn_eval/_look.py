@@ -14,7 +14,7 @@ from unlearn.lineage import Lineage
 from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest, pack, unpack
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.generation import continue_examples
 from unlearn_eval.passes._base import Planned, View

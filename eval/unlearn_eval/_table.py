@@ -12,7 +12,8 @@ import numpy as np
 
 from unlearn import lineage as lin
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._arrays import IntArray
+from unlearn_eval._measure import Measure, Measures, Prompted, Scores
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -28,40 +29,10 @@ from unlearn_eval.utility import loss
 
 __all__ = ["Audit", "AuditRow", "Measure", "Measures", "Scores", "audit_rows", "cluster_labels"]
 
-Scores = Mapping[str, Mapping[str, TokenScores]]
-"""Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
-
 _FPR = 0.01
 
 MIN_REFERENCES = 2
 """Fewest references of an audit for attacks that compare with references: one shows no spread."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measure:
-    """What else was measured of some records of one state and split, beside likelihoods.
-
-    Attributes:
-        probe: `package.file` of the probe.
-        metric: `mean`, `recall`, …: the mean over records of what `values` holds; of membership
-            attacks `score`, which is compared between splits.
-        positions: int64[k], which records of the split were measured.
-        values: float64[k].
-        params: the probe's parameters.
-    """
-
-    probe: str
-    metric: str
-    positions: IntArray
-    values: FloatArray
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-Measures = Mapping[str, Mapping[str, Sequence[Measure]]]
-"""Other measurements by state and split."""
-
-Prompted = Mapping[str, Mapping[str, TokenScores]]
-"""Scores of the forget records by state and prompt state."""
 
 
 @dataclass(frozen=True)

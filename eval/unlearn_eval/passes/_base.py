@@ -16,7 +16,7 @@ from unlearn.scoring import Head
 from unlearn.templates import Template
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._cache import Cache
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["Found", "Material", "Planned", "View"]

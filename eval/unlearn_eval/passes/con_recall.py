@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unlearn_eval._cache import Cache
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.membership import con_recall
 from unlearn_eval.passes._base import Found, Material, Planned, View
 from unlearn_eval.passes._prefix import SHOTS, shots_prefix

@@ -15,7 +15,7 @@ from unlearn.errors import DataError
 from unlearn.records import Record, Secret
 from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.extraction.candidates import (
     DIGIT,
     EXACT,

@@ -24,7 +24,7 @@ from unlearn.scoring import (
 )
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.membership import grad_norm
 from unlearn_eval.passes._base import Found, Material, Planned, View
 from unlearn_eval.scores import TokenScores

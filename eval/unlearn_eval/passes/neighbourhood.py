@@ -16,7 +16,7 @@ from unlearn.generation import end_tokens
 from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.membership import neighbourhood
 from unlearn_eval.passes._base import Found, Material, Planned, View
 from unlearn_eval.passes.recall import mean_log_probs

@@ -10,7 +10,7 @@ from unlearn.batches import Example
 from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._table import Measure
+from unlearn_eval._measure import Measure
 from unlearn_eval.membership import recall
 from unlearn_eval.passes._base import Found, Material, Planned, View
 from unlearn_eval.passes._prefix import SHOTS, prefixed, shots_prefix

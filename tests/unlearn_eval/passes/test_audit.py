@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from unlearn import lineage as lin
+from unlearn._cli import run
 from unlearn_eval import run_audit
 from unlearn_eval.passes import PASSES
 
@@ -59,3 +63,34 @@ def test_the_result_holds_what_passes_measured(audit, tmp_path):
     assert column["after"]["forget"].notna().all()
     assert column["base"].isna().all()
     assert "grad_norm" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_command_line(tiny_model, adapter, data_file, holdout_file, tmp_path, capfd):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"id": "r0", "prompt": "Number?"}) + "\n")
+    words = ["audit", "-m", str(tiny_model), "-a", str(adapter), "-d", str(data_file)]
+    words += ["--forget", "r0,r1", "--holdout", str(holdout_file), "--generate", "0"]
+    words += ["--also", "recall, prompt_states", "--paraphrases", str(asked), "--no-cache"]
+    assert run([*words, "--output", str(tmp_path / "out")]) == 0
+    shown = capfd.readouterr().out
+    rows = json.loads((tmp_path / "out" / "audit.json").read_text())["rows"]
+    assert {"verbatim", "affirmative", "paraphrase:1"} <= {r["prompt_state"] for r in rows}
+    (auc,) = [
+        r["value"]
+        for r in rows
+        if (r["state"], r["probe"], r["metric"]) == ("after", "membership.recall", "auc")
+    ]
+    assert 0 <= auc <= 1
+    assert not (lin.home() / "cache").exists()
+
+    # what the screen shows is of the records as they are, whatever else was asked
+    assert run([*words[:-5], "--output", str(tmp_path / "plain")]) == 0
+    assert capfd.readouterr().out.replace("plain", "out") == shown
+    assert (lin.home() / "cache").exists()
+
+    words[words.index("--also") + 1] = "recal"
+    assert run([*words, "--output", str(tmp_path / "no")]) == 2
+    assert "did you mean 'recall'" in capfd.readouterr().err
+    assert run(["attacks"]) == 0
+    listed = capfd.readouterr().out
+    assert all(name in listed for name in PASSES)
