@@ -91,7 +91,8 @@ class Cache:
             tag, payload = content[:_TAG], content[_TAG:]
             if not hmac.compare_digest(tag, self._tag(path, payload)):
                 return None
-            path.touch()
+            with contextlib.suppress(OSError):  # a cache may be read where it cannot be written
+                path.touch()
             with np.load(io.BytesIO(payload), allow_pickle=False) as file:
                 return dict(file)
         except (OSError, ValueError, zipfile.BadZipFile):
@@ -191,7 +192,7 @@ def folder_digest(folder: str | Path) -> str:
         LineageError: if the folder holds no weights.
     """
     total = hashlib.sha256(lin.weights_digest(folder).encode())
-    names = ("config.json", "generation_config.json", "adapter_config.json")
+    names = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json")
     files = [Path(folder) / name for name in names]
     for path in [*files, *sorted(Path(folder).glob("*.py"))]:
         if path.is_file():

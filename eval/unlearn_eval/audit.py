@@ -21,7 +21,7 @@ from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
 from unlearn_eval._table import Audit, AuditRow, audit_rows
-from unlearn_eval.passes import plan
+from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._paraphrases import read_paraphrases
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
@@ -92,8 +92,10 @@ def run_audit(
     """
     if output is not None:
         check_output(output, overwrite=overwrite)
+    check(also, paraphrased=paraphrases is not None)
     records = _load(data)
     gone = records.select(forget)
+    told = read_paraphrases(paraphrases, gone)
     split = {"forget": gone, "retain": (_load(retain) if retain else records).without(gone)}
     if holdout is not None:
         split["holdout"] = _load(holdout)
@@ -111,7 +113,6 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
-    told = read_paraphrases(paraphrases, gone)
     material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told)
     passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)

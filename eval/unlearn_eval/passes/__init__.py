@@ -23,7 +23,7 @@ from unlearn_eval.membership import recall as recall_attack
 if TYPE_CHECKING:
     from unlearn_eval.passes._base import Material, Planned
 
-__all__ = ["PASSES", "Pass", "plan"]
+__all__ = ["PASSES", "Pass", "check", "plan"]
 
 
 class _Module(Protocol):
@@ -78,11 +78,31 @@ PASSES: dict[str, Pass] = {
 }
 
 
+def check(names: Sequence[str], paraphrased: bool = False) -> None:
+    """Refuse passes that there are not.
+
+    Args:
+        names: what an audit is asked for.
+        paraphrased: whether other prompts were given.
+
+    Raises:
+        OptionError: if there is no pass of a name, or none for the prompts.
+    """
+    for name in names:
+        if name not in PASSES:
+            raise OptionError(
+                f"--also {name}: there is no such pass{did_you_mean(name, PASSES)}; choose "
+                f"{', '.join(PASSES)}"
+            )
+    if paraphrased and "prompt_states" not in names:
+        raise OptionError("--paraphrases is for --also prompt_states, which was not asked for")
+
+
 def plan(names: Sequence[str], material: Material) -> list[Planned]:
     """Prepare the passes that an audit asks for, before any state is looked at.
 
     Args:
-        names: which ones.
+        names: which ones; repeats count once.
         material: what the audit has.
 
     Returns:
@@ -92,11 +112,6 @@ def plan(names: Sequence[str], material: Material) -> list[Planned]:
         OptionError: if there is no pass of a name.
         DataError: if a pass lacks records.
     """
-    for name in names:
-        if name not in PASSES:
-            raise OptionError(
-                f"--also {name}: there is no such pass{did_you_mean(name, PASSES)}; choose "
-                f"{', '.join(PASSES)}"
-            )
+    check(names)
     modules = [importlib.import_module(f"unlearn_eval.passes.{n}") for n in dict.fromkeys(names)]
     return [module.plan(material) for module in modules]

@@ -91,6 +91,9 @@ def test_the_command_line(tiny_model, adapter, data_file, holdout_file, tmp_path
     words[words.index("--also") + 1] = "recal"
     assert run([*words, "--output", str(tmp_path / "no")]) == 2
     assert "did you mean 'recall'" in capfd.readouterr().err
+    words[words.index("--also") + 1] = "recall"
+    assert run([*words, "--output", str(tmp_path / "no")]) == 2
+    assert "--also prompt_states, which was not asked for" in capfd.readouterr().err
     assert run(["attacks"]) == 0
     listed = capfd.readouterr().out
     assert all(name in listed for name in PASSES)
