@@ -178,7 +178,7 @@ def _squares(
 
     def take(x: Tensor, gradient: Tensor) -> None:
         outer = torch.einsum("bso,bsi->boi", gradient.float(), x.float())
-        total.add_(outer.flatten(1).double().square().sum(1).cpu())
+        total.add_(outer.flatten(1).square().sum(1).cpu().double())
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ran.append(module)
@@ -228,5 +228,5 @@ def _alone(model: Any, head: Head, row: Example, weights: Mapping[str, nn.Parame
     finally:
         for weight, asked in before.items():
             weight.requires_grad_(asked)
-    parts = [g.float().double().square().sum().cpu() for g in gradients if g is not None]
+    parts = [g.float().square().sum().cpu().double() for g in gradients if g is not None]
     return torch.stack(parts).sum()[None] if parts else torch.zeros(1, dtype=torch.float64)
