@@ -68,7 +68,11 @@ class Key:
 
     def digest(self, record: Record) -> str:
         """Return HMAC-SHA256(key, canonical content of the record) in hexadecimal."""
-        return hmac.new(self._secret, record.canonical.encode(), hashlib.sha256).hexdigest()
+        return self.mac(record.canonical.encode())
+
+    def mac(self, content: bytes) -> str:
+        """Return HMAC-SHA256(key, content) in hexadecimal."""
+        return hmac.new(self._secret, content, hashlib.sha256).hexdigest()
 
     @classmethod
     def load(cls) -> Key:

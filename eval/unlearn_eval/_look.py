@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unlearn.batches import Example
+from unlearn.generation import end_tokens
 from unlearn.lineage import Lineage
-from unlearn.scoring import Head
-from unlearn_eval._arrays import IntArray
-from unlearn_eval._table import Measure
+from unlearn.scoring import TOKEN_BUDGET
+from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._cache import Cache, examples_digest, pack, unpack
+from unlearn_eval._measure import Measure
+from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.generation import continue_examples
+from unlearn_eval.passes._base import Planned, View
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.scoring import score_model
 from unlearn_eval.utility import rouge
 from unlearn_eval.utility.drift import Anchor
 from unlearn_eval.utility.repetition import distinct, repetition
 
-__all__ = ["Look", "View"]
+__all__ = ["Look"]
 
 # Records of each split on which drift is measured: their hidden states are kept in memory.
 _DRIFTED = 64
-
-
-@dataclass(frozen=True)
-class View:
-    """One state, ready to run.
-
-    Attributes:
-        key: its name in the audit.
-        model: the model.
-        head: its projection.
-        digest: of its weights.
-        folder: what was opened; None for the base.
-    """
-
-    key: str
-    model: Any
-    head: Head
-    digest: str
-    folder: Path | None
 
 
 class Look:
@@ -55,7 +39,10 @@ class Look:
         tokenizer: Any,
         generate: int,
         progress: Callable[[int, int], None] | None,
-        states: int,
+        stamps: Mapping[str, str],
+        cache: Cache,
+        listen: bool,
+        passes: Sequence[Planned] = (),
     ) -> None:
         self._examples = examples
         self._tokenizer = tokenizer
@@ -64,13 +51,26 @@ class Look:
             key: Anchor(_spread(len(part), _DRIFTED).tolist(), [e.targets for e in part])
             for key, part in examples.items()
         }
-        self._anchored = False
+        self._cache = cache
+        self._listen = listen
+        self._passes = passes
+        self._names = {key: examples_digest(part) for key, part in examples.items()}
+        self._before = stamps.get("before", "")
+        # of states yet to come: the first one must be looked at again where one is missing
+        self._drift = {
+            (state, split): self._kept_drift(stamp, split)
+            for state, stamp in stamps.items()
+            if "before" in stamps and state != "before"
+            for split in examples
+        }
         self._progress = progress
         self._done = 0
         per_state = sum(map(len, examples.values())) + sum(map(len, self._sample.values()))
-        self._total = states * per_state
+        per_state += sum(planned.records for planned in passes)
+        self._total = len(stamps) * per_state
         self.scores: dict[str, dict[str, TokenScores]] = {}
         self.measures: dict[str, dict[str, list[Measure]]] = {}
+        self.prompted: dict[str, dict[str, TokenScores]] = {}
         self.digests: dict[str, str] = {}
         self.training: dict[str, dict[str, Any]] = {}
         self.said: dict[str, dict[int, str]] = {}
@@ -88,42 +88,99 @@ class Look:
         if facts := _training(view.folder):
             self.training[view.key] = facts
         for split, part in self._examples.items():
-            anchor = self._anchors[split]
-            moved: dict[int, float] = {}
-            observe = None
-            if view.key == "before":
-                observe = anchor.remember(view.head)
-            elif self._anchored:
-                observe, moved = anchor.compare(view.head)
-            self.scores[view.key][split] = score_model(
-                view.model, view.head, part, progress=self._count, observe=observe
-            )
+            scores, drift = self._scored(view, split, part)
+            self.scores[view.key][split] = scores
             found = self.measures[view.key][split] = []
-            if moved:
-                found.append(
-                    Measure("utility.drift", "mean", anchor.positions, anchor.values(moved))
-                )
+            if drift is not None:
+                positions = self._anchors[split].positions
+                found.append(Measure("utility.drift", "mean", positions, drift))
             found += self._continued(view, split, part)
-        self._anchored |= view.key == "before"
+        self.prompted[view.key] = {}
+        for planned in self._passes:
+            more = planned.run(view, self.scores[view.key], self._cache)
+            for split, measures in more.measures.items():
+                self.measures[view.key][split] += measures
+            self.prompted[view.key] |= more.prompted
+            self._count(planned.records)
+
+    def _scored(
+        self, view: View, split: str, part: Sequence[Example]
+    ) -> tuple[TokenScores, FloatArray | None]:
+        """Score a split in one pass, which also shows how far predictions have moved."""
+        anchor, moved = self._anchors[split], dict[int, float]()
+        observe = None
+        drift = self._drift.get((view.key, split))
+        if view.key == "before":
+            if any(kept is None for (_, name), kept in self._drift.items() if name == split):
+                observe = anchor.remember(view.head)
+        elif (view.key, split) in self._drift and drift is None:
+            observe, moved = anchor.compare(view.head)
+        facts = ("scores", view.stamp, self._names[split], SAMPLERS, TOKEN_BUDGET)
+        scores = unpack(self._cache.read(*facts), part)
+        if scores is None:
+            scores = score_model(view.model, view.head, part, progress=self._count, observe=observe)
+            self._cache.write(pack(scores), *facts)
+        else:
+            if observe is not None:
+                _watch(view, part, anchor.positions, observe)
+            self._count(len(part))
+        if moved:
+            drift = anchor.values(moved)
+            self._cache.write({"drift": drift}, *self._drift_facts(view.stamp, split))
+        return scores, drift
+
+    def _kept_drift(self, stamp: str, split: str) -> FloatArray | None:
+        kept = self._cache.read(*self._drift_facts(stamp, split))
+        return kept["drift"] if kept else None
+
+    def _drift_facts(self, stamp: str, split: str) -> tuple[Any, ...]:
+        return ("drift", self._before, stamp, self._names[split], _DRIFTED, TOKEN_BUDGET)
 
     def _continued(self, view: View, split: str, part: Sequence[Example]) -> list[Measure]:
         """Let the state continue some records, and measure what it writes."""
         chosen = self._sample[split]
         if not chosen.size:
             return []
-        said = continue_examples(
-            view.model, self._tokenizer, [part[i] for i in chosen], progress=self._count
-        )
-        if split == "forget":
-            self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}
-        overlap = rouge.score([c.text for c in said], [c.truth for c in said])
-        tokens = [c.tokens.tolist() for c in said]
+        examples = [part[i] for i in chosen]
+        ends = end_tokens(view.model, self._tokenizer).tolist()
+        facts = ("continued", view.stamp, examples_digest(examples), ends, TOKEN_BUDGET)
+        aloud = self._listen and split == "forget"  # a text is in no cache
+        found = None if aloud else self._cache.read(*facts)
+        if found is None:
+            said = continue_examples(view.model, self._tokenizer, examples, progress=self._count)
+            if aloud:
+                self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}
+            overlap = rouge.score([c.text for c in said], [c.truth for c in said])
+            tokens = [c.tokens.tolist() for c in said]
+            found = {
+                "recall": overlap.recall,
+                "f1": overlap.f1,
+                "repetition": repetition(tokens),
+                "distinct": distinct(tokens),
+            }
+            self._cache.write(found, *facts)
+        else:
+            self._count(len(chosen))
         return [
-            Measure("utility.rouge", "recall", chosen, overlap.recall),
-            Measure("utility.rouge", "f1", chosen, overlap.f1),
-            Measure("utility.repetition", "mean", chosen, repetition(tokens), {"n": 4}),
-            Measure("utility.distinct", "mean", chosen, distinct(tokens), {"n": 2}),
+            Measure("utility.rouge", "recall", chosen, found["recall"]),
+            Measure("utility.rouge", "f1", chosen, found["f1"]),
+            Measure("utility.repetition", "mean", chosen, found["repetition"], {"n": 4}),
+            Measure("utility.distinct", "mean", chosen, found["distinct"], {"n": 2}),
         ]
+
+
+def _watch(
+    view: View,
+    part: Sequence[Example],
+    positions: IntArray,
+    observe: Callable[[Sequence[int], Any], None],
+) -> None:
+    """Run some records again for their hidden states alone."""
+
+    def shifted(batch: Sequence[int], hidden: Any) -> None:
+        observe([int(positions[i]) for i in batch], hidden)
+
+    score_model(view.model, view.head, [part[i] for i in positions], observe=shifted)
 
 
 def _spread(total: int, wanted: int) -> IntArray:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from unlearn import lineage as lin
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._arrays import IntArray
+from unlearn_eval._measure import Measure, Measures, Prompted, Scores
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -28,36 +29,10 @@ from unlearn_eval.utility import loss
 
 __all__ = ["Audit", "AuditRow", "Measure", "Measures", "Scores", "audit_rows", "cluster_labels"]
 
-Scores = Mapping[str, Mapping[str, TokenScores]]
-"""Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
-
 _FPR = 0.01
 
 MIN_REFERENCES = 2
 """Fewest references of an audit for attacks that compare with references: one shows no spread."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measure:
-    """What else was measured of some records of one state and split, beside likelihoods.
-
-    Attributes:
-        probe: `package.file` of the probe.
-        metric: `mean`, `recall`, …: the mean over records of what `values` holds.
-        positions: int64[k], which records of the split were measured.
-        values: float64[k].
-        params: the probe's parameters.
-    """
-
-    probe: str
-    metric: str
-    positions: IntArray
-    values: FloatArray
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-Measures = Mapping[str, Mapping[str, Sequence[Measure]]]
-"""Other measurements by state and split."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +84,12 @@ class Audit:
         rows: the numbers.
         scores: the score matrices they were made from.
         measures: what was measured of records beside likelihoods.
+        prompted: score matrices of the forget records when prompted otherwise, where they fit.
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
-        said: by state, what it wrote when it continued forget records, by position. Text: it goes
-            into no file unless the user asks for that.
+        said: by state, what it wrote when it continued forget records, by position; empty unless
+            the user asked for text.
         notes: what the user should know.
     """
 
@@ -122,12 +98,15 @@ class Audit:
     rows: Sequence[AuditRow]
     scores: Scores = field(repr=False)
     measures: Measures = field(default_factory=dict, repr=False)
+    prompted: Prompted = field(default_factory=dict, repr=False)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
-    def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:
+    def get(
+        self, state: str, split: str, probe: str, metric: str, prompt_state: str = "verbatim"
+    ) -> AuditRow:
         """Return one row.
 
         Args:
@@ -135,6 +114,7 @@ class Audit:
             split: its split.
             probe: its probe.
             metric: its metric.
+            prompt_state: how the record was prompted.
 
         Returns:
             The row.
@@ -142,10 +122,11 @@ class Audit:
         Raises:
             KeyError: if the audit has no such row.
         """
+        wanted = (state, split, probe, metric, prompt_state)
         for row in self.rows:
-            if (row.state, row.split, row.probe, row.metric) == (state, split, probe, metric):
+            if (row.state, row.split, row.probe, row.metric, row.prompt_state) == wanted:
                 return row
-        raise KeyError((state, split, probe, metric))
+        raise KeyError(wanted)
 
     def as_json(self) -> str:
         """Return the content of `audit.json`, schema 1."""
@@ -169,6 +150,7 @@ def audit_rows(
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float = 0.95,
     measures: Measures | None = None,
+    prompted: Prompted | None = None,
 ) -> list[AuditRow]:
     """Compute every number of an audit from score matrices.
 
@@ -181,6 +163,7 @@ def audit_rows(
         subjects: by split, the subject of each record, or None where it has none.
         level: confidence level of all intervals.
         measures: what was measured beside likelihoods, by state and split.
+        prompted: scores of the forget records when prompted otherwise, by state and prompt state.
 
     Returns:
         One row a (state, split, probe, metric).
@@ -194,6 +177,8 @@ def audit_rows(
             rows.append(_row(state, split, "utility.loss", "mean", found))
             rows += _extraction_rows(state, split, matrix, clusters, level)
             for measure in (measures or {}).get(state, {}).get(split, ()):
+                if measure.probe.startswith("membership."):
+                    continue
                 labels = _some(clusters, measure.positions)
                 found = mean_interval(measure.values, level, labels)
                 rows.append(
@@ -201,6 +186,13 @@ def audit_rows(
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level)
+        rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
+        for prompt_state, matrix in (prompted or {}).get(state, {}).items():
+            place = {name: i for i, name in enumerate(splits["forget"].ids)}
+            positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
+            clusters = _some(cluster_labels(subjects.get("forget")), positions)
+            told = _extraction_rows(state, "forget", matrix, clusters, level)
+            rows += [replace(row, prompt_state=prompt_state) for row in told]
     return rows
 
 
@@ -243,17 +235,47 @@ def _membership_rows(
         if attack.needs_base and (state == "base" or not base):
             continue
         if other is None:
-            note = "no records the model never saw: pass --holdout"
-            refused = Interval(
-                math.nan, math.nan, math.nan, member.records, level, "none", None, note
-            )
-            rows.append(_row(state, "forget", probe, "auc", refused))
+            rows.append(_no_holdout(state, probe, member.records, level))
             continue
         x = attack.score(member, base.get("forget"))
         y = attack.score(other, base.get("holdout"))
         rows.append(_row(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
         found = tpr_at_fpr(x, y, _FPR, level)
         rows.append(_row(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+    return rows
+
+
+def _no_holdout(state: str, probe: str, n: int, level: float) -> AuditRow:
+    """Say that members were not compared with anything."""
+    note = "no records the model never saw: pass --holdout"
+    refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, note)
+    return _row(state, "forget", probe, "auc", refused)
+
+
+def _measured_rows(
+    state: str,
+    measures: Mapping[str, Sequence[Measure]],
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+) -> list[AuditRow]:
+    """AUC and TPR of attacks whose scores were measured in a pass of their own."""
+    rows = []
+    others = {measure.probe: measure for measure in measures.get("holdout", ())}
+    for x in measures.get("forget", ()):
+        if not x.probe.startswith("membership."):
+            continue
+        y = others.get(x.probe)
+        if y is None:
+            rows.append(_no_holdout(state, x.probe, len(x.values), level))
+            continue
+        clusters = (
+            _some(cluster_labels(subjects.get("forget")), x.positions),
+            _some(cluster_labels(subjects.get("holdout")), y.positions),
+        )
+        found = auc_interval(x.values, y.values, level, *clusters)
+        rows.append(_row(state, "forget", x.probe, "auc", found, x.params))
+        found = tpr_at_fpr(x.values, y.values, _FPR, level)
+        rows.append(_row(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
     return rows
 
 

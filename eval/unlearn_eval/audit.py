@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,15 @@ from unlearn._output import check_output, staged_folder
 from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
-from unlearn.models import ModelState, open_model, swap_adapters
+from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.records import Records
 from unlearn.templates import choose_template
-from unlearn_eval._look import Look, View
+from unlearn_eval._cache import Cache, folder_digest, setting
+from unlearn_eval._look import Look
 from unlearn_eval._table import Audit, AuditRow, audit_rows
+from unlearn_eval.passes import check, plan
+from unlearn_eval.passes._base import Material, View
+from unlearn_eval.passes._paraphrases import read_paraphrases
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
@@ -40,9 +45,12 @@ def run_audit(
     retain: str | Path | Records | None = None,
     template: str | None = None,
     generate: int = GENERATED,
+    also: Sequence[str] = (),
+    paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
+    cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **opening: Any,
 ) -> Audit:
@@ -64,10 +72,15 @@ def run_audit(
         template: how records are written; by default what the lineage says.
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.
+        also: names of passes beyond the one, each at its own cost; see `unlearn attacks`.
+        paraphrases: other prompts for `prompt_states`, by record id; or a file with a row (`id`,
+            `prompt`) for each.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
-        seed: kept for probes that draw at random; none of today's does.
+        seed: of what passes in `also` draw at random.
         overwrite: replace an output folder that is not empty.
+        cache: take numbers of states that were run on these records before from the folder
+            `cache/scores` of `UNLEARN_HOME`, and keep new ones there.
         progress: called with (records scored or continued, records in all).
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
@@ -77,11 +90,12 @@ def run_audit(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
-    del seed
     if output is not None:
         check_output(output, overwrite=overwrite)
+    check(also, paraphrased=paraphrases is not None)
     records = _load(data)
     gone = records.select(forget)
+    told = read_paraphrases(paraphrases, gone)
     split = {"forget": gone, "retain": (_load(retain) if retain else records).without(gone)}
     if holdout is not None:
         split["holdout"] = _load(holdout)
@@ -97,21 +111,28 @@ def run_audit(
     examples = {
         key: encode(part, state.tokenizer, used, state.max_length) for key, part in split.items()
     }
-    others = {} if before is None else {"before": before}
+    others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
-    look = Look(examples, state.tokenizer, generate, progress, len(others) + 1 + bool(last))
-    for view in _visit(state, below, last, others, opening):
+    material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told)
+    passes = plan(also, material)
+    stamps = _stamps(state, below, last, others, opening)
+    kept = Cache.open(cache)
+    look = Look(examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes)
+    for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
+    kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
     measures = {key: look.measures[key] for key in order}
+    prompted = {key: look.prompted[key] for key in order if look.prompted[key]}
     subjects = {key: part.subjects for key, part in split.items()}
     result = Audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
-        rows=audit_rows(scores, subjects, measures=measures),
+        rows=audit_rows(scores, subjects, measures=measures, prompted=prompted),
         scores=scores,
         measures=measures,
+        prompted=prompted,
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
@@ -129,13 +150,13 @@ def _visit(
     last: str | Path | None,
     others: Mapping[str, str | Path],
     opening: Mapping[str, Any],
+    stamps: Mapping[str, str],
 ) -> Iterator[View]:
     """Open one state after the other, never two models at a time; the base comes last."""
 
     def view(key: str, opened: ModelState) -> View:
-        return View(
-            key, opened.model, opened.head, opened.digest(), opened.adapter or opened.folder
-        )
+        folder = opened.adapter or opened.folder
+        return View(key, opened.model, opened.head, opened.digest(), folder, stamps[key])
 
     for key, path in others.items():
         other = _open_other(state, below, path, last, opening)
@@ -147,7 +168,31 @@ def _visit(
     yield view("after", state)
     if last:
         with state.reference("base") as (base, head):
-            yield View("base", base, head, state.base_digest(), None)
+            yield View("base", base, head, state.base_digest(), None, stamps["base"])
+
+
+def _stamps(
+    state: ModelState,
+    below: Sequence[str | Path],
+    last: str | Path | None,
+    others: Mapping[str, str | Path],
+    opening: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return a digest of all that decides what each state computes, by its name."""
+    form = setting(state, opening)
+
+    def stamp(folders: Sequence[Path]) -> str:
+        return json.dumps([form, *map(folder_digest, folders)])
+
+    if not last:
+        full = {key: resolve_folder(path, "model") for key, path in others.items()}
+        return {key: stamp([path]) for key, path in (full | {"after": state.folder}).items()}
+    under = [state.folder, *(resolve_folder(path, "adapter") for path in below)]
+    tops = {
+        key: resolve_folder(path, "adapter") for key, path in ({**others, "after": last}).items()
+    }
+    found = {key: stamp([*under, path]) for key, path in tops.items()}
+    return found | {"base": stamp([state.folder])}
 
 
 def _stack(

@@ -45,6 +45,23 @@ def audit(
             "0 for none.",
         ),
     ] = 64,
+    also: Annotated[
+        str,
+        typer.Option(
+            "--also",
+            metavar="NAMES",
+            help="Passes beyond the usual one, by commas: `unlearn attacks` lists them with their "
+            "cost.",
+        ),
+    ] = "",
+    paraphrases: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other prompts for --also prompt_states: rows with the id of a forget record and "
+            "a prompt.",
+        ),
+    ] = None,
     show_text: Annotated[
         bool,
         typer.Option(
@@ -53,6 +70,14 @@ def audit(
             "the report holds numbers only.",
         ),
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Take numbers of states that were run on these records before from the toolkit's "
+            "home (cache/scores, numbers only), and keep new ones there.",
+        ),
+    ] = True,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
     dtype: flags.Dtype = "auto",
@@ -87,9 +112,12 @@ def audit(
             retain=retain,
             template=template,
             generate=generate,
+            also=[name for name in also.replace(" ", "").split(",") if name],
+            paraphrases=paraphrases,
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,
+            cache=cache,
             progress=progress,
             **flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         )

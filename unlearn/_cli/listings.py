@@ -33,6 +33,7 @@ def attacks() -> None:
     from unlearn._cli.screen import console
     from unlearn_eval.extraction import PROBES
     from unlearn_eval.membership import ATTACKS, CALIBRATED
+    from unlearn_eval.passes import PASSES
 
     for attack in ATTACKS.values():
         extra = "; needs a pass of the base" if attack.needs_base else ""
@@ -45,3 +46,7 @@ def attacks() -> None:
     for probe in PROBES.values():
         console.print(f"[bold]extraction.{probe.name}[/bold]  {probe.summary}")
         console.print(f"    {probe.paper}")
+    console.print("\n[bold]Passes[/bold] for --also, which cost more than the usual one:")
+    for more in PASSES.values():
+        console.print(f"[bold]{more.name}[/bold]  {more.summary}; {more.cost}")
+        console.print(f"    {more.paper}")

@@ -12,7 +12,7 @@ from scipy import stats
 
 from unlearn.errors import DataError, OptionError
 
-__all__ = ["PAPER", "SUMMARY", "cap", "exposure"]
+__all__ = ["PAPER", "SUMMARY", "How", "cap", "exposure"]
 
 PAPER = "https://arxiv.org/abs/1802.08232"
 SUMMARY = "bits by which the model narrows down a secret of known format"

@@ -11,6 +11,14 @@ _ATTACKERS = {
     "min_k": "looks only at a record's least likely words",
     "min_k_plus_plus": "compares a record's least likely words with others that would fit there",
     "ez": "looks only where the model is wrong: did training make the right word likelier?",
+    "lira": "knows how models that never saw a record differ on it",
+    "rmia": "compares a record with unseen ones, and with what other models make of both",
+    "deviation": "looks at how far a record lies from what is usual, upwards or downwards",
+    "quantile": "expects of each record what unseen records like it would have",
+    "grad_norm": "looks at how hard training would still pull at the model for a record",
+    "recall": "looks at how much less likely a record becomes after records never seen",
+    "con_recall": "compares what records never seen, and records trained on, do to one after them",
+    "neighbourhood": "compares a record with copies in which some words were changed",
 }
 
 _MEANINGS = {
@@ -23,6 +31,9 @@ _MEANINGS = {
     ),
     ("extraction.secret", ""): (
         "share of sensitive values completed at the first try, told everything before them"
+    ),
+    ("extraction.exposure", ""): (
+        "bits by which the model narrows down a secret among all of its format; 1.4 is not at all"
     ),
     ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
     ("utility.drift", ""): (

@@ -1,0 +1,50 @@
+"""Likelihoods of records after a prefix of unseen records, and after one of members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unlearn_eval._cache import Cache
+from unlearn_eval._measure import Measure
+from unlearn_eval.membership import con_recall
+from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._prefix import SHOTS, shots_prefix
+from unlearn_eval.passes.recall import after, sides_and_prefix
+from unlearn_eval.scores import TokenScores
+
+__all__ = ["plan"]
+
+
+def plan(material: Material) -> Planned:
+    """Plan the passes of an audit: two more forward passes over both sides.
+
+    The members are drawn from the records kept, which every state but the base was trained on. The
+    pass after non-members is that of `recall`, taken from the cache where both are asked for.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        The pass.
+
+    Raises:
+        DataError: if there are too few unseen or kept records, or none fits before the longest.
+    """
+    sides, prefix = sides_and_prefix(material, "con_recall")
+    shots = material.drawn("retain", SHOTS, "con_recall")
+    longest = max(len(e.ids) for _, part in sides.values() for e in part)
+    seen = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
+
+    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+        found = Found()
+        for split, (positions, part) in sides.items():
+            told = con_recall.score(
+                after(view, cache, material, part, prefix),
+                after(view, cache, material, part, seen),
+                scores[split].per_record(scores[split].log_prob)[positions],
+            )
+            params = {"gamma": con_recall.GAMMA}
+            found.add(split, Measure("membership.con_recall", "score", positions, told, params))
+        return found
+
+    return Planned(run, 2 * sum(len(part) for _, part in sides.values()))

@@ -1,0 +1,150 @@
+"""Likelihoods of copies of records in which the model itself has changed a few tokens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlearn.batches import Example
+from unlearn.generation import end_tokens
+from unlearn.scoring import TOKEN_BUDGET, score_examples
+from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._cache import Cache, examples_digest
+from unlearn_eval._measure import Measure
+from unlearn_eval.membership import neighbourhood
+from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes.recall import mean_log_probs
+from unlearn_eval.scores import TokenScores
+
+__all__ = ["NEIGHBOURS", "SHARE", "neighbours", "plan"]
+
+NEIGHBOURS = 25
+"""Copies of each record: what MIMIR (arXiv 2402.07841) uses."""
+SHARE = 0.1
+"""Share of the target tokens that a copy changes, at least one; chosen here."""
+
+# Records whose copies are in memory at a time.
+_AT_ONCE = 64
+
+
+def plan(material: Material) -> Planned:
+    """Plan the passes of an audit: one that draws tokens, and one for each copy.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        The passes.
+    """
+    sides = material.sides()
+    params = {"neighbours": NEIGHBOURS, "share": SHARE, "seed": material.seed}
+
+    def compute(view: View, part: Sequence[Example]) -> dict[str, FloatArray]:
+        ends = end_tokens(view.model, material.tokenizer)
+        rows = []
+        for start in range(0, len(part), _AT_ONCE):
+            some = part[start : start + _AT_ONCE]
+            seed = (material.seed, start)
+            copies = neighbours(view, some, ends, seed=seed)
+            means = mean_log_probs(view, list(itertools.chain.from_iterable(copies)))
+            rows.append(means.reshape(len(some), NEIGHBOURS))
+        return {"mean": np.concatenate([np.zeros((0, NEIGHBOURS)), *rows])}
+
+    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+        found = Found()
+        for split, part in sides.items():
+            facts = ("neighbours", params, view.stamp, examples_digest(part), TOKEN_BUDGET)
+            means = cache.get(partial(compute, view, part), *facts)["mean"]
+            told = neighbourhood.score(scores[split].per_record(scores[split].log_prob), means)
+            positions = np.arange(len(part))
+            found.add(split, Measure("membership.neighbourhood", "score", positions, told, params))
+        return found
+
+    return Planned(run, (NEIGHBOURS + 1) * sum(map(len, sides.values())))
+
+
+def neighbours(
+    view: View,
+    examples: Sequence[Example],
+    ends: IntArray,
+    *,
+    copies: int = NEIGHBOURS,
+    share: float = SHARE,
+    seed: Sequence[int] = (0,),
+) -> list[list[Example]]:
+    """Return copies of records in which a few target tokens are others, drawn from the model.
+
+    At each changed position the token is drawn from the model's distribution given the true text
+    before it, the true token left out. The paper draws from a masked language model, which also
+    sees what follows; that would be a second model, and these copies fit their left side only.
+    Tokens that end a text are kept where there are others.
+
+    Args:
+        view: the state.
+        examples: the records.
+        ends: tokens that end a text.
+        copies: how many of each record.
+        share: share of the target tokens to change, at least one.
+        seed: of the draws.
+
+    Returns:
+        The copies of each record.
+    """
+    chosen = [
+        _positions(example, ends, copies, share, np.random.default_rng([*seed, i]))
+        for i, example in enumerate(examples)
+    ]
+    drawn: dict[int, IntArray] = {}
+
+    def observe(batch: Sequence[int], hidden: Tensor) -> None:
+        sizes = [examples[i].targets for i in batch]
+        for i, part in zip(batch, torch.split(hidden, sizes), strict=True):
+            drawn[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+
+    score_examples(view.model, view.head, examples, observe=observe)
+    return [
+        [_changed(example, at, new) for at, new in zip(chosen[i], drawn[i], strict=True)]
+        for i, example in enumerate(examples)
+    ]
+
+
+def _positions(
+    example: Example, ends: IntArray, copies: int, share: float, rng: np.random.Generator
+) -> IntArray:
+    """Return which target tokens (counted among the targets) each copy changes, [copies, m]."""
+    free = np.flatnonzero(~np.isin(example.ids[example.target], ends))
+    free = free if free.size else np.arange(example.targets)
+    size = min(len(free), max(1, round(share * example.targets)))
+    return np.stack([np.sort(rng.choice(free, size, replace=False)) for _ in range(copies)])
+
+
+def _draw(
+    view: View, example: Example, hidden: Tensor, chosen: IntArray, seed: Sequence[int]
+) -> IntArray:
+    """Draw a token for every chosen position, in the shape of `chosen`."""
+    state = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(state)
+    truth = torch.from_numpy(example.ids[example.target])
+    found = np.zeros_like(chosen)
+    for at in np.unique(chosen):
+        where = chosen == at
+        logits = view.head(hidden[at : at + 1])[0].float().cpu()
+        logits[truth[at]] = -torch.inf
+        p = logits.softmax(-1)
+        found[where] = torch.multinomial(
+            p, int(where.sum()), replacement=True, generator=generator
+        ).numpy()
+    return found
+
+
+def _changed(example: Example, at: IntArray, new: IntArray) -> Example:
+    """Return a record with other tokens at some of its targets."""
+    ids = example.ids.copy()
+    ids[np.flatnonzero(example.target)[at]] = new
+    return replace(example, ids=ids, secrets=())

@@ -1,0 +1,172 @@
+"""Scores of the forget records when the model is asked for them in other ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn.batches import Example, encode
+from unlearn.errors import DataError
+from unlearn.records import Record
+from unlearn.scoring import TOKEN_BUDGET
+from unlearn.templates import Template
+from unlearn_eval._cache import Cache, examples_digest, pack, unpack
+from unlearn_eval.extraction.discoverable import SAMPLERS
+from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
+from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._prefix import inserted, prefixed, shots_prefix, text_tokens
+from unlearn_eval.scores import TokenScores
+from unlearn_eval.scoring import score_model
+
+__all__ = ["SHOTS", "plan", "prompts"]
+
+SHOTS = 4
+"""Unseen records shown before one in the state `few_shot`; chosen here."""
+
+
+def plan(material: Material) -> Planned:
+    """Plan the passes of an audit: one over the forget records for each prompt state.
+
+    Targets are the same tokens in `few_shot` and `affirmative`; other states write the record anew.
+    Records that do not fit with what is put before them are left out of a state.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        The passes.
+
+    Raises:
+        DataError: if no record fits in a state.
+    """
+    states = prompts(material)
+
+    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+        found = Found()
+        for name, part in states.items():
+            facts = ("scores", view.stamp, examples_digest(part), SAMPLERS, TOKEN_BUDGET)
+            known = unpack(cache.get(partial(_scored, view, part), *facts), part)
+            found.prompted[name] = known or score_model(view.model, view.head, part)
+        return found
+
+    return Planned(run, sum(map(len, states.values())))
+
+
+def _scored(view: View, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
+    return pack(score_model(view.model, view.head, part))
+
+
+def prompts(material: Material) -> dict[str, list[Example]]:
+    """Write the forget records in every prompt state but `verbatim`.
+
+    `few_shot` shows unseen records first (needs a holdout); `role_play` gives the model a role in
+    the first question; `affirmative` puts the beginning of an answer into its mouth; `chat_on` and
+    `chat_off` write the record with or without the tokenizer's chat template, where it has one;
+    `paraphrase:1`, `paraphrase:2`, … use the user's own prompts. Free text is asked for in
+    `few_shot` and `affirmative` only.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        Examples by prompt state.
+
+    Raises:
+        DataError: if no record fits in a state.
+    """
+    return {
+        name: _fitting(name, part, material.max_length) for name, part in _states(material) if part
+    }
+
+
+def _states(material: Material) -> Iterator[tuple[str, list[Example]]]:
+    plain = material.examples["forget"]
+    if len(material.examples.get("holdout", ())) > 1:
+        chosen = material.drawn("holdout", SHOTS, "prompt_states")
+        longest = int(np.median([len(e.ids) for e in plain]))
+        shots = [material.examples["holdout"][i] for i in chosen]
+        prefix = shots_prefix(material, shots, longest)
+        yield "few_shot", [prefixed(material, e, prefix) for e in plain]
+    told = [_role_play(record) for record in material.records["forget"]]
+    yield "role_play", _written(material, told, material.template)
+    yes = text_tokens(material, AFFIRMATIVE)
+    yield "affirmative", [inserted(e, yes, _answer(e)) for e in plain]
+    if getattr(material.tokenizer, "chat_template", None):
+        yield _other_template(material)
+    yield from _paraphrased(material)
+
+
+def _role_play(record: Record) -> Record:
+    """Return a record whose first question (or whose text) begins with the role."""
+    turns = [dict(turn) for turn in record.messages or ()]
+    first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
+    said = f"{ROLE_PLAY}\n\n"
+    if record.form == "text":
+        return record
+    if record.form == "messages":
+        if first is None:
+            return record
+        turns[first]["content"] = said + turns[first]["content"]
+        field = f"messages.{first}.content"
+        changed = replace(record, messages=tuple(turns))
+    else:
+        field, changed = "prompt", replace(record, prompt=said + str(record.prompt))
+    moved = tuple(
+        replace(s, start=s.start + len(said), end=s.end + len(said)) if s.field == field else s
+        for s in record.secrets
+    )
+    return replace(changed, secrets=moved)
+
+
+def _written(material: Material, records: Iterable[Record], template: Template) -> list[Example]:
+    """Encode records that have something to be asked, without any limit."""
+    asked = [record for record in records if record.form != "text"]
+    return encode(asked, material.tokenizer, template, 1 << 30)
+
+
+def _answer(example: Example) -> int:
+    """Return where the last target begins."""
+    others = np.flatnonzero(~example.target[: np.flatnonzero(example.target)[-1]])
+    return int(others[-1]) + 1
+
+
+def _other_template(material: Material) -> tuple[str, list[Example]]:
+    """Write the records with the chat template, or without where they have it."""
+    records, tokenizer = material.records["forget"], material.tokenizer
+    if material.template.name != "chat":
+        name, template = "chat_on", Template("chat", tokenizer)
+    else:
+        plain = "roles" if any(r.form == "messages" for r in records) else "qa"
+        name, template = "chat_off", Template(plain, tokenizer)
+    return name, _written(material, records, template)
+
+
+def _paraphrased(material: Material) -> Iterator[tuple[str, list[Example]]]:
+    records = {r.id: r for r in material.records["forget"] if r.form == "prompt"}
+    most = max(map(len, material.paraphrases.values()), default=0)
+    for k in range(most):
+        asked = [
+            replace(
+                records[name],
+                prompt=told[k],
+                secrets=tuple(s for s in records[name].secrets if s.field != "prompt"),
+            )
+            for name, told in material.paraphrases.items()
+            if len(told) > k and name in records
+        ]
+        yield f"paraphrase:{k + 1}", _written(material, asked, material.template)
+
+
+def _fitting(name: str, part: list[Example], limit: int) -> list[Example]:
+    kept = [example for example in part if len(example.ids) <= limit]
+    if not kept:
+        raise DataError(
+            f"--also prompt_states: with what the state {name!r} puts before them, no record to "
+            f"forget fits within the {limit} tokens of the model"
+        )
+    return kept

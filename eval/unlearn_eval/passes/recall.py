@@ -1,0 +1,114 @@
+"""Likelihoods of records after a prefix of unseen records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unlearn.batches import Example
+from unlearn.scoring import TOKEN_BUDGET, score_examples
+from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._cache import Cache, examples_digest
+from unlearn_eval._measure import Measure
+from unlearn_eval.membership import recall
+from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._prefix import SHOTS, prefixed, shots_prefix
+from unlearn_eval.scores import TokenScores
+
+__all__ = ["Sides", "after", "mean_log_probs", "plan", "sides_and_prefix"]
+
+Sides = Mapping[str, tuple[IntArray, list[Example]]]
+"""By split, which records are scored, and the records."""
+
+
+def plan(material: Material) -> Planned:
+    """Plan the pass of an audit: one more forward pass over both sides.
+
+    The prefix is drawn from the holdout, at most half of it, and these records are not scored.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        The pass.
+
+    Raises:
+        DataError: if there are too few unseen records, or none fits before the longest.
+    """
+    sides, prefix = sides_and_prefix(material, "recall")
+
+    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+        found = Found()
+        for split, (positions, part) in sides.items():
+            plain = scores[split].per_record(scores[split].log_prob)[positions]
+            told = recall.score(after(view, cache, material, part, prefix), plain)
+            found.add(split, Measure("membership.recall", "score", positions, told))
+        return found
+
+    return Planned(run, sum(len(part) for _, part in sides.values()))
+
+
+def sides_and_prefix(material: Material, option: str) -> tuple[Sides, IntArray]:
+    """Draw the records of a non-member prefix, and say which are left to score.
+
+    Args:
+        material: what the audit has.
+        option: the pass that asks.
+
+    Returns:
+        (what is scored, the prefix's tokens).
+
+    Raises:
+        DataError: if there are too few unseen records, or none fits before the longest.
+    """
+    shots = material.drawn("holdout", SHOTS, option)
+    sides = {}
+    for split, part in material.sides().items():
+        out = set(shots.tolist()) if split == "holdout" else set()
+        positions = np.array([i for i in range(len(part)) if i not in out], dtype=np.int64)
+        sides[split] = (positions, [part[i] for i in positions])
+    longest = max(len(e.ids) for _, part in sides.values() for e in part)
+    holdout = material.examples["holdout"]
+    return sides, shots_prefix(material, [holdout[i] for i in shots], longest)
+
+
+def after(
+    view: View, cache: Cache, material: Material, part: Sequence[Example], prefix: IntArray
+) -> FloatArray:
+    """Return the mean log-probability of each record after a prefix, in nats.
+
+    Args:
+        view: the state.
+        cache: where results are kept.
+        material: what the audit has.
+        part: the records.
+        prefix: token ids.
+
+    Returns:
+        float64[R].
+    """
+    rows = [prefixed(material, example, prefix) for example in part]
+    found: FloatArray = cache.get(
+        lambda: {"mean": mean_log_probs(view, rows)},
+        *("mean after a prefix", view.stamp, examples_digest(rows), TOKEN_BUDGET),
+    )["mean"]
+    return found
+
+
+def mean_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
+    """Return the mean log-probability of each record's target tokens in one pass, in nats.
+
+    Args:
+        view: the state.
+        rows: the records.
+
+    Returns:
+        float64[R].
+    """
+    if not rows:
+        return np.zeros(0)
+    found, offsets = score_examples(view.model, view.head, rows)
+    sums = np.add.reduceat(found.log_prob.double().numpy(), offsets[:-1])
+    mean: FloatArray = sums / np.diff(offsets)
+    return mean

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import LlamaForCausalLM
+
+from unlearn import lineage as lin
+from unlearn._head import Head
+from unlearn.batches import Example, Span
+from unlearn.errors import DataError
+from unlearn_eval import Audit, run_audit
+from unlearn_eval._cache import Cache, examples_digest, folder_digest, pack, unpack
+from unlearn_eval.scores import TokenScores
+
+KEY = lin.Key(b"0123456789abcdef")
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Count the rows of each forward pass, but for the one that checks a head on opening."""
+    rows: list[int] = []
+    inner = LlamaForCausalLM.forward
+
+    def watched(self, *args, **inputs):
+        rows.append(len(inputs["input_ids"]))
+        return inner(self, *args, **inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "forward", watched)
+        patch.setattr(Head, "_check", lambda *_: None)
+        yield rows
+
+
+@pytest.fixture
+def audit(tiny_model, adapter, data_file, holdout_file, lineage_key, monkeypatch):
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+
+    def run(**options) -> Audit:
+        settings = {"adapter": adapter, "before": adapter, "holdout": holdout_file, "generate": 2}
+        return run_audit(tiny_model, data_file, "r0,r1", **(settings | options))
+
+    return run
+
+
+def numbers(audit: Audit) -> list:
+    return [dataclasses.astuple(row) for row in audit.rows]
+
+
+def test_a_second_audit_of_the_same_states_runs_no_model(audit, monkeypatch):
+    with counted(monkeypatch) as rows:
+        first = audit(generate=0)
+    # before, after and base: one pass over each of twelve records and of eight of the holdout
+    assert sum(rows) == 3 * 20
+    with counted(monkeypatch) as rows:
+        audit()
+    assert rows  # the continuations
+    with counted(monkeypatch) as rows:
+        steps = []
+        second = audit(progress=lambda *done: steps.append(done))
+    assert rows == []
+    assert steps[-1] == (3 * (20 + 6), 3 * (20 + 6))
+    assert {(r.state, r.probe) for r in second.rows} >= {("after", "utility.rouge")}
+    assert numbers(audit(generate=0)) == numbers(first) == numbers(audit(generate=0, cache=False))
+    for state, splits in first.scores.items():
+        for split, scores in splits.items():
+            assert second.scores[state][split].ids == scores.ids
+            np.testing.assert_array_equal(second.scores[state][split].log_prob, scores.log_prob)
+
+
+def test_text_is_had_by_running_the_forget_records_again(audit, monkeypatch):
+    audit()
+    with counted(monkeypatch) as rows:
+        assert set(audit(show_text=True).said) == {"before", "after", "base"}
+    assert max(rows) == 2
+    assert audit().said == {}
+    for path in (lin.home() / "cache" / "scores").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+        assert re.fullmatch("[0-9a-f]{64}.npz", path.name)
+        with np.load(io.BytesIO(path.read_bytes()[64:]), allow_pickle=False) as arrays:
+            assert {values.dtype.kind for values in arrays.values()} <= set("bif")
+
+
+def test_a_new_state_is_compared_with_one_that_is_known(audit, adapter, tmp_path, monkeypatch):
+    """The first state's hidden states are in no cache: some of its records are run again."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other"
+    shutil.copytree(adapter, folder)
+    (folder / lin.FILE_NAME).unlink()
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({k: 0.5 * v for k, v in weights.items()}, folder / "adapter_model.safetensors")
+    audit(generate=0)
+    with counted(monkeypatch) as rows:
+        with_other = audit(generate=0, references=[folder])
+    assert sum(rows) == 2 * 20  # the reference, and before for its hidden states
+    fresh = audit(generate=0, references=[folder], cache=False)
+    for split in ("forget", "retain", "holdout"):
+        drift = [a.get("reference:0", split, "utility.drift", "mean") for a in (with_other, fresh)]
+        assert drift[0].value == pytest.approx(drift[1].value, rel=1e-4)
+        assert drift[0].value > 1e-4
+    with counted(monkeypatch) as rows:
+        assert numbers(audit(generate=0, references=[folder])) == numbers(with_other)
+    assert rows == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", None])
+def test_damaged_files_are_computed_again(audit, monkeypatch, damage):
+    first = audit(generate=0)
+    for path in (lin.home() / "cache" / "scores").iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content) if damage is None else damage)
+    with counted(monkeypatch) as rows:
+        assert numbers(audit(generate=0)) == numbers(first)
+    assert sum(rows) == 3 * 20
+    with counted(monkeypatch) as rows:
+        audit(generate=0)
+    assert rows == []
+
+
+def test_nothing_is_kept_where_it_is_not_wanted_or_cannot_be(audit, tmp_path, monkeypatch):
+    audit(generate=0, cache=False)
+    assert not (lin.home() / "cache").exists()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("UNLEARN_HOME", str(blocked))
+    audit(generate=0)
+
+
+def test_everything_that_changes_the_numbers_changes_the_name(tmp_path: Path, tiny_model):
+    example = Example("a", np.arange(4), np.arange(4) > 1, (Span(2, 3, "pin"),), "text")
+    others = [
+        dataclasses.replace(example, ids=np.array([0, 1, 2, 4])),
+        dataclasses.replace(example, target=np.arange(4) > 2),
+        dataclasses.replace(example, secrets=()),
+        dataclasses.replace(example, target_text="texts"),
+    ]
+    digests = [examples_digest([e]) for e in (example, *others)]
+    digests += [examples_digest([example, example]), examples_digest([])]
+    assert len(set(digests)) == len(digests)
+    assert examples_digest([dataclasses.replace(example, id="b")]) == digests[0]
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    assert folder_digest(folder) == folder_digest(tiny_model)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert folder_digest(folder) != folder_digest(tiny_model)
+
+    cache = Cache(tmp_path / "kept", KEY)
+    cache.write({"x": np.arange(3)}, "fact", 1)
+    assert cache.read("fact", 1)["x"].tolist() == [0, 1, 2]
+    assert cache.read("fact", 2) is None
+    assert Cache(tmp_path / "kept", lin.Key(b"another key of 16")).read("fact", 1) is None
+    calls = []
+    for _ in range(2):
+        cache.get(lambda: calls.append(1) or {"y": np.zeros(1)}, "once")
+    assert calls == [1]
+
+
+def test_a_forged_or_moved_entry_is_not_read(tmp_path: Path):
+    cache = Cache(tmp_path, KEY)
+    cache.write({"x": np.zeros(2)}, "a")
+    (path,) = tmp_path.iterdir()
+    cache.write({"x": np.ones(2)}, "b")
+    (other,) = set(tmp_path.iterdir()) - {path}
+    other.write_bytes(path.read_bytes())
+    assert cache.read("b") is None
+    assert cache.read("a")["x"].tolist() == [0, 0]
+
+
+def test_the_oldest_entries_go_first(tmp_path: Path):
+    cache = Cache(tmp_path, KEY)
+    for i in range(3):
+        cache.write({"x": np.zeros(2)}, i)
+    size = next(tmp_path.iterdir()).stat().st_size
+    for age, i in enumerate((1, 2, 0)):  # entry 1 is the newest
+        os.utime(cache._path([i]), (1e9 - age, 1e9 - age))
+    cache.trim(2 * size + 1)
+    assert [cache.read(i) is None for i in range(3)] == [True, False, False]
+    cache.trim(0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_come_back_bit_for_bit_under_the_ids_of_the_caller(make_scores):
+    scores = make_scores(
+        [[-1.0, -np.inf], [-0.1]],
+        text_bytes=[7, 8],
+        secret=[0, 1, 0],
+        sampled={(0.7, 40): [-1.0, -np.inf, -2.0], (1.0, 0): [-1.0, -3.0, -2.0]},
+    )
+    examples = [
+        Example("x", np.arange(3), np.arange(3) > 0),
+        Example("y", np.arange(2), np.arange(2) > 0),
+    ]
+    back = unpack(pack(scores), examples)
+    assert isinstance(back, TokenScores)
+    assert back.ids == ("x", "y")
+    assert dict(back.sampled).keys() == dict(scores.sampled).keys()
+    for name, values in pack(scores).items():
+        np.testing.assert_array_equal(pack(back)[name], values)
+    assert unpack(pack(scores), examples[:1]) is None
+    assert unpack(pack(scores), examples[::-1]) is None
+    assert unpack({"log_prob": scores.log_prob}, examples) is None
+
+
+def test_nan_scores_are_errors_that_name_the_record(tiny_model, data_file):
+    from unlearn.batches import encode
+    from unlearn.models import open_model
+    from unlearn.records import Records
+    from unlearn.templates import Template
+    from unlearn_eval.scoring import score_model
+
+    state = open_model(tiny_model)
+    examples = encode(Records.load(data_file), state.tokenizer, Template("qa"), 128)
+    rare = next(i for i in examples[3].ids if all(i not in e.ids for e in examples[:3]))
+
+    def overflow(module, inputs, output):
+        return output.masked_fill((inputs[0] == int(rare))[..., None], float("nan"))
+
+    state.model.get_input_embeddings().register_forward_hook(overflow)
+    with pytest.raises(DataError, match="record 'r3', target token"):
+        score_model(state.model, state.head, examples[:4])
