@@ -11,6 +11,7 @@ import numpy as np
 
 from unlearn.batches import Example
 from unlearn.lineage import Lineage
+from unlearn.models import ModelState
 from unlearn.scoring import Head
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._table import Measure
@@ -37,6 +38,7 @@ class View:
         head: its projection.
         digest: of its weights.
         folder: what was opened; None for the base.
+        state: what was opened, to be treated further; None for the base.
     """
 
     key: str
@@ -44,6 +46,7 @@ class View:
     head: Head
     digest: str
     folder: Path | None
+    state: ModelState | None = None
 
 
 class Look:

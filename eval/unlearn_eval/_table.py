@@ -26,7 +26,16 @@ from unlearn_eval.statistics import (
 )
 from unlearn_eval.utility import loss
 
-__all__ = ["Audit", "AuditRow", "Measure", "Measures", "Scores", "audit_rows", "cluster_labels"]
+__all__ = [
+    "Audit",
+    "AuditRow",
+    "Measure",
+    "Measures",
+    "Scores",
+    "audit_rows",
+    "cluster_labels",
+    "row_of",
+]
 
 Scores = Mapping[str, Mapping[str, TokenScores]]
 """Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
@@ -127,7 +136,9 @@ class Audit:
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
-    def get(self, state: str, split: str, probe: str, metric: str) -> AuditRow:
+    def get(
+        self, state: str, split: str, probe: str, metric: str, deployment: str = "as-is"
+    ) -> AuditRow:
         """Return one row.
 
         Args:
@@ -135,6 +146,7 @@ class Audit:
             split: its split.
             probe: its probe.
             metric: its metric.
+            deployment: the form in which the model was run.
 
         Returns:
             The row.
@@ -142,10 +154,11 @@ class Audit:
         Raises:
             KeyError: if the audit has no such row.
         """
+        wanted = (state, split, probe, metric, deployment)
         for row in self.rows:
-            if (row.state, row.split, row.probe, row.metric) == (state, split, probe, metric):
+            if (row.state, row.split, row.probe, row.metric, row.deployment) == wanted:
                 return row
-        raise KeyError((state, split, probe, metric))
+        raise KeyError(wanted)
 
     def as_json(self) -> str:
         """Return the content of `audit.json`, schema 1."""
@@ -191,13 +204,13 @@ def audit_rows(
         for split, matrix in splits.items():
             clusters = cluster_labels(subjects.get(split))
             found = mean_interval(loss.score(matrix), level, clusters)
-            rows.append(_row(state, split, "utility.loss", "mean", found))
+            rows.append(row_of(state, split, "utility.loss", "mean", found))
             rows += _extraction_rows(state, split, matrix, clusters, level)
             for measure in (measures or {}).get(state, {}).get(split, ()):
                 labels = _some(clusters, measure.positions)
                 found = mean_interval(measure.values, level, labels)
                 rows.append(
-                    _row(state, split, measure.probe, measure.metric, found, measure.params)
+                    row_of(state, split, measure.probe, measure.metric, found, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level)
@@ -223,7 +236,7 @@ def _extraction_rows(
         for metric, options in probe.metrics.items():
             interval = proportion_interval if metric.startswith("rate") else mean_interval
             found = interval(probe.score(part, **options), level, labels)
-            rows.append(_row(state, split, f"extraction.{probe.name}", metric, found, options))
+            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, found, options))
     return rows
 
 
@@ -247,13 +260,13 @@ def _membership_rows(
             refused = Interval(
                 math.nan, math.nan, math.nan, member.records, level, "none", None, note
             )
-            rows.append(_row(state, "forget", probe, "auc", refused))
+            rows.append(row_of(state, "forget", probe, "auc", refused))
             continue
         x = attack.score(member, base.get("forget"))
         y = attack.score(other, base.get("holdout"))
-        rows.append(_row(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
+        rows.append(row_of(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
         found = tpr_at_fpr(x, y, _FPR, level)
-        rows.append(_row(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", found))
     return rows
 
 
@@ -291,7 +304,7 @@ def _calibrated_rows(
         except DataError as error:
             n = evidence.target.member.records
             refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
-            rows.append(_row(state, "forget", probe, "auc", refused))
+            rows.append(row_of(state, "forget", probe, "auc", refused))
             continue
         if found is None:
             continue
@@ -300,7 +313,7 @@ def _calibrated_rows(
             (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
         ):
             noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
-            rows.append(_row(state, "forget", probe, metric, noted, found.params))
+            rows.append(row_of(state, "forget", probe, metric, noted, found.params))
     return rows
 
 
@@ -327,7 +340,7 @@ def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Ha
     return None if labels is None else [labels[i] for i in positions]
 
 
-def _row(
+def row_of(
     state: str,
     split: str,
     probe: str,
@@ -335,6 +348,19 @@ def _row(
     found: Interval,
     params: Mapping[str, Any] | None = None,
 ) -> AuditRow:
+    """Make a row of an estimate.
+
+    Args:
+        state: its state.
+        split: its split.
+        probe: its probe.
+        metric: its metric.
+        found: the estimate; NaN and infinity become None, with a note.
+        params: the probe's parameters.
+
+    Returns:
+        The row.
+    """
     # JSON has neither NaN nor infinity
     value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
     note = found.note

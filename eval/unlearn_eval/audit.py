@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 
 from unlearn import lineage as lin
+from unlearn._auto import trained_with
 from unlearn._output import check_output, staged_folder
 from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, swap_adapters
+from unlearn.options import USUAL_RATE
 from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._look import Look, View
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
+from unlearn_eval.robustness import chosen
+from unlearn_eval.robustness.run import Trial, robustness_rows, treats
+from unlearn_eval.robustness.treated import Setting
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
 
@@ -40,6 +45,7 @@ def run_audit(
     retain: str | Path | Records | None = None,
     template: str | None = None,
     generate: int = GENERATED,
+    robustness: Sequence[str] = (),
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -64,11 +70,14 @@ def run_audit(
         template: how records are written; by default what the lineage says.
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.
+        robustness: treatments of the unlearned state and of each reference, by name, or `all`; see
+            `unlearn_eval.robustness`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
-        seed: kept for probes that draw at random; none of today's does.
+        seed: of treatments that draw records or train.
         overwrite: replace an output folder that is not empty.
-        progress: called with (records scored or continued, records in all).
+        progress: called with (records scored or continued, records in all); treatments come on
+            top.
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
     Returns:
@@ -77,7 +86,7 @@ def run_audit(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
-    del seed
+    treatments = chosen(robustness)
     if output is not None:
         check_output(output, overwrite=overwrite)
     records = _load(data)
@@ -99,9 +108,13 @@ def run_audit(
     }
     others = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
+    rate = trained_with(line).get("learning_rate") or USUAL_RATE
+    trial = Trial(treatments, Setting(rate, seed))
     look = Look(examples, state.tokenizer, generate, progress, len(others) + 1 + bool(last))
     for view in _visit(state, below, last, others, opening):
         look.at(view)
+        if view.state is not None and treats(view.key):
+            trial.at(view.key, view.state, examples)
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
     measures = {key: look.measures[key] for key in order}
@@ -109,7 +122,10 @@ def run_audit(
     result = Audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
-        rows=audit_rows(scores, subjects, measures=measures),
+        rows=[
+            *audit_rows(scores, subjects, measures=measures),
+            *robustness_rows(trial, scores, subjects),
+        ],
         scores=scores,
         measures=measures,
         training={key: look.training[key] for key in order if key in look.training},
@@ -134,7 +150,12 @@ def _visit(
 
     def view(key: str, opened: ModelState) -> View:
         return View(
-            key, opened.model, opened.head, opened.digest(), opened.adapter or opened.folder
+            key,
+            opened.model,
+            opened.head,
+            opened.digest(),
+            opened.adapter or opened.folder,
+            opened,
         )
 
     for key, path in others.items():

@@ -45,6 +45,16 @@ def audit(
             "0 for none.",
         ),
     ] = 64,
+    robustness: Annotated[
+        str,
+        typer.Option(
+            "--robustness",
+            metavar="NAME[,NAME]",
+            help="What to do to the model and its references besides, to see whether the records "
+            "come back: relearn, benign, int8, int4, nf4, scale, merge_bf16, logit_lens, or all. "
+            "Takes time; `unlearn attacks` says what each does.",
+        ),
+    ] = "",
     show_text: Annotated[
         bool,
         typer.Option(
@@ -87,6 +97,7 @@ def audit(
             retain=retain,
             template=template,
             generate=generate,
+            robustness=[name for name in robustness.replace(" ", "").split(",") if name],
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,

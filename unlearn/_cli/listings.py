@@ -33,6 +33,7 @@ def attacks() -> None:
     from unlearn._cli.screen import console
     from unlearn_eval.extraction import PROBES
     from unlearn_eval.membership import ATTACKS, CALIBRATED
+    from unlearn_eval.robustness import TREATMENTS
 
     for attack in ATTACKS.values():
         extra = "; needs a pass of the base" if attack.needs_base else ""
@@ -45,3 +46,7 @@ def attacks() -> None:
     for probe in PROBES.values():
         console.print(f"[bold]extraction.{probe.name}[/bold]  {probe.summary}")
         console.print(f"    {probe.paper}")
+    for treatment in TREATMENTS.values():
+        name = f"[bold]{treatment.name}[/bold]  (--robustness {treatment.name})"
+        console.print(f"{name}  {treatment.summary}; costs {treatment.cost} a state")
+        console.print(f"    {treatment.paper}")

@@ -39,7 +39,8 @@ def estimate(row: AuditRow) -> str:
 def audit_table(audit: Audit) -> None:
     """Print the headline numbers of an audit, a column a state."""
     states = list(audit.states)
-    found = {(r.state, r.split, r.probe, r.metric): r for r in audit.rows}
+    plain = [r for r in audit.rows if r.deployment == "as-is"]
+    found = {(r.state, r.split, r.probe, r.metric): r for r in plain}
     rows = []
     for split, probe, metric, label in _HEADLINES:
         cells = [found.get((state, split, probe, metric)) for state in states]
