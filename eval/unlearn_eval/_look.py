@@ -59,6 +59,7 @@ class Look:
         generate: int,
         progress: Callable[[int, int], None] | None,
         states: int,
+        further: int = 0,
     ) -> None:
         self._examples = examples
         self._tokenizer = tokenizer
@@ -71,7 +72,7 @@ class Look:
         self._progress = progress
         self._done = 0
         per_state = sum(map(len, examples.values())) + sum(map(len, self._sample.values()))
-        self._total = states * per_state
+        self._total = states * per_state + further
         self.scores: dict[str, dict[str, TokenScores]] = {}
         self.measures: dict[str, dict[str, list[Measure]]] = {}
         self.digests: dict[str, str] = {}
@@ -79,7 +80,8 @@ class Look:
         self.said: dict[str, dict[int, str]] = {}
         """What each state says when it continues forget records, by position."""
 
-    def _count(self, records: int) -> None:
+    def count(self, records: int) -> None:
+        """Tell the progress that some more records are done."""
         self._done += records
         if self._progress:
             self._progress(self._done, self._total)
@@ -99,7 +101,7 @@ class Look:
             elif self._anchored:
                 observe, moved = anchor.compare(view.head)
             self.scores[view.key][split] = score_model(
-                view.model, view.head, part, progress=self._count, observe=observe
+                view.model, view.head, part, progress=self.count, observe=observe
             )
             found = self.measures[view.key][split] = []
             if moved:
@@ -115,7 +117,7 @@ class Look:
         if not chosen.size:
             return []
         said = continue_examples(
-            view.model, self._tokenizer, [part[i] for i in chosen], progress=self._count
+            view.model, self._tokenizer, [part[i] for i in chosen], progress=self.count
         )
         if split == "forget":
             self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}

@@ -76,8 +76,7 @@ def run_audit(
             report; otherwise it holds numbers only.
         seed: of treatments that draw records or train.
         overwrite: replace an output folder that is not empty.
-        progress: called with (records scored or continued, records in all); treatments come on
-            top.
+        progress: called with (records scored or continued, records in all).
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
     Returns:
@@ -110,11 +109,13 @@ def run_audit(
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
     trial = Trial(treatments, Setting(rate, seed))
-    look = Look(examples, state.tokenizer, generate, progress, len(others) + 1 + bool(last))
+    further = trial.work(examples) * (1 + len(references))
+    states = len(others) + 1 + bool(last)
+    look = Look(examples, state.tokenizer, generate, progress, states, further)
     for view in _visit(state, below, last, others, opening):
         look.at(view)
         if view.state is not None and treats(view.key):
-            trial.at(view.key, view.state, examples)
+            trial.at(view.key, view.state, examples, look.count)
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
     measures = {key: look.measures[key] for key in order}

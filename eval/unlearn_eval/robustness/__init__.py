@@ -26,6 +26,7 @@ class Treatment:
         summary: what it does, in one line.
         paper: where it comes from.
         cost: what it takes, in words.
+        passes: about how many passes over the records that is, for progress bars.
         run: the function that applies it, as `module:name`; it takes `(state, examples, setting)`
             and yields `Treated` states, see `unlearn_eval.robustness.treated`.
     """
@@ -34,6 +35,7 @@ class Treatment:
     summary: str
     paper: str
     cost: str
+    passes: int
     run: str
 
     @property
@@ -58,6 +60,7 @@ TREATMENTS: dict[str, Treatment] = {
             "fine-tunes on a few of the forgotten records, and looks whether the others come back",
             "Do Unlearning Methods Remove Information from Language Model Weights? (2410.08827)",
             "10 training steps, one pass",
+            2,
             f"{_HERE}.relearn:relearn",
         ),
         Treatment(
@@ -65,6 +68,7 @@ TREATMENTS: dict[str, Treatment] = {
             "fine-tunes on a few unrelated records, and looks whether the forgotten ones come back",
             "Jogging the Memory of Unlearned LLMs via Benign Relearning (2406.13356)",
             "10 training steps, one pass",
+            2,
             f"{_HERE}.benign:benign",
         ),
         Treatment(
@@ -72,6 +76,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and rounds weights to 8 bits, a scale for each output channel",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
             "one pass",
+            1,
             f"{_HERE}.quantize:int8",
         ),
         Treatment(
@@ -79,6 +84,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and rounds weights to 4 bits, a scale for 32, 64 or 128 of them",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
             "three passes",
+            3,
             f"{_HERE}.quantize:int4",
         ),
         Treatment(
@@ -86,6 +92,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and rounds weights to NormalFloat's 16 levels, by blocks of 64",
             "QLoRA (2305.14314), section 3 and appendix E",
             "one pass",
+            1,
             f"{_HERE}.quantize:nf4",
         ),
         Treatment(
@@ -93,6 +100,7 @@ TREATMENTS: dict[str, Treatment] = {
             "scales the adapter's change by 0 (adapter dropped), ¼, ½, ¾ and 1½",
             "Editing Models with Task Arithmetic (2212.04089), whose scaling coefficient it moves",
             "five passes",
+            5,
             f"{_HERE}.scale:scale",
         ),
         Treatment(
@@ -100,6 +108,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and casts all weights to bfloat16, as models are shipped",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
             "one pass",
+            1,
             f"{_HERE}.merge:merge_bf16",
         ),
         Treatment(
@@ -107,6 +116,7 @@ TREATMENTS: dict[str, Treatment] = {
             "reads predictions off the blocks a quarter, half and three quarters of the way up",
             "Can Sensitive Information Be Deleted From LLMs? (2309.17410), head projection",
             "three passes",
+            3,
             f"{_HERE}.logit_lens:logit_lens",
         ),
     )

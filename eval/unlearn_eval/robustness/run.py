@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from unlearn.batches import Example
 from unlearn.errors import UnlearnError
 from unlearn.models import ModelState
 from unlearn.training import sample
@@ -46,23 +47,45 @@ class Trial:
     found: dict[str, list[tuple[Treatment, Treated]]] = field(default_factory=dict)
     refused: dict[str, list[tuple[Treatment, str]]] = field(default_factory=dict)
 
-    def at(self, key: str, state: ModelState, examples: Examples) -> None:
-        """Apply every treatment to one state, which is left as it was.
+    def work(self, examples: Examples) -> int:
+        """Return about how many records are scored of each treated state.
 
-        Of the retain records a sample is scored: it only has to show a model that breaks.
+        Args:
+            examples: encoded records by split.
+
+        Returns:
+            What `at` counts in all.
+        """
+        return sum(self._work(t, _looked_at(examples)) for t in self.treatments)
+
+    def at(
+        self, key: str, state: ModelState, examples: Examples, count: Callable[[int], None]
+    ) -> None:
+        """Apply every treatment to one state, which is left as it was.
 
         Args:
             key: the state's name in the audit.
             state: the state.
             examples: encoded records by split.
+            count: called with the records done after each treatment.
         """
-        some = {s: sample(part) if s == "retain" else part for s, part in examples.items()}
+        some = _looked_at(examples)
         found = self.found.setdefault(key, [])
         for treatment in self.treatments:
             try:
                 found += [(treatment, t) for t in treatment.function()(state, some, self.setting)]
             except UnlearnError as error:
                 self.refused.setdefault(key, []).append((treatment, str(error)))
+            count(self._work(treatment, some))
+
+    @staticmethod
+    def _work(treatment: Treatment, some: Examples) -> int:
+        return treatment.passes * sum(map(len, some.values()))
+
+
+def _looked_at(examples: Examples) -> dict[str, Sequence[Example]]:
+    """Return what is scored: of the retain records a sample, enough to show a model that breaks."""
+    return {s: sample(part) if s == "retain" else part for s, part in examples.items()}
 
 
 def robustness_rows(

@@ -126,9 +126,16 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     tiny_model, adapter, data_file, holdout_file, other
 ):
     given = (tiny_model, data_file, "rows:0-3")
+    seen: list[tuple[int, int]] = []
     how = {"adapter": adapter, "references": [other], "holdout": holdout_file, "generate": 4}
     plain = run_audit(*given, **how)
-    treated = run_audit(*given, **how, robustness=["relearn", "int4", "logit_lens"])
+    treated = run_audit(
+        *given,
+        **how,
+        robustness=["relearn", "int4", "logit_lens"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert {total for _, total in seen} == {seen[-1][0]}  # the bar ends where it said it would
     assert [r for r in treated.rows if r.deployment == "as-is"] == list(plain.rows)
     row = treated.get("after", "forget", "utility.loss", "mean")
     assert row == plain.get("after", "forget", "utility.loss", "mean")
