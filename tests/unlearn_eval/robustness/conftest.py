@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from unlearn.batches import encode
 from unlearn.models import ModelState, open_model
@@ -23,12 +24,12 @@ def open_state(tiny_model: Path, adapter: Path) -> OpenState:
     return opened
 
 
-@pytest.fixture
-def examples(open_state, data_file, holdout_file):
+@pytest.fixture(scope="module")
+def examples(tiny_model, data_file, holdout_file):
     """Four forgotten records, eight to keep, eight unseen."""
-    state = open_state()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = Records.load(data_file)
-    template = choose_template("qa", state.tokenizer, rows)
-    encoded = encode(rows, state.tokenizer, template, state.max_length)
-    unseen = encode(Records.load(holdout_file), state.tokenizer, template, state.max_length)
+    template = choose_template("qa", tokenizer, rows)
+    encoded = encode(rows, tokenizer, template, 128)
+    unseen = encode(Records.load(holdout_file), tokenizer, template, 128)
     return {"forget": encoded[:4], "retain": encoded[4:], "holdout": unseen}

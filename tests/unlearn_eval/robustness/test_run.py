@@ -9,9 +9,9 @@ from unlearn import workflow
 from unlearn.errors import OptionError
 from unlearn_eval import run_audit
 from unlearn_eval.report import audit_page
-from unlearn_eval.robustness import TREATMENTS, chosen, resemblance
+from unlearn_eval.robustness import chosen, resemblance
 from unlearn_eval.robustness.run import Trial, robustness_rows
-from unlearn_eval.robustness.treated import Setting, Treated
+from unlearn_eval.robustness.treated import Setting, Treated, score
 
 
 @pytest.fixture(scope="module")
@@ -92,34 +92,23 @@ def test_an_infinite_loss_gives_no_r(make_scores):
     assert rows["R[membership.loss]"].value is not None
 
 
-def test_a_reference_that_is_the_state_itself_responds_alike(
-    tiny_model, adapter, data_file, holdout_file, other, tmp_path
-):
-    audit = run_audit(
-        tiny_model,
-        data_file,
-        "rows:0-3",
-        tmp_path / "audit",
-        adapter=adapter,
-        before=other,
-        references=[adapter],
-        holdout=holdout_file,
-        generate=0,
-        robustness=["all"],
-    )
-    rows = [r for r in audit.rows if r.metric.startswith("R[")]
-    assert {r.probe for r in rows} == {t.probe for t in TREATMENTS.values()}
-    assert {r.value for r in rows} == {1.0}
-    assert any(r.params["delta"] for r in rows)
-    treated = [r for r in audit.rows if r.deployment != "as-is"]
-    assert {r.state for r in treated} == {"after", "reference:0"}
-    # the learning rate is that of the adapter's training
-    rates = {
-        r.params["learning_rate"]
-        for r in treated
-        if r.deployment.startswith("relearned") and not r.metric.startswith("R[")
-    }
-    assert rates == {1e-2}
+def test_a_reference_that_is_the_state_itself_responds_alike(open_state, examples):
+    treatments = chosen(["benign", "int8", "merge_bf16", "logit_lens"])
+    trial = Trial(treatments, Setting(1e-2))
+    state, counted = open_state(), []
+    for key in ("after", "reference:0"):
+        trial.at(key, state, examples, counted.append)
+    assert sum(counted) == 2 * trial.work(examples)
+    assert not trial.refused
+    scores = dict.fromkeys(("after", "reference:0"), score(state, examples))
+    rows = robustness_rows(trial, scores, {})
+    found = [r for r in rows if r.metric.startswith("R[")]
+    assert {r.probe for r in found} == {t.probe for t in treatments}
+    assert {r.value for r in found} == {1.0}
+    for name in {r.deployment for r in found}:
+        moved = [r for r in found if r.deployment == name and r.metric == "R[utility.loss]"]
+        assert moved[0].params["delta"], name
+    assert {r.state for r in rows} == {"after", "reference:0"}
 
 
 def test_treating_leaves_the_rest_of_an_audit_as_it_is(
@@ -127,7 +116,7 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
 ):
     given = (tiny_model, data_file, "rows:0-3")
     seen: list[tuple[int, int]] = []
-    how = {"adapter": adapter, "references": [other], "holdout": holdout_file, "generate": 4}
+    how = {"adapter": adapter, "references": [other], "holdout": holdout_file, "generate": 0}
     plain = run_audit(*given, **how)
     treated = run_audit(
         *given,
@@ -148,6 +137,13 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     r = treated.get("after", "forget", "robustness.quantize", "R[utility.loss]", name)
     assert r.value == pytest.approx(resemblance(*deltas))
     assert 0 <= r.value < 1
+    # the learning rate is that of the adapter's training
+    (learned,) = [
+        r
+        for r in treated.rows
+        if r.metric == "auc" and r.state == "after" and r.deployment.startswith("relearned")
+    ]
+    assert learned.params["learning_rate"] == 1e-2
     page = audit_page(treated)
     assert "What further changes bring out" in page
     now = treated.get("after", "forget", "extraction.exact", "mean", name).value
