@@ -11,8 +11,8 @@ from unlearn_eval.report.reading import Reading
 __all__ = ["COLUMNS", "Treatment", "treatments"]
 
 _METRICS = (
-    ("extraction.exact", "mean", "word pieces that are the model's first choice"),
-    ("membership.loss", "auc", "games won by an attacker who picks the likelier record"),
+    ("extraction.exact", "mean", "first choices"),
+    ("membership.loss", "auc", "games won"),
 )
 
 COLUMNS = tuple(
@@ -75,9 +75,14 @@ def _line(reading: Reading, deployment: str) -> Treatment:
         now = _row(reading, "after", probe, metric, deployment)
         found = [_row(reading, s, probe, metric, deployment) for s in reading.references]
         others = [row.value for row in found if row is not None and row.value is not None]
-        name = next((r.probe for r in reading.audit.rows if _is_r(r, probe, deployment)), "")
-        r = _row(reading, "after", name, f"R[{probe}]", deployment)
-        cells += [_text(now), f"{fmean(others):.2f}" if others else "–", _text(r)]
+        theirs = fmean(others) if others else None
+        r = next((row for row in reading.audit.rows if _is_r(row, probe, deployment)), None)
+        moved = r.params if r else {}
+        cells += [
+            _text(now.value if now else None, moved.get("delta")),
+            _text(theirs, moved.get("delta_reference")),
+            _text(r.value if r else None),
+        ]
         n = max(n, now.n if now else 0)
     word = deployment.split()[0].partition("=")[0]
     return Treatment(deployment, _WORDS.get(word, deployment), tuple(cells), n)
@@ -94,5 +99,9 @@ def _row(reading: Reading, state: str, probe: str, metric: str, deployment: str)
         return None
 
 
-def _text(row: AuditRow | None) -> str:
-    return "–" if row is None or row.value is None else f"{row.value:.2f}"
+def _text(value: float | None, moved: float | None = None) -> str:
+    """Write a number, and by how much it moved."""
+    if value is None:
+        return "–"
+    # + 0.0: no negative zero
+    return f"{value:.2f}" + ("" if moved is None else f" ({round(moved, 2) + 0.0:+.2f})")

@@ -148,7 +148,8 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     assert "What further changes bring out" in page
     now = treated.get("after", "forget", "extraction.exact", "mean", name).value
     line = page.partition("<code>int4 group=32</code>, 4 records")[2].partition("</tr>")[0]
-    assert f">{now:.2f}</td>" in line
+    moved = now - treated.get("after", "forget", "extraction.exact", "mean").value
+    assert f">{now:.2f} ({moved:+.2f})</td>" in line
     assert line.count("<td") == 6
     assert "or other changes to the model than those listed" in page
     assert "What further changes bring out" not in audit_page(plain)
