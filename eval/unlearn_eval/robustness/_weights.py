@@ -43,9 +43,12 @@ def rewritten(state: ModelState, change: Change) -> Iterator[None]:
         ModelError: if weights are packed by a quantiser already, or an adapter changes parameters
             that are not a layer's weight.
     """
+    done: set[int] = set()
     with contextlib.ExitStack() as undo:
         for module, adapter in _deployed(unwrapped(state.model)):
-            _rewrite(module, adapter, change, undo)
+            if id(module) not in done:  # some models run one block several times
+                _rewrite(module, adapter, change, undo)
+                done.add(id(module))
         yield
 
 

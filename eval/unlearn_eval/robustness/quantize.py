@@ -113,26 +113,30 @@ def rounded(state: ModelState, how: Callable[[Tensor], Tensor]) -> Iterator[None
         Nothing.
 
     Raises:
-        ModelError: if the blocks have no linear layer, or the weights are quantised already.
+        ModelError: if the weights are quantised already, or most of them are not in linear layers.
     """
     from transformers.pytorch_utils import Conv1D
 
     inside = {id(module) for module in blocks_of(state.model).modules()}
-    done = 0
+    seen = done = 0
 
     def change(module: nn.Module, name: str, value: Tensor) -> Tensor | None:
-        nonlocal done
-        if name != "weight" or id(module) not in inside:
+        nonlocal seen, done
+        if id(module) not in inside or value.dim() < 2:
             return None
-        if not isinstance(module, (nn.Linear, Conv1D)):
+        seen += value.numel()
+        if name != "weight" or not isinstance(module, (nn.Linear, Conv1D)):
             return None
-        done += 1
+        done += value.numel()
         # GPT-2's Conv1D stores [in, out]
         return how(value.T).T if isinstance(module, Conv1D) else how(value)
 
     with rewritten(state, change):
-        if not done:
-            raise ModelError("rounding found no linear layer in the model's blocks")
+        if done <= seen / 2:
+            raise ModelError(
+                f"rounding finds only {done:,} of {seen:,} weights of the blocks in linear layers; "
+                "models that keep them elsewhere, as mixtures of experts do, are not supported here"
+            )
         yield
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearn.errors import DataError, ModelError, OptionError
-from unlearn.models import new_adapter, open_model
+from unlearn.models import ModelState, new_adapter, open_model
+from unlearn.scoring import Head
 from unlearn_eval.robustness import TREATMENTS
 from unlearn_eval.robustness._weights import rewritten
 from unlearn_eval.robustness.benign import benign
 from unlearn_eval.robustness.logit_lens import leaving_at, lens_blocks, logit_lens
 from unlearn_eval.robustness.merge import merged_bf16
-from unlearn_eval.robustness.quantize import int4, round_symmetric, rounded
+from unlearn_eval.robustness.quantize import int4, int8, round_symmetric, rounded
 from unlearn_eval.robustness.relearn import pick, relearn, taught
 from unlearn_eval.robustness.scale import scale, scaled
 from unlearn_eval.robustness.treated import Setting, score
@@ -173,6 +177,39 @@ def test_packed_weights_are_refused(open_state):
         rounded(state, lambda w: round_symmetric(w, 8)),
     ):
         pass
+
+
+def test_a_model_with_most_weights_elsewhere_is_not_half_rounded(open_state):
+    state = open_state()
+    block = state.model.get_base_model().model.layers[0]
+    block.register_parameter("experts", nn.Parameter(torch.ones(8, 64, 64), requires_grad=False))
+    with pytest.raises(ModelError, match="mixtures of experts"), rounded(state, lambda w: w):
+        pass
+
+
+def test_channels_of_gpt2_are_its_columns(examples):
+    config = GPT2Config(
+        vocab_size=320, n_positions=128, n_embd=32, n_layer=1, n_head=4, initializer_range=0.2
+    )
+    torch.manual_seed(0)
+    net = GPT2LMHeadModel(config).eval()
+    state = ModelState(net, None, "gpt2", Path(), None, Head.of(net))
+    (found,) = int8(state, {"forget": examples["forget"]}, SETTING)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if ".h." in name and parameter.dim() == 2:
+                parameter.copy_(round_symmetric(parameter.T, 8).T)
+    wanted = score_model(net, state.head, examples["forget"]).log_prob
+    np.testing.assert_allclose(found.scores["forget"].log_prob, wanted, atol=1e-5)
+
+
+def test_layers_that_blocks_share_are_rewritten_once(open_state):
+    state = open_state()
+    layers = state.model.get_base_model().model.layers
+    layers[1].mlp = layers[0].mlp
+    seen = []
+    with rewritten(state, lambda module, name, _: seen.append((id(module), name))):
+        assert len(seen) == len(set(seen))
 
 
 def test_scaling_by_0_is_the_base_and_by_1_the_state_bit_by_bit(open_state, examples):
