@@ -43,6 +43,7 @@ class Look:
         cache: Cache,
         listen: bool,
         passes: Sequence[Planned] = (),
+        further: int = 0,
     ) -> None:
         self._examples = examples
         self._tokenizer = tokenizer
@@ -67,7 +68,7 @@ class Look:
         self._done = 0
         per_state = sum(map(len, examples.values())) + sum(map(len, self._sample.values()))
         per_state += sum(planned.records for planned in passes)
-        self._total = len(stamps) * per_state
+        self._total = len(stamps) * per_state + further
         self.scores: dict[str, dict[str, TokenScores]] = {}
         self.measures: dict[str, dict[str, list[Measure]]] = {}
         self.prompted: dict[str, dict[str, TokenScores]] = {}
@@ -76,7 +77,8 @@ class Look:
         self.said: dict[str, dict[int, str]] = {}
         """What each state says when it continues forget records, by position."""
 
-    def _count(self, records: int) -> None:
+    def count(self, records: int) -> None:
+        """Tell the progress that some more records are done."""
         self._done += records
         if self._progress:
             self._progress(self._done, self._total)
@@ -101,7 +103,7 @@ class Look:
             for split, measures in more.measures.items():
                 self.measures[view.key][split] += measures
             self.prompted[view.key] |= more.prompted
-            self._count(planned.records)
+            self.count(planned.records)
 
     def _scored(
         self, view: View, split: str, part: Sequence[Example]
@@ -118,12 +120,12 @@ class Look:
         facts = ("scores", view.stamp, self._names[split], SAMPLERS, TOKEN_BUDGET)
         scores = unpack(self._cache.read(*facts), part)
         if scores is None:
-            scores = score_model(view.model, view.head, part, progress=self._count, observe=observe)
+            scores = score_model(view.model, view.head, part, progress=self.count, observe=observe)
             self._cache.write(pack(scores), *facts)
         else:
             if observe is not None:
                 _watch(view, part, anchor.positions, observe)
-            self._count(len(part))
+            self.count(len(part))
         if moved:
             drift = anchor.values(moved)
             self._cache.write({"drift": drift}, *self._drift_facts(view.stamp, split))
@@ -147,7 +149,7 @@ class Look:
         aloud = self._listen and split == "forget"  # a text is in no cache
         found = None if aloud else self._cache.read(*facts)
         if found is None:
-            said = continue_examples(view.model, self._tokenizer, examples, progress=self._count)
+            said = continue_examples(view.model, self._tokenizer, examples, progress=self.count)
             if aloud:
                 self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}
             overlap = rouge.score([c.text for c in said], [c.truth for c in said])
@@ -160,7 +162,7 @@ class Look:
             }
             self._cache.write(found, *facts)
         else:
-            self._count(len(chosen))
+            self.count(len(chosen))
         return [
             Measure("utility.rouge", "recall", chosen, found["recall"]),
             Measure("utility.rouge", "f1", chosen, found["f1"]),

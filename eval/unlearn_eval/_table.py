@@ -27,7 +27,16 @@ from unlearn_eval.statistics import (
 )
 from unlearn_eval.utility import loss
 
-__all__ = ["Audit", "AuditRow", "Measure", "Measures", "Scores", "audit_rows", "cluster_labels"]
+__all__ = [
+    "Audit",
+    "AuditRow",
+    "Measure",
+    "Measures",
+    "Scores",
+    "audit_rows",
+    "cluster_labels",
+    "row_of",
+]
 
 _FPR = 0.01
 
@@ -105,7 +114,13 @@ class Audit:
     notes: tuple[str, ...] = ()
 
     def get(
-        self, state: str, split: str, probe: str, metric: str, prompt_state: str = "verbatim"
+        self,
+        state: str,
+        split: str,
+        probe: str,
+        metric: str,
+        prompt_state: str = "verbatim",
+        deployment: str = "as-is",
     ) -> AuditRow:
         """Return one row.
 
@@ -115,6 +130,7 @@ class Audit:
             probe: its probe.
             metric: its metric.
             prompt_state: how the record was prompted.
+            deployment: the form in which the model was run.
 
         Returns:
             The row.
@@ -122,9 +138,10 @@ class Audit:
         Raises:
             KeyError: if the audit has no such row.
         """
-        wanted = (state, split, probe, metric, prompt_state)
+        wanted = (state, split, probe, metric, prompt_state, deployment)
         for row in self.rows:
-            if (row.state, row.split, row.probe, row.metric, row.prompt_state) == wanted:
+            found = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
+            if found == wanted:
                 return row
         raise KeyError(wanted)
 
@@ -174,7 +191,7 @@ def audit_rows(
         for split, matrix in splits.items():
             clusters = cluster_labels(subjects.get(split))
             found = mean_interval(loss.score(matrix), level, clusters)
-            rows.append(_row(state, split, "utility.loss", "mean", found))
+            rows.append(row_of(state, split, "utility.loss", "mean", found))
             rows += _extraction_rows(state, split, matrix, clusters, level)
             for measure in (measures or {}).get(state, {}).get(split, ()):
                 if measure.probe.startswith("membership."):
@@ -182,7 +199,7 @@ def audit_rows(
                 labels = _some(clusters, measure.positions)
                 found = mean_interval(measure.values, level, labels)
                 rows.append(
-                    _row(state, split, measure.probe, measure.metric, found, measure.params)
+                    row_of(state, split, measure.probe, measure.metric, found, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level)
@@ -215,7 +232,7 @@ def _extraction_rows(
         for metric, options in probe.metrics.items():
             interval = proportion_interval if metric.startswith("rate") else mean_interval
             found = interval(probe.score(part, **options), level, labels)
-            rows.append(_row(state, split, f"extraction.{probe.name}", metric, found, options))
+            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, found, options))
     return rows
 
 
@@ -239,9 +256,9 @@ def _membership_rows(
             continue
         x = attack.score(member, base.get("forget"))
         y = attack.score(other, base.get("holdout"))
-        rows.append(_row(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
+        rows.append(row_of(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
         found = tpr_at_fpr(x, y, _FPR, level)
-        rows.append(_row(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", found))
     return rows
 
 
@@ -249,7 +266,7 @@ def _no_holdout(state: str, probe: str, n: int, level: float) -> AuditRow:
     """Say that members were not compared with anything."""
     note = "no records the model never saw: pass --holdout"
     refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, note)
-    return _row(state, "forget", probe, "auc", refused)
+    return row_of(state, "forget", probe, "auc", refused)
 
 
 def _measured_rows(
@@ -273,9 +290,9 @@ def _measured_rows(
             _some(cluster_labels(subjects.get("holdout")), y.positions),
         )
         found = auc_interval(x.values, y.values, level, *clusters)
-        rows.append(_row(state, "forget", x.probe, "auc", found, x.params))
+        rows.append(row_of(state, "forget", x.probe, "auc", found, x.params))
         found = tpr_at_fpr(x.values, y.values, _FPR, level)
-        rows.append(_row(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
+        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
     return rows
 
 
@@ -313,7 +330,7 @@ def _calibrated_rows(
         except DataError as error:
             n = evidence.target.member.records
             refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
-            rows.append(_row(state, "forget", probe, "auc", refused))
+            rows.append(row_of(state, "forget", probe, "auc", refused))
             continue
         if found is None:
             continue
@@ -322,7 +339,7 @@ def _calibrated_rows(
             (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
         ):
             noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
-            rows.append(_row(state, "forget", probe, metric, noted, found.params))
+            rows.append(row_of(state, "forget", probe, metric, noted, found.params))
     return rows
 
 
@@ -349,7 +366,7 @@ def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Ha
     return None if labels is None else [labels[i] for i in positions]
 
 
-def _row(
+def row_of(
     state: str,
     split: str,
     probe: str,
@@ -357,6 +374,19 @@ def _row(
     found: Interval,
     params: Mapping[str, Any] | None = None,
 ) -> AuditRow:
+    """Make a row of an estimate.
+
+    Args:
+        state: its state.
+        split: its split.
+        probe: its probe.
+        metric: its metric.
+        found: the estimate; NaN and infinity become None, with a note.
+        params: the probe's parameters.
+
+    Returns:
+        The row.
+    """
     # JSON has neither NaN nor infinity
     value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
     note = found.note

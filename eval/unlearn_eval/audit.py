@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from unlearn import lineage as lin
+from unlearn._auto import trained_with
 from unlearn._output import check_output, staged_folder
 from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
+from unlearn.options import USUAL_RATE
 from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
@@ -25,6 +27,9 @@ from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._paraphrases import read_paraphrases
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
+from unlearn_eval.robustness import chosen
+from unlearn_eval.robustness.run import Trial, robustness_rows, treats
+from unlearn_eval.robustness.treated import Setting
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
 
@@ -47,6 +52,7 @@ def run_audit(
     generate: int = GENERATED,
     also: Sequence[str] = (),
     paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
+    robustness: Sequence[str] = (),
     show_text: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -75,9 +81,11 @@ def run_audit(
         also: names of passes beyond the one, each at its own cost; see `unlearn attacks`.
         paraphrases: other prompts for `prompt_states`, by record id; or a file with a row (`id`,
             `prompt`) for each.
+        robustness: treatments of the unlearned state and of each reference, by name, or `all`; see
+            `unlearn_eval.robustness`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
-        seed: of what passes in `also` draw at random.
+        seed: of what passes in `also` draw at random, and of treatments that train.
         overwrite: replace an output folder that is not empty.
         cache: take numbers of states that were run on these records before from the folder
             `cache/scores` of `UNLEARN_HOME`, and keep new ones there.
@@ -90,6 +98,7 @@ def run_audit(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
+    treatments = chosen(robustness)
     if output is not None:
         check_output(output, overwrite=overwrite)
     check(also, paraphrased=paraphrases is not None)
@@ -117,9 +126,16 @@ def run_audit(
     passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
-    look = Look(examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes)
+    rate = trained_with(line).get("learning_rate") or USUAL_RATE
+    trial = Trial(treatments, Setting(rate, seed))
+    further = trial.work(examples) * (1 + len(references))
+    look = Look(
+        examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
+    )
     for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
+        if view.state is not None and treats(view.key):
+            trial.at(view.key, view.state, examples, look.count)
     kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
@@ -129,7 +145,10 @@ def run_audit(
     result = Audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
-        rows=audit_rows(scores, subjects, measures=measures, prompted=prompted),
+        rows=[
+            *audit_rows(scores, subjects, measures=measures, prompted=prompted),
+            *robustness_rows(trial, scores, subjects),
+        ],
         scores=scores,
         measures=measures,
         prompted=prompted,
@@ -156,7 +175,7 @@ def _visit(
 
     def view(key: str, opened: ModelState) -> View:
         folder = opened.adapter or opened.folder
-        return View(key, opened.model, opened.head, opened.digest(), folder, stamps[key])
+        return View(key, opened.model, opened.head, opened.digest(), folder, stamps[key], opened)
 
     for key, path in others.items():
         other = _open_other(state, below, path, last, opening)

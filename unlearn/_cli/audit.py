@@ -62,6 +62,16 @@ def audit(
             "a prompt.",
         ),
     ] = None,
+    robustness: Annotated[
+        str,
+        typer.Option(
+            "--robustness",
+            metavar="NAME[,NAME]",
+            help="What to do to the model and its references besides, to see whether the records "
+            "come back: relearn, benign, int8, int4, nf4, scale, merge_bf16, logit_lens, or all. "
+            "Takes time; `unlearn attacks` says what each does.",
+        ),
+    ] = "",
     show_text: Annotated[
         bool,
         typer.Option(
@@ -114,6 +124,7 @@ def audit(
             generate=generate,
             also=[name for name in also.replace(" ", "").split(",") if name],
             paraphrases=paraphrases,
+            robustness=[name for name in robustness.replace(" ", "").split(",") if name],
             show_text=show_text,
             seed=seed,
             overwrite=overwrite,

@@ -34,6 +34,7 @@ def attacks() -> None:
     from unlearn_eval.extraction import PROBES
     from unlearn_eval.membership import ATTACKS, CALIBRATED
     from unlearn_eval.passes import PASSES
+    from unlearn_eval.robustness import TREATMENTS
 
     for attack in ATTACKS.values():
         extra = "; needs a pass of the base" if attack.needs_base else ""
@@ -50,3 +51,8 @@ def attacks() -> None:
     for more in PASSES.values():
         console.print(f"[bold]{more.name}[/bold]  {more.summary}; {more.cost}")
         console.print(f"    {more.paper}")
+    console.print("\n[bold]Treatments[/bold] for --robustness, of the model and its references:")
+    for treatment in TREATMENTS.values():
+        line = f"[bold]{treatment.name}[/bold]  {treatment.summary}"
+        console.print(f"{line}; costs {treatment.cost} a state")
+        console.print(f"    {treatment.paper}")

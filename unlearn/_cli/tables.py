@@ -39,7 +39,7 @@ def estimate(row: AuditRow) -> str:
 def audit_table(audit: Audit) -> None:
     """Print the headline numbers of an audit, a column a state."""
     states = list(audit.states)
-    plain = [r for r in audit.rows if r.prompt_state == "verbatim"]
+    plain = [r for r in audit.rows if (r.prompt_state, r.deployment) == ("verbatim", "as-is")]
     found = {(r.state, r.split, r.probe, r.metric): r for r in plain}
     rows = []
     for split, probe, metric, label in _HEADLINES:

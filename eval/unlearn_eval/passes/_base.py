@@ -11,6 +11,7 @@ import numpy as np
 
 from unlearn.batches import Example
 from unlearn.errors import DataError
+from unlearn.models import ModelState
 from unlearn.records import Records
 from unlearn.scoring import Head
 from unlearn.templates import Template
@@ -33,6 +34,7 @@ class View:
         digest: of its weights.
         folder: what was opened; None for the base.
         stamp: digest of all that decides what it computes.
+        state: what was opened, to be treated further; None for the base.
     """
 
     key: str
@@ -41,6 +43,7 @@ class View:
     digest: str
     folder: Path | None
     stamp: str
+    state: ModelState | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from unlearn_eval.report import plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.meanings import meaning
 from unlearn_eval.report.reading import WHOLE, Game, Reading
+from unlearn_eval.report.robustness import COLUMNS, treatments
 from unlearn_eval.report.scope import scope
 from unlearn_eval.report.texts import ShownRecord
 from unlearn_eval.report.words import answers, duration, headline, percent, span
@@ -76,6 +77,8 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
         pictures=_pictures(reading),
         columns=[*states, *tail],
         sections=_sections(reading, [*states, *tail]),
+        treatments=treatments(reading),
+        treatment_columns=COLUMNS,
         texts=texts,
         remarks=_remarks(audit),
     )

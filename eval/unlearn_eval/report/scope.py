@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearn_eval.report.reading import WHOLE, Reading
+from unlearn_eval.report.robustness import treatments
 
 __all__ = ["Scope", "scope"]
 
@@ -55,8 +56,17 @@ def scope(reading: Reading) -> Scope:
         hidden.append(
             "Whether attackers could tell: no records that the model never saw were given."
         )
+    tried = treatments(reading)
+    if tried:
+        shown.append(
+            f"What comes out when the model is changed further, in {len(tried) - 1} of the ways "
+            "there are (listed below)."
+        )
     hidden += [
-        "What rephrased questions, further training, or somebody who takes the model's files "
+        "What rephrased questions, or other changes to the model than those listed, could bring "
+        "out: not tried."
+        if tried
+        else "What rephrased questions, further training, or somebody who takes the model's files "
         "apart could bring out: not tried.",
         "Whether the training data, backups or older copies of the model still hold the records: "
         "not looked at.",

@@ -25,6 +25,7 @@ def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
     assert "membership.loss" in out
     assert "membership.lira" in out
     assert "extraction.verbatim" in out
+    assert "--robustness relearn" in out
     assert run(["recipes", "ls"]) == 0
     assert "tofu_small" in capfd.readouterr().out
 
@@ -147,6 +148,27 @@ def test_audit_writes_what_it_shows(
     assert "299" in refused["note"]
     assert rows["before", "holdout", "utility.loss", "mean"]["n"] == 8
     assert (tmp_path / "audit" / "scores.parquet").is_file()
+
+
+def test_audit_treats_the_model_further_on_demand(
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    holdout_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["audit", "--model", str(tiny_model), "--adapter", str(adapter)]
+    words += ["--reference", str(adapter), "--data", str(data_file), "--forget", "rows:0-3"]
+    words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "audit")]
+    assert run([*words, "--robustness", "relearn,int9"]) == 2
+    assert "int8" in capfd.readouterr().err
+    assert not (tmp_path / "audit").exists()
+    assert run([*words, "--robustness", "relearn, int8"]) == 0
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    found = {row["deployment"] for row in content["rows"]}
+    assert found == {"as-is", "relearned k=2 steps=10", "int8"}
+    assert "relearned k=2 steps=10" in (tmp_path / "audit" / "report.html").read_text()
 
 
 def test_python_m_unlearn_in_a_fresh_process(tmp_path: Path) -> None:
