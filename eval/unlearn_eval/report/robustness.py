@@ -94,7 +94,7 @@ def _is_r(row: AuditRow, probe: str, deployment: str) -> bool:
 
 def _row(reading: Reading, state: str, probe: str, metric: str, deployment: str) -> AuditRow | None:
     try:
-        return reading.audit.get(state, "forget", probe, metric, deployment)
+        return reading.audit.get(state, "forget", probe, metric, deployment=deployment)
     except KeyError:
         return None
 

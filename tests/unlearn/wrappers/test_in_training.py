@@ -159,7 +159,9 @@ def test_what_is_logged_is_the_model_as_it_is(
     logs = []
     for chosen in ({}, options):
         state, examples = opened(tiny_model, adapter, data_file)
-        how = TrainingOptions(max_steps=1, batch_size=4, micro_batch_size=2, stop="none", **chosen)
+        how = TrainingOptions(
+            learning_rate=1e-3, max_steps=1, batch_size=4, micro_batch_size=2, stop="none", **chosen
+        )
         done = fit(state, BOTH, how, forget=examples[:5], retain=examples[5:])
         logs.append(done.history[0])
     for key in ("loss", "forget_loss", "retain_loss", "forget_nll", "retain_nll"):
@@ -175,7 +177,7 @@ def test_passes_and_tokens_are_what_is_announced(
         state.model.get_base_model().model.register_forward_pre_hook(
             lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
         )
-        how = TrainingOptions(batch_size=4, max_steps=1, stop="none", **options)
+        how = TrainingOptions(learning_rate=1e-3, batch_size=4, max_steps=1, stop="none", **options)
         done = fit(state, BOTH, how, forget=examples[:4], retain=examples[4:])
         return rows, done.tokens
 
@@ -283,11 +285,12 @@ def test_what_cannot_be_wrapped_is_refused(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
     state, examples = opened(tiny_model, adapter, data_file)
-    far = TrainingOptions(latent_radius=0.1, latent_layer=2)
+    alone = TrainingOptions(learning_rate=1e-3, max_steps=1, project_retain=True)
+    far = TrainingOptions(learning_rate=1e-3, max_steps=1, latent_radius=0.1, latent_layer=2)
     with pytest.raises(OptionError, match="latent_layer 2 does not exist: the model has 2 blocks"):
         fit(state, BOTH, far, forget=examples[:4], retain=examples[4:])
     with pytest.raises(OptionError, match="project_retain needs retain records"):
-        fit(state, BOTH, TrainingOptions(project_retain=True), forget=examples[:4])
+        fit(state, BOTH, alone, forget=examples[:4])
     with pytest.raises(OptionError, match="project_retain needs the gradient of a retain loss"):
         resolve(METHODS["grad_ascent"], {"project_retain": True})
     for name in ("retrain", "task_vector"):

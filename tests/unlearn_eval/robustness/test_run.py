@@ -130,11 +130,11 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     assert row == plain.get("after", "forget", "utility.loss", "mean")
     name = "int4 group=32"
     deltas = [
-        treated.get(state, "forget", "utility.loss", "mean", name).value
+        treated.get(state, "forget", "utility.loss", "mean", deployment=name).value
         - treated.get(state, "forget", "utility.loss", "mean").value
         for state in ("after", "reference:0")
     ]
-    r = treated.get("after", "forget", "robustness.quantize", "R[utility.loss]", name)
+    r = treated.get("after", "forget", "robustness.quantize", "R[utility.loss]", deployment=name)
     assert r.value == pytest.approx(resemblance(*deltas))
     assert 0 <= r.value < 1
     # the learning rate is that of the adapter's training
@@ -146,7 +146,7 @@ def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     assert learned.params["learning_rate"] == 1e-2
     page = audit_page(treated)
     assert "What further changes bring out" in page
-    now = treated.get("after", "forget", "extraction.exact", "mean", name).value
+    now = treated.get("after", "forget", "extraction.exact", "mean", deployment=name).value
     line = page.partition("<code>int4 group=32</code>, 4 records")[2].partition("</tr>")[0]
     moved = now - treated.get("after", "forget", "extraction.exact", "mean").value
     assert f">{now:.2f} ({moved:+.2f})</td>" in line
@@ -164,12 +164,12 @@ def test_a_treatment_that_is_not_possible_says_why(tiny_model, data_file, holdou
         generate=0,
         robustness=["scale", "relearn"],
     )
-    row = audit.get("after", "forget", "robustness.scale", "scale", "scale")
+    row = audit.get("after", "forget", "robustness.scale", "scale", deployment="scale")
     assert row.value is None
     assert "needs an adapter" in row.note
     assert (
         "two records"
-        in audit.get("after", "forget", "robustness.relearn", "relearn", "relearn").note
+        in audit.get("after", "forget", "robustness.relearn", "relearn", deployment="relearn").note
     )
     assert "needs an adapter" in audit_page(audit)
 
