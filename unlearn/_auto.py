@@ -56,5 +56,5 @@ def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[R
             )
     if training.epochs is None:
         least = LEAST_STEPS * training.batch_size / records
-        fill["epochs"] = max(resolved.method.epochs, round(least, 3))
+        fill["epochs"] = max(resolved.method.epochs, least)
     return replace(resolved, training=training.model_copy(update=fill)), notes

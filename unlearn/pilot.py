@@ -144,16 +144,24 @@ _ADAMW_RATE = 0.8
 def _training(job: Job) -> TrainingOptions:
     """Return how the adapter itself is trained: with AdamW where Muon cannot be used."""
     chosen, given = job.resolved.training, job.resolved.given
-    if chosen.optimizer != "muon" or "optimizer" in given or all_matrices(job.state.model):
+    if chosen.optimizer == "muon" and ("optimizer" in given or all_matrices(job.state.model)):
         return chosen
     update: dict[str, Any] = {"optimizer": "adamw"}
-    if "learning_rate" not in given and chosen.learning_rate:
+    if given.get("learning_rate") is None and chosen.learning_rate:
         update["learning_rate"] = chosen.learning_rate * _ADAMW_RATE / job.resolved.method.rate
     return chosen.model_copy(update=update)
 
 
 # What a pilot takes over from the original training; schedules are made for its full length.
-_AS_TRAINED = ("learning_rate", "batch_size", "micro_batch_size", "weight_decay", "max_grad_norm")
+_AS_TRAINED = (
+    "learning_rate",
+    "batch_size",
+    "micro_batch_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "max_grad_norm",
+)
 
 
 def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps: int) -> None:

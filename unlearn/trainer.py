@@ -230,7 +230,9 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             part = term.weighted(weights[role])
             total = total + part
             name = f"{_ROLE_NAMES[role]}_loss"
-            self._logged[name] = self._logged.get(name, 0.0) + float(part.detach())
+            self._logged[name] = (
+                self._logged.get(name, 0.0) + float(part.detach()) * self.args.world_size
+            )
         self._check_finite(total)
         empty = total.new_zeros(2, 0)
         self._seen.append(tuple(found[r].losses if r in found else empty for r in (FORGET, RETAIN)))

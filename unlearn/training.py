@@ -49,6 +49,7 @@ class Fit:
         tokens: tokens that went through forward and backward on this process.
         stopped: the rule that ended the run, or None when it ran all its steps.
         rules: what would have ended it, in words.
+        training: how it was trained.
         history: Trainer's log.
     """
 
@@ -58,6 +59,7 @@ class Fit:
     tokens: int
     stopped: str | None
     rules: str
+    training: TrainingOptions
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def cost(self) -> dict[str, Any]:
@@ -82,7 +84,8 @@ def total_steps(training: TrainingOptions, records: int) -> int:
         return training.max_steps
     if training.epochs is None:
         raise OptionError("how long to train is open: set epochs or max_steps")
-    return max(1, math.ceil(training.epochs * records / training.batch_size))
+    # a product that is whole but for rounding makes no further step
+    return max(1, math.ceil(training.epochs * records / training.batch_size - 1e-9))
 
 
 def record_losses(
@@ -143,6 +146,7 @@ def fit(
     """
     from transformers import set_seed
 
+    used = training
     set_seed(seed)
     if objective.needs & {"before_logits", "before_hidden"}:
         state.prepare_reference("before")
@@ -198,6 +202,7 @@ def fit(
         tokens=trainer.tokens_trained,
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
+        training=used,
         history=trainer.state.log_history,
     )
 

@@ -110,7 +110,7 @@ def finetune(
     training = validated(
         TrainingOptions, FINETUNE_DEFAULTS | without_auto(options or {}), "finetune"
     )
-    check_wrappers(options or {}, training, "finetune", forget=False, retain=True)
+    check_wrappers(without_auto(options or {}), training, "finetune", forget=False, retain=True)
     adapter = validated(LoraOptions, lora or {}, "lora")
     records = _load(data)
     if exclude:
@@ -262,6 +262,7 @@ def forget(
     )
     state, done = job.run()
     after = {name: measure(state, part) for name, part in look.items()}
+    how = done.training.model_dump()
     trained = {key.digest(r) for r in kept}
     if chosen_method.kind != "exact":
         trained |= {key.digest(r) for r in gone} | set(parent.records.trained if parent else ())
@@ -277,8 +278,9 @@ def forget(
         ),
         template=used.name,
         method=method,
-        options=resolved.as_dict(),
-        finetuned_with=parent.finetuned_with if parent else {},
+        options=resolved.as_dict() | how,
+        finetuned_with=(parent.finetuned_with if parent else {})
+        | ({"training": how} if chosen_method.kind == "exact" else {}),
         seed=seed,
         fit=done,
     )

@@ -119,3 +119,12 @@ def test_a_full_fine_tune_needs_to_know_its_base(
 def test_pilot_epochs_must_be_positive(tiny_model: Path, adapter: Path, data_file: Path) -> None:
     with pytest.raises(OptionError, match="pilot_epochs must be positive"):
         _forget(tiny_model, adapter, data_file, Path("nowhere"), pilot_epochs=0)
+
+
+def test_with_adamw_it_takes_the_smaller_rate_and_says_so(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    made = _forget(tiny_model, adapter, data_file, tmp_path / "out", max_steps=1, optimizer="adamw")
+    # the adapter was trained at 1e-2
+    assert made.lineage.options["learning_rate"] == pytest.approx(0.8 * 1e-2)
+    assert made.lineage.options["optimizer"] == "adamw"

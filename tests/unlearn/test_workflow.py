@@ -148,9 +148,12 @@ def test_a_foreign_adapter_works_without_lineage(
     assert any("--template" in note for note in done.notes)
     with pytest.raises(LineageError, match="learning_rate"):
         forget(tiny_model, data_file, "r0", tmp_path / "r", adapter=bare, method="retrain")
-    forget(
+    again = forget(
         tiny_model, data_file, "r0", tmp_path / "r", adapter=bare, method="retrain", options=QUICK
     )
+    # what it was trained with is known from now on
+    assert again.lineage.options["learning_rate"] == QUICK["learning_rate"]
+    assert again.lineage.finetuned_with["training"]["max_steps"] == QUICK["max_steps"]
 
 
 def test_retain_can_be_given_when_the_data_is_gone(

@@ -78,6 +78,7 @@ def plan(material: Material) -> Planned:
             truth = _examples(material, a, [a.value])
             how: How = "exact" if space(a.form) <= EXACT else "sampled"
             settings = [a.form, a.position, material.seed, material.template.name, TOKEN_BUDGET]
+            settings += [EXACT, SAMPLES]
             facts = ("exposure", view.stamp, examples_digest(truth), how, settings)
             told = cache.get(partial(_log_probs, view, material, a), *facts)
             found = exposure(float(told["truth"][0]), told["others"], how)

@@ -148,6 +148,12 @@ def _other_template(material: Material) -> tuple[str, list[Example]]:
 
 def _paraphrased(material: Material) -> Iterator[tuple[str, list[Example]]]:
     records = {r.id: r for r in material.records["forget"] if r.form == "prompt"}
+    lost = [name for name in material.paraphrases if name not in records]
+    if lost:
+        raise DataError(
+            f"--paraphrases: record {lost[0]!r} has no prompt that another could replace; only "
+            "records with prompt and completion have"
+        )
     most = max(map(len, material.paraphrases.values()), default=0)
     for k in range(most):
         asked = [

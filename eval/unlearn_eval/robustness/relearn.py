@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from unlearn.batches import Example
-from unlearn.errors import DataError
+from unlearn.errors import DataError, ModelError
 from unlearn.losses import NLL
 from unlearn.models import TRAINABLE, ModelState
 from unlearn.options import TrainingOptions, validated
@@ -47,8 +47,11 @@ def taught(
         Nothing.
 
     Raises:
+        ModelError: if a whole model is quantised, which cannot be trained.
         TrainingError: if the loss is not finite.
     """
+    if not state.stack and getattr(state.model, "is_quantized", False):
+        raise ModelError("a quantised model without adapter cannot be trained further")
     parameters = [
         p
         for name, p in state.model.named_parameters()

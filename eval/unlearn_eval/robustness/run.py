@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+import torch
+
 from unlearn.batches import Example
 from unlearn.errors import UnlearnError
 from unlearn.models import ModelState
@@ -76,6 +78,8 @@ class Trial:
                 found += [(treatment, t) for t in treatment.function()(state, some, self.setting)]
             except UnlearnError as error:
                 self.refused.setdefault(key, []).append((treatment, str(error)))
+            except torch.OutOfMemoryError:
+                self.refused.setdefault(key, []).append((treatment, "out of memory"))
             count(self._work(treatment, some))
 
     @staticmethod
