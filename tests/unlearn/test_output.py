@@ -69,6 +69,7 @@ def test_a_full_disk_is_an_error_of_ours(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="resource limits")
 def test_a_disk_that_refuses_while_an_adapter_is_saved(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path

@@ -61,6 +61,7 @@ def _forget(model: Path, adapter: Path | None, data: Path, out: Path, **options:
     )
 
 
+@pytest.mark.slow
 def test_moves_forget_records_to_where_unseen_ones_are(
     tiny_model: Path, data_file: Path, holdout_file: Path, tmp_path: Path
 ) -> None:

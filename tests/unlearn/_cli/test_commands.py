@@ -182,6 +182,7 @@ def test_python_m_unlearn_in_a_fresh_process(tmp_path: Path) -> None:
     assert done.stdout.startswith("unlearn ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_interrupting_leaves_nothing_behind(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
