@@ -95,7 +95,10 @@ def test_retraining_leaves_nothing(setting: Setting) -> None:
     for row in audit.rows:
         if row.state == "after":
             twin = audit.get("reference:0", row.split, row.probe, row.metric)
-            assert (twin.value, twin.low, twin.high) == (row.value, row.low, row.high)
+            # scores of the same weights are taken from the cache; what is watched beside them is
+            # run in other batches
+            near = pytest.approx((row.value, row.low, row.high), rel=1e-6)
+            assert (twin.value, twin.low, twin.high) == near
 
 
 def test_npo_forgets_and_keeps_the_rest(setting: Setting) -> None:
