@@ -10,6 +10,7 @@ import pytest
 
 from unlearn import Records, Result, finetune, forget
 from unlearn_eval import Audit, run_audit
+from unlearn_eval.membership import CALIBRATED
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +94,8 @@ def test_retraining_leaves_nothing(setting: Setting) -> None:
     assert value(audit, "after", "forget", "membership.loss", "auc") < 0.9
     # the reference is the very same adapter
     for row in audit.rows:
-        if row.state == "after":
+        # calibrated attacks hold a state against the references, of which this one has no other
+        if row.state == "after" and row.probe.removeprefix("membership.") not in CALIBRATED:
             twin = audit.get("reference:0", row.split, row.probe, row.metric)
             # scores of the same weights are taken from the cache; what is watched beside them is
             # run in other batches
