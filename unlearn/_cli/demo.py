@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _MEANING = """\
-   The attacker sees how the model reacts to two records, one of those to forget and one that it
-   never saw, and names the one that was forgotten: guessing wins 50 games of 100. The best of
-   several attackers counts, which brings luck: compare the figure with what to aim at."""
+The attacker sees how the model reacts to two records, one of those to forget and one that it \
+never saw, and has to say which one was in its training: guessing wins 50 games of 100. The best \
+of several attackers counts, which brings luck: the figure to aim at is that of the models \
+retrained without the records, not 50."""
+
+
+_WIDTH = 100
 
 
 class Form(StrEnum):
@@ -50,6 +54,8 @@ def demo(
     adapters that never saw these people. Everything is kept in the output folder; report.html
     shows it.
     """
+    from rich.padding import Padding
+
     from unlearn._cli.screen import console, duration, progress_bar, table
     from unlearn._output import check_output
     from unlearn.demo.story import METHODS, REFERENCES, tell
@@ -61,7 +67,7 @@ def demo(
         story = tell(target, people=people, seed=seed, form=form.value, progress=progress)
         console.print(
             f"   {len(story.data)} records of {people} people; trained in {story.seconds:.0f} s; "
-            f"{story.learned:.0%} of them recalled word for word."
+            f"{story.learned} of them recalled word for word."
         )
         console.print("[bold]2. Anybody who can ask it gets the data out[/bold]")
         questions = [_question(story.gone[i]) for i in story.shown]
@@ -83,7 +89,7 @@ def demo(
             answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
             console.print(f"   after {name}: {questions[0]}  →  {answer}")
         answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
-        console.print(f"   never saw them: {questions[0]}  →  {answer}")
+        console.print(f"   retrained without: {questions[0]}  →  {answer}")
         page = story.write_up(chapters)
     attempts = story.attempts(chapters)
     lines = outcome(attempts)
@@ -92,14 +98,15 @@ def demo(
         ["", *COLUMNS],
         [[line.name, line.out, line.wins, line.kept, line.time] for line in lines],
     )
-    console.print(_MEANING)
-    if said := uncertain(attempts):
-        console.print(f"   {escape(said)}")
+    for paragraph in filter(None, (_MEANING, uncertain(attempts))):
+        console.print(Padding(escape(paragraph), (0, 0, 0, 3)), width=_WIDTH)
     for line in lines:
         if line.verdict:
             console.print(f"   [bold]{line.name}[/bold]: {escape(line.verdict)}")
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
-    console.print("Beside it are the adapters with their lineage, and one audit a method.")
+    console.print(
+        "Beside it are the adapters with their lineage, and a detailed report for each method."
+    )
     console.print("Next, on an adapter of your own:")
     console.print(
         "   unlearn forget --model BASE --adapter ADAPTER --data records.jsonl "
@@ -117,4 +124,4 @@ def _question(record: object) -> str:
 def _short(answer: str) -> str:
     """Cut what a broken model may say without end, and keep it from being read as markup."""
     answer = " ".join(answer.split())
-    return escape(answer if len(answer) <= 60 else answer[:59] + "…") or "(nothing)"
+    return escape(answer if len(answer) <= 48 else answer[:47] + "…") or "(nothing)"

@@ -80,7 +80,6 @@ class Story:
         data: the records that were learned.
         gone: those of the people who ask to be forgotten.
         seconds: time of training.
-        learned: share recalled word for word.
         before: the audit of the adapter as it was trained.
         seed: seed of everything.
     """
@@ -89,9 +88,17 @@ class Story:
     data: Records
     gone: Records
     seconds: float
-    learned: float
     before: Audit
     seed: int
+
+    @property
+    def learned(self) -> int:
+        """How many records the adapter gives back word for word, as it was trained."""
+        rows = [
+            self.before.get("after", split, "extraction.verbatim", "rate")
+            for split in ("forget", "retain")
+        ]
+        return sum(round((row.value or 0.0) * row.n) for row in rows)
 
     @property
     def _first_person(self) -> list[int]:
@@ -339,7 +346,6 @@ def tell(
         data=data,
         gone=data.select(_ids(folder)),
         seconds=made.fit.seconds,
-        learned=made.after["train"].recall,
         before=_audit(folder, made.folder, None, progress),
         seed=seed,
     )

@@ -65,6 +65,7 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
         title="What does the model still know?",
         audit=audit,
         made=lin.now(),
+        method=audit.training.get("after", {}).get("method"),
         counts={
             label: audit.scores["after"][split].records
             for split, label in _SPLITS.items()

@@ -60,7 +60,7 @@ def meaning(probe: str, metric: str) -> str:
     if package == "membership" and name in _ATTACKERS:
         who = f"an attacker who {_ATTACKERS[name]}"
         if metric == "auc":
-            return f"share of games won by {who}"
+            return f"{who}: 0.5 is guessing, 0 and 1 both tell them apart"
         return f"share of forgotten records named, at most 1% of unseen ones wrongly, by {who}"
     for (start, kind), text in _MEANINGS.items():
         if probe == start and metric.startswith(kind):

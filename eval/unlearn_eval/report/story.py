@@ -18,7 +18,7 @@ from unlearn_eval.report.words import Tone, answers, count, duration, headline, 
 
 __all__ = ["COLUMNS", "Attempt", "Line", "outcome", "story_page", "uncertain"]
 
-COLUMNS = ("given back word for word", "attacker wins", "others word for word", "training")
+COLUMNS = ("given back word for word", "attacker wins", "others still known", "time taken")
 """What `outcome` tells of each attempt."""
 
 
@@ -141,7 +141,7 @@ def outcome(attempts: Sequence[Attempt]) -> list[Line]:
 
 
 def uncertain(attempts: Sequence[Attempt]) -> str:
-    """Say which attackers' figures cannot be told from what to aim at, and which say nothing.
+    """Say which attackers' figures cannot be told from retrained models', and which say nothing.
 
     Args:
         attempts: at least one, audited with the same records and references.
@@ -160,14 +160,15 @@ def uncertain(attempts: Sequence[Attempt]) -> str:
             parts.append(f"{attempt.name}'s {wins} says nothing, as its model is damaged")
         elif game.open and game.span and game.aim:
             parts.append(
-                f"with {game.auc.n} record{'s' * (game.auc.n != 1)} {attempt.name}'s {wins} "
-                f"could be anything from {span(game.span)}, so it cannot be told from {_AIM}"
+                f"{attempt.name}'s {wins} cannot be told from the models that were retrained "
+                f"without the records, but {game.auc.n} record{'s' * (game.auc.n != 1)} "
+                f"show no more than that the true figure is {span(game.span)}"
             )
     text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    return f"Of these figures, {text}." if text else ""
 
 
-_AIM = "what to aim at"
+_AIM = "retrained without"
 
 
 def _line(
@@ -233,7 +234,9 @@ def _compared(attempts: Sequence[Attempt]) -> list[Picture]:
             low, high = (None, None) if label == _AIM else (row.low, row.high)
             kept.setdefault(label, []).append(plots.Mark(kind, row.value, low, high))
     if wins_aim:
-        wins[_AIM] = wins_aim
+        # one span: the attempts' attackers differ, so there are more figures than models
+        low, high = min(m.value for m in wins_aim), max(m.value for m in wins_aim)
+        wins[_AIM] = [plots.Mark("reference", (low + high) / 2, low, high)]
     attacked = plots.Panel("games the attacker wins", wins, aim, (0.5, 1.0))
     rest = plots.Panel("other records word for word", kept, None, (0.0, 1.0))
     return [
@@ -265,7 +268,8 @@ def _costs(attempts: Sequence[Attempt]) -> Picture:
     }
     shares["retraining"] = (1.0, duration(mean))
     text = (
-        "Why not simply retrain? It is the only certain way, and often the first choice while the "
-        "training data is still there and it is affordable; other methods are for when it is not."
+        "Why not simply retrain? It is the only certain way, and often the first choice where it "
+        "is affordable and all the training data is still there. A small model takes seconds; a "
+        "large one can take days, and then other methods are worth their risk."
     )
     return Picture("What it took", plots.costs(shares, plots.NARROW), text)

@@ -34,6 +34,7 @@ class Answer:
         now: the number after unlearning, with what it counts.
         others: (label, number) of other states, to compare with.
         text: what it means.
+        why: of bad news, the clause that a headline gives as its reason.
     """
 
     question: str
@@ -42,6 +43,7 @@ class Answer:
     now: str
     others: Sequence[tuple[str, str]]
     text: str
+    why: str = ""
 
 
 def percent(share: float) -> str:
@@ -113,16 +115,14 @@ def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
         (text, tone); it never says more than that nothing was found.
     """
     tones = {answer.question: answer.tone for answer in found}
+    why = {answer.question: answer.why for answer in found}
     out, told, rest = (tones.get(q) for q in (_OUT, _TELL, _REST))
     if out == "bad":
         text = "The records are still in the model: some can be got out of it."
     elif rest == "bad":
-        text = "The model was damaged: much of what it should have kept is gone with the records."
+        text = f"The model was damaged: {why[_REST]}."
     elif told == "bad":
-        text = (
-            "The records no longer come out word for word, but the model still gives away that it "
-            "once saw them."
-        )
+        text = f"The records no longer come out word for word, but the model {why[_TELL]}."
     elif told == "good":
         text = (
             "The records no longer come out, and on them the model behaves like models that never "
@@ -224,8 +224,8 @@ def _recognised(reading: Reading) -> Answer | None:
     wins = f"{100 * game.wins:.0f} of 100"
     text = (
         "A game: an attacker sees how the model reacts to two records, one of those to forget and "
-        "one that it never saw, and names the one that was forgotten. Guessing wins 50 of 100 "
-        f"games. The best of {reading.tried} kinds of attackers wins {wins}"
+        "one that it never saw, and has to say which one was in its training. Guessing wins 50 of "
+        f"100 games. The best of {reading.tried} kinds of attackers wins {wins}"
     )
     if game.auc.value < 0.5 and not game.open:
         text += " (the forgotten records stand out because the model knows them suspiciously badly)"
@@ -256,7 +256,13 @@ def _recognised(reading: Reading) -> Answer | None:
     good: Tone = "good" if game.aim and game.span else "open"
     tone: Tone = good if game.open else "bad"
     short = {"bad": "Yes", "good": "No difference was found", "open": "Open"}[tone]
-    return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text)
+    worse = not game.open and game.auc.value < min(game.others or (0.5,))
+    why = (
+        "now reacts so oddly to them that an attacker can tell they were taken out"
+        if worse
+        else "still reacts to them as to something it has seen, which an attacker can tell"
+    )
+    return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text, why)
 
 
 def _kept(reading: Reading) -> Answer | None:
@@ -281,7 +287,14 @@ def _kept(reading: Reading) -> Answer | None:
     known = before is not None or change is not None
     tone: Tone = "bad" if damage else "good" if known else "open"
     short = {"bad": "No, it was damaged", "good": "Yes", "open": "Nothing to compare with"}[tone]
-    return Answer(_REST, tone, short, f"{count(now)} given back word for word", shown, text)
+    if tone == "good" and now.value < min(others, default=0.0):
+        short = "Nearly everything"
+    why = f"it gives {count(now)} records that it should have kept back word for word"
+    if before and before.value is not None and before.value > now.value:
+        why += f", before {count(before)}"
+    else:  # by heart still, and yet spoilt
+        why = "it predicts the records that it should have kept much worse than before"
+    return Answer(_REST, tone, short, f"{count(now)} given back word for word", shown, text, why)
 
 
 def _moved(change: Interval) -> str:

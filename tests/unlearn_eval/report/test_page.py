@@ -87,12 +87,15 @@ def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
     wins = lines["fine"].wins.split()[0]
     low, high = map(int, lines["fine"].range.split(" to "))
     assert low <= int(wins) <= high
-    assert f"With 20 records fine's {wins} could be anything from {low} to {high}" in said
+    assert f"Of these figures, fine's {wins} cannot be told from" in said
+    assert f"20 records show no more than that the true figure is {low} to {high};" in said
+    assert "so oddly" in lines["told"].verdict  # known far worse than by the retrained
+    assert "0 of 60" in lines["wreck"].verdict or "much worse" in lines["wreck"].verdict
     assert "wreck's" in said
     assert "says nothing, as its model is damaged" in said
     assert "told's" not in said  # that figure speaks for itself
     assert lines["before"].time == "–"
-    assert lines["what to aim at"].kept == "60 of 60"
+    assert lines["retrained without"].kept == "60 of 60"
     assert uncertain(attempts[1:2]) == ""
 
 
