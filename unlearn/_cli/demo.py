@@ -102,7 +102,8 @@ def demo(
         console.print(Padding(escape(paragraph), (0, 0, 0, 3)), width=_WIDTH)
     for line in lines:
         if line.verdict:
-            console.print(f"   [bold]{line.name}[/bold]: {escape(line.verdict)}")
+            said = f"[bold]{line.name}[/bold]: {escape(line.verdict)}"
+            console.print(Padding(said, (0, 0, 0, 3)), width=_WIDTH)
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
     console.print(
         "Beside it are the adapters with their lineage, and a detailed report for each method."
