@@ -1,8 +1,7 @@
 """The certificate of a deletion: a signed statement of what was deleted and how it was checked.
 
 ```python
-statement = build_certificate(verdict, audit, lineage_after=lineage, adapter="cleaned")
-write_certificate(statement, "certificate.json")
+certify("audit", None, "certificate.json", adapter="cleaned", before="adapter")
 check_certificate("certificate.json", "signing.pub", adapter="cleaned").ok
 ```
 
@@ -16,6 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from unlearn_eval.certificate._certify import certify
 from unlearn_eval.certificate._check import Check, Finding, check_certificate
 from unlearn_eval.certificate._envelope import PAYLOAD_TYPE, sign, write_certificate
 from unlearn_eval.certificate._keys import (
@@ -39,6 +39,7 @@ __all__ = [
     "Finding",
     "build_certificate",
     "certificate_page",
+    "certify",
     "check_certificate",
     "key_id",
     "key_path",

@@ -111,7 +111,7 @@ def check_certificate(
     """
     key = public_key if isinstance(public_key, Ed25519PublicKey) else load_public_key(public_key)
     data = _read(Path(path))
-    measured = None if audit is None else _read(_audit_file(Path(audit)))
+    measured = None if audit is None else _audit_digests(Path(audit))
     weights = None if adapter is None else weights_digest(adapter)
     name = key_id(key)
     try:
@@ -130,7 +130,7 @@ def check_certificate(
         signed,
         _dates(statement, now or datetime.datetime.now(datetime.UTC)),
         _same_adapter(statement["models"]["after"], adapter, weights),
-        _same_audit(statement["audit"]["sha256"], measured),
+        _same_audit(statement["audit"], measured),
     )
     return Check(findings, statement, name)
 
@@ -166,12 +166,15 @@ def _same_adapter(
     return Finding("adapter", True, "the weights and the configuration are those certified")
 
 
-def _same_audit(expected: str, data: bytes | None) -> Finding:
-    if data is None:
+def _same_audit(certified: Mapping[str, Any], measured: tuple[str, str | None] | None) -> Finding:
+    if measured is None:
         return Finding("audit", None, "not compared with an audit: none was given")
-    if hashlib.sha256(data).hexdigest() != expected:
+    numbers, scores = measured
+    if numbers != certified["sha256"]:
         return Finding("audit", False, "audit.json is not the one that the verdict rests on")
-    return Finding("audit", True, "audit.json is the one that the verdict rests on")
+    if scores is not None and certified["scores_sha256"] not in (None, scores):
+        return Finding("audit", False, "scores.parquet is not the one that the verdict rests on")
+    return Finding("audit", True, "the audit is the one that the verdict rests on")
 
 
 def _printable(line: str) -> str:
@@ -179,8 +182,12 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
-def _audit_file(path: Path) -> Path:
-    return path / "audit.json" if path.is_dir() else path
+def _audit_digests(path: Path) -> tuple[str, str | None]:
+    """Return digests of `audit.json` and, where it is there, `scores.parquet`."""
+    file = path / "audit.json" if path.is_dir() else path
+    scores = file.with_name("scores.parquet")
+    seen = hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None
+    return hashlib.sha256(_read(file)).hexdigest(), seen
 
 
 def _read(path: Path) -> bytes:
@@ -190,5 +197,5 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise CertificateError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > _LARGEST:
-        raise CertificateError(f"{path} is too large to be what it should be")
+        raise CertificateError(f"{path} is larger than {_LARGEST >> 20} MiB: not what it should be")
     return data

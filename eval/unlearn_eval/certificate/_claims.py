@@ -40,8 +40,8 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
     left = [entry for entry in scope if entry["cleaned"] is not True]
     if left:
         found.append(
-            f"That everything is clean: {len(left)} of the {len(scope)} item(s) under scope are "
-            "not, or not known to be."
+            f"That everything is clean: of what is listed under scope ({len(scope)}), {len(left)} "
+            f"{'is' if len(left) == 1 else 'are'} not, or not known to be."
         )
     if not scope:
         found.append("That other copies were looked for: no scope was given.")

@@ -183,7 +183,7 @@ def read_json(data: bytes) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise UnverifiedError(f"this is not a certificate: not JSON ({error})") from None
+        raise UnverifiedError(f"not JSON: {error}") from None
 
 
 def _decoded(text: Any, what: str) -> bytes:

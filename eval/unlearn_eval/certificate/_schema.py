@@ -40,6 +40,7 @@ REQUEST = {
     "verified": Maybe(TIME),
     "closed": Maybe(TIME),
     "escrow_destroyed": Maybe(FLAG),
+    "ledger": Maybe({"id": TEXT, "entries": COUNT, "head": TEXT}),
 }
 VERDICT: dict[str, Any] = {
     "schema": one_of([1]),
@@ -155,7 +156,7 @@ STATEMENT: dict[str, Any] = {
     "extraction": VERDICT["extraction"],
     "utility": VERDICT["utility"],
     "power": TEXT,
-    "audit": {"sha256": HEX, "created": TIME},
+    "audit": {"sha256": HEX, "scores_sha256": Maybe(HEX), "created": TIME},
     "verdict": {
         "outcome": VERDICT["outcome"],
         "tier": VERDICT["tier"],

@@ -41,6 +41,7 @@ def build_certificate(
     artifacts: Sequence[Mapping[str, Any]] = (),
     adapter: str | Path | None = None,
     records: Sequence[str] | None = None,
+    scores_sha256: str | None = None,
     valid_days: int = VALID_DAYS,
     not_claimed: Sequence[str] = (),
     now: datetime.datetime | None = None,
@@ -54,8 +55,9 @@ def build_certificate(
         verdict: the content of `verdict.json`.
         audit: the content of `audit.json`.
         request: of the deletion request its `id`, the times `received`, `due`, `run`, `verified`
-            and `closed` (ISO 8601), and `escrow_destroyed`: whether the copy of the records that
-            was kept for checking is gone. Nothing else is accepted, as a certificate is passed on.
+            and `closed` (ISO 8601); `escrow_destroyed`, whether the copy of the records that was
+            kept for checking is gone; and of the ledger its `id`, how many `entries` it has and
+            the digest of the last, its `head`. Nothing else is accepted: who asked stays here.
         lineage_after: the lineage of the unlearned state, or the content of its `lineage.json`.
         lineage_before: of the state before, where it has one.
         artifacts: what was found to hold the records or to descend from them: `kind` (one of
@@ -64,6 +66,7 @@ def build_certificate(
             configuration (an adapter's scale stands there), without it the weights only.
         records: keyed digests of the records of this request; without them those that the lineage
             after calls forgotten and the one before does not.
+        scores_sha256: digest of the audit's `scores.parquet`, which stays with the operator.
         valid_days: days until it expires.
         not_claimed: further sentences on what is not claimed.
         now: the time of making; by default the clock's.
@@ -132,7 +135,11 @@ def build_certificate(
         "extraction": found["extraction"],
         "utility": found["utility"],
         "power": found["power"],
-        "audit": {"sha256": found["audit_sha256"], "created": seen["created"]},
+        "audit": {
+            "sha256": found["audit_sha256"],
+            "scores_sha256": scores_sha256,
+            "created": seen["created"],
+        },
         "verdict": {
             "outcome": found["outcome"],
             "tier": found["tier"],

@@ -27,8 +27,8 @@ _VERDICTS = {
     "PASS": (
         "good",
         "PASS",
-        "In every test that the policy fixed, the cleaned model treats the deleted records as a "
-        "model does that never saw them.",
+        "In every test that the policy fixed, and within its margin, the cleaned model treats the "
+        "deleted records as a model does that never saw them.",
     ),
     "FAIL": (
         "bad",
@@ -100,9 +100,10 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
     compared = _COMPARED[verdict["tier"]].format(k=f"{_count(k, 'model')} " if k else "models ")
     return render(
         "certificate.html",
-        title="Certificate of deletion",
+        title="Certificate of deletion" if short == "PASS" else "A deletion that is not confirmed",
         facts=_facts(statement),
         tone=tone,
+        warnings=_warnings(statement, signed=signed),
         verdict={"short": short, "text": text, "compared": compared},
         reasons=verdict["reasons"],
         would_decide=verdict["would_decide"],
@@ -133,6 +134,27 @@ def _facts(statement: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _warnings(statement: Mapping[str, Any], *, signed: bool) -> list[str]:
+    """Say beside the verdict what it must not be read without."""
+    scope = statement["scope"]
+    left = sum(entry["cleaned"] is not True for entry in scope)
+    found = []
+    if left:
+        found.append(
+            f"This is about one {_what(statement)}. Of what is listed under scope ({len(scope)}), "
+            f"{left} {'is' if left == 1 else 'are'} not cleaned, or not known to be."
+        )
+    if statement["policy"]["chosen"] == "after":
+        found.append("The rules were chosen when the numbers could be seen.")
+    if not signed:
+        found.append("This is a draft: nobody has signed it.")
+    return found
+
+
+def _what(statement: Mapping[str, Any]) -> str:
+    return "adapter" if statement["models"]["after"]["kind"] == "adapter" else "model"
+
+
 def _deleted(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     counts, models, method = statement["counts"], statement["models"], statement["method"]
     digests = statement["records"]["digests"]
@@ -156,7 +178,7 @@ def _deleted(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if dates:
         found.append(_entry("request", ", ".join(dates)))
-    kind = "adapter" if models["after"]["kind"] == "adapter" else "model"
+    kind = _what(statement)
     if models["before"]:
         found.append(_entry(f"{kind} before", digests=[models["before"]["weights"]]))
     note = "" if models["after"]["files"] else "weights only, without the configuration"
@@ -247,15 +269,19 @@ def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
         tone, result = _OUTCOMES["FAIL"]
     elif probe["passed"]:
         tone, result = _OUTCOMES["PASS"]
+    # with references a verdict gives the range that passes, otherwise the value's own interval
+    span = _span(probe["low"], probe["high"])
+    compared = bool(k) and mean is not None
+    of = _count(k, "model") if compared else ""
     name = f"{probe['probe']}, {probe['statistic']}"
     name += f"; model {probe['deployment']}, asked {probe['prompt_state']}"
     return {
         "words": probe["words"],
         "name": name,
         "value": _number(probe["value"]),
-        "span": _span(probe["low"], probe["high"]),
+        "span": "" if compared else span,
         "others": others,
-        "of": _count(k, "model") if k and mean is not None else "",
+        "of": f"{of}; passes: {span}" if compared and span else of,
         "tone": tone,
         "result": result,
     }
@@ -290,7 +316,8 @@ def _number(value: float | None) -> str:
     """Write a number with two decimals, or two digits where those would say 0."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if not value or abs(value) >= 0.01 else f"{value:.1g}"
+    text = f"{value:.2f}" if not value or abs(value) >= 0.01 else f"{value:.1g}"
+    return text.replace("-", "−") if value < 0 else text
 
 
 def _span(low: float | None, high: float | None) -> str:

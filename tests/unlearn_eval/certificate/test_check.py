@@ -13,6 +13,7 @@ from unlearn._cli import run
 from unlearn.errors import CertificateError, LineageError
 from unlearn_eval.certificate import (
     build_certificate,
+    certify,
     check_certificate,
     key_path,
     load_signing_key,
@@ -232,3 +233,50 @@ def test_key_new_and_show(capfd, tmp_path: Path) -> None:
     assert run(["key", "show"]) == 2  # looking makes none
     assert not key_path().exists()
     assert load_signing_key(file)
+
+
+@pytest.fixture
+def decided(case):
+    """The folders as `unlearn forget`, `audit` and `verify` leave them."""
+    audit = case.folder / "audit"
+    (audit / "scores.parquet").write_bytes(b"scores")
+    (audit / "verdict.json").write_text(json.dumps(case.verdict))
+    for name, line in (("cleaned", case.after), ("adapter", case.before)):
+        (case.folder / name / "lineage.json").write_text(json.dumps(line))
+    return audit
+
+
+def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
+    file = case.folder / "out" / "certificate.json"
+    before = case.folder / "adapter"
+    assert certify(decided, case.request, file, adapter=case.adapter, before=before) == file
+    public = key_path().with_suffix(".pub")
+    check = check_certificate(file, public, adapter=case.adapter, audit=decided)
+    assert check.ok
+    assert [f.passed for f in check.findings] == [True] * 4
+    assert check.statement is not None
+    expected = case.statement(artifacts=(), now=None)
+    same = set(expected) - {"created", "expires", "audit"}
+    assert {key: check.statement[key] for key in same} == {key: expected[key] for key in same}
+    assert "R-2026-017" in file.with_suffix(".html").read_text()
+    # scores of records are not part of a certificate, but their file's digest is
+    (decided / "scores.parquet").write_bytes(b"other")
+    assert wrong(check_certificate(file, public, audit=decided)) == ["audit"]
+
+
+def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decided) -> None:
+    file = case.folder / "certificate.json"
+    with pytest.raises(CertificateError, match=r"lineage\.json.*`unlearn forget` made"):
+        certify(decided, None, file, adapter=decided)
+    with pytest.raises(CertificateError, match="the page takes that name"):
+        certify(decided, None, file.with_suffix(".html"), adapter=case.adapter)
+    (decided / "audit.json").write_text(json.dumps(case.audit | {"rows": [1]}))
+    with pytest.raises(LineageError, match="verify it again"):
+        certify(decided, None, file, adapter=case.adapter)
+    (decided / "verdict.json").write_text("[]")
+    with pytest.raises(CertificateError, match="does not hold a JSON object"):
+        certify(decided, None, file, adapter=case.adapter)
+    (decided / "verdict.json").unlink()
+    with pytest.raises(CertificateError, match="run `unlearn verify` first"):
+        certify(decided, None, file, adapter=case.adapter)
+    assert not file.exists()

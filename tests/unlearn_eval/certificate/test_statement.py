@@ -151,14 +151,14 @@ def _claims(case, **changes: Any) -> str:
 def test_what_is_not_claimed_follows_from_what_is(case) -> None:
     usual = _claims(case)
     assert "whoever controls data, models and signing key could state anything" in usual
-    assert "2 of the 7 item(s)" in usual
+    assert "listed under scope (7), 2 are not" in usual
     assert "pilot approximates" in usual
     for words in ("in advance", "outcome is", "destroyed", "configuration", "no scope was given"):
         assert words not in usual
     assert "Mine." in case.statement(not_claimed=["Mine."])["not_claimed"]
     assert "configuration" in _claims(case, adapter=None)
     assert "no scope was given" in _claims(case, artifacts=())
-    assert "item(s)" not in _claims(case, artifacts=case.artifacts[:5])
+    assert "listed under scope (" not in _claims(case, artifacts=case.artifacts[:5])
     closed = case.request | {"escrow_destroyed": True}
     assert "was destroyed when the request was closed" in _claims(case, request=closed)
     case.verdict["policy"]["chosen"] = "after"
