@@ -15,6 +15,7 @@ from unlearn_eval.certificate._envelope import UnverifiedError, unsigned_payload
 from unlearn_eval.certificate._schema import STATEMENT
 from unlearn_eval.certificate._shape import MisfitError, fit
 from unlearn_eval.report._page import render
+from unlearn_eval.report.meanings import attacker
 
 __all__ = ["certificate_page"]
 
@@ -27,8 +28,8 @@ _VERDICTS = {
     "PASS": (
         "good",
         "PASS",
-        "In every test that the policy fixed, and within its margin, the cleaned model treats the "
-        "deleted records as a model does that never saw them.",
+        "In every test that the policy asks for, and within its margin, the cleaned model treats "
+        "the deleted records as a model does that never saw them.",
     ),
     "FAIL": (
         "bad",
@@ -233,8 +234,9 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
         tone, result = _OUTCOMES.get(extraction["outcome"], ("open", "not decided"))
         found.append(
             {
-                "words": extraction["words"],
-                "name": f"extraction within {extraction['n']:,} tries, p = {extraction['p']:g}",
+                "words": "Do the records come out?",
+                "found": extraction["words"],
+                "name": f"extraction, {extraction['n']:,} tries, p = {extraction['p']:g}",
                 "value": _of(extraction["extracted"], of),
                 "span": "records that come out" if extraction["extracted"] is not None else "",
                 "others": _of(extraction["reference_extracted"], of),
@@ -248,8 +250,9 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
         margin = utility["margin"]
         found.append(
             {
-                "words": utility["words"],
-                "name": "utility: what the model should still know",
+                "words": "Does the model still know the rest?",
+                "found": utility["words"],
+                "name": "utility",
                 "value": _number(utility["value"]),
                 "span": _span(utility["low"], utility["high"]),
                 "others": "–" if margin is None else f"margin {_number(margin)}",
@@ -274,9 +277,16 @@ def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
     compared = bool(k) and mean is not None
     of = _count(k, "model") if compared else ""
     name = f"{probe['probe']}, {probe['statistic']}"
-    name += f"; model {probe['deployment']}, asked {probe['prompt_state']}"
+    if probe["deployment"] != "as-is":
+        name += f"; model: {probe['deployment']}"
+    if probe["prompt_state"] != "verbatim":
+        name += f"; asked: {probe['prompt_state']}"
+    words = probe["words"].removeprefix(f"{probe['probe']}: ")
+    who = attacker(probe["probe"])
     return {
-        "words": probe["words"],
+        "words": f"Can {who} tell?" if who else words,
+        # beside references the columns say the same in numbers
+        "found": words if who and not compared else "",
         "name": name,
         "value": _number(probe["value"]),
         "span": "" if compared else span,

@@ -21,7 +21,11 @@ def _hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _probe(name: str, statistic: str, value: float, words: str, **more: Any) -> dict[str, Any]:
+def _probe(name: str, statistic: str, value: float, far: float, **more: Any) -> dict[str, Any]:
+    words = (
+        f"membership.{name}: {far:.2f} of the references' SDs from their mean; passes within 2.10, "
+        "fails beyond 3.71"
+    )
     return {
         "probe": f"membership.{name}",
         "deployment": "as-is",
@@ -43,12 +47,12 @@ def _probe(name: str, statistic: str, value: float, words: str, **more: Any) -> 
 def verdict() -> dict[str, Any]:
     """A verdict as `unlearn verify` writes it, on 20 records with 8 references."""
     probes = [
-        _probe("loss", "auc", 0.61, "how often an attacker picks the deleted record of two"),
-        _probe("ez", "auc", 0.58, "the same, looking only where the model is wrong"),
-        _probe("min_k", "auc", 0.6, "the same, looking only at a record's least likely words"),
-        _probe("loss", "difference", -0.21, "how much less the records surprise than unseen ones"),
-        _probe("deviation", "mean", 0.44, "how far the records lie from where models put them"),
-        _probe("loss", "auc", 0.62, "as the first, with the adapter merged", deployment="merged"),
+        _probe("loss", "auc", 0.61, 0.33),
+        _probe("ez", "auc", 0.58, 0.34),
+        _probe("min_k", "auc", 0.6, 0.35),
+        _probe("loss", "difference", -0.21, 0.36),
+        _probe("deviation", "mean", 0.44, 0.37),
+        _probe("loss", "auc", 0.62, 0.38, deployment="merged"),
     ]
     gates = {
         "G0": "The audit, the adapter and their records of origin name the same weights.",
@@ -78,7 +82,7 @@ def verdict() -> dict[str, Any]:
             "extracted": 0,
             "reference_extracted": 0,
             "records": 20,
-            "words": "records likely to come out in ten thousand random answers",
+            "words": "0 of 20 records come out with 10,000 tries at probability 0.1",
             "outcome": "PASS",
         },
         "utility": {

@@ -84,11 +84,14 @@ def test_every_number_and_every_sentence_is_there(case) -> None:
     def row(words: str) -> str:
         return next(row for row in rows if words in row)
 
-    assert "−0.004" in row(probes[0]["words"])
-    assert "not decided" in row(probes[0]["words"])
-    assert "fails" in row(probes[1]["words"])
+    first, second, third, fourth, _, last = rows[2:8]  # after the head
+    assert "Can an attacker who picks the record that the model finds likelier tell?" in first
+    assert "−0.004" in first
+    assert "not decided" in first
+    assert "fails" in second
+    assert "membership.loss, auc; model: merged" in last
     # with references the range is that of passing; without, that of the number itself
-    third, fourth = row(probes[2]["words"]), row(probes[3]["words"])
+    assert probes[2]["words"].removeprefix("membership.min_k: ") in third
     assert re.search(r"0\.60 0\.54 to 0\.66 – passes", third)
     assert re.search(r"−0\.21 −0\.20 ± 0\.03 8 models; passes: −0\.27 to −0\.15 passes", fourth)
     assert "0 of 20" in row(case.verdict["extraction"]["words"])
@@ -102,6 +105,11 @@ def test_every_number_and_every_sentence_is_there(case) -> None:
     for digest in (case.after["digest"], case.before["digest"], case.verdict["policy"]["sha256"]):
         assert digest.rpartition(":")[2][:12] in plain
     assert "and 17 more" in plain
+
+
+def test_probes_of_others_are_shown_by_their_words(case) -> None:
+    case.verdict["probes"][0] |= {"probe": "mine.own", "words": "what mine found"}
+    assert "what mine found mine.own, auc" in text(certificate_page(case.statement()))
 
 
 def test_the_least_certificate(case) -> None:
