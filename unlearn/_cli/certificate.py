@@ -39,8 +39,7 @@ def check(
 ) -> None:
     """Check signature and dates, offline, and whether it is about this adapter and this audit.
 
-    Exit codes: 0 it verifies; 1 it does not; 2 the input is wrong. A certificate whose verdict is
-    FAIL verifies too: read the verdict.
+    Exit codes: 0 it verifies; 1 it does not; 2 the input is wrong. A signed FAIL verifies too.
     """
     from unlearn_eval.certificate import check_certificate
 

@@ -284,7 +284,7 @@ def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
     words = probe["words"].removeprefix(f"{probe['probe']}: ")
     who = attacker(probe["probe"])
     return {
-        "words": f"Can {who} tell?" if who else words,
+        "words": who[:1].upper() + who[1:] if who else words,
         # beside references the columns say the same in numbers
         "found": words if who and not compared else "",
         "name": name,

@@ -85,7 +85,7 @@ def test_every_number_and_every_sentence_is_there(case) -> None:
         return next(row for row in rows if words in row)
 
     first, second, third, fourth, _, last = rows[2:8]  # after the head
-    assert "Can an attacker who picks the record that the model finds likelier tell?" in first
+    assert "An attacker who picks the record that the model finds likelier" in first
     assert "−0.004" in first
     assert "not decided" in first
     assert "fails" in second
