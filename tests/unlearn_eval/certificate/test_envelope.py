@@ -107,6 +107,15 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
         opened(data)
 
 
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [(b'"payload": "eA==", ', "a key appears twice"), (b'"a": NaN, ', "NaN is not JSON")],
+)
+def test_json_that_programs_read_differently_is_refused(extra: bytes, words: str) -> None:
+    with pytest.raises(UnverifiedError, match=words):
+        opened(b"{" + extra + BYTES[1:])
+
+
 def test_numbers_that_json_has_not_are_not_signed() -> None:
     with pytest.raises(ValueError, match="JSON"):
         sign({"a": float("nan")}, KEY)
