@@ -92,6 +92,7 @@ def run_python(code: str) -> str:
     [
         "import unlearn",
         "import unlearn_eval",
+        "import unlearn_eval.certificate",
         "from unlearn._cli import run; assert run(['--help']) == 0",
         "from unlearn._cli import run; assert run(['forget', '--help']) == 0",
     ],

@@ -7,6 +7,7 @@ UnlearnError
 │   └── SuppressedError  a record was deleted before and must not be trained on again
 ├── ModelError           a model or adapter folder cannot be used
 ├── LineageError         a fact about an adapter's origin is missing or contradicts another
+├── CertificateError     a certificate or its key cannot be made or read
 ├── OptionError          an unknown or impossible option, method or recipe key
 ├── OutputError          results cannot be written
 └── TrainingError        training cannot go on (NaN loss, a tensor without gradient)
@@ -22,6 +23,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "CertificateError",
     "DataError",
     "LineageError",
     "ModelError",
@@ -57,6 +59,10 @@ class ModelError(UnlearnError):
 
 class LineageError(UnlearnError):
     """A fact about where an adapter comes from is missing or contradicts another."""
+
+
+class CertificateError(UnlearnError):
+    """A certificate of a deletion, or a key to sign or check it, cannot be made or read."""
 
 
 class OptionError(UnlearnError):

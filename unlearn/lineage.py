@@ -11,7 +11,6 @@ made on first use with mode 600.
 from __future__ import annotations
 
 import datetime
-import functools
 import hashlib
 import hmac
 import json
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unlearn._digests import weights_digest
 from unlearn.errors import DataError, LineageError, SuppressedError
 from unlearn.records import Record, Records
 
@@ -203,36 +203,6 @@ def library_versions() -> dict[str, str]:
     from unlearn import __version__
 
     return {"unlearn": __version__} | {name: metadata.version(name) for name in names}
-
-
-def weights_digest(folder: str | Path) -> str:
-    """Return the SHA-256 of a folder's safetensors files, independent of the folder's name.
-
-    Args:
-        folder: an adapter or model folder.
-
-    Returns:
-        `sha256:` followed by the digest over (file name, file digest) pairs in name order.
-
-    Raises:
-        LineageError: if the folder holds no safetensors file.
-    """
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise LineageError(f"{folder} holds no .safetensors file to take a digest of")
-    total = hashlib.sha256()
-    for path in files:
-        seen = path.stat()
-        total.update(path.name.encode() + b"\0")
-        total.update(_file_digest(path.resolve(), seen.st_size, seen.st_mtime_ns, seen.st_ino))
-    return f"sha256:{total.hexdigest()}"
-
-
-@functools.lru_cache(maxsize=256)
-def _file_digest(path: Path, size: int, changed: int, inode: int) -> bytes:
-    """Hash a file once in the life of the process: bases are large and asked for often."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _suppression_file() -> Path:

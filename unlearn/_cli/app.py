@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from unlearn._cli.audit import audit
+from unlearn._cli.certificate import certificate
 from unlearn._cli.compare import compare
 from unlearn._cli.demo import demo
 from unlearn._cli.finetune import finetune
 from unlearn._cli.forget import forget
+from unlearn._cli.key import key
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
 
@@ -42,7 +44,7 @@ def _root(
     --output cleaned
 
     Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
-    failed; 130 or 143 interrupted.
+    failed, or a certificate does not verify; 130 or 143 interrupted.
     """
 
 
@@ -71,5 +73,7 @@ def command() -> Any:
     for panel, verbs in panels.items():
         for verb in verbs:
             app.command(rich_help_panel=panel, help=_unwrapped(verb))(verb)
+    app.add_typer(certificate, rich_help_panel=_MEASURE)
+    app.add_typer(key, rich_help_panel=_MEASURE)
     app.add_typer(recipes, rich_help_panel=_LOOK)
     return typer.main.get_command(app)

@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearn_eval.report.words import duration, percent, state_name
 
-__all__ = ["render"]
+__all__ = ["render", "short"]
 
 
 def render(template: str, **values: Any) -> str:
@@ -33,6 +33,12 @@ def render(template: str, **values: Any) -> str:
     return str(environment.get_template(template).render(policy=policy, script=script, **values))
 
 
+def short(digest: str) -> str:
+    """Shorten a digest to what two people can compare by eye."""
+    kind, _, digits = digest.rpartition(":")
+    return f"{kind}:{digits[:12]}…" if kind else f"{digits[:12]}…"
+
+
 @functools.cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,6 +53,7 @@ def _environment() -> Any:
     environment.filters |= {
         "duration": duration,
         "percent": percent,
+        "short": short,
         "state_name": state_name,
     }
     return environment

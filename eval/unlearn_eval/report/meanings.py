@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["meaning"]
+__all__ = ["attacker", "meaning"]
 
 _ATTACKERS = {
     "loss": "picks the record that the model finds likelier",
@@ -46,6 +46,20 @@ _MEANINGS = {
 }
 
 
+def attacker(probe: str) -> str:
+    """Return what the attacker does that a membership probe stands for.
+
+    Args:
+        probe: `package.file` of the probe.
+
+    Returns:
+        Text; empty for a probe that is not of this package.
+    """
+    package, _, name = probe.partition(".")
+    what = _ATTACKERS.get(name, "") if package == "membership" else ""
+    return f"an attacker who {what}" if what else ""
+
+
 def meaning(probe: str, metric: str) -> str:
     """Return what a metric means, in half a sentence.
 
@@ -56,9 +70,7 @@ def meaning(probe: str, metric: str) -> str:
     Returns:
         Text; empty for a probe that is not of this package.
     """
-    package, _, name = probe.partition(".")
-    if package == "membership" and name in _ATTACKERS:
-        who = f"an attacker who {_ATTACKERS[name]}"
+    if who := attacker(probe):
         if metric == "auc":
             return f"{who}: 0.5 is guessing, 0 and 1 both tell them apart"
         return f"share of forgotten records named, at most 1% of unseen ones wrongly, by {who}"

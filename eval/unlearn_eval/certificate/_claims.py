@@ -1,0 +1,64 @@
+"""What a certificate does not claim: always some things, and more as its content asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["not_claimed_by"]
+
+_ALWAYS = (
+    "That the signer is honest. The signature shows who made this statement and that it was not "
+    "changed since; whoever controls data, models and signing key could state anything.",
+    "That no other attack, known or found later, would tell. The tests listed here were made.",
+    "Anything about copies that are not listed under scope: backups, exports, models derived "
+    "elsewhere.",
+    "That the base model, trained by others before, never saw the same content.",
+    "That the law is satisfied. These are measurements with stated limits of error.",
+)
+
+
+def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
+    """Return the limits of a statement in plain sentences.
+
+    Args:
+        statement: of the shape `STATEMENT`, but for `not_claimed`.
+
+    Returns:
+        Sentences, those particular to this statement first.
+    """
+    found = []
+    outcome = statement["verdict"]["outcome"]
+    if outcome != "PASS":
+        found.append(f"That the records are gone: the outcome is {outcome}.")
+    if statement["policy"]["chosen"] == "after":
+        found.append(
+            "That the rules were fixed in advance: the policy was chosen after the audit, when its "
+            "numbers could be seen."
+        )
+    scope = statement["scope"]
+    left = [entry for entry in scope if entry["cleaned"] is not True]
+    if left:
+        found.append(
+            f"That everything is clean: of what is listed under scope ({len(scope)}), {len(left)} "
+            f"{'is' if len(left) == 1 else 'are'} not, or not known to be."
+        )
+    if not scope:
+        found.append("That other copies were looked for: no scope was given.")
+    if statement["models"]["after"]["files"] is None:
+        found.append(
+            "Anything about the adapter's configuration, such as its scale: only the weights are "
+            "identified here."
+        )
+    if statement["method"]["name"] != "retrain":
+        found.append(
+            "That the weights are those of a model never trained on the records: "
+            f"{statement['method']['name']} approximates that, and only its behaviour was tested."
+        )
+    request = statement["request"]
+    if request and request["escrow_destroyed"]:
+        found.append(
+            "That this can be measured again: the copy of the records kept for checking was "
+            "destroyed when the request was closed."
+        )
+    return [*found, *_ALWAYS]

@@ -1,0 +1,162 @@
+"""What a statement must look like, and what is taken over into one: a list of names, no more.
+
+A shape is a `Leaf`; a dictionary of shapes by key; a list of one shape for all its entries; or
+`Maybe` of a shape where null stands too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "COUNT",
+    "FLAG",
+    "HEX",
+    "NUMBER",
+    "OBJECT",
+    "TEXT",
+    "TIME",
+    "WEIGHTS",
+    "Maybe",
+    "MisfitError",
+    "fit",
+    "one_of",
+    "parse_time",
+]
+
+
+class MisfitError(Exception):
+    """Which value is not what its place asks for."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value of its own.
+
+    Attributes:
+        words: what is expected.
+        test: whether a value is that.
+    """
+
+    words: str
+    test: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """A shape, or null.
+
+    Attributes:
+        shape: the shape.
+    """
+
+    shape: Any
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """Return a point in time from ISO 8601 with its offset from UTC.
+
+    Args:
+        text: such as `2025-03-01T12:00:00+00:00`.
+
+    Returns:
+        The time.
+
+    Raises:
+        ValueError: if it is none, or its offset is missing.
+    """
+    found = datetime.datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} does not say its offset from UTC")
+    return found
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse_time(value) is not None
+    except ValueError:
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and bool(compiled.fullmatch(value))
+
+
+TEXT = Leaf("text", lambda value: isinstance(value, str))
+FLAG = Leaf("true or false", lambda value: isinstance(value, bool))
+COUNT = Leaf("a whole number from 0", _is_count)
+NUMBER = Leaf("a finite number", _is_number)
+OBJECT = Leaf("an object", lambda value: isinstance(value, Mapping))
+TIME = Leaf("a time in ISO 8601 with its offset from UTC", _is_time)
+HEX = Leaf("64 hexadecimal digits", _matches("[0-9a-f]{64}"))
+WEIGHTS = Leaf("sha256: and 64 hexadecimal digits", _matches("sha256:[0-9a-f]{64}"))
+
+
+def one_of(values: Collection[Any]) -> Leaf:
+    """Return the shape of one of some values.
+
+    Args:
+        values: the values.
+
+    Returns:
+        The shape.
+    """
+    words = "one of " + ", ".join(map(repr, values))
+    return Leaf(words, lambda value: any(type(value) is type(v) and value == v for v in values))
+
+
+def fit(value: Any, shape: Any, where: str, *, exact: bool = False) -> Any:
+    """Return the part of a value that its shape names.
+
+    Args:
+        value: anything.
+        shape: what is wanted.
+        where: what the value is, for messages.
+        exact: refuse what the shape does not name, instead of leaving it out, and what is missing,
+            instead of putting null where the shape allows it.
+
+    Returns:
+        Dictionaries, lists and single values.
+
+    Raises:
+        MisfitError: naming the place that is wrong or missing.
+    """
+    if isinstance(shape, Maybe):
+        return None if value is None else fit(value, shape.shape, where, exact=exact)
+    if isinstance(shape, Leaf):
+        if not shape.test(value):
+            raise MisfitError(f"{where}: {shape.words} expected")
+        return value
+    if isinstance(shape, list):
+        if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+            raise MisfitError(f"{where}: a list expected")
+        return [fit(v, shape[0], f"{where}[{i}]", exact=exact) for i, v in enumerate(value)]
+    if not isinstance(value, Mapping):
+        raise MisfitError(f"{where}: an object expected")
+    needed = [name for name, part in shape.items() if exact or not isinstance(part, Maybe)]
+    missing = [name for name in needed if name not in value]
+    if missing:
+        raise MisfitError(f"{where}: {missing[0]!r} is missing")
+    surplus = [name for name in value if name not in shape]
+    if exact and surplus:
+        raise MisfitError(f"{where}: {surplus[0]!r} does not belong here")
+    return {
+        name: fit(value.get(name), part, f"{where}.{name}", exact=exact)
+        for name, part in shape.items()
+    }

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from unlearn._cli import run
+from unlearn.errors import CertificateError, LineageError
+from unlearn_eval.certificate import (
+    build_certificate,
+    certify,
+    check_certificate,
+    key_path,
+    load_signing_key,
+    new_signing_key,
+    sign,
+    write_certificate,
+)
+from unlearn_eval.certificate.__main__ import main
+
+DAY = datetime.timedelta(days=1)
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def public(private_key):
+    return private_key.public_key()
+
+
+def wrong(check) -> list[str]:
+    assert not check.ok
+    return [finding.what for finding in check.findings if finding.passed is False]
+
+
+def test_a_certificate_verifies_beside_its_adapter_and_its_audit(case, save, public) -> None:
+    path = save()
+    alone = check_certificate(path, public, now=NOW)
+    assert alone.ok
+    assert alone.statement == case.statement()
+    assert [f.passed for f in alone.findings] == [True, True, None, None]
+    full = check_certificate(
+        path, public, adapter=case.adapter, audit=case.folder / "audit", now=NOW
+    )
+    assert full.ok
+    assert [f.passed for f in full.findings] == [True] * 4
+    assert "on 20 record(s): PASS" in full.words
+
+
+def test_a_signed_fail_verifies_and_says_so(case, save, public) -> None:
+    case.verdict["outcome"] = "FAIL"
+    check = check_certificate(save(), public, now=NOW)
+    assert check.ok
+    assert "FAIL" in check.words
+
+
+def test_no_field_can_be_changed(case, save, private_key, public) -> None:
+    envelope = sign(case.statement(), private_key)
+    other = sign(case.statement(valid_days=999), private_key)
+    path = save(envelope | {"payload": other["payload"]})
+    check = check_certificate(path, public, now=NOW)
+    assert wrong(check) == ["signature"]
+    assert check.statement is None
+    assert "does not verify" in check.words
+    path = save()
+    stranger = Ed25519PrivateKey.generate().public_key()
+    assert wrong(check_certificate(path, stranger, now=NOW)) == ["signature"]
+    path.write_text("hello")
+    assert wrong(check_certificate(path, public, now=NOW)) == ["signature"]
+
+
+def test_what_is_signed_must_be_a_statement(case, save, private_key, public) -> None:
+    for changed in (
+        {},
+        case.statement() | {"schema": 2},
+        case.statement() | {"surplus": 1},
+    ):
+        check = check_certificate(save(sign(changed, private_key)), public, now=NOW)
+        assert wrong(check) == ["content"]
+        assert check.statement is None
+
+
+def test_dates(save, public) -> None:
+    path = save(valid_days=30)
+    last = NOW + 30 * DAY - datetime.timedelta(seconds=1)
+    assert check_certificate(path, public, now=last).ok
+    assert wrong(check_certificate(path, public, now=NOW + 30 * DAY)) == ["dates"]
+    assert wrong(check_certificate(path, public, now=NOW - DAY)) == ["dates"]
+    assert check_certificate(path, public, now=NOW - datetime.timedelta(minutes=9)).ok
+    # the clock of the machine is the default
+    assert wrong(check_certificate(save(now=NOW - 800 * DAY), public)) == ["dates"]
+
+
+def test_an_old_certificate_does_not_fit_another_adapter(case, save, public) -> None:
+    path = save()
+    before = case.folder / "adapter"
+    check = check_certificate(path, public, adapter=before, now=NOW)
+    assert wrong(check) == ["adapter"]
+    assert case.before["digest"] in check.words
+    config = case.adapter / "adapter_config.json"
+    config.write_text(json.dumps({"lora_alpha": 16}))
+    check = check_certificate(path, public, adapter=case.adapter, now=NOW)
+    assert wrong(check) == ["adapter"]
+    assert "adapter_config.json" in check.words
+    # without the folder when it was made, the weights alone are certified, and that is said
+    check = check_certificate(save(adapter=None), public, adapter=case.adapter, now=NOW)
+    assert check.ok
+    assert "configuration is not part" in check.findings[2].words
+
+
+def test_files_beside_the_weights_may_change_and_code_may_not(case, save, public) -> None:
+    path = save()
+    (case.adapter / "README.md").write_text("hello")
+    assert check_certificate(path, public, adapter=case.adapter, now=NOW).ok
+    (case.adapter / "modeling_own.py").write_text("import os")
+    assert wrong(check_certificate(path, public, adapter=case.adapter, now=NOW)) == ["adapter"]
+
+
+def test_an_edited_audit_is_noticed(case, save, public) -> None:
+    path, file = save(), case.folder / "audit" / "audit.json"
+    assert check_certificate(path, public, audit=file, now=NOW).ok
+    file.write_text(file.read_text().replace('"rows": []', '"rows": [] '))
+    check = check_certificate(path, public, audit=case.folder / "audit", now=NOW)
+    assert wrong(check) == ["audit"]
+
+
+def test_what_cannot_be_read_is_an_error(case, save, public, tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="cannot read"):
+        check_certificate(tmp_path / "none.json", public)
+    path = save()
+    with pytest.raises(CertificateError, match=r"cannot read .*audit\.json"):
+        check_certificate(path, public, audit=case.adapter)
+    with pytest.raises(LineageError, match=r"no \.safetensors"):
+        check_certificate(path, public, adapter=case.folder / "audit")
+    with pytest.raises(CertificateError, match="cannot read the key"):
+        check_certificate(path, tmp_path / "none.pub")
+
+
+def test_lines_cannot_steer_a_terminal(case, save, public) -> None:
+    hostile = case.folder / "x\x1b[2J\ny"
+    case.adapter.rename(hostile)
+    (hostile / "adapter_model.safetensors").write_bytes(b"other")
+    check = check_certificate(save(adapter=None), public, adapter=hostile, now=NOW)
+    assert all(line.isprintable() for line in check.lines())
+    assert len(check.lines()) == 5
+
+
+@pytest.fixture
+def files(case):
+    """A certificate that is valid today, signed with a key on disk."""
+    key = new_signing_key(case.folder / "own.key")
+    statement = case.statement(now=None)
+    write_certificate(statement, case.folder / "certificate.json", key)
+    return case.folder / "certificate.json", key.with_suffix(".pub")
+
+
+@pytest.mark.parametrize("way", ["toolkit", "alone"])
+def test_exit_codes(files, case, capfd, way: str) -> None:
+    path, key = map(str, files)
+
+    def code(*words: str) -> int:
+        if way == "alone":
+            return main(["check", *words])
+        return run(["certificate", "check", *words])
+
+    audit, adapter = str(case.folder / "audit"), str(case.adapter)
+    assert code(path, "--key", key, "--adapter", adapter, "--audit", audit) == 0
+    out, err = capfd.readouterr()
+    assert "The verdict it states, on 20 record(s): PASS." in out
+    assert err == ""
+    assert code(path, "--key", key, "--adapter", str(case.folder / "adapter")) == 1
+    assert "WRONG" in capfd.readouterr().out
+    assert code(path, "--key", path) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("unlearn: ")
+    assert err.count("\n") == 1
+    assert code(str(case.folder / "none"), "--key", key) == 2
+
+
+def test_it_runs_without_the_toolkit_s_weight(files, case) -> None:
+    path, key = map(str, files)
+    heavy = "torch transformers peft datasets scipy numpy pydantic jinja2 typer".split()
+    program = (
+        f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"  # an import would raise
+        "import runpy\nsys.argv = ['check', *sys.argv[1:]]\n"
+        "runpy.run_module('unlearn_eval.certificate', run_name='__main__')"
+    )
+    words = ["check", path, "--key", key, "--adapter", str(case.adapter)]
+    command = [sys.executable, "-W", "error", "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "The certificate verifies" in done.stdout
+
+
+def test_making_one_takes_little_more(case) -> None:
+    # built, signed and checked with the user's own key, made on first use
+    envelope = write_certificate(case.statement(now=None), case.folder / "certificate.json")
+    assert json.loads((case.folder / "certificate.json").read_text()) == envelope
+    public = key_path().with_suffix(".pub")
+    assert check_certificate(case.folder / "certificate.json", public).ok
+
+
+def test_a_saved_adapter_s_own_lineage_fits(adapter, verdict) -> None:
+    """The digests of lineage, audit and certificate are one, on a folder the toolkit saved."""
+    from unlearn.lineage import Lineage
+
+    line = Lineage.read(adapter)
+    assert line is not None
+    digests = line.records.trained[:2]
+    after = line.model_copy(
+        update={"records": line.records.model_copy(update={"forgotten": digests})}
+    )
+    audit = {"created": line.created, "states": {"after": line.digest}}
+    found = build_certificate(verdict, audit, lineage_after=after, adapter=adapter)
+    assert found["models"]["after"]["weights"] == line.digest
+    assert found["records"]["digests"] == sorted(digests)
+    assert set(found["models"]["after"]["files"]) >= {"adapter_model.safetensors"}
+
+
+def test_key_new_and_show(capfd, tmp_path: Path) -> None:
+    file = tmp_path / "own.key"
+    assert run(["key", "new", str(file)]) == 0
+    made = capfd.readouterr().out
+    assert run(["key", "show", str(file)]) == 0
+    assert capfd.readouterr().out == made
+    assert str(file.with_suffix(".pub")) in made
+    assert run(["key", "new", str(file)]) == 2
+    assert run(["key", "show"]) == 2  # looking makes none
+    assert not key_path().exists()
+    assert load_signing_key(file)
+
+
+@pytest.fixture
+def decided(case):
+    """The folders as `unlearn forget`, `audit` and `verify` leave them."""
+    audit = case.folder / "audit"
+    (audit / "scores.parquet").write_bytes(b"scores")
+    (audit / "verdict.json").write_text(json.dumps(case.verdict))
+    for name, line in (("cleaned", case.after), ("adapter", case.before)):
+        (case.folder / name / "lineage.json").write_text(json.dumps(line))
+    return audit
+
+
+def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
+    file = case.folder / "out" / "certificate.json"
+    before = case.folder / "adapter"
+    assert certify(decided, case.request, file, adapter=case.adapter, before=before) == file
+    public = key_path().with_suffix(".pub")
+    check = check_certificate(file, public, adapter=case.adapter, audit=decided)
+    assert check.ok
+    assert [f.passed for f in check.findings] == [True] * 4
+    assert check.statement is not None
+    expected = case.statement(artifacts=(), now=None)
+    same = set(expected) - {"created", "expires", "audit"}
+    assert {key: check.statement[key] for key in same} == {key: expected[key] for key in same}
+    assert "R-2026-017" in file.with_suffix(".html").read_text()
+    # scores of records are not part of a certificate, but their file's digest is
+    (decided / "scores.parquet").write_bytes(b"other")
+    assert wrong(check_certificate(file, public, audit=decided)) == ["audit"]
+
+
+def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decided) -> None:
+    file = case.folder / "certificate.json"
+    with pytest.raises(CertificateError, match=r"lineage\.json.*`unlearn forget` made"):
+        certify(decided, None, file, adapter=decided)
+    with pytest.raises(CertificateError, match="the page takes that name"):
+        certify(decided, None, file.with_suffix(".html"), adapter=case.adapter)
+    (decided / "audit.json").write_text(json.dumps(case.audit | {"rows": [1]}))
+    with pytest.raises(LineageError, match="verify it again"):
+        certify(decided, None, file, adapter=case.adapter)
+    (decided / "verdict.json").write_text("[]")
+    with pytest.raises(CertificateError, match="does not hold a JSON object"):
+        certify(decided, None, file, adapter=case.adapter)
+    (decided / "verdict.json").unlink()
+    with pytest.raises(CertificateError, match="run `unlearn verify` first"):
+        certify(decided, None, file, adapter=case.adapter)
+    assert not file.exists()

@@ -1,0 +1,53 @@
+"""Digests of weights on disk, from the files alone: no model is opened and torch is not needed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+from unlearn.errors import LineageError
+
+__all__ = ["file_digest", "weights_digest"]
+
+
+def weights_digest(folder: str | Path) -> str:
+    """Return the SHA-256 of a folder's safetensors files, independent of the folder's name.
+
+    Args:
+        folder: an adapter or model folder.
+
+    Returns:
+        `sha256:` followed by the digest over (file name, file digest) pairs in name order.
+
+    Raises:
+        LineageError: if the folder holds no safetensors file.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise LineageError(f"{folder} holds no .safetensors file to take a digest of")
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode() + b"\0")
+        total.update(file_digest(path))
+    return f"sha256:{total.hexdigest()}"
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file; it is read once in the life of the process.
+
+    Args:
+        path: the file.
+
+    Returns:
+        32 bytes.
+    """
+    seen = path.stat()
+    return _hashed(path.resolve(), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@functools.lru_cache(maxsize=256)
+def _hashed(path: Path, size: int, changed: int, inode: int) -> bytes:
+    """Hash a file that has these marks: bases are large and asked for often."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
