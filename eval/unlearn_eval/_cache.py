@@ -1,11 +1,14 @@
 """Keep what models said about records on disk, so that no state is run twice on the same records.
 
 Entries lie in `cache/scores` of the toolkit's home (`UNLEARN_HOME`, by default `~/.unlearn`), and
-may be deleted at any time. They hold arrays of numbers only: no text, no tokens, no record id and
-no name. A file is named by a MAC, under the user's key, of everything that its content depends on:
-weights and configurations of the whole stack, the records as tokens, settings, versions. So it is
-never stale, and nobody without the key can learn from a name which record it is about. A second MAC
-covers the content: a file that was damaged or forged counts as absent.
+may be deleted at any time. They hold arrays of numbers only: no text of a record, no tokens, no
+record id and no name. A file is named by a MAC, under the user's key, of everything that its
+content depends on: weights and configurations of the whole stack, the records as tokens, settings,
+versions. So it is never stale, and nobody without the key can learn from a name which record it is
+about. A second MAC covers the content: a file that was damaged or forged counts as absent. A file
+gets its name when it is whole: what a killed process leaves behind is never read.
+
+Of several processes only the first has a cache: what it has there the others are told.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from unlearn._output import staged_file
 from unlearn.batches import Example
 from unlearn.errors import DataError, OutputError
 from unlearn.models import ModelState
+from unlearn_eval._processes import first, from_first
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["Cache", "examples_digest", "folder_digest", "pack", "setting", "unpack"]
@@ -64,7 +68,7 @@ class Cache:
         Returns:
             The cache.
         """
-        if not wanted:
+        if not (wanted and first()):
             return cls()
         try:
             key = lin.Key.load()
@@ -83,6 +87,9 @@ class Cache:
         Returns:
             The arrays by name.
         """
+        return from_first(lambda: self._read(facts))
+
+    def _read(self, facts: Sequence[Any]) -> dict[str, npt.NDArray[Any]] | None:
         path = self._path(facts)
         try:
             if path is None or not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
+from unlearn_eval._processes import first, together
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
@@ -37,6 +37,7 @@ GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
 
 
+@together
 def run_audit(
     model: str | Path,
     data: str | Path | Records,
@@ -63,7 +64,9 @@ def run_audit(
     """Measure one unlearned state beside itself before, references and the base.
 
     Every state is run once: one forward pass over each record serves all likelihood-based probes.
-    Some records of each split are also continued by the model itself.
+    Some records of each split are also continued by the model itself. Where a launcher
+    (`accelerate launch`, `torchrun`) started several processes, all of them must call this: they
+    share the records, all return the same, and the first one writes.
 
     Args:
         model: base model; without `adapter`, the fully fine-tuned, unlearned model.
@@ -127,7 +130,7 @@ def run_audit(
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
-    trial = Trial(treatments, Setting(rate, seed))
+    trial = Trial(treatments, Setting(rate, seed), kept)
     further = trial.work(examples) * (1 + len(references))
     look = Look(
         examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
@@ -135,7 +138,7 @@ def run_audit(
     for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
         if view.state is not None and treats(view.key):
-            trial.at(view.key, view.state, examples, look.count)
+            trial.at(view.key, view.state, examples, look.count, view.stamp)
     kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
@@ -157,7 +160,7 @@ def run_audit(
         said={key: look.said[key] for key in order if key in look.said},
         notes=notes,
     )
-    if output is not None and os.environ.get("RANK", "0") == "0":
+    if output is not None and first():
         texts = shown_records(gone, result.said) if show_text else None
         _write(result, texts, Path(output), overwrite)
     return result

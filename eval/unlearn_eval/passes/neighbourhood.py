@@ -17,9 +17,10 @@ from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest
 from unlearn_eval._measure import Measure
+from unlearn_eval._processes import sharded
 from unlearn_eval.membership import neighbourhood
 from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes.recall import mean_log_probs
+from unlearn_eval.passes._likelihoods import mean_log_probs
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["NEIGHBOURS", "SHARE", "neighbours", "plan"]
@@ -100,14 +101,20 @@ def neighbours(
         _positions(example, ends, copies, share, np.random.default_rng([*seed, i]))
         for i, example in enumerate(examples)
     ]
-    drawn: dict[int, IntArray] = {}
 
-    def observe(batch: Sequence[int], hidden: Tensor) -> None:
-        sizes = [examples[i].targets for i in batch]
-        for i, part in zip(batch, torch.split(hidden, sizes), strict=True):
-            drawn[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+    def draws(mine: list[int]) -> list[IntArray]:
+        found: dict[int, IntArray] = {}
 
-    score_examples(view.model, view.head, examples, observe=observe)
+        def observe(batch: Sequence[int], hidden: Tensor) -> None:
+            sizes = [examples[mine[i]].targets for i in batch]
+            for b, part in zip(batch, torch.split(hidden, sizes), strict=True):
+                i = mine[b]
+                found[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+
+        score_examples(view.model, view.head, [examples[i] for i in mine], observe=observe)
+        return [found[i] for i in mine]
+
+    drawn = sharded(draws, len(examples))
     return [
         [_changed(example, at, new) for at, new in zip(chosen[i], drawn[i], strict=True)]
         for i, example in enumerate(examples)
