@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ _SCHEMA = 1
 """Goes into every name: raise it when the same facts would lead to other numbers."""
 _LIMIT = 2 << 30
 """Bytes kept; the entries that were not used for longest go first."""
+_ABANDONED = 24 * 3600
+"""Seconds after which a file that is still not whole has no writer any more."""
 _TAG = 64
 _TOKEN_ARRAYS = ("offsets", "log_prob", "hit", "rank", "mean", "std", "entropy")
 
@@ -139,7 +142,7 @@ class Cache:
         return found
 
     def trim(self, limit: int = _LIMIT) -> None:
-        """Delete the entries that were not used for longest, down to a size.
+        """Delete the entries that were not used for longest, down to a size, and what kills left.
 
         Args:
             limit: bytes that may stay.
@@ -147,6 +150,9 @@ class Cache:
         if self._folder is None:
             return
         with contextlib.suppress(OSError):  # another process may be doing the same
+            for path in self._folder.glob(".*.partial-*"):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink(missing_ok=True)
             entries = [(path, path.stat()) for path in self._folder.glob("*.npz")]
             for path, facts in sorted(entries, key=lambda e: e[1].st_mtime, reverse=True):
                 limit -= facts.st_size

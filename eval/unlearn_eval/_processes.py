@@ -170,11 +170,8 @@ def from_first(work: Callable[[], T]) -> T:
     """
     if _size() == 1:
         return work()
-    found = [_agreed(lambda: work() if first() else None, "the first process")]
-    with _connected():
-        distributed.broadcast_object_list(found, src=0)
-    result: Any = found[0]
-    return result  # type: ignore[no-any-return]
+    mine: Any = _agreed(lambda: work() if first() else None, "the first process")
+    return _of_first(mine)  # type: ignore[no-any-return]
 
 
 def everywhere(work: Callable[[], T]) -> T:
@@ -228,6 +225,15 @@ def _all(mine: T) -> list[T]:
     with _connected():
         distributed.all_gather_object(found, mine)
     return found
+
+
+def _of_first(mine: T) -> T:
+    """Return what the first process holds."""
+    found: list[Any] = [mine]
+    with _connected():
+        distributed.broadcast_object_list(found, src=0)
+    result: T = found[0]
+    return result
 
 
 @contextlib.contextmanager
