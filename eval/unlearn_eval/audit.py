@@ -16,6 +16,7 @@ from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
+from unlearn.near_duplicates import near_duplicates
 from unlearn.options import USUAL_RATE
 from unlearn.records import Records
 from unlearn.templates import choose_template
@@ -36,6 +37,9 @@ __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
 GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
 
+# Pairs of near-duplicates that a note names.
+_SHOWN = 5
+
 
 @together
 def run_audit(
@@ -55,6 +59,7 @@ def run_audit(
     paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
     robustness: Sequence[str] = (),
     show_text: bool = False,
+    strict: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     cache: bool = True,
@@ -88,6 +93,7 @@ def run_audit(
             `unlearn_eval.robustness`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
+        strict: refuse a holdout that nearly repeats other records, instead of noting it.
         seed: of what passes in `also` draw at random, and of treatments that train.
         overwrite: replace an output folder that is not empty.
         cache: take numbers of states that were run on these records before from the folder
@@ -112,14 +118,14 @@ def run_audit(
     if holdout is not None:
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
-    _check_overlap(split)
+    near = _check_overlap(split, strict)
     below, last = _stack(adapter)
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     _check_references(references, gone)
     line = Lineage.read(state.adapter or state.folder)
     name = template or (line.template if line else None)
     used = choose_template(name, state.tokenizer, records)
-    notes = () if name else (f"no lineage names the template: assumed {used.name!r}",)
+    assumed = [] if name else [f"no lineage names the template: assumed {used.name!r}"]
     examples = {
         key: encode(part, state.tokenizer, used, state.max_length) for key, part in split.items()
     }
@@ -158,7 +164,7 @@ def run_audit(
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
-        notes=notes,
+        notes=(*assumed, *near),
     )
     if output is not None and first():
         texts = shown_records(gone, result.said) if show_text else None
@@ -246,10 +252,10 @@ def _open_other(
     return other
 
 
-def _check_overlap(split: Mapping[str, Records]) -> None:
-    """Refuse a holdout that shares exact copies with the other splits."""
+def _check_overlap(split: Mapping[str, Records], strict: bool) -> list[str]:
+    """Refuse a holdout that shares exact copies with the other splits; note what is nearly one."""
     if "holdout" not in split:
-        return
+        return []
     known = {r.canonical for key, part in split.items() if key != "holdout" for r in part}
     shared = [r.id for r in split["holdout"] if r.canonical in known]
     if shared:
@@ -257,6 +263,21 @@ def _check_overlap(split: Mapping[str, Records]) -> None:
             f"--holdout: {len(shared)} record(s) are also in the forget or retain data, first "
             f"{shared[0]!r}; a holdout must be unseen"
         )
+    others = (record for key, part in split.items() if key != "holdout" for record in part)
+    pairs = near_duplicates(split["holdout"], others)
+    if not pairs:
+        return []
+    nearest: dict[str, str] = {}
+    for mine, other, alike in sorted(pairs, key=lambda pair: -pair[2]):
+        nearest.setdefault(mine, f"{mine!r} and {other!r} ({alike:.2f})")
+    shown = list(nearest.values())[:_SHOWN] + ["…"] * (len(nearest) > _SHOWN)
+    note = (
+        f"the holdout nearly repeats forget or retain records in {len(nearest)} of its "
+        f"{len(split['holdout'])} records: {', '.join(shown)}"
+    )
+    if strict:
+        raise DataError(f"--holdout: {note}; leave these out, or drop --strict to have them noted")
+    return [f"{note}; what is alike is partly known to a model that was trained on either"]
 
 
 def _check_references(references: Sequence[str | Path], gone: Records) -> None:
