@@ -13,7 +13,7 @@ from unlearn_eval._arrays import FloatArray
 from unlearn_eval._processes import sharded
 from unlearn_eval.passes._base import View
 
-__all__ = ["mean_log_probs", "summed_log_probs"]
+__all__ = ["check_targets", "mean_log_probs", "summed_log_probs"]
 
 
 def summed_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
@@ -29,11 +29,12 @@ def summed_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
         float64[R]; −∞ where the model rules a target out.
 
     Raises:
-        DataError: naming a record whose log-probability is NaN.
+        DataError: naming a record without a target, or whose log-probability is NaN.
     """
 
     def share(mine: list[int]) -> list[float]:
         part = [rows[i] for i in mine]
+        check_targets(part)
         if not part:
             return []
         found, offsets = score_examples(view.model, view.head, part)
@@ -48,6 +49,20 @@ def summed_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
         return told
 
     return np.array(sharded(share, len(rows)), dtype=np.float64)
+
+
+def check_targets(rows: Sequence[Example]) -> None:
+    """Refuse rows of which nothing is predicted.
+
+    Args:
+        rows: the records.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for row in rows:
+        if not row.targets:
+            raise DataError(f"record {row.id!r} has no target token to score; leave it out")
 
 
 def mean_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:

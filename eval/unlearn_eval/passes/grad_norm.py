@@ -28,6 +28,7 @@ from unlearn_eval._measure import Measure
 from unlearn_eval._processes import sharded
 from unlearn_eval.membership import grad_norm
 from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._likelihoods import check_targets
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["gradient_norms", "plan", "trained"]
@@ -93,7 +94,7 @@ def gradient_norms(
 
     Raises:
         ModelError: if the model has no trained weights to take a gradient in.
-        DataError: naming a record whose gradient is NaN or infinite.
+        DataError: naming a record without a target, or whose gradient is NaN or infinite.
     """
 
     def share(mine: list[int]) -> list[float]:
@@ -112,6 +113,7 @@ def _norms_of(
     progress: Callable[[int], None] | None,
 ) -> FloatArray:
     """Return the gradient norms of records in this process."""
+    check_targets(examples)
     weights = trained(model)
     factors = _factors(model, weights)
     apart = factors is None or any(f in set(head.module.modules()) for f in factors)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unlearn.batches import Example
+from unlearn.errors import DataError
 from unlearn.generation import end_tokens
 from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
@@ -144,6 +145,11 @@ def _draw(
         logits = view.head(hidden[at : at + 1])[0].float().cpu()
         logits[truth[at]] = -torch.inf
         p = logits.softmax(-1)
+        if bool(p.isnan().any()):
+            raise DataError(
+                f"record {example.id!r}, target token {at}: the logits are NaN; look for overflow "
+                "in the weights"
+            )
         found[where] = torch.multinomial(
             p, int(where.sum()), replacement=True, generator=generator
         ).numpy()
