@@ -1,11 +1,14 @@
 """Keep what models said about records on disk, so that no state is run twice on the same records.
 
 Entries lie in `cache/scores` of the toolkit's home (`UNLEARN_HOME`, by default `~/.unlearn`), and
-may be deleted at any time. They hold arrays of numbers only: no text, no tokens, no record id and
-no name. A file is named by a MAC, under the user's key, of everything that its content depends on:
-weights and configurations of the whole stack, the records as tokens, settings, versions. So it is
-never stale, and nobody without the key can learn from a name which record it is about. A second MAC
-covers the content: a file that was damaged or forged counts as absent.
+may be deleted at any time. They hold arrays of numbers only: no text of a record, no tokens, no
+record id and no name. A file is named by a MAC, under the user's key, of everything that its
+content depends on: weights and configurations of the whole stack, the records as tokens, settings,
+versions. So it is never stale, and nobody without the key can learn from a name which record it is
+about. A second MAC covers the content: a file that was damaged or forged counts as absent. A file
+gets its name when it is whole: what a killed process leaves behind is never read.
+
+Of several processes only the first has a cache: what it has there the others are told.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import hashlib
 import hmac
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +32,7 @@ from unlearn._output import staged_file
 from unlearn.batches import Example
 from unlearn.errors import DataError, OutputError
 from unlearn.models import ModelState
+from unlearn_eval._processes import first, from_first
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["Cache", "examples_digest", "folder_digest", "pack", "setting", "unpack"]
@@ -38,6 +43,8 @@ _SCHEMA = 1
 """Goes into every name: raise it when the same facts would lead to other numbers."""
 _LIMIT = 2 << 30
 """Bytes kept; the entries that were not used for longest go first."""
+_ABANDONED = 24 * 3600
+"""Seconds after which a file that is still not whole has no writer any more."""
 _TAG = 64
 _TOKEN_ARRAYS = ("offsets", "log_prob", "hit", "rank", "mean", "std", "entropy")
 
@@ -64,7 +71,7 @@ class Cache:
         Returns:
             The cache.
         """
-        if not wanted:
+        if not (wanted and first()):
             return cls()
         try:
             key = lin.Key.load()
@@ -83,6 +90,9 @@ class Cache:
         Returns:
             The arrays by name.
         """
+        return from_first(lambda: self._read(facts))
+
+    def _read(self, facts: Sequence[Any]) -> dict[str, npt.NDArray[Any]] | None:
         path = self._path(facts)
         try:
             if path is None or not path.is_file():
@@ -132,7 +142,7 @@ class Cache:
         return found
 
     def trim(self, limit: int = _LIMIT) -> None:
-        """Delete the entries that were not used for longest, down to a size.
+        """Delete the entries that were not used for longest, down to a size, and what kills left.
 
         Args:
             limit: bytes that may stay.
@@ -140,6 +150,9 @@ class Cache:
         if self._folder is None:
             return
         with contextlib.suppress(OSError):  # another process may be doing the same
+            for path in self._folder.glob(".*.partial-*"):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink(missing_ok=True)
             entries = [(path, path.stat()) for path in self._folder.glob("*.npz")]
             for path, facts in sorted(entries, key=lambda e: e[1].st_mtime, reverse=True):
                 limit -= facts.st_size

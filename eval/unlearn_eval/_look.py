@@ -11,10 +11,11 @@ import numpy as np
 from unlearn.batches import Example
 from unlearn.generation import end_tokens
 from unlearn.lineage import Lineage
-from unlearn.scoring import TOKEN_BUDGET
+from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest, pack, unpack
 from unlearn_eval._measure import Measure
+from unlearn_eval._processes import sharded
 from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.generation import continue_examples
 from unlearn_eval.passes._base import Planned, View
@@ -110,13 +111,14 @@ class Look:
     ) -> tuple[TokenScores, FloatArray | None]:
         """Score a split in one pass, which also shows how far predictions have moved."""
         anchor, moved = self._anchors[split], dict[int, float]()
-        observe = None
+        observe, compared = None, False
         drift = self._drift.get((view.key, split))
         if view.key == "before":
             if any(kept is None for (_, name), kept in self._drift.items() if name == split):
                 observe = anchor.remember(view.head)
         elif (view.key, split) in self._drift and drift is None:
             observe, moved = anchor.compare(view.head)
+            compared = True
         facts = ("scores", view.stamp, self._names[split], SAMPLERS, TOKEN_BUDGET)
         scores = unpack(self._cache.read(*facts), part)
         if scores is None:
@@ -126,8 +128,9 @@ class Look:
             if observe is not None:
                 _watch(view, part, anchor.positions, observe)
             self.count(len(part))
-        if moved:
-            drift = anchor.values(moved)
+        if compared:
+            known = sharded(lambda mine: [moved.get(i, np.nan) for i in mine], len(part))
+            drift = anchor.values(dict(enumerate(known)))
             self._cache.write({"drift": drift}, *self._drift_facts(view.stamp, split))
         return scores, drift
 
@@ -177,12 +180,18 @@ def _watch(
     positions: IntArray,
     observe: Callable[[Sequence[int], Any], None],
 ) -> None:
-    """Run some records again for their hidden states alone."""
+    """Run some records again for their hidden states alone, each where it was run before."""
 
-    def shifted(batch: Sequence[int], hidden: Any) -> None:
-        observe([int(positions[i]) for i in batch], hidden)
+    def share(mine: list[int]) -> list[None]:
+        chosen = np.intersect1d(positions, mine).tolist()
 
-    score_model(view.model, view.head, [part[i] for i in positions], observe=shifted)
+        def shifted(batch: Sequence[int], hidden: Any) -> None:
+            observe([chosen[i] for i in batch], hidden)
+
+        score_examples(view.model, view.head, [part[i] for i in chosen], observe=shifted)
+        return [None] * len(mine)
+
+    sharded(share, len(part))
 
 
 def _spread(total: int, wanted: int) -> IntArray:

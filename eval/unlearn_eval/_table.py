@@ -13,7 +13,7 @@ import numpy as np
 from unlearn import lineage as lin
 from unlearn.errors import DataError
 from unlearn_eval._arrays import IntArray
-from unlearn_eval._measure import Measure, Measures, Prompted, Scores
+from unlearn_eval._measure import Measure, Measures, Prompted, Scores, check_same_records
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -184,7 +184,11 @@ def audit_rows(
 
     Returns:
         One row a (state, split, probe, metric).
+
+    Raises:
+        DataError: if states were scored on different records.
     """
+    check_same_records(scores)
     rows: list[AuditRow] = []
     base = scores.get("base", {})
     for state, splits in scores.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from unlearn.batches import encode
 from unlearn.errors import DataError, LineageError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
+from unlearn.near_duplicates import near_duplicates
 from unlearn.options import USUAL_RATE
 from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
+from unlearn_eval._processes import first, together
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
@@ -36,7 +37,11 @@ __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
 GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
 
+# Pairs of near-duplicates that a note names.
+_SHOWN = 5
 
+
+@together
 def run_audit(
     model: str | Path,
     data: str | Path | Records,
@@ -54,6 +59,7 @@ def run_audit(
     paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
     robustness: Sequence[str] = (),
     show_text: bool = False,
+    strict: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     cache: bool = True,
@@ -63,7 +69,9 @@ def run_audit(
     """Measure one unlearned state beside itself before, references and the base.
 
     Every state is run once: one forward pass over each record serves all likelihood-based probes.
-    Some records of each split are also continued by the model itself.
+    Some records of each split are also continued by the model itself. Where a launcher
+    (`accelerate launch`, `torchrun`) started several processes, all of them must call this: they
+    share the records, all return the same, and the first one writes.
 
     Args:
         model: base model; without `adapter`, the fully fine-tuned, unlearned model.
@@ -85,6 +93,7 @@ def run_audit(
             `unlearn_eval.robustness`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
+        strict: refuse a holdout that nearly repeats other records, instead of noting it.
         seed: of what passes in `also` draw at random, and of treatments that train.
         overwrite: replace an output folder that is not empty.
         cache: take numbers of states that were run on these records before from the folder
@@ -109,14 +118,14 @@ def run_audit(
     if holdout is not None:
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
-    _check_overlap(split)
+    near = _check_overlap(split, strict)
     below, last = _stack(adapter)
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     _check_references(references, gone)
     line = Lineage.read(state.adapter or state.folder)
     name = template or (line.template if line else None)
     used = choose_template(name, state.tokenizer, records)
-    notes = () if name else (f"no lineage names the template: assumed {used.name!r}",)
+    assumed = [] if name else [f"no lineage names the template: assumed {used.name!r}"]
     examples = {
         key: encode(part, state.tokenizer, used, state.max_length) for key, part in split.items()
     }
@@ -127,7 +136,7 @@ def run_audit(
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
-    trial = Trial(treatments, Setting(rate, seed))
+    trial = Trial(treatments, Setting(rate, seed), kept)
     further = trial.work(examples) * (1 + len(references))
     look = Look(
         examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
@@ -135,7 +144,7 @@ def run_audit(
     for view in _visit(state, below, last, others, opening, stamps):
         look.at(view)
         if view.state is not None and treats(view.key):
-            trial.at(view.key, view.state, examples, look.count)
+            trial.at(view.key, view.state, examples, look.count, view.stamp)
     kept.trim()
     order = dict.fromkeys(k for k in ("before", "after", *others, "base") if k in look.scores)
     scores = {key: look.scores[key] for key in order}
@@ -155,9 +164,9 @@ def run_audit(
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
-        notes=notes,
+        notes=(*assumed, *near),
     )
-    if output is not None and os.environ.get("RANK", "0") == "0":
+    if output is not None and first():
         texts = shown_records(gone, result.said) if show_text else None
         _write(result, texts, Path(output), overwrite)
     return result
@@ -243,10 +252,10 @@ def _open_other(
     return other
 
 
-def _check_overlap(split: Mapping[str, Records]) -> None:
-    """Refuse a holdout that shares exact copies with the other splits."""
+def _check_overlap(split: Mapping[str, Records], strict: bool) -> list[str]:
+    """Refuse a holdout that shares exact copies with the other splits; note what is nearly one."""
     if "holdout" not in split:
-        return
+        return []
     known = {r.canonical for key, part in split.items() if key != "holdout" for r in part}
     shared = [r.id for r in split["holdout"] if r.canonical in known]
     if shared:
@@ -254,6 +263,21 @@ def _check_overlap(split: Mapping[str, Records]) -> None:
             f"--holdout: {len(shared)} record(s) are also in the forget or retain data, first "
             f"{shared[0]!r}; a holdout must be unseen"
         )
+    others = (record for key, part in split.items() if key != "holdout" for record in part)
+    pairs = near_duplicates(split["holdout"], others)
+    if not pairs:
+        return []
+    nearest: dict[str, str] = {}
+    for mine, other, alike in sorted(pairs, key=lambda pair: -pair[2]):
+        nearest.setdefault(mine, f"{mine!r} and {other!r} ({alike:.2f})")
+    shown = list(nearest.values())[:_SHOWN] + ["…"] * (len(nearest) > _SHOWN)
+    note = (
+        f"the holdout nearly repeats forget or retain records in {len(nearest)} of its "
+        f"{len(split['holdout'])} records: {', '.join(shown)}"
+    )
+    if strict:
+        raise DataError(f"--holdout: {note}; leave these out, or drop --strict to have them noted")
+    return [f"{note}; what is alike is partly known to a model that was trained on either"]
 
 
 def _check_references(references: Sequence[str | Path], gone: Records) -> None:

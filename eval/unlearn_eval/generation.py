@@ -12,6 +12,7 @@ from unlearn.batches import Example
 from unlearn.generation import answer_start, end_tokens, generate
 from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import IntArray
+from unlearn_eval._processes import sharded
 
 __all__ = ["Continuation", "continue_examples", "continue_tokens", "prompt_tokens"]
 
@@ -96,6 +97,8 @@ def continue_tokens(
 ) -> list[IntArray]:
     """Let a model write on greedily from tokens, in batches with a key–value cache.
 
+    Of several processes each takes its share of the beginnings, and all return everything.
+
     Args:
         model: a causal language model; its mode is restored afterwards.
         tokenizer: its tokenizer.
@@ -107,8 +110,25 @@ def continue_tokens(
     Returns:
         What was written after each beginning, int64, without the token that ends a text.
     """
-    found: dict[int, IntArray] = {}
     ends = end_tokens(model, tokenizer)
+
+    def share(mine: list[int]) -> list[IntArray]:
+        some = [beginnings[i] for i in mine]
+        return _continued(model, ends, some, [lengths[i] for i in mine], token_budget, progress)
+
+    return sharded(share, len(beginnings), progress)
+
+
+def _continued(
+    model: Any,
+    ends: IntArray,
+    beginnings: Sequence[IntArray],
+    lengths: Sequence[int],
+    token_budget: int,
+    progress: Callable[[int], None] | None,
+) -> list[IntArray]:
+    """Let a model write on from tokens in this process."""
+    found: dict[int, IntArray] = {}
     mode = model.training
     model.eval()
     try:

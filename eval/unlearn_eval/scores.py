@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -85,6 +86,11 @@ class TokenScores:
         object.__setattr__(self, "sampled", MappingProxyType(frozen))
         self._check_lengths()
         self._check_values()
+
+    def __reduce__(self) -> tuple[Callable[[], TokenScores], tuple[()]]:
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        # the view of a dictionary cannot be sent to another process
+        return partial(TokenScores, **(values | {"sampled": dict(self.sampled)})), ()
 
     def _check_lengths(self) -> None:
         """Refuse arrays that do not fit together."""
@@ -205,6 +211,31 @@ class TokenScores:
             ids=tuple(self.ids[i] for i in chosen),
             offsets=offsets,
             text_bytes=None if self.text_bytes is None else self.text_bytes[chosen],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenScores]) -> TokenScores:
+        """Return the records of several matrices, one after the other.
+
+        Args:
+            parts: at least one; columns that any with records lacks are left out.
+
+        Returns:
+            New scores.
+        """
+        full = [part for part in parts if part.records] or parts[:1]
+
+        def column(name: str) -> Any:
+            values = [getattr(part, name) for part in full]
+            return None if any(v is None for v in values) else np.concatenate(values)
+
+        samplers = [key for key in full[0].sampled if all(key in part.sampled for part in full)]
+        lengths = np.concatenate([part.lengths for part in full])
+        return cls(
+            ids=tuple(name for part in full for name in part.ids),
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+            sampled={key: np.concatenate([p.sampled[key] for p in full]) for key in samplers},
+            **{name: column(name) for name in (*_TOKEN_TYPES, "text_bytes", "secret")},
         )
 
     def spans(self, record: int) -> list[slice]:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from unlearn.batches import Example
 from unlearn.scoring import TOKEN_BUDGET, Head, score_examples
 from unlearn_eval._arrays import IntArray
+from unlearn_eval._processes import gathered
 from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.scores import TokenScores
 
@@ -24,9 +26,11 @@ def score_model(
     *,
     token_budget: int = TOKEN_BUDGET,
     progress: Callable[[int], None] | None = None,
-    observe: Callable[[Sequence[int], Any], None] | None = None,
+    observe: Callable[[Sequence[int], Tensor], None] | None = None,
 ) -> TokenScores:
     """Score examples under one model, with one forward pass each.
+
+    Of several processes each scores its share, and all return the whole matrix.
 
     Args:
         model: a causal language model.
@@ -34,7 +38,8 @@ def score_model(
         examples: the encoded records.
         token_budget: padded tokens of a batch.
         progress: called with the number of records done after each batch.
-        observe: sees the hidden states of each batch, see `unlearn.scoring.score_examples`.
+        observe: sees the hidden states of each batch, see `unlearn.scoring.score_examples`; those
+            of this process's share only.
 
     Returns:
         The score matrix.
@@ -42,6 +47,31 @@ def score_model(
     Raises:
         DataError: naming a record whose scores are NaN.
     """
+
+    def share(mine: list[int]) -> TokenScores:
+        def seen(batch: Sequence[int], hidden: Tensor) -> None:
+            if observe:
+                observe([mine[i] for i in batch], hidden)
+
+        part = [examples[i] for i in mine]
+        return _scored(model, head, part, token_budget, progress, seen)
+
+    parts = gathered(share, len(examples), progress)
+    if len(parts) == 1:
+        return parts[0]
+    order = np.concatenate([np.arange(i, len(examples), len(parts)) for i in range(len(parts))])
+    return TokenScores.joined(parts).take(np.argsort(order))
+
+
+def _scored(
+    model: Any,
+    head: Head,
+    examples: Sequence[Example],
+    token_budget: int,
+    progress: Callable[[int], None] | None,
+    observe: Callable[[Sequence[int], Tensor], None],
+) -> TokenScores:
+    """Score examples in this process."""
     found, offsets = score_examples(
         model,
         head,

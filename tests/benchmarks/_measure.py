@@ -18,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is loaded
@@ -26,6 +27,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A row of the table; `target` is the largest value wanted, where one is."""
+
+    name: str
+    value: float
+    target: float | None = None
+
+    def line(self) -> str:
+        wanted = "" if self.target is None else f"{self.target:.2f}"
+        missed = self.target is not None and self.value > self.target
+        return f"{self.value:6.2f}  {wanted:>6}  {'missed' if missed else '':6}  {self.name}"
 
 
 def peak_bytes(action: Step, device: str = "cpu") -> int:

@@ -30,7 +30,6 @@ from unlearn.scoring import (
     hidden_states,
     score_examples,
     target_positions,
-    token_statistics,
 )
 from unlearn.trainer import Objective, UnlearnTrainer
 
@@ -244,28 +243,3 @@ def _cross_entropy(head: nn.Linear, hidden: Tensor, target: Tensor) -> Tensor:
 
 def _nothing(head: nn.Linear, hidden: Tensor, _: Tensor) -> Tensor:
     return hidden.sum() + (0 * head.weight.sum() if head.weight.requires_grad else 0)
-
-
-def all_statistics(state: ModelState, setting: Setting) -> Step:
-    """Everything an audit reads of each target token."""
-    rows = setting.batch()
-
-    @torch.no_grad()
-    def step() -> None:
-        net = state.model.eval()
-        row, position, target = target_positions(rows)
-        token_statistics(state.head, hidden_states(net, rows)[row, position], target, [(1.0, 40)])
-
-    return step
-
-
-def bare_forward(state: ModelState, setting: Setting) -> Step:
-    """One forward pass of the same rows, logits of all positions."""
-    rows = setting.batch()
-
-    @torch.no_grad()
-    def step() -> None:
-        net = state.model.eval()
-        net(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
-
-    return step

@@ -1,4 +1,4 @@
-"""What an unlearning step and a scoring pass cost: `make bench`.
+"""What an unlearning step costs: `make bench`.
 
 On a random Llama of 52 million parameters with a vocabulary of 32,000, 8 + 8 records of 64 tokens,
 half of them predicted, each optimizer step (AdamW and clipping included) against
@@ -23,14 +23,14 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
 import _steps as steps
 import torch
 from _cuda import GPU, report
-from _measure import Step, interleaved, paired_ratio, peak_bytes
+from _measure import Ratio, Step, interleaved, paired_ratio, peak_bytes
 from _steps import Setting, opened
 
 from unlearn.models import ModelState
@@ -39,20 +39,6 @@ Maker = Callable[[ModelState, Setting], Step]
 
 NPO = partial(steps.product, objective=steps.NPO)
 KL_MIN = partial(steps.product, objective=steps.KL_MIN)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A row of the table; `target` is the largest value wanted, where one is."""
-
-    name: str
-    value: float
-    target: float | None = None
-
-    def line(self) -> str:
-        wanted = "" if self.target is None else f"{self.target:.2f}"
-        missed = self.target is not None and self.value > self.target
-        return f"{self.value:6.2f}  {wanted:>6}  {'missed' if missed else '':6}  {self.name}"
 
 
 def times(setting: Setting, makers: dict[str, Maker], rounds: int) -> dict[str, list[float]]:
@@ -128,14 +114,6 @@ def growth_ratios(setting: Setting) -> list[Ratio]:
     ]
 
 
-def audit_ratios(setting: Setting, rounds: int) -> list[Ratio]:
-    makers: dict[str, Maker] = {"all": steps.all_statistics, "bare": steps.bare_forward}
-    found = times(setting, makers, rounds)
-    return [
-        Ratio("audit: all statistics / bare forward", paired_ratio(found["all"], found["bare"]))
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, help="where the JSON goes")
@@ -155,7 +133,6 @@ def main() -> None:
         lambda: memory_ratios(full),
         lambda: growth_ratios(lora),
         lambda: growth_ratios(full),
-        lambda: audit_ratios(lora, args.rounds),
     ):
         for row in part():
             rows.append(row)

@@ -123,7 +123,8 @@ def test_the_gpu_report_runs_on_a_small_model() -> None:
 
 
 def test_growth_of_a_tiny_step_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench_step import Ratio, beyond
+    from _measure import Ratio
+    from bench_step import beyond
 
     monkeypatch.setattr("unlearn._token_values._CHUNK_ELEMENTS", 1)
     once, twice = beyond(tiny()), beyond(tiny(vocabulary=1024))
@@ -132,3 +133,38 @@ def test_growth_of_a_tiny_step_is_small(monkeypatch: pytest.MonkeyPatch) -> None
     assert once < twice < 2.5 * once
     assert "missed" in Ratio("", 2.0, 1.0).line()
     assert "missed" not in Ratio("", 1.0, 1.0).line()
+
+
+def test_both_sides_of_an_audit_measure_the_same() -> None:
+    """Else the comparison would be of different work."""
+    import _audits as audits
+    import numpy as np
+    from _steps import opened
+
+    from unlearn_eval.extraction.discoverable import SAMPLER
+    from unlearn_eval.scoring import score_model
+
+    setting = tiny(length=12)
+    with opened(setting) as state:
+        examples = audits.records(setting, 5)
+        for parameter in state.model.parameters():  # an adapter that does something
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2)
+        with state.reference("base") as (model, head):
+            base = score_model(model, head, examples)
+        found = audits.likelihood_set(state, examples, base)
+        scores = score_model(state.model, state.head, examples)
+        found["discoverable"] = scores.per_record(scores.sampled[SAMPLER], "sum")
+        found["entropy"] = scores.per_record(scores.entropy)
+        for name in audits.ALONE:
+            alone = audits.alone(state, examples, name, base)
+            np.testing.assert_allclose(found[name], alone, rtol=1e-4, atol=1e-5, err_msg=name)
+        norms = audits.norms(state, examples)
+        np.testing.assert_allclose(norms, audits.norms_by_loop(state, examples), rtol=1e-4)
+        assert norms.min() > 0
+
+
+def test_memory_of_scoring_does_not_grow_with_the_records() -> None:
+    from bench_audit import memory_ratio
+
+    assert memory_ratio(tiny(length=64), 100, 400).value == pytest.approx(1, abs=0.02)

@@ -113,6 +113,96 @@ def test_a_new_state_is_compared_with_one_that_is_known(audit, adapter, tmp_path
     assert rows == []
 
 
+class Killed(BaseException):
+    """As a signal: nothing catches it."""
+
+
+def test_a_killed_audit_goes_on_where_it_was(audit, monkeypatch, tmp_path):
+    options = {"before": None, "generate": 2, "also": ["grad_norm", "recall", "prompt_states"]}
+    options["robustness"] = ["relearn", "int8"]
+    rows: list[int] = []  # of each forward pass
+    finished: list[int] = []  # rows until an entry was whole
+    stop_at: list[int] = []
+    forward, write = LlamaForCausalLM.forward, Cache.write
+
+    def counting(self, *args, **inputs):
+        if stop_at and len(rows) == stop_at[0]:
+            raise Killed
+        rows.append(len(inputs["input_ids"]))
+        return forward(self, *args, **inputs)
+
+    def noting(self, *args):
+        write(self, *args)
+        finished.append(sum(rows))
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", counting)
+    monkeypatch.setattr(Head, "_check", lambda *_: None)
+    monkeypatch.setattr(Cache, "write", noting)
+    first = audit(**options)
+    total, passes = sum(rows), len(rows)
+    assert len(set(finished)) == len(finished) > 15  # each entry is of work of its own
+    assert finished[-1] == total  # and everything that runs a model ends in one
+    for share in (0.3, 0.95):
+        monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / f"home{share}"))
+        rows.clear(), finished.clear()
+        stop_at[:] = [int(share * passes)]
+        with pytest.raises(Killed):
+            audit(**options)
+        done = finished[-1] if finished else 0
+        stop_at.clear(), rows.clear()
+        assert numbers(audit(**options)) == numbers(first)
+        assert sum(rows) == total - done
+        rows.clear()
+        assert numbers(audit(**options)) == numbers(first)
+        assert rows == []
+
+
+def test_a_treatment_is_kept_by_all_that_decides_what_comes_of_it(audit, monkeypatch):
+    from unlearn_eval.robustness import relearn
+
+    options = {"before": None, "generate": 0, "robustness": ["relearn"]}
+    audit(**options)
+    with counted(monkeypatch) as rows:
+        audit(**options)
+    assert rows == []
+    with counted(monkeypatch) as rows:
+        audit(**options, seed=1)  # other records are taught
+    assert rows
+    taught = relearn.relearn.__defaults__
+    with monkeypatch.context() as patch:
+        patch.setattr(relearn.relearn, "__defaults__", (taught[0], 3, *taught[2:]))
+        with counted(patch) as rows:
+            found = audit(**options)
+        assert rows
+    assert {r.params["steps"] for r in found.rows if "steps" in r.params} == {3}
+
+
+def test_half_written_files_are_never_read(tmp_path: Path, monkeypatch):
+    cache = Cache(tmp_path, KEY)
+
+    def kill(*_):
+        raise Killed
+
+    for name in ("replace", "write_bytes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, kill)
+            with pytest.raises(Killed):
+                cache.write({"x": np.arange(3)}, name)
+        assert cache.read(name) is None
+        assert not list(tmp_path.iterdir())
+    # what `kill -9` leaves behind
+    cache.write({"x": np.arange(3)}, "whole")
+    (whole,) = tmp_path.iterdir()
+    left = whole.with_name(f".{whole.name}.partial-1")
+    whole.rename(left)
+    assert cache.read("whole") is None
+    cache.trim()
+    assert left.exists()  # its writer may live
+    os.utime(left, (1e9, 1e9))
+    cache.trim()
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("damage", [b"", b"junk", None])
 def test_damaged_files_are_computed_again(audit, monkeypatch, damage):
     first = audit(generate=0)

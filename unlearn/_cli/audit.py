@@ -80,6 +80,12 @@ def audit(
             "the report holds numbers only.",
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse a holdout that nearly repeats other records, not only copies."
+        ),
+    ] = False,
     cache: Annotated[
         bool,
         typer.Option(
@@ -126,6 +132,7 @@ def audit(
             paraphrases=paraphrases,
             robustness=[name for name in robustness.replace(" ", "").split(",") if name],
             show_text=show_text,
+            strict=strict,
             seed=seed,
             overwrite=overwrite,
             cache=cache,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval.membership import deviation, lira, loss, quantile, rmia
 from unlearn_eval.scores import TokenScores
@@ -67,6 +68,7 @@ def of_lira(evidence: Evidence) -> Compared | None:
     """LiRA offline, with every reference in the place of a model that did not see the record."""
     if not evidence.references:
         return None
+    _check_finite("lira", evidence.references)
     member, nonmember = (
         lira.offline(lira.confidence(target), [lira.confidence(r[i]) for r in evidence.references])
         for i, target in enumerate(evidence.target)
@@ -81,6 +83,7 @@ def of_rmia(evidence: Evidence) -> Compared | None:
     """RMIA offline, with the holdout as the population."""
     if not evidence.references:
         return None
+    _check_finite("rmia", evidence.references)
     population = loss.score(evidence.target.nonmember)
     of_population = [loss.score(r.nonmember) for r in evidence.references]
     member, nonmember = (
@@ -103,6 +106,7 @@ def of_deviation(evidence: Evidence) -> Compared | None:
     x, y = (loss.score(side) for side in evidence.target)
     count = len(evidence.references)
     if count:
+        _check_finite("deviation", evidence.references)
         member, nonmember = (
             deviation.score(scores, [loss.score(r[i]) for r in evidence.references])
             for i, scores in enumerate((x, y))
@@ -119,6 +123,7 @@ def of_deviation(evidence: Evidence) -> Compared | None:
 
 def of_quantile(evidence: Evidence) -> Compared | None:
     """Quantile regression on length, compressed size, and the base's score where there is one."""
+    _check_finite("quantile", [evidence.target])
     names = ["log_tokens"]
     if all(side.text_bytes is not None for side in evidence.target):
         names.append("log_bytes")
@@ -143,6 +148,19 @@ def of_quantile(evidence: Evidence) -> Compared | None:
     )
     params = {"alpha": quantile.ALPHA, "folds": quantile.FOLDS, "features": names}
     return Compared(found.member, found.nonmember, params, "cross-fitted on the holdout")
+
+
+def _check_finite(attack: str, states: Sequence[Sides]) -> None:
+    """Refuse states that rule a record out, naming it: no spread could be taken of its scores."""
+    for sides in states:
+        for matrix in sides:
+            wrong = np.flatnonzero(~np.isfinite(loss.score(matrix)))
+            if wrong.size:
+                raise DataError(
+                    f"attack {attack!r}: a model rules record "
+                    f"{matrix.ids[wrong[0]]!r} out, which leaves it without a finite score; leave "
+                    "the record out"
+                )
 
 
 def _note(references: int, rest: str) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from unlearn.batches import Example, encode
 from unlearn.errors import DataError
 from unlearn.records import Record, Secret
-from unlearn.scoring import TOKEN_BUDGET, score_examples
+from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._cache import Cache, examples_digest
 from unlearn_eval._measure import Measure
 from unlearn_eval.extraction.candidates import (
@@ -26,9 +26,10 @@ from unlearn_eval.extraction.candidates import (
 )
 from unlearn_eval.extraction.exposure import How, exposure
 from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._likelihoods import summed_log_probs
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["RECORDS", "plan", "secret_log_probs"]
+__all__ = ["RECORDS", "plan"]
 
 RECORDS = 16
 """Most forget records whose secrets are ranked, spread evenly: each costs up to 10,000 passes."""
@@ -91,21 +92,6 @@ def plan(material: Material) -> Planned:
     return Planned(run, sum(min(space(a.form) - 1, EXACT) for a in chosen))
 
 
-def secret_log_probs(view: View, rows: Sequence[Example]) -> npt.NDArray[np.float64]:
-    """Return the log-probability of the targets of each row, Σ_t ℓ_t, in nats.
-
-    Args:
-        view: the state.
-        rows: records whose only targets are a secret.
-
-    Returns:
-        float64[R].
-    """
-    found, offsets = score_examples(view.model, view.head, rows)
-    sums: npt.NDArray[np.float64] = np.add.reduceat(found.log_prob.double().numpy(), offsets[:-1])
-    return sums
-
-
 def _asked(material: Material) -> Iterator[_Asked]:
     """Yield the secrets that the model is to answer and that have a digit to vary."""
     kinds: dict[str, list[str]] = {}
@@ -140,7 +126,7 @@ def _value(record: Record, secret: Secret) -> str:
 def _log_probs(view: View, material: Material, a: _Asked) -> dict[str, npt.NDArray[Any]]:
     """Return the log-probability of the true value, and those of the others in order of size."""
     values = [a.value, *candidates(a.value, a.form, (material.seed, a.position))]
-    found = secret_log_probs(view, _examples(material, a, values))
+    found = summed_log_probs(view, _examples(material, a, values))
     return {"truth": found[:1], "others": np.sort(found[1:])}
 
 

@@ -25,8 +25,10 @@ from unlearn.scoring import (
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._cache import Cache, examples_digest
 from unlearn_eval._measure import Measure
+from unlearn_eval._processes import sharded
 from unlearn_eval.membership import grad_norm
 from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._likelihoods import check_targets
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["gradient_norms", "plan", "trained"]
@@ -78,7 +80,7 @@ def gradient_norms(
     Σ_s g^u_bs ⊗ x_bs and Σ_s g^v_bs ⊗ u_bs over positions s, g the gradients in the outputs. Hooks
     take both from one backward pass of a batch, in float32. What no hook covers (DoRA,
     `modules_to_save`, adapted embeddings or output projection, a layer used twice, full fine-tunes)
-    is computed record by record.
+    is computed record by record. Of several processes each takes its share of the records.
 
     Args:
         model: a causal language model with the adapter under audit active; its mode is restored.
@@ -92,8 +94,26 @@ def gradient_norms(
 
     Raises:
         ModelError: if the model has no trained weights to take a gradient in.
-        DataError: naming a record whose gradient is NaN or infinite.
+        DataError: naming a record without a target, or whose gradient is NaN or infinite.
     """
+
+    def share(mine: list[int]) -> list[float]:
+        part = [examples[i] for i in mine]
+        found: list[float] = _norms_of(model, head, part, token_budget, progress).tolist()
+        return found
+
+    return np.array(sharded(share, len(examples), progress), dtype=np.float64)
+
+
+def _norms_of(
+    model: Any,
+    head: Head,
+    examples: Sequence[Example],
+    token_budget: int,
+    progress: Callable[[int], None] | None,
+) -> FloatArray:
+    """Return the gradient norms of records in this process."""
+    check_targets(examples)
     weights = trained(model)
     factors = _factors(model, weights)
     apart = factors is None or any(f in set(head.module.modules()) for f in factors)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from unlearn.batches import Example
+from unlearn.errors import DataError
 from unlearn.generation import end_tokens
 from unlearn.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest
 from unlearn_eval._measure import Measure
+from unlearn_eval._processes import sharded
 from unlearn_eval.membership import neighbourhood
 from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes.recall import mean_log_probs
+from unlearn_eval.passes._likelihoods import mean_log_probs
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["NEIGHBOURS", "SHARE", "neighbours", "plan"]
@@ -100,14 +102,20 @@ def neighbours(
         _positions(example, ends, copies, share, np.random.default_rng([*seed, i]))
         for i, example in enumerate(examples)
     ]
-    drawn: dict[int, IntArray] = {}
 
-    def observe(batch: Sequence[int], hidden: Tensor) -> None:
-        sizes = [examples[i].targets for i in batch]
-        for i, part in zip(batch, torch.split(hidden, sizes), strict=True):
-            drawn[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+    def draws(mine: list[int]) -> list[IntArray]:
+        found: dict[int, IntArray] = {}
 
-    score_examples(view.model, view.head, examples, observe=observe)
+        def observe(batch: Sequence[int], hidden: Tensor) -> None:
+            sizes = [examples[mine[i]].targets for i in batch]
+            for b, part in zip(batch, torch.split(hidden, sizes), strict=True):
+                i = mine[b]
+                found[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+
+        score_examples(view.model, view.head, [examples[i] for i in mine], observe=observe)
+        return [found[i] for i in mine]
+
+    drawn = sharded(draws, len(examples))
     return [
         [_changed(example, at, new) for at, new in zip(chosen[i], drawn[i], strict=True)]
         for i, example in enumerate(examples)
@@ -137,6 +145,11 @@ def _draw(
         logits = view.head(hidden[at : at + 1])[0].float().cpu()
         logits[truth[at]] = -torch.inf
         p = logits.softmax(-1)
+        if bool(p.isnan().any()):
+            raise DataError(
+                f"record {example.id!r}, target token {at}: the logits are NaN; look for overflow "
+                "in the weights"
+            )
         found[where] = torch.multinomial(
             p, int(where.sum()), replacement=True, generator=generator
         ).numpy()

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unlearn.batches import Example
-from unlearn.scoring import TOKEN_BUDGET, score_examples
+from unlearn.scoring import TOKEN_BUDGET
 from unlearn_eval._arrays import FloatArray, IntArray
 from unlearn_eval._cache import Cache, examples_digest
 from unlearn_eval._measure import Measure
 from unlearn_eval.membership import recall
 from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._likelihoods import mean_log_probs
 from unlearn_eval.passes._prefix import SHOTS, prefixed, shots_prefix
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["Sides", "after", "mean_log_probs", "plan", "sides_and_prefix"]
+__all__ = ["Sides", "after", "plan", "sides_and_prefix"]
 
 Sides = Mapping[str, tuple[IntArray, list[Example]]]
 """By split, which records are scored, and the records."""
@@ -94,21 +95,3 @@ def after(
         *("mean after a prefix", view.stamp, examples_digest(rows), TOKEN_BUDGET),
     )["mean"]
     return found
-
-
-def mean_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
-    """Return the mean log-probability of each record's target tokens in one pass, in nats.
-
-    Args:
-        view: the state.
-        rows: the records.
-
-    Returns:
-        float64[R].
-    """
-    if not rows:
-        return np.zeros(0)
-    found, offsets = score_examples(view.model, view.head, rows)
-    sums = np.add.reduceat(found.log_prob.double().numpy(), offsets[:-1])
-    mean: FloatArray = sums / np.diff(offsets)
-    return mean

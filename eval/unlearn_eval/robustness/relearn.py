@@ -16,6 +16,7 @@ from unlearn.models import TRAINABLE, ModelState
 from unlearn.options import TrainingOptions, validated
 from unlearn.trainer import Objective
 from unlearn.training import fit
+from unlearn_eval._processes import alone
 from unlearn_eval.robustness.treated import Examples, Setting, Treated, score
 
 __all__ = ["RECORDS", "STEPS", "pick", "relearn", "taught", "teach"]
@@ -35,7 +36,8 @@ def taught(
 
     AdamW at a constant rate, a step over all the records at once, NLL of their targets. The last
     adapter is trained, or the whole model where there is none. The weights that train are copied
-    beforehand: the cost of one adapter, or of a second model for a full fine-tune.
+    beforehand: the cost of one adapter, or of a second model for a full fine-tune. Of several
+    processes each trains alike, as the few records could not be split evenly over any number.
 
     Args:
         state: the state.
@@ -65,7 +67,8 @@ def taught(
         state.model.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        fit(state, Objective(retain=NLL()), training, retain=records, seed=setting.seed)
+        with alone():
+            fit(state, Objective(retain=NLL()), training, retain=records, seed=setting.seed)
         yield
     finally:
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -13,10 +14,13 @@ from unlearn.batches import Example
 from unlearn.errors import UnlearnError
 from unlearn.models import ModelState
 from unlearn.training import sample
+from unlearn_eval._cache import Cache
+from unlearn_eval._processes import ProcessLostError, everywhere
 from unlearn_eval._table import AuditRow, Scores, cluster_labels, row_of
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.robustness import Treatment, resemblance
+from unlearn_eval.robustness._kept import apply
 from unlearn_eval.robustness.treated import Examples, Setting, Treated
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, mean_interval, proportion_interval
@@ -40,12 +44,14 @@ class Trial:
     Attributes:
         treatments: which.
         setting: shared by all.
+        cache: where what they gave is kept.
         found: by state, what each treatment gave.
         refused: by state, why a treatment was not possible.
     """
 
     treatments: Sequence[Treatment]
     setting: Setting
+    cache: Cache = field(default_factory=Cache)
     found: dict[str, list[tuple[Treatment, Treated]]] = field(default_factory=dict)
     refused: dict[str, list[tuple[Treatment, str]]] = field(default_factory=dict)
 
@@ -61,7 +67,12 @@ class Trial:
         return sum(self._work(t, _looked_at(examples)) for t in self.treatments)
 
     def at(
-        self, key: str, state: ModelState, examples: Examples, count: Callable[[int], None]
+        self,
+        key: str,
+        state: ModelState,
+        examples: Examples,
+        count: Callable[[int], None],
+        stamp: str = "",
     ) -> None:
         """Apply every treatment to one state, which is left as it was.
 
@@ -70,12 +81,16 @@ class Trial:
             state: the state.
             examples: encoded records by split.
             count: called with the records done after each treatment.
+            stamp: digest of all that decides what the state computes; empty keeps nothing.
         """
         some = _looked_at(examples)
         found = self.found.setdefault(key, [])
         for treatment in self.treatments:
+            work = partial(apply, treatment, state, some, self.setting, self.cache, stamp)
             try:
-                found += [(treatment, t) for t in treatment.function()(state, some, self.setting)]
+                found += [(treatment, t) for t in everywhere(work)]
+            except ProcessLostError:
+                raise
             except UnlearnError as error:
                 self.refused.setdefault(key, []).append((treatment, str(error)))
             except torch.OutOfMemoryError:

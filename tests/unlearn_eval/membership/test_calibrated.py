@@ -158,7 +158,7 @@ def test_what_cannot_be_scored_is_refused_not_raised(make_states):
     found = table(states)
     refused = found["after", "lira", "auc"]
     assert refused.value is None
-    assert "record 0" in refused.note
+    assert "record 'forget0'" in refused.note
     assert found["after", "quantile", "auc"].value is not None
 
 

@@ -91,10 +91,10 @@ def test_a_secret_learnt_by_heart_is_the_likeliest_of_all(opened, make_material,
 
     material = make_material(gone=Records.from_rows([row("a", "Pin?", "It is 482.", "482")]))
     (planned,) = plan(["exposure"], material)
-    monkeypatch.setattr(module, "secret_log_probs", known)
+    monkeypatch.setattr(module, "summed_log_probs", known)
     (measure,) = planned.run(opened.view, {}, Cache()).measures["forget"]
     assert measure.values == pytest.approx([math.log2(1000)])
-    monkeypatch.setattr(module, "secret_log_probs", lambda view, rows: -known(view, rows) - 1e9)
+    monkeypatch.setattr(module, "summed_log_probs", lambda view, rows: -known(view, rows) - 1e9)
     (measure,) = planned.run(opened.view, {}, Cache()).measures["forget"]
     assert measure.values == pytest.approx([0.0])
 

@@ -1,0 +1,265 @@
+"""Share the work on records out over the processes that a launcher started.
+
+Every process runs the same program on the same input. Where it comes to records, each looks at its
+share of them, and all are told what the others found; so whatever follows is the same everywhere.
+One process alone does everything, and none of this costs anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import distributed
+
+from unlearn.errors import UnlearnError
+
+__all__ = [
+    "ProcessLostError",
+    "alone",
+    "everywhere",
+    "first",
+    "from_first",
+    "gathered",
+    "sharded",
+    "together",
+]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# A share can take hours. A process that dies closes its connections, which is noticed at once.
+_PATIENCE = timedelta(days=7)
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+class _Told(NamedTuple):
+    """What processes tell each other before any result: they must be at the same place."""
+
+    work: str
+    error: Exception | None
+
+
+class ProcessLostError(UnlearnError):
+    """Another process ended, or does something else: nothing can go on."""
+
+
+def together(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function run in all processes of `accelerate launch` or `torchrun`, connected.
+
+    All of them must call it, and what one of them raises is raised in all.
+
+    Args:
+        function: what to run.
+
+    Returns:
+        The function; in one process it does what it did.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> T:
+        with _connection():
+            return everywhere(lambda: function(*args, **options))
+
+    return run
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[None]:
+    """Connect the processes, unless they are already, or there is one."""
+    if _size() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let libraries believe that there is this process only: each trains the whole by itself.
+
+    Yields:
+        Nothing.
+    """
+    before = {key: os.environ.pop(key) for key in _LAUNCHER if key in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def first() -> bool:
+    """Return whether this is the process that writes."""
+    return _rank() == 0
+
+
+def sharded(
+    work: Callable[[list[int]], Sequence[T]],
+    total: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[T]:
+    """Return one result a record; record i is looked at by process i mod the number of them.
+
+    Args:
+        work: from positions of records to a result each, in order.
+        total: how many records there are.
+        progress: called with the number of records that other processes did.
+
+    Returns:
+        The results of all records, in order.
+
+    Raises:
+        Exception: in every process, what was raised in the first one that failed.
+    """
+    found: list[Any] = [None] * total
+    for rank, part in enumerate(gathered(work, total, progress)):
+        found[rank :: _size()] = part
+    return found
+
+
+def gathered(
+    work: Callable[[list[int]], T], total: int, progress: Callable[[int], None] | None = None
+) -> list[T]:
+    """Return what each process made of its share, in the order of processes.
+
+    Args:
+        work: from positions of records to anything.
+        total: how many records there are.
+        progress: called with the number of records that other processes did.
+
+    Returns:
+        The results: of process r about records r, r + n, r + 2n, …
+
+    Raises:
+        Exception: in every process, what was raised in the first one that failed.
+    """
+    rank, size = _rank(), _size()
+    mine = list(range(rank, total, size))
+    if size == 1:
+        return [work(mine)]
+    found = _all(_agreed(lambda: work(mine), f"{total} records"))
+    if progress:
+        progress(total - len(mine))
+    return found
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """Return what the first process finds, in every process: of what lies on its disk, say.
+
+    Args:
+        work: what only the first process does.
+
+    Returns:
+        Its result.
+
+    Raises:
+        Exception: in every process, what was raised in the first.
+    """
+    if _size() == 1:
+        return work()
+    mine: Any = _agreed(lambda: work() if first() else None, "the first process")
+    return _of_first(mine)  # type: ignore[no-any-return]
+
+
+def everywhere(work: Callable[[], T]) -> T:
+    """Do the same in every process; what fails in one fails in all of them.
+
+    Without this a process that caught an error, and went on, would not be where the others are.
+
+    Args:
+        work: what to do; it may contain other calls of this module.
+
+    Returns:
+        The result of this process.
+
+    Raises:
+        Exception: in every process, what was raised in the first one that failed.
+    """
+    return work() if _size() == 1 else _agreed(work, "everywhere")
+
+
+def _agreed(work: Callable[[], T], name: str) -> T:
+    """Do some work, and raise what it raised in any process.
+
+    An error that came from inside, out of another call of this function, is known to all already.
+    """
+    result: Any = None
+    told = _Told(name, None)
+    try:
+        result = work()
+    except Exception as error:
+        if getattr(error, "known_to_all", False):
+            raise
+        told = _Told(name, error)
+    heard = _all(_Told(name, _portable(told.error)))
+    failed = next((rank for rank, other in enumerate(heard) if other.error), None)
+    if failed is not None:
+        wrong = told.error if failed == _rank() else heard[failed].error
+        assert wrong is not None
+        wrong.known_to_all = True  # type: ignore[attr-defined]
+        raise wrong
+    if len({other.work for other in heard}) > 1:
+        raise ProcessLostError(
+            f"the processes are not at the same place ({', '.join(o.work for o in heard)}): start "
+            "all of them with the same options and data"
+        )
+    return result  # type: ignore[no-any-return]
+
+
+def _all(mine: T) -> list[T]:
+    """Return what every process holds, in order."""
+    found: list[Any] = [None] * _size()
+    with _connected():
+        distributed.all_gather_object(found, mine)
+    return found
+
+
+def _of_first(mine: T) -> T:
+    """Return what the first process holds."""
+    found: list[Any] = [mine]
+    with _connected():
+        distributed.broadcast_object_list(found, src=0)
+    result: T = found[0]
+    return result
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Say in plain words that another process has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        gone = ProcessLostError("another process ended before its work was done: see what it said")
+        gone.known_to_all = True  # type: ignore[attr-defined]
+        raise gone from error
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """Return an error as it can be sent: itself where it can, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:
+        return RuntimeError(f"in process {_rank()}: {type(error).__name__}: {error}")
+    return error
+
+
+def _size() -> int:
+    joined = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if joined else 1
+
+
+def _rank() -> int:
+    return distributed.get_rank() if _size() > 1 else 0

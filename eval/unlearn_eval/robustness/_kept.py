@@ -1,0 +1,99 @@
+"""Keep what treated states said, so that an audit run again after a kill treats none anew."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from unlearn.batches import Example
+from unlearn.models import ModelState
+from unlearn.scoring import TOKEN_BUDGET
+from unlearn_eval._cache import Arrays, Cache, examples_digest, pack, unpack
+from unlearn_eval.extraction.discoverable import SAMPLERS
+from unlearn_eval.robustness import Treatment
+from unlearn_eval.robustness.treated import Examples, Setting, Treated
+from unlearn_eval.scores import TokenScores
+
+__all__ = ["apply"]
+
+_ABOUT = "about"
+
+
+def apply(
+    treatment: Treatment,
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    cache: Cache,
+    stamp: str,
+) -> list[Treated]:
+    """Apply a treatment in all its variants, unless the cache holds what came of it.
+
+    Args:
+        treatment: which.
+        state: the state, as before afterwards.
+        examples: the records.
+        setting: shared by all treatments.
+        cache: where results are kept.
+        stamp: digest of all that decides what the state computes; empty keeps nothing.
+
+    Returns:
+        The treated states.
+    """
+    function = treatment.function()
+    defaults = {
+        name: repr(parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    names = {split: examples_digest(part) for split, part in examples.items()}
+    how = (treatment.run, defaults, asdict(setting), SAMPLERS, TOKEN_BUDGET)
+    facts = ("treated", stamp, names, how)
+    known = _unpacked(cache.read(*facts), examples) if stamp else None
+    if known is None:
+        known = list(function(state, examples, setting))
+        if stamp:
+            cache.write(_packed(known, examples), *facts)
+    return known
+
+
+def _packed(found: Sequence[Treated], examples: Examples) -> dict[str, Any]:
+    """Return treated states as arrays: no ids of records, which are positions here."""
+    about = json.dumps([[t.deployment, dict(t.params), list(t.scores)] for t in found])
+    arrays = {_ABOUT: np.frombuffer(about.encode(), dtype=np.int8)}
+    for number, one in enumerate(found):
+        for split, matrix in one.scores.items():
+            at = {example.id: i for i, example in enumerate(examples[split])}
+            columns = pack(matrix) | {"positions": np.array([at[name] for name in matrix.ids])}
+            arrays |= {f"{number}/{split}/{name}": values for name, values in columns.items()}
+    return arrays
+
+
+def _unpacked(arrays: Arrays | None, examples: Examples) -> list[Treated] | None:
+    """Return treated states from what `_packed` made, or None if they are not of these records."""
+    if arrays is None:
+        return None
+    try:
+        found = []
+        for number, (deployment, params, splits) in enumerate(
+            json.loads(arrays[_ABOUT].tobytes().decode())
+        ):
+            scores = {s: _matrix(arrays, f"{number}/{s}/", examples[s]) for s in splits}
+            found.append(Treated(deployment, scores, params))
+    except (KeyError, IndexError, ValueError):
+        return None
+    return found
+
+
+def _matrix(arrays: Arrays, prefix: str, part: Sequence[Example]) -> TokenScores:
+    columns = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    chosen = [part[i] for i in columns.pop("positions")]
+    matrix = unpack(columns, chosen)
+    if matrix is None:
+        raise ValueError("scores of other records")
+    return matrix
