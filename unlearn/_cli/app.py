@@ -15,6 +15,7 @@ from unlearn._cli.finetune import finetune
 from unlearn._cli.forget import forget
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
+from unlearn._cli.verify import verify
 
 __all__ = ["command"]
 
@@ -42,7 +43,7 @@ def _root(
     --output cleaned
 
     Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
-    failed; 130 or 143 interrupted.
+    failed; 3 FAIL and 4 INCONCLUSIVE of `verify`; 130 or 143 interrupted.
     """
 
 
@@ -65,7 +66,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, compare, demo),
+        _MEASURE: (audit, verify, compare, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():
