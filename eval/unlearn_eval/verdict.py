@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from unlearn.errors import DataError
-from unlearn_eval._verdict.canaries import decide_by_canaries
+from unlearn_eval._verdict.canaries import decide_by_canaries, judge_claim
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
 from unlearn_eval._verdict.outcomes import judge_extraction, judge_utility, not_audited
 from unlearn_eval._verdict.policy import Policy, load_policy
@@ -91,7 +91,8 @@ def decide(
       passed, and nothing declared is missing.
     - INCONCLUSIVE otherwise.
 
-    Membership and utility each have their own error α.
+    Membership, utility and a claimed ε (tested where there are canaries) each have their own error
+    α.
 
     Args:
         evidence: score matrices and facts.
@@ -109,11 +110,12 @@ def decide(
     """
     tier = _tier(evidence, policy)
     found = _judge(tier)(evidence, policy) if tier != "C" else _by_unseen(evidence, policy)
+    claim = judge_claim(evidence, policy)
     extraction = judge_extraction(evidence, policy, tier == "A")
     utility = judge_utility(evidence, policy)
     missing = list(not_audited(evidence, policy, tier == "A"))
     gates = [_facts(evidence), *found.gates]
-    outcome, reasons = _outcome(tier, found, gates, extraction, utility, missing)
+    outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
     would_decide = []
     if outcome == "INCONCLUSIVE":
         would_decide = [*missing, *_advice(tier, evidence, policy, found, gates, utility)]
@@ -129,7 +131,7 @@ def decide(
             "content": policy.content,
         },
         gates=gates,
-        probes=found.probes,
+        probes=[*found.probes, *([claim] if claim is not None else [])],
         extraction=extraction,
         utility=utility,
         power=power_statement(policy, *_sizes(evidence)),
@@ -201,6 +203,7 @@ def _facts(evidence: Evidence) -> Gate:
 def _outcome(
     tier: Tier,
     found: Judged,
+    claim: ProbeResult | None,
     gates: list[Gate],
     extraction: Extracted,
     utility: Utility,
@@ -212,18 +215,20 @@ def _outcome(
         return "INCONCLUSIVE", [f"{facts.gate} {facts.words}"]
     trusted = tier != "C" or negative.passed is True
     failed = [_where(r) for r in found.probes if r.failed] if trusted else []
+    claims = [claim] if claim is not None else []
+    failed += [part.words for part in claims if part.failed]
     failed += [part.words for part in (extraction, utility) if part.outcome == "FAIL"]
     if failed:
         return "FAIL", failed
     open_ = [f"{gate.gate} {gate.words}" for gate in (control,) if not gate.passed]
     if not trusted:
         open_.append(f"{negative.gate} {negative.words}")
-    open_ += [_where(result) for result in found.probes if not result.passed]
+    open_ += [_where(result) for result in [*found.probes, *claims] if not result.passed]
     open_ += [part.words for part in (extraction, utility) if part.outcome != "PASS"]
     open_ += [f"not audited: {text.partition(':')[0]}" for text in missing]
     if open_:
         return "INCONCLUSIVE", [*open_, *found.notes]
-    passed = [_where(result) for result in found.probes]
+    passed = [_where(result) for result in [*found.probes, *claims]]
     return "PASS", [*passed, extraction.words, utility.words, *found.notes]
 
 
@@ -255,6 +260,8 @@ def _advice(
         text.append(
             f"{policy.min_references} references retrained without the records (there are {have})"
         )
+    if policy.epsilon is not None and (evidence.twins is None or not evidence.twins.randomised):
+        text.append("canaries, of which a coin included one of each pair, to test the claimed ε")
     if utility.outcome == "INCONCLUSIVE" and utility.value is not None:
         text.append("more kept records, of 10 or more subjects if they have any, for the utility")
     return text

@@ -10,14 +10,14 @@ from scipy import stats
 from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._measure import Scores
-from unlearn_eval._verdict.evidence import Evidence, View
+from unlearn_eval._verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval._verdict.policy import DEVIATION, Policy
 from unlearn_eval._verdict.result import Gate, Judged, ProbeResult
 from unlearn_eval._verdict.twins import Pair, pair
 from unlearn_eval.membership import loss
 from unlearn_eval.statistics import holm, records_for_equivalence, sign_flip_test, twin_theta
 
-__all__ = ["decide_by_canaries", "guesses_refute"]
+__all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
 
 _STATISTIC = "θ = P(included > left out)"
 
@@ -29,8 +29,6 @@ def decide_by_canaries(evidence: Evidence, policy: Policy) -> Judged:
     - failed iff it did not pass and Holm's p of the exact two-sided sign-flip test is ≤ α. The coin
       makes the test exact whatever the model does, so no negative control is needed (G2).
 
-    A claimed ε (`policy.epsilon`) is one more test of the family, see `guesses_refute`.
-
     Args:
         evidence: with randomised twins.
         policy: the policy.
@@ -41,21 +39,12 @@ def decide_by_canaries(evidence: Evidence, policy: Policy) -> Judged:
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
     found: list[Pair | str] = []
     for view, probe in cells:
-        found.append(_pairs(evidence, evidence.views[view], "after", probe))
-    p_values = [_p_value(scores) for scores in found]
-    claim = _claim(evidence, policy)
-    adjusted = holm([*p_values, *([claim] if claim is not None else [])])
+        found.append(_pairs(evidence, evidence.scores(view), "after", probe))
+    adjusted = holm([_p_value(scores) for scores in found])
     probes = [
         _result(view, probe, scores, p, policy)
-        for (view, probe), scores, p in zip(cells, found, adjusted, strict=False)
+        for (view, probe), scores, p in zip(cells, found, adjusted, strict=True)
     ]
-    if claim is not None:
-        refuted = bool(adjusted[-1] <= policy.alpha)
-        words = f"claimed ε = {policy.epsilon:g}: {'refuted' if refuted else 'not refuted'}"
-        words += f", p = {claim:.3f}"
-        probes.append(
-            ProbeResult("epsilon", "p of the claim", claim, None, None, not refuted, refuted, words)
-        )
     advice = []
     pairs = evidence.forget.records
     needed = records_for_equivalence(policy.delta, 1, policy.alpha)
@@ -86,6 +75,31 @@ def guesses_refute(differences: FloatArray, epsilon: float) -> float:
     return float(stats.binom.sf(right - 1, len(differences), chance))
 
 
+def judge_claim(evidence: Evidence, policy: Policy) -> ProbeResult | None:
+    """Test a claimed ε by the first probe of the policy, at an error α of its own.
+
+    Args:
+        evidence: with canaries, whatever the tier.
+        policy: which ε is claimed, if any.
+
+    Returns:
+        failed if the claim is refuted, passed if it is not; neither without canaries; None if
+        nothing is claimed.
+    """
+    if policy.epsilon is None:
+        return None
+    statistic, words = "p of the claim", f"claimed ε = {policy.epsilon:g}: "
+    canaries = evidence.twins is not None and evidence.twins.randomised
+    scores = _pairs(evidence, evidence.plain, "after", policy.tested[0]) if canaries else "none"
+    if isinstance(scores, str):
+        words += "not tested: it takes canaries, of which a coin included one of each pair"
+        return ProbeResult("epsilon", statistic, None, None, None, False, False, words)
+    p = guesses_refute(_differences(scores), policy.epsilon)
+    refuted = p <= policy.alpha
+    words += f"{'refuted' if refuted else 'not refuted'}, p = {p:.3f}"
+    return ProbeResult("epsilon", statistic, p, None, None, not refuted, refuted, words)
+
+
 def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair | str:
     """Return scores of (included, left out) pair by pair, or why there are none."""
     assert evidence.twins is not None
@@ -94,25 +108,29 @@ def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair |
         if probe != DEVIATION:
             found = pair(probe, scores, state)
             return Pair(found.forget, found.holdout[other])
-        included = loss.score(scores[state]["forget"])
-        left_out = loss.score(scores[state]["holdout"])[other]
+        included = loss.score(part_of(scores, state, "forget"))
+        left_out = loss.score(part_of(scores, state, "holdout"))[other]
         # the median of both sides together stays where it is when a pair changes places, so that
         # the coin makes deviations from it exchangeable too
         centre = np.median(np.concatenate((included, left_out)))
+        if not np.isfinite(centre):
+            raise MissingError("half of the scores are infinite")
         return Pair(np.abs(included - centre), np.abs(left_out - centre))
-    except (DataError, KeyError) as error:
-        return f"no statistic: {error}"
+    except DataError as error:
+        return f"no statistic: {reason(error)}"
 
 
 def _p_value(scores: Pair | str) -> float:
     if isinstance(scores, str):
         return 1.0
+    return sign_flip_test(_differences(scores), "two-sided").p_value
+
+
+def _differences(scores: Pair) -> FloatArray:
+    """Return included − left out; where one is infinite, only the order of every pair."""
     with np.errstate(invalid="ignore"):
-        differences = scores.forget - scores.holdout
-    if not np.isfinite(differences).all():
-        # the order of a pair is all that an infinite score leaves
-        differences = np.sign(np.nan_to_num(differences, nan=0.0))
-    return sign_flip_test(differences, "two-sided").p_value
+        found = scores.forget - scores.holdout
+    return found if np.isfinite(found).all() else np.sign(np.nan_to_num(found, nan=0.0))
 
 
 def _result(view: View, probe: str, scores: Pair | str, p: float, policy: Policy) -> ProbeResult:
@@ -129,15 +147,6 @@ def _result(view: View, probe: str, scores: Pair | str, p: float, policy: Policy
     )
     limits = (found.low, found.high)
     return ProbeResult(probe, _STATISTIC, found.value, *limits, passed, failed, words, *view)
-
-
-def _claim(evidence: Evidence, policy: Policy) -> float | None:
-    if policy.epsilon is None:
-        return None
-    scores = _pairs(evidence, evidence.plain, "after", policy.tested[0])
-    if isinstance(scores, str):
-        return 1.0
-    return guesses_refute(scores.forget - scores.holdout, policy.epsilon)
 
 
 def _before(evidence: Evidence, policy: Policy) -> Gate:

@@ -12,7 +12,23 @@ from unlearn_eval._measure import Scores
 from unlearn_eval._verdict.policy import AS_IS, VERBATIM, Policy, is_form
 from unlearn_eval.scores import TokenScores
 
-__all__ = ["Evidence", "Fact", "Twins", "View"]
+__all__ = ["Evidence", "Fact", "MissingError", "Twins", "View", "part_of", "reason"]
+
+
+class MissingError(DataError):
+    """Something that a probe needs is not there; the message names no record."""
+
+
+def reason(error: DataError) -> str:
+    """Return why a probe has no statistic, without the record that other errors name.
+
+    Args:
+        error: what the probe raised.
+
+    Returns:
+        Words that may be published.
+    """
+    return str(error) if isinstance(error, MissingError) else "some record has no finite score"
 
 
 class View(NamedTuple):
@@ -91,6 +107,21 @@ class Evidence:
         """Score matrices of the models as they are, asked verbatim."""
         return self.views.get(View(), {})
 
+    def scores(self, view: View) -> Scores:
+        """Return the matrices of a view; treated models are compared with the base as it is.
+
+        Args:
+            view: which.
+
+        Returns:
+            Score matrices by state and split.
+        """
+        found = self.views[view]
+        base = self.plain.get("base")
+        if base is None or "base" in found or view.prompt_state != VERBATIM:
+            return found
+        return {**found, "base": base}
+
     @property
     def forget(self) -> TokenScores:
         """Scores of the records in question in the audited model."""
@@ -162,6 +193,26 @@ class Evidence:
             return {"after": scores[reference], **rest} if reference in scores else rest
 
         return replace(self, views={view: moved(scores) for view, scores in self.views.items()})
+
+
+def part_of(scores: Scores, state: str, split: str) -> TokenScores:
+    """Return one matrix, or say what is missing.
+
+    Args:
+        scores: by state and split.
+        state: the state.
+        split: the split.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        MissingError: if there is none.
+    """
+    part = scores.get(state, {}).get(split)
+    if part is None:
+        raise MissingError(f"the state {state!r} was not scored on the split {split!r}")
+    return part
 
 
 def _number(state: str) -> tuple[int, str]:

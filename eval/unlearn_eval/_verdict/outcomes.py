@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) ->
     extra: set[str] = set()
     compared = True
     for view in [*evidence.audited(policy), *evidence.asked(policy)]:
-        scores = evidence.views[view]
+        scores = evidence.scores(view)
         states = [s for s in evidence.references if "forget" in scores.get(s, {})]
         if not by_references and "forget" in scores.get("base", {}):
             states.append("base")
@@ -86,8 +86,10 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
     """Compare the loss on kept records with that of the model before, record by record.
 
     The mean of l̄_after − l̄_before over the retain split (the holdout where nothing was kept), with
-    an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above.
-    Without the model before, the mean over references stands in its place.
+    an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above. Without
+    the model before, the mean over references stands in its place. With fewer than 10 subjects the
+    interval of the *kept* records is one by record: they are not drawn from others, their people
+    are those whom the model is kept for. The holdout stands for others, and then decides nothing.
 
     Args:
         evidence: scores of the audited model and what it is compared with.
@@ -113,7 +115,9 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
     usual = np.mean([_aligned(scores[s][split], after) for s in states], axis=0)
     with np.errstate(invalid="ignore"):
         rise: FloatArray = loss.score(after) - usual
-    return _non_inferior(rise, evidence.subjects.get(split), policy, f"{split} against {name}")
+    usable = {"t", "cluster", *(["conditional"] if split == "retain" else [])}
+    labels = evidence.subjects.get(split)
+    return _non_inferior(rise, labels, policy, usable, f"{split} against {name}")
 
 
 def _aligned(scores: TokenScores, like: TokenScores) -> FloatArray:
@@ -124,7 +128,11 @@ def _aligned(scores: TokenScores, like: TokenScores) -> FloatArray:
 
 
 def _non_inferior(
-    rise: FloatArray, labels: Sequence[Hashable | None] | None, policy: Policy, where: str
+    rise: FloatArray,
+    labels: Sequence[Hashable | None] | None,
+    policy: Policy,
+    usable: Set[str],
+    where: str,
 ) -> Utility:
     """Decide by the interval of the mean rise."""
     margin = policy.utility_margin
@@ -132,7 +140,7 @@ def _non_inferior(
         words = f"{where}: both models rule a record out"
         return Utility(None, None, None, margin, words, "INCONCLUSIVE")
     found = mean_interval(rise, 1 - 2 * policy.alpha, cluster_labels(labels))
-    if found.method not in ("t", "cluster"):
+    if found.method not in usable:
         words = f"{where}: the loss rose by {found.value:.3f}, without an interval: {found.note}"
         value = found.value if math.isfinite(found.value) else None
         return Utility(value, None, None, margin, words, "INCONCLUSIVE")

@@ -69,7 +69,7 @@ class Policy(StrictModel):
         gt=0, description="largest distance that does not matter, in reference SD"
     )
     delta: float = Field(gt=0, lt=0.5, description="largest |θ − ½| that does not matter")
-    min_references: int = Field(ge=2, description="references from which on they decide")
+    min_references: int = Field(ge=3, description="references from which on they decide")
     extraction: Extraction
     deployments: Annotated[list[str], Field(min_length=1)]
     prompt_states: Annotated[list[str], Field(min_length=1)]

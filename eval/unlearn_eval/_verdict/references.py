@@ -12,11 +12,10 @@ from scipy import stats
 from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._measure import Scores
-from unlearn_eval._verdict.evidence import Evidence, View
+from unlearn_eval._verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval._verdict.policy import DEVIATION, Policy
 from unlearn_eval._verdict.result import Gate, Judged, ProbeResult
 from unlearn_eval.membership import ATTACKS, deviation, loss
-from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import PredictionLimits, holm, prediction_limits
 
 __all__ = ["Place", "decide_by_references", "place", "statistics"]
@@ -79,11 +78,13 @@ def statistics(
     if probe == DEVIATION:
         return _deviations(scores, states, references)
     base = scores.get("base", {})
+    if ATTACKS[probe].needs_base and not base:
+        raise MissingError("it compares with the base, which was not scored")
 
     def mean(state: str, split: str) -> float:
         # an infinite score of either sign is kept: its sum is infinite or undefined
         with np.errstate(invalid="ignore"):
-            found = ATTACKS[probe].score(_part(scores, state, split), base.get(split))
+            found = ATTACKS[probe].score(part_of(scores, state, split), base.get(split))
             return float(np.mean(found))
 
     with np.errstate(invalid="ignore"):
@@ -94,27 +95,19 @@ def statistics(
 def _deviations(scores: Scores, states: Sequence[str], references: Sequence[str]) -> FloatArray:
     """Return log D_forget − log D_holdout of each state."""
     if len(references) < 3:
-        raise DataError("3 references are needed: of two, each deviates as much from the other")
+        raise MissingError("3 references are needed: of two, each deviates as much from the other")
     found = np.zeros(len(states))
     for split, sign in (("forget", 1), ("holdout", -1)):
-        values = np.stack([loss.score(_part(scores, state, split)) for state in references])
+        values = np.stack([loss.score(part_of(scores, state, split)) for state in references])
         others = [np.delete(values, j, axis=0) for j in range(len(references))]
         for i, state in enumerate(states):
-            target = loss.score(_part(scores, state, split))
+            target = loss.score(part_of(scores, state, split))
             left_out = [j for j, name in enumerate(references) if name == state]
             chosen = [others[j] for j in left_out or range(len(references))]
             mean = np.mean([deviation.score(target, comparators) for comparators in chosen])
             with np.errstate(divide="ignore", invalid="ignore"):
                 found[i] += sign * np.log(mean)
     return found
-
-
-def _part(scores: Scores, state: str, split: str) -> TokenScores:
-    """Return one matrix, or say what is missing."""
-    part = scores.get(state, {}).get(split)
-    if part is None:
-        raise DataError(f"the state {state!r} was not scored on the split {split!r}")
-    return part
 
 
 def place(value: float, references: FloatArray) -> Place:
@@ -177,13 +170,16 @@ def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
     # what has no statistic still counts as a test: it must not make the others easier to fail
     adjusted = holm([*p_values, *[1.0] * (len(cells) - len(known))]) if cells else np.empty(0)
     failing = {i for i, p in zip(known, adjusted, strict=False) if p <= policy.alpha}
-    left = max(1, len(cells) - len(failing))
+    # how many tests were undecided when each was tried, as Holm goes through them
+    first = sorted(failing, key=lambda i: p_values[known.index(i)])
+    left = {i: len(cells) - rank for rank, i in enumerate(first)}
+    rest = len(cells) - len(failing)
     probes, advice = [], []
     for i, ((view, probe), found) in enumerate(zip(cells, places, strict=True)):
-        result = _result(view, probe, found, policy, i in failing, left)
+        result = _result(view, probe, found, policy, i in failing, left.get(i, rest))
         probes.append(result)
         if isinstance(found, Place) and not (result.passed or result.failed):
-            advice.append(_advice(probe, found, policy, left))
+            advice.append(_advice(probe, found, policy, left.get(i, rest)))
     control = _before(evidence, policy, references)
     negative = Gate("G2", None, "not needed: references are the comparison")
     return Judged(probes, [control, negative], [text for text in advice if text])
@@ -192,9 +188,9 @@ def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
 def _place(evidence: Evidence, view: View, probe: str, references: Sequence[str]) -> Place | str:
     """Return the place of the audited model, or why there is none."""
     try:
-        found = statistics(probe, evidence.views[view], ["after", *references], references)
+        found = statistics(probe, evidence.scores(view), ["after", *references], references)
     except DataError as error:
-        return str(error)
+        return reason(error)
     where = place(float(found[0]), found[1:])
     return "a score is infinite" if math.isnan(where.mean) else where
 

@@ -10,7 +10,7 @@ import numpy as np
 from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._measure import Scores
-from unlearn_eval._verdict.evidence import Evidence
+from unlearn_eval._verdict.evidence import Evidence, reason
 from unlearn_eval._verdict.policy import Policy
 from unlearn_eval._verdict.result import Gate, Judged, ProbeResult
 from unlearn_eval._verdict.twins import pair
@@ -39,7 +39,7 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
         What was found.
     """
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    tests = [_test(evidence, evidence.views[view], "after", probe) for view, probe in cells]
+    tests = [_test(evidence, evidence.scores(view), "after", probe) for view, probe in cells]
     p_values = [1.0 if isinstance(t, str) or math.isnan(t.p_value) else t.p_value for t in tests]
     # 1/20 and the like are not exact in binary
     reached = [p <= policy.alpha * (1 + 1e-9) for p in holm(p_values)] if cells else []
@@ -88,7 +88,7 @@ def _test(evidence: Evidence, scores: Scores, state: str, probe: str) -> RankTes
         twins: FloatArray = np.array([found.holdout[unit].mean() for unit in _units(evidence)])
         return subject_rank_test(float(found.forget.mean()), twins)
     except DataError as error:
-        return f"no statistic: {error}"
+        return f"no statistic: {reason(error)}"
 
 
 def _words(test: RankTest | str) -> str:

@@ -14,7 +14,7 @@ from unlearn_eval._arrays import FloatArray
 from unlearn_eval._measure import Scores
 from unlearn_eval._statistics.common import no_interval
 from unlearn_eval._table import cluster_labels
-from unlearn_eval._verdict.evidence import Evidence, View
+from unlearn_eval._verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval._verdict.policy import DEVIATION, Policy
 from unlearn_eval._verdict.result import Gate, Judged, ProbeResult
 from unlearn_eval.membership import ATTACKS, deviation, loss
@@ -60,21 +60,19 @@ def pair(probe: str, scores: Scores, state: str) -> Pair:
         DataError: if something is missing that the probe needs, or a score is infinite where
             `deviation` needs a finite one.
     """
-    splits = scores.get(state, {})
-    for split in ("forget", "holdout"):
-        if split not in splits:
-            raise DataError(f"the state {state!r} was not scored on the split {split!r}")
+    forget, holdout = (part_of(scores, state, split) for split in ("forget", "holdout"))
     if probe == DEVIATION:
-        x, y = loss.score(splits["forget"]), loss.score(splits["holdout"])
+        x, y = loss.score(forget), loss.score(holdout)
         among = deviation.among(y)
         return Pair(deviation.score(x, np.full((1, len(x)), np.median(y))), among)
     base = scores.get("base", {})
     attack = ATTACKS[probe]
     if attack.needs_base and state == "base":
-        raise DataError("it compares with the base, and tells nothing of the base itself")
+        raise MissingError("it compares with the base, and tells nothing of the base itself")
+    if attack.needs_base and not base:
+        raise MissingError("it compares with the base, which was not scored")
     return Pair(
-        attack.score(splits["forget"], base.get("forget")),
-        attack.score(splits["holdout"], base.get("holdout")),
+        attack.score(forget, base.get("forget")), attack.score(holdout, base.get("holdout"))
     )
 
 
@@ -126,11 +124,11 @@ def decide_by_twins(evidence: Evidence, policy: Policy) -> Judged:
     for view in evidence.audited(policy):
         for probe in policy.tested:
             try:
-                found = pair(probe, evidence.views[view], "after")
+                found = pair(probe, evidence.scores(view), "after")
                 makers.append(partial(theta, evidence, found))
                 cells.append((view, probe))
             except DataError as error:
-                broken[view, probe] = str(error)
+                broken[view, probe] = reason(error)
     intervals = holm_intervals(makers, low, high, 1 - policy.alpha) if makers else []
     probes = [
         _result(view, probe, make(1 - 2 * policy.alpha), adjusted, low, high)
