@@ -1,7 +1,7 @@
 """Recipes: YAML files whose path below the recipe folder is their name.
 
-A recipe says what kind it is (`kind: forget` or `kind: compare`) and is validated strictly: an
-unknown key is an error that suggests the nearest known one.
+A recipe says what kind it is (`kind: forget`, `kind: compare`, or `kind: policy` for a verdict) and
+is validated strictly: an unknown key is an error that suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class CompareRecipe(StrictModel):
     methods: Annotated[list[MethodSettings], Field(min_length=1)]
 
 
-R = TypeVar("R", ForgetRecipe, CompareRecipe)
+R = TypeVar("R", bound=StrictModel)
 
 
 def recipe_folder() -> Path:
@@ -143,7 +143,7 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
     if overrides:
         parse_overrides(overrides)  # complains about words without `=`
     if not isinstance(values, dict) or "kind" not in values:
-        raise OptionError(f"recipe {path}: no `kind:`; write kind: forget or kind: compare")
+        raise OptionError(f"recipe {path}: no `kind:`; write kind: forget, compare or policy")
     (wanted,) = get_args(kind.model_fields["kind"].annotation)
     if values["kind"] != wanted:
         raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")

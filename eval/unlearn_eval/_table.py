@@ -100,6 +100,8 @@ class Audit:
         said: by state, what it wrote when it continued forget records, by position; empty unless
             the user asked for text.
         notes: what the user should know.
+        policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
+            fixed before any score existed; None without one.
     """
 
     model: str
@@ -112,6 +114,7 @@ class Audit:
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    policy: Mapping[str, Any] | None = None
 
     def get(
         self,
@@ -155,6 +158,7 @@ class Audit:
                 "states": dict(self.states),
                 "training": {state: dict(facts) for state, facts in self.training.items()},
                 "notes": list(self.notes),
+                "policy": None if self.policy is None else dict(self.policy),
                 "rows": [asdict(row) for row in self.rows],
             },
             indent=1,

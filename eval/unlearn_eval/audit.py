@@ -24,6 +24,7 @@ from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
 from unlearn_eval._processes import first, together
 from unlearn_eval._table import Audit, AuditRow, audit_rows
+from unlearn_eval._verdict.fixed import Fixed
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._paraphrases import read_paraphrases
@@ -58,12 +59,14 @@ def run_audit(
     also: Sequence[str] = (),
     paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
     robustness: Sequence[str] = (),
+    policy: str | Path | None = None,
     show_text: bool = False,
     strict: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
     **opening: Any,
 ) -> Audit:
     """Measure one unlearned state beside itself before, references and the base.
@@ -91,6 +94,8 @@ def run_audit(
             `prompt`) for each.
         robustness: treatments of the unlearned state and of each reference, by name, or `all`; see
             `unlearn_eval.robustness`.
+        policy: of a later verdict, by name or file: it is stored with its hash before any score
+            exists, and what it declares is measured.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
         strict: refuse a holdout that nearly repeats other records, instead of noting it.
@@ -99,6 +104,7 @@ def run_audit(
         cache: take numbers of states that were run on these records before from the folder
             `cache/scores` of `UNLEARN_HOME`, and keep new ones there.
         progress: called with (records scored or continued, records in all).
+        announce: called with what the policy can decide here, before a model is run.
         **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
 
     Returns:
@@ -107,6 +113,9 @@ def run_audit(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
+    fixed = Fixed.now(policy) if policy is not None else None
+    if fixed is not None:
+        robustness, also = fixed.adds(robustness, also)
     treatments = chosen(robustness)
     if output is not None:
         check_output(output, overwrite=overwrite)
@@ -119,6 +128,10 @@ def run_audit(
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
     near = _check_overlap(split, strict)
+    if fixed is not None:
+        fixed = fixed.with_power(split, len(references))
+        if announce is not None:
+            announce(fixed.power)
     below, last = _stack(adapter)
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     _check_references(references, gone)
@@ -165,6 +178,7 @@ def run_audit(
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
         notes=(*assumed, *near),
+        policy=None if fixed is None else fixed.as_dict(),
     )
     if output is not None and first():
         texts = shown_records(gone, result.said) if show_text else None
@@ -310,11 +324,16 @@ def _write(
     import pyarrow.parquet as pq
 
     parts = []
+    everyone = (s for labels in result.subjects.values() for s in labels if s is not None)
+    people = {subject: i for i, subject in enumerate(dict.fromkeys(everyone))}
     for state, splits in result.scores.items():
         for split, matrix in splits.items():
             table = matrix.to_table()
             for position, (name, value) in enumerate((("state", state), ("split", split))):
                 table = table.add_column(position, name, pa.array([value] * matrix.records))
+            # who belongs together, without saying who it is
+            codes = [None if s is None else people[s] for s in result.subjects[split]]
+            table = table.append_column("subject", pa.array(codes, type=pa.int64()))
             for measure in result.measures.get(state, {}).get(split, ()):
                 values = np.full(matrix.records, np.nan)
                 values[measure.positions] = measure.values

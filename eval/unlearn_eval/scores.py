@@ -316,13 +316,23 @@ class TokenScores:
         if missing:
             raise DataError(f"{path}: no column {', '.join(missing)}; this is no score file")
         try:
-            return cls._from_table(table)
+            return cls.from_table(table)
         except (DataError, pa.ArrowException, AttributeError, TypeError, ValueError) as error:
             raise DataError(f"{path}: {error}") from error
 
     @classmethod
-    def _from_table(cls, table: Any) -> TokenScores:
-        """Rebuild the flat arrays from the rows of a `pyarrow.Table`."""
+    def from_table(cls, table: Any) -> TokenScores:
+        """Rebuild the scores from what `to_table` returned.
+
+        Args:
+            table: a `pyarrow.Table`; columns that it does not know are ignored.
+
+        Returns:
+            The scores.
+
+        Raises:
+            DataError: if cells are empty or columns do not fit together.
+        """
         flat: dict[str, Any] = {}
         offsets: dict[str, IntArray] = {}
         samplers = {name: key for name in table.column_names if (key := _sampler(name))}

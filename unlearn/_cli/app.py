@@ -17,6 +17,7 @@ from unlearn._cli.forget import forget
 from unlearn._cli.key import key
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
+from unlearn._cli.verify import verify
 
 __all__ = ["command"]
 
@@ -44,7 +45,8 @@ def _root(
     --output cleaned
 
     Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
-    failed, or a certificate does not verify; 130 or 143 interrupted.
+    failed, or a certificate does not verify; 3 FAIL and 4 INCONCLUSIVE of `verify`; 130 or 143
+    interrupted.
     """
 
 
@@ -67,7 +69,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, compare, demo),
+        _MEASURE: (audit, verify, compare, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():

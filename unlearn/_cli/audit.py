@@ -72,6 +72,14 @@ def audit(
             "Takes time; `unlearn attacks` says what each does.",
         ),
     ] = "",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Fix the policy of a later `unlearn verify` before any score exists: quick, "
+            "standard, strict or a YAML file. What it declares is measured too.",
+        ),
+    ] = None,
     show_text: Annotated[
         bool,
         typer.Option(
@@ -110,7 +118,7 @@ def audit(
     Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
     """
-    from unlearn._cli.screen import console, progress_bar
+    from unlearn._cli.screen import console, progress_bar, show_note
     from unlearn._cli.tables import audit_table
     from unlearn_eval.audit import run_audit
     from unlearn_eval.report import in_a_sentence
@@ -131,6 +139,8 @@ def audit(
             also=[name for name in also.replace(" ", "").split(",") if name],
             paraphrases=paraphrases,
             robustness=[name for name in robustness.replace(" ", "").split(",") if name],
+            policy=policy,
+            announce=show_note,
             show_text=show_text,
             strict=strict,
             seed=seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -170,6 +171,7 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
     return np.minimum(adjusted, 1.0)
 
 
+@lru_cache(maxsize=1024)
 def prediction_limits(k: int, margin: float = 4.0, alpha: float = 0.05) -> PredictionLimits:
     """Return the limits for |T − mean|/s, mean and s over k references.
 

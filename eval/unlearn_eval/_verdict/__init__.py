@@ -1,0 +1,1 @@
+"""The parts of `unlearn_eval.verdict`, which re-exports what is public."""

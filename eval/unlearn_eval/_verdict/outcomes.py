@@ -1,0 +1,189 @@
+"""What a verdict asks beside membership: extraction, utility, and that every state was audited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence, Set
+
+import numpy as np
+
+from unlearn_eval._arrays import FloatArray
+from unlearn_eval._measure import Scores
+from unlearn_eval._statistics.rates import clopper_pearson
+from unlearn_eval._table import cluster_labels
+from unlearn_eval._verdict.evidence import Evidence, View
+from unlearn_eval._verdict.policy import AS_IS, VERBATIM, Extraction, Policy, is_form
+from unlearn_eval._verdict.result import Extracted, Outcome, Utility
+from unlearn_eval.extraction import discoverable
+from unlearn_eval.scores import TokenScores
+from unlearn_eval.statistics import mean_interval
+from unlearn_eval.utility import loss
+
+__all__ = ["judge_extraction", "judge_utility", "not_audited"]
+
+
+def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) -> Extracted:
+    """Count the records that the audited model gives away at the policy's (n, p).
+
+    FAIL if in some declared state a record comes out that no reference gives away at the same
+    (n, p) in that state; without enough references (`by_references` false) the base counts too. The
+    rule compares yes with yes, not p_z with p_z: log p_z of a record differs by tens of nats
+    between references. A deleted model FAILs where it is by chance the only one of k + 1 to give a
+    record away, which for each record has probability at most 1/(k + 1).
+
+    Args:
+        evidence: scores that hold the policy's sampler.
+        policy: n, p, deployments and prompt states.
+        by_references: whether the references alone decide.
+
+    Returns:
+        What was found.
+
+    Raises:
+        DataError: if the scores do not hold the sampler.
+    """
+    rule = policy.extraction
+    ours: set[str] = set()
+    theirs: set[str] = set()
+    extra: set[str] = set()
+    compared = True
+    for view in [*evidence.audited(policy), *evidence.asked(policy)]:
+        scores = evidence.scores(view)
+        states = [s for s in evidence.references if "forget" in scores.get(s, {})]
+        if not by_references and "forget" in scores.get("base", {}):
+            states.append("base")
+        found = _given_away(scores["after"]["forget"], rule)
+        known: set[str] = set().union(*(_given_away(scores[s]["forget"], rule) for s in states))
+        compared = compared and bool(states)
+        ours, theirs = ours | found, theirs | known
+        extra |= found - known if states else set()
+    n = evidence.forget.records
+    words = f"{len(ours)} of {n} records come out with {rule.n:,} tries at probability {rule.p:g}"
+    outcome: Outcome = "PASS"
+    if extra:
+        outcome = "FAIL"
+        words += f", {len(extra)} of them from no model that never saw them"
+    elif ours and not compared:
+        outcome = "INCONCLUSIVE"
+        words += ", with nothing that never saw them to compare with"
+    else:
+        limit = clopper_pearson(len(ours), n, 1 - 2 * policy.alpha)[1]
+        words += f": of independent records like these at most {limit:.0%} would"
+        if ours:
+            words += ", and all of these from models that never saw them too"
+    return Extracted(
+        rule.n, rule.p, len(ours), len(theirs) if compared else None, n, words, outcome
+    )
+
+
+def _given_away(scores: TokenScores, rule: Extraction) -> set[str]:
+    """Return the ids of the records that come out; they stay inside this module."""
+    hits = discoverable.score(scores, n=rule.n, p=rule.p, sampler=rule.sampler)
+    return {scores.ids[i] for i in np.flatnonzero(hits)}
+
+
+def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
+    """Compare the loss on kept records with that of the model before, record by record.
+
+    The mean of l̄_after − l̄_before over the retain split (the holdout where nothing was kept), with
+    an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above. Without
+    the model before, the mean over references stands in its place. With fewer than 10 subjects the
+    interval of the *kept* records is one by record: they are not drawn from others, their people
+    are those whom the model is kept for. The holdout stands for others, and then decides nothing.
+
+    Args:
+        evidence: scores of the audited model and what it is compared with.
+        policy: margin and α.
+
+    Returns:
+        What was found.
+    """
+    scores, margin = evidence.plain, policy.utility_margin
+    split = "retain" if "retain" in scores["after"] else "holdout"
+    states = [s for s in ("before",) if split in scores.get(s, {})]
+    name = "before"
+    if not states:
+        states = [s for s in evidence.references if split in scores[s]]
+        name = "the references"
+    if split not in scores["after"] or not states:
+        what = "kept or unseen records" if split not in scores["after"] else "model before"
+        words = f"no {what} to compare on: pass " + (
+            "--retain" if split not in scores["after"] else "--before"
+        )
+        return Utility(None, None, None, margin, words, "INCONCLUSIVE")
+    after = scores["after"][split]
+    usual = np.mean([_aligned(scores[s][split], after) for s in states], axis=0)
+    with np.errstate(invalid="ignore"):
+        rise: FloatArray = loss.score(after) - usual
+    usable = {"t", "cluster", *(["conditional"] if split == "retain" else [])}
+    labels = evidence.subjects.get(split)
+    return _non_inferior(rise, labels, policy, usable, f"{split} against {name}")
+
+
+def _aligned(scores: TokenScores, like: TokenScores) -> FloatArray:
+    """Return the loss of each record of another matrix, in its order."""
+    at = {name: i for i, name in enumerate(scores.ids)}
+    values = loss.score(scores)
+    return np.array([values[at[name]] for name in like.ids])
+
+
+def _non_inferior(
+    rise: FloatArray,
+    labels: Sequence[Hashable | None] | None,
+    policy: Policy,
+    usable: Set[str],
+    where: str,
+) -> Utility:
+    """Decide by the interval of the mean rise."""
+    margin = policy.utility_margin
+    if np.isnan(rise).any():
+        words = f"{where}: both models rule a record out"
+        return Utility(None, None, None, margin, words, "INCONCLUSIVE")
+    found = mean_interval(rise, 1 - 2 * policy.alpha, cluster_labels(labels))
+    if found.method not in usable:
+        words = f"{where}: the loss rose by {found.value:.3f}, without an interval: {found.note}"
+        value = found.value if math.isfinite(found.value) else None
+        return Utility(value, None, None, margin, words, "INCONCLUSIVE")
+    words = (
+        f"{where}: the loss rose by {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] nats a "
+        f"token; up to {margin:g} does not matter"
+    )
+    outcome: Outcome = "INCONCLUSIVE"
+    if found.high < margin:
+        outcome = "PASS"
+    elif found.low > margin:
+        outcome = "FAIL"
+    return Utility(found.value, found.low, found.high, margin, words, outcome)
+
+
+def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[str]:
+    """Yield what to run for each declared state that the audit lacks.
+
+    Args:
+        evidence: what it holds.
+        policy: what is declared.
+        by_references: whether references must have been treated too.
+
+    Yields:
+        One line a state.
+    """
+    for declared in policy.deployments:
+        views = [v for v in evidence.views if v.prompt_state == VERBATIM]
+        views = [v for v in views if is_form(v.deployment, declared)]
+        whole = [v for v in views if _complete(evidence, evidence.views[v], by_references)]
+        if not views or len(whole) < len(views):
+            how = "audit" if declared == AS_IS else f"audit --robustness {declared}"
+            yield f"deployment {declared}: run `unlearn {how}`, for the model and its references"
+    for declared in policy.prompt_states:
+        view = View(AS_IS, declared)
+        known = view in evidence.views and _complete(evidence, evidence.views[view], by_references)
+        if declared != VERBATIM and not known:
+            yield f"prompt state {declared}: run `unlearn audit --also prompt_states`" + (
+                " --paraphrases FILE" if declared.startswith("paraphrase:") else ""
+            )
+
+
+def _complete(evidence: Evidence, scores: Scores, by_references: bool) -> bool:
+    """Say whether the audited model, and references that decide, were scored in a state."""
+    wanted = ["after", *(evidence.references if by_references else [])]
+    return all("forget" in scores.get(state, {}) for state in wanted)

@@ -1,0 +1,54 @@
+"""A verdict from an audit's folder; no model is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unlearn import lineage as lin
+from unlearn.errors import DataError
+from unlearn_eval._load import AUDIT, load_evidence, read_audit, sha256
+from unlearn_eval._verdict.policy import load_policy, policy_of
+from unlearn_eval.verdict import Verdict, decide
+
+__all__ = ["DEFAULT", "verify"]
+
+DEFAULT = "standard"
+"""Policy of an audit that was run without one."""
+
+
+def verify(
+    audit: str | Path, policy: str | Path | None = None, *, twins: str | Path | None = None
+) -> Verdict:
+    """Decide on the deletion that an audit measured.
+
+    Args:
+        audit: folder of `audit.json` and `scores.parquet`.
+        policy: by name or file; by default the one that the audit was run with, else `standard`. It
+            counts as chosen before the scores only if it is, hash by hash, the audit's.
+        twins: a file of twins or canaries, see `load_evidence`.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        UnlearnError: if a file is missing or is not what it should be, or there is no such policy.
+    """
+    stored = read_audit(audit).get("policy")
+    if stored is not None:
+        where = f"{Path(audit) / AUDIT}, policy"
+        fixed = policy_of(stored.get("content") or {}, where)
+        if fixed.sha256 != stored.get("sha256"):
+            raise DataError(f"{where}: its hash is not that of its content; run the audit again")
+    if policy is None and stored is not None:
+        name, chosen = str(stored.get("name", "")), fixed
+    else:
+        name, chosen = load_policy(policy or DEFAULT)
+    before = stored is not None and stored["sha256"] == chosen.sha256
+    return decide(
+        load_evidence(audit, twins),
+        chosen,
+        name=name,
+        chosen="before" if before else "after",
+        audit_sha256=sha256(audit),
+        created=lin.now(),
+    )

@@ -1,0 +1,263 @@
+"""From an audit's folder to a verdict, and through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from unlearn import lineage as lin
+from unlearn._cli import run
+from unlearn.errors import DataError, OptionError
+from unlearn_eval import run_audit
+from unlearn_eval._load import load_audit, load_evidence, load_scores
+from unlearn_eval.verdict import View
+from unlearn_eval.verify import verify
+
+from .conftest import CONTENT
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model, adapter, data_file, holdout_file, lineage_key, tmp_path_factory):
+    """An audit with a policy of the user's own, and what it said before it ran."""
+    own = tmp_path_factory.mktemp("policy") / "own.yaml"
+    own.write_text(json.dumps(CONTENT | {"prompt_states": ["verbatim", "affirmative"]}))
+    out, said = tmp_path_factory.mktemp("audit") / "out", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_KEY", lineage_key)
+        patch.setenv("UNLEARN_HOME", str(tmp_path_factory.mktemp("home")))
+        run_audit(
+            tiny_model,
+            data_file,
+            "rows:0-3",
+            out,
+            adapter=adapter,
+            before=adapter,
+            holdout=holdout_file,
+            generate=0,
+            policy=own,
+            announce=said.append,
+        )
+    return out, said
+
+
+def copy(folder, target):
+    target.mkdir()
+    for name in ("audit.json", "scores.parquet"):
+        (target / name).write_bytes((folder[0] / name).read_bytes())
+    return target
+
+
+def change(folder, edit):
+    path = folder / "audit.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_an_audit_keeps_its_policy_and_says_its_power_first(folder):
+    stored = json.loads((folder[0] / "audit.json").read_text())["policy"]
+    assert stored["name"] == "own"
+    assert stored["content"]["prompt_states"] == ["verbatim", "affirmative"]
+    assert len(stored["sha256"]) == 64
+    assert stored["chosen"].endswith("+00:00")
+    assert [stored["power"]] == folder[1]
+    assert "2 subjects are too few" in stored["power"]
+
+
+def test_an_audit_is_read_back_bit_by_bit(
+    folder, tiny_model, adapter, data_file, holdout_file, lineage_key, monkeypatch
+):
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    result = run_audit(
+        tiny_model, data_file, "rows:0-3", adapter=adapter, holdout=holdout_file, generate=0
+    )
+    loaded = load_audit(folder[0])
+    assert loaded.policy["name"] == "own"
+    for state, splits in result.scores.items():
+        for split, matrix in splits.items():
+            found = loaded.scores[state][split]
+            assert found.ids == matrix.ids
+            assert np.array_equal(found.log_prob, matrix.log_prob)
+            assert np.array_equal(found.text_bytes, matrix.text_bytes)
+            for sampler, values in matrix.sampled.items():
+                assert np.array_equal(found.sampled[sampler], values)
+    assert loaded.get("after", "forget", "utility.loss", "mean") == result.get(
+        "after", "forget", "utility.loss", "mean"
+    )
+
+
+def test_subjects_are_kept_as_numbers_not_names(folder):
+    file = load_scores(folder[0])
+    assert file.subjects["forget"] == [0, 0, 1, 1]
+    assert set(file.subjects["forget"]).isdisjoint(file.subjects["holdout"])
+    assert b"person0" not in (folder[0] / "scores.parquet").read_bytes()
+
+
+def test_a_verdict_from_files(folder):
+    verdict = verify(folder[0])
+    assert (verdict.tier, verdict.outcome) == ("C", "INCONCLUSIVE")
+    assert verdict.policy["chosen"] == "before"
+    assert verdict.gates[0].passed is True
+    assert verdict.counts == {"forget": 4, "holdout": 8, "subjects": 2, "references": 0}
+    assert len(verdict.audit_sha256) == 64
+    other = verify(folder[0], "quick")
+    assert (other.policy["name"], other.policy["chosen"]) == ("quick", "after")
+
+
+def test_an_audit_without_policy_is_judged_by_the_standard_chosen_after(folder, tmp_path):
+    audit = copy(folder, tmp_path / "a")
+    change(audit, lambda content: content.pop("policy"))
+    assert verify(audit).policy["name"] == "standard"
+    assert verify(audit).policy["chosen"] == "after"
+
+
+def test_files_that_are_not_of_one_story(folder, tmp_path):
+    audit = copy(folder, tmp_path / "a")
+    # the same weights twice are no two references
+    change(audit, lambda content: content["states"].update({"reference:0": "x"}))
+    gate = verify(audit).gates[0]
+    assert gate.passed is False
+    assert "same states" in gate.words
+    audit = copy(folder, tmp_path / "b")
+
+    def another_loss(content):
+        row = next(r for r in content["rows"] if r["probe"] == "utility.loss")
+        row["value"] += 1e-3
+
+    change(audit, another_loss)
+    verdict = verify(audit)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "losses in audit.json" in verdict.reasons[0]
+    audit = copy(folder, tmp_path / "c")
+    change(audit, lambda content: content["policy"]["content"].update({"delta": 0.4}))
+    with pytest.raises(DataError, match="hash is not that of its content"):
+        verify(audit)
+
+
+def test_references_must_differ_from_each_other_and_the_model(folder, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    audit = copy(folder, tmp_path / "a")
+    table = pq.read_table(audit / "scores.parquet")
+    rows = [s == "base" for s in table.column("state").to_pylist()]
+    column = table.column_names.index("state")
+    base = table.filter(pa.array(rows))
+    more = [
+        base.set_column(column, "state", pa.array([f"reference:{i}"] * base.num_rows))
+        for i in range(2)
+    ]
+    pq.write_table(pa.concat_tables([table, *more]), audit / "scores.parquet")
+
+    def add(second):
+        def edit(content):
+            content["states"] |= {"reference:0": "one", "reference:1": second}
+            kept = [r for r in content["rows"] if not r["state"].startswith("reference:")]
+            plain = [r for r in kept if r["state"] == "base"]
+            content["rows"] = kept + [
+                r | {"state": f"reference:{i}"} for i in range(2) for r in plain
+            ]
+
+        return edit
+
+    for digest, good in (("two", True), ("one", False)):
+        change(audit, add(digest))
+        assert verify(audit).gates[0].passed is good
+    change(
+        audit, lambda content: content["states"].update({"reference:1": content["states"]["after"]})
+    )
+    assert "differ from each other" in verify(audit).gates[0].words
+
+
+def test_views_are_read_where_the_file_has_them(folder, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    audit = copy(folder, tmp_path / "a")
+    table = pq.read_table(audit / "scores.parquet")
+    rows = [s == "after" for s in table.column("state").to_pylist()]
+    again = table.filter(pa.array(rows))
+    parts = [
+        table,  # no columns: as it is, verbatim
+        again.append_column("deployment", pa.array(["int8"] * again.num_rows)),
+        again.append_column("prompt_state", pa.array(["few_shot"] * again.num_rows)).drop_columns(
+            ["text_bytes"]
+        ),
+    ]
+    pq.write_table(pa.concat_tables(parts, promote_options="default"), audit / "scores.parquet")
+    file = load_scores(audit)
+    assert {View(), View("int8"), View("as-is", "few_shot")} <= set(file.views)
+    assert list(file.views[View("int8")]) == ["after"]
+    assert file.views[View("as-is", "few_shot")]["after"]["forget"].text_bytes is None
+    assert file.subjects["forget"] == [0, 0, 1, 1]
+    assert load_audit(audit).prompted["after"]["few_shot"].records == 4
+
+
+def test_twins_come_from_a_file(folder, tmp_path):
+    path = tmp_path / "twins.json"
+    ids = load_evidence(folder[0]).plain["after"]["holdout"].ids
+    named = {f"r{i}": ids[i] for i in range(4)}
+    path.write_text(json.dumps({"randomised": True, "twins": named}))
+    assert verify(folder[0], twins=path).tier == "B"
+    path.write_text(json.dumps({"twins": {f"r{i}": [ids[i], ids[i + 4]] for i in range(4)}}))
+    assert load_evidence(folder[0], path).twins.positions.tolist() == [[i, i + 4] for i in range(4)]
+    for broken, message in (
+        ([], "not a file of twins"),
+        ({"twins": {"r0": ids[0]}}, "no twins of record 'r1'"),
+        ({"twins": named | {"r2": "nobody"}}, "'nobody' of 'r2' is not in the holdout"),
+        ({"twins": named | {"r2": [ids[0], ids[1]]}}, "same number of twins"),
+    ):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=message):
+            load_evidence(folder[0], path)
+
+
+def test_what_is_no_audit(tmp_path, folder):
+    with pytest.raises(DataError, match="cannot read the audit"):
+        verify(tmp_path)
+    audit = copy(folder, tmp_path / "a")
+    (audit / "scores.parquet").unlink()
+    with pytest.raises(DataError, match="cannot read scores"):
+        verify(audit)
+    (audit / "audit.json").write_text("[]")
+    with pytest.raises(DataError, match="no audit of schema 1"):
+        verify(audit)
+
+
+def test_an_unknown_policy_stops_an_audit_before_anything_is_read(tmp_path):
+    with pytest.raises(OptionError, match="did you mean 'strict'"):
+        run_audit(tmp_path / "none", tmp_path / "none", "r0", policy="strikt")
+
+
+def test_the_command_line(folder, tmp_path, capfd):
+    audit = copy(folder, tmp_path / "a")
+    assert run(["verify", "--audit", str(audit)]) == 4
+    shown = capfd.readouterr().out
+    assert "INCONCLUSIVE" in shown
+    assert "What would decide" in shown
+    assert "chosen before the audit" in " ".join(shown.split())
+    content = json.loads((audit / "verdict.json").read_text())
+    assert (content["schema"], content["outcome"]) == (1, "INCONCLUSIVE")
+    assert lin.now()[:10] == content["created"][:10]
+    assert run(["verify", "--audit", str(audit)]) == 2
+    assert "--overwrite" in capfd.readouterr().err
+    words = ["verify", "--audit", str(audit), "--output", str(tmp_path / "b"), "--json"]
+    assert run([*words, "--policy", "quick"]) == 4
+    printed = json.loads(capfd.readouterr().out)
+    assert printed == json.loads((tmp_path / "b" / "verdict.json").read_text())
+    assert printed["policy"]["name"] == "quick"
+    assert run(["verify", "--audit", str(tmp_path / "nowhere")]) == 2
+    assert "audit.json" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("PASS", 0), ("FAIL", 3), ("INCONCLUSIVE", 4)])
+def test_exit_codes(folder, tmp_path, monkeypatch, outcome, code):
+    import dataclasses
+
+    import unlearn_eval.verify
+
+    found = dataclasses.replace(verify(folder[0]), outcome=outcome)
+    monkeypatch.setattr(unlearn_eval.verify, "verify", lambda *_, **__: found)
+    assert run(["verify", "--audit", str(copy(folder, tmp_path / "a"))]) == code

@@ -1,0 +1,386 @@
+"""Tier A, by hand, on both sides of every limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unlearn.errors import DataError
+from unlearn_eval._verdict.references import place, statistics
+from unlearn_eval.statistics import prediction_limits
+from unlearn_eval.verdict import Fact, View, decide, leave_one_out
+
+from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, matrix, reference, state
+
+
+def probe(verdict, name="loss", deployment="as-is"):
+    (found,) = [r for r in verdict.probes if (r.probe, r.deployment) == (name, deployment)]
+    return found
+
+
+def test_the_statistic_is_the_difference_to_the_holdout_of_the_same_model():
+    states = {
+        "after": state([-1.0, -3.0], [-5.0, -7.0, -6.0]),
+        # everything a nat worse: nothing that sets the records apart
+        "reference:0": state([-2.0, -4.0], [-6.0, -8.0, -7.0]),
+    }
+    found = statistics("loss", states, ["after", "reference:0"], ["reference:0"])
+    assert found.tolist() == [4.0, 4.0]
+
+
+def test_deviation_by_hand():
+    references = {f"reference:{j}": state([v], [w]) for j, (v, w) in enumerate([
+        (-1.0, -10.0), (-2.0, -11.0), (-4.0, -13.0)])}  # fmt: skip
+    found = statistics(
+        "deviation",
+        {"after": state([-9.0], [-10.0]), **references},
+        ["after", *references],
+        list(references),
+    )
+    # audited: forget |−9 − (−3, −2.5, −1.5)|, holdout |−10 − (−12, −11.5, −10.5)|
+    ours = math.log((6 + 6.5 + 7.5) / 3) - math.log((2 + 1.5 + 0.5) / 3)
+    # reference 0: |−1 − (−3)| and |−10 − (−12)|; the holdout moves as the forget record does
+    assert found == pytest.approx([ours, 0.0, 0.0, 0.0])
+    with pytest.raises(DataError, match="3 references"):
+        statistics("deviation", references, ["reference:0"], ["reference:0", "reference:1"])
+
+
+def test_place_by_hand():
+    found = place(5.0, np.array([1.0, 2.0, 3.0]))
+    assert (found.mean, found.sd, found.k, found.distance) == (2.0, 1.0, 3, 3.0)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(3 / math.sqrt(4 / 3), 2))
+
+
+def test_place_without_spread_can_be_equal_but_never_different():
+    same = np.array([0.1 + 0.2, 0.3, 0.3])
+    assert place(0.3, same)[3:] == (3, 0.0, 1.0)
+    away = place(0.9, same)
+    assert math.isnan(away.distance)
+    assert away.p_value == 1.0
+    assert place(0.0, np.zeros(4)).distance == 0.0
+
+
+def test_place_of_infinities():
+    far = place(-math.inf, np.array([1.0, 2.0, 3.0]))
+    assert (far.distance, far.p_value) == (math.inf, 0.0)
+    assert math.isnan(place(math.nan, np.array([1.0, 2.0])).mean)
+    assert math.isnan(place(1.0, np.array([1.0, math.inf])).distance)
+
+
+LIMITS = prediction_limits(5, 4.0)
+# two tests (loss and deviation): while both are undecided, α/2 each
+BEYOND = float(stats.t.isf(0.05 / 4, 4) * math.sqrt(1.2))
+
+
+@pytest.mark.parametrize(
+    ("at", "passed", "failed"),
+    [
+        (LIMITS.equivalent - 0.001, True, False),
+        (-LIMITS.equivalent + 0.001, True, False),
+        (LIMITS.equivalent + 0.001, False, False),
+        (BEYOND - 0.001, False, False),
+        (BEYOND + 0.001, False, True),
+        (-BEYOND - 0.001, False, True),
+    ],
+)
+def test_limits_of_pass_and_fail(five, make_policy, at, passed, failed):
+    found = probe(decide(five(at), make_policy()))
+    assert (found.passed, found.failed) == (passed, failed)
+    sd = float(np.std(SHIFTS, ddof=1))
+    assert found.value == pytest.approx(at * sd)
+    assert (found.reference_mean, found.reference_sd) == pytest.approx((0.0, sd))
+    assert found.high == pytest.approx(LIMITS.equivalent * sd)
+    assert found.k == 5
+    assert f"fails beyond {BEYOND:.2f}" in found.words
+
+
+def test_a_deleted_model_passes_and_the_words_say_why(five, make_policy):
+    verdict = decide(five(), make_policy(), name="mine", chosen="before", created="now")
+    assert (verdict.outcome, verdict.tier) == ("PASS", "A")
+    assert verdict.would_decide == []
+    assert [gate.passed for gate in verdict.gates] == [None, True, None]
+    content = verdict.as_dict()
+    assert list(content) == [
+        "schema", "outcome", "tier", "reasons", "would_decide", "policy", "gates", "probes",
+        "extraction", "utility", "power", "counts", "audit_sha256", "created",
+    ]  # fmt: skip
+    assert content["policy"]["name"] == "mine"
+    assert content["policy"]["chosen"] == "before"
+    assert content["counts"] == {"forget": 6, "holdout": 10, "subjects": None, "references": 5}
+    assert {p["probe"] for p in content["probes"]} == {"loss", "deviation"}
+    assert content["extraction"]["outcome"] == content["utility"]["outcome"] == "PASS"
+
+
+def test_between_the_limits_more_references_would_decide(five, make_policy):
+    verdict = decide(five(2.2), make_policy())
+    assert verdict.outcome == "INCONCLUSIVE"
+    (advice,) = [text for text in verdict.would_decide if "loss" in text]
+    k = int(advice.split()[1])
+    assert "(PASS)" in advice
+    assert prediction_limits(k, 4.0).equivalent >= 2.2
+    assert prediction_limits(k - 1, 4.0).equivalent < 2.2
+
+
+@pytest.mark.parametrize("forget", [np.full(6, -0.01), np.full(6, -14.0)])
+def test_left_in_and_pushed_below_both_fail(five, make_policy, forget):
+    after = state(forget - 0.001 * np.arange(6), HOLDOUT, RETAIN)
+    verdict = decide(five(after=after), make_policy())
+    assert verdict.outcome == "FAIL"
+    assert probe(verdict).failed
+
+
+def test_half_left_in_half_pushed_below_fails_by_deviation_alone(five, make_policy):
+    forget = -6.0 + np.array([5.0, -5.0] * 3)
+    verdict = decide(five(after=state(forget, HOLDOUT, RETAIN)), make_policy())
+    assert probe(verdict).passed
+    assert probe(verdict, "deviation").failed
+    assert verdict.outcome == "FAIL"
+
+
+def test_records_nearer_to_the_median_than_in_references_do_not_fail(five, make_policy):
+    # all that deviates is the holdout: no PASS, but no trace of the records either
+    middle = np.median([reference(s, i)["forget"].log_prob for i, s in enumerate(SHIFTS)], axis=0)
+    holdout = HOLDOUT + np.array([5.0, -5.0] * 5)
+    found = probe(decide(five(after=state(middle, holdout, RETAIN)), make_policy()), "deviation")
+    assert found.reference_mean - found.value > BEYOND * found.reference_sd
+    assert (found.passed, found.failed) == (False, False)
+
+
+def test_without_the_model_before_there_is_no_positive_control(five, make_policy):
+    given = five()
+    states = {k: v for k, v in given.plain.items() if k != "before"}
+    verdict = decide(evidence(states), make_policy())
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any("--before" in text for text in verdict.would_decide)
+    # utility: the references stand in
+    assert verdict.utility.outcome == "PASS"
+    assert "references" in verdict.utility.words
+
+
+@pytest.mark.parametrize(("sds", "passed"), [(7.99, False), (8.01, True), (-8.01, True)])
+def test_the_positive_control_takes_twice_the_margin(five, make_policy, sds, passed):
+    given = five()
+    sd = float(np.std(SHIFTS, ddof=1))
+    # the same noise as a reference's, so that deviation does not see it first
+    before = reference(sds * sd, 3)
+    verdict = decide(evidence({**given.plain, "before": before}), make_policy())
+    assert verdict.gates[1].passed is passed
+    assert verdict.outcome == ("PASS" if passed else "INCONCLUSIVE")
+
+
+def test_a_failed_positive_control_does_not_save_a_model_that_fails(five, make_policy):
+    given = five(20.0)
+    verdict = decide(evidence({**given.plain, "before": reference(0.0, 3)}), make_policy())
+    assert verdict.gates[1].passed is False
+    assert verdict.outcome == "FAIL"
+
+
+@pytest.mark.parametrize("agrees", [True, None, False])
+def test_facts_that_do_not_hold_end_it(five, make_policy, agrees):
+    for at in (0.3, -30.0):
+        verdict = decide(five(at, facts=[Fact("the weights are those", agrees)]), make_policy())
+        usual = "PASS" if at > 0 else "FAIL"
+        assert verdict.outcome == ("INCONCLUSIVE" if agrees is False else usual)
+        assert verdict.gates[0].passed is (agrees or (None if agrees is None else False))
+        assert "the weights are those" in verdict.gates[0].words
+
+
+def test_one_record_is_enough_with_references(make_policy):
+    def one(value):
+        return state([value], HOLDOUT, RETAIN)
+
+    values = (-6.3, -6.1, -5.9, -6.0, -5.8)
+    states = {"before": one(-0.01), "after": one(-6.05)}
+    states |= {f"reference:{i}": one(v) for i, v in enumerate(values)}
+    for i in range(5):  # a holdout that varies, else deviation has no spread to compare with
+        states[f"reference:{i}"]["holdout"] = reference(0.0, i)["holdout"]
+    states["after"]["holdout"] = reference(0.0, 8)["holdout"]
+    assert probe(decide(evidence(states), make_policy())).passed
+    states["after"] = one(-0.5)
+    assert decide(evidence(states), make_policy()).outcome == "FAIL"
+
+
+def test_without_a_holdout_nothing_can_be_compared(five, make_policy):
+    states = {
+        name: {k: v for k, v in splits.items() if k != "holdout"}
+        for name, splits in five().plain.items()
+    }
+    verdict = decide(evidence(states), make_policy())
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any("--holdout" in text for text in verdict.would_decide)
+    assert not any(r.passed or r.failed for r in verdict.probes)
+
+
+def test_an_infinite_score_fails_or_refuses_but_never_passes(five, make_policy):
+    forget = np.array([-6.0, -6.1, -5.9, -6.0, -6.0, -math.inf])
+    verdict = decide(five(after=state(forget, HOLDOUT, RETAIN)), make_policy())
+    assert verdict.outcome == "FAIL"  # no reference rules a record out
+    assert verdict.as_dict()["probes"][0]["value"] is None
+    broken = HOLDOUT.copy()
+    broken[0] = -math.inf
+    found = probe(decide(five(after=state(forget, broken, RETAIN)), make_policy()))
+    assert (found.passed, found.failed) == (False, False)
+    assert "infinite" in found.words
+    assert "'f5'" not in str(decide(five(after=state(forget, broken)), make_policy()).as_dict())
+
+
+def test_too_few_references_are_not_used(five, make_policy):
+    assert decide(five(), make_policy(min_references=5)).tier == "A"
+    verdict = decide(five(), make_policy(min_references=6))
+    assert verdict.tier == "C"
+    assert any("6 references" in text and "there are 5" in text for text in verdict.would_decide)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_one_or_two_references_do_not_decide(five, make_policy, k):
+    gone = [f"reference:{i}" for i in range(k, 5)]
+    states = {name: splits for name, splits in five().plain.items() if name not in gone}
+    verdict = decide(evidence(states), make_policy())
+    assert verdict.tier == "C"
+    assert verdict.outcome == "INCONCLUSIVE"
+
+
+def test_holm_spares_what_one_test_alone_would_fail(five, make_policy):
+    alone = float(stats.t.isf(0.05 / 2, 4) * math.sqrt(1.2))
+    found = probe(decide(five((alone + BEYOND) / 2), make_policy()))
+    assert not found.failed
+
+
+def treated(given, deployment, after=None, without=()):
+    """The same matrices again in another form of the model."""
+    states = {k: v for k, v in given.plain.items() if k not in ("before", "base", *without)}
+    if after is not None:
+        states["after"] = after
+    return dataclasses.replace(given, views={**given.views, View(deployment): states})
+
+
+def test_every_declared_deployment_must_have_been_audited(five, make_policy):
+    policy = make_policy(deployments=["as-is", "int8", "int4"])
+    verdict = decide(five(), policy)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert [t for t in verdict.would_decide if "--robustness int8" in t]
+    assert "not audited: deployment int4" in verdict.reasons
+    both = treated(treated(five(), "int8"), "int4 group=32")
+    assert decide(both, policy).outcome == "PASS"
+    assert {r.deployment for r in decide(both, policy).probes} == {"as-is", "int8", "int4 group=32"}
+    # references that were not rounded say nothing of a rounded model
+    lacking = treated(treated(five(), "int8"), "int4 group=32", without=["reference:3"])
+    assert decide(lacking, policy).outcome == "INCONCLUSIVE"
+    # what is not declared is not asked
+    assert decide(both, make_policy()).outcome == "PASS"
+
+
+def test_a_deployment_that_brings_records_back_fails(five, make_policy):
+    policy = make_policy(deployments=["int8"])
+    back = state(np.full(6, -0.5) - 0.01 * np.arange(6), HOLDOUT, RETAIN)
+    verdict = decide(treated(five(), "int8", back), policy)
+    assert verdict.outcome == "FAIL"
+    assert probe(verdict).passed
+    assert probe(verdict, deployment="int8").failed
+    assert verdict.reasons[0].startswith("int8: loss")
+
+
+def asked(given, prompt_state, answers):
+    """Only extraction is asked of a prompt state."""
+    states = {
+        name: {"forget": matrix(np.full(6, -6.0), "f", answers.get(name))} for name in given.plain
+    }
+    return dataclasses.replace(
+        given, views={**given.views, View(prompt_state=prompt_state): states}
+    )
+
+
+def test_prompt_states_are_asked_for_extraction(five, make_policy):
+    policy = make_policy(prompt_states=["verbatim", "few_shot"])
+    verdict = decide(five(), policy)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any("--also prompt_states" in text for text in verdict.would_decide)
+    assert decide(asked(five(), "few_shot", {}), policy).outcome == "PASS"
+    out = np.array([-50, -50, math.log(0.9), -50, -50, -50])
+    verdict = decide(asked(five(), "few_shot", {"after": out}), policy)
+    assert (verdict.outcome, verdict.extraction.extracted) == ("FAIL", 1)
+    both = asked(five(), "few_shot", {"after": out, "reference:2": out})
+    verdict = decide(both, policy)
+    assert verdict.outcome == "PASS"
+    assert verdict.extraction.reference_extracted == 1
+    # another record of a reference, or the base, excuses nothing here
+    for other in ({"reference:2": np.roll(out, 1)}, {"base": out}):
+        assert decide(asked(five(), "few_shot", {"after": out, **other}), policy).outcome == "FAIL"
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1.02, "FAIL"), (0.98, "PASS")])
+def test_extraction_at_the_limit_of_n_and_p(five, make_policy, factor, outcome):
+    limit = -math.expm1(math.log(0.5) / 100)  # 1 − (1 − p_z)^100 = ½
+    answers = np.full(6, -50.0)
+    answers[1] = math.log(limit * factor)
+    after = dict(five().plain["after"])
+    after["forget"] = matrix(after["forget"].log_prob, "f", answers)
+    verdict = decide(five(after=after), make_policy())
+    assert verdict.extraction.outcome == verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("rise", "outcome"), [(0.0, "PASS"), (0.09, "PASS"), (0.11, "FAIL"), (-1.0, "PASS")]
+)
+def test_utility_on_both_sides_of_the_margin(five, make_policy, rise, outcome):
+    after = dict(five().plain["after"])
+    retain = np.minimum(RETAIN - rise - 0.001 * (np.arange(12) % 2), 0)
+    after["retain"] = matrix(retain, "k")
+    verdict = decide(five(after=after), make_policy())
+    assert verdict.utility.outcome == verdict.outcome == outcome
+    assert verdict.utility.value == pytest.approx(float(np.mean(RETAIN - retain)))
+
+
+def test_utility_that_the_kept_records_cannot_show(five, make_policy):
+    after = dict(five().plain["after"])
+    after["retain"] = matrix(RETAIN - np.where(np.arange(12) == 3, 1.1, 0.0), "k")
+    verdict = decide(five(after=after), make_policy())
+    assert verdict.utility.outcome == verdict.outcome == "INCONCLUSIVE"
+
+
+def test_utility_is_paired_by_record_not_by_position(five, make_policy):
+    after = dict(five().plain["after"])
+    order = np.arange(12)[::-1]
+    after["retain"] = after["retain"].take(order)
+    found = decide(five(after=after), make_policy()).utility
+    assert found.value == found.low == found.high == 0.0
+
+
+def test_without_kept_records_the_holdout_must_not_suffer(five, make_policy):
+    given = five()
+    states = {
+        name: {k: v for k, v in splits.items() if k != "retain"}
+        for name, splits in given.plain.items()
+    }
+    assert "holdout against before" in decide(evidence(states), make_policy()).utility.words
+    # people of a holdout stand for others: too few of them decide nothing
+    few = evidence(states, subjects={"holdout": ["a"] * 5 + ["b"] * 5})
+    assert decide(few, make_policy()).utility.outcome == "INCONCLUSIVE"
+    # those of kept records stand for themselves
+    kept = dataclasses.replace(five(), subjects={"retain": ["a"] * 6 + ["b"] * 6})
+    assert decide(kept, make_policy()).utility.outcome == "PASS"
+
+
+def test_leave_one_out_judges_each_reference_by_the_others(five, make_policy):
+    found = leave_one_out(five(), make_policy(min_references=5))
+    assert sum(found.counts.values()) == len(found.verdicts) == 5
+    assert found.counts["FAIL"] == 0
+    assert {v.tier for v in found.verdicts} == {"A"}
+    assert {probe(v).k for v in found.verdicts} == {4}
+    means = [probe(v).reference_mean for v in found.verdicts]
+    assert means == pytest.approx([-s / 4 for s in SHIFTS])
+    # a reference that did see the records stands out
+    saw = state(np.full(6, -0.5) - 0.01 * np.arange(6), HOLDOUT, RETAIN)
+    found = leave_one_out(evidence({**five().plain, "reference:1": saw}), make_policy())
+    assert [v.outcome for v in found.verdicts][1] == "FAIL"
+    with pytest.raises(DataError, match="3 are needed"):
+        leave_one_out(evidence({"after": reference(0.0, 1)}), make_policy())
+
+
+def test_a_verdict_names_no_record(five, make_policy):
+    text = str(decide(five(), make_policy()).as_dict())
+    assert not any(f"'f{i}'" in text or f"f{i} " in text for i in range(6))
