@@ -65,6 +65,7 @@ class Audit:
         scores: the score matrices they were made from.
         measures: what was measured of records beside likelihoods.
         prompted: score matrices of the forget records when prompted otherwise, where they fit.
+        treated: score matrices of treated states, by state, deployment and split.
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
@@ -79,6 +80,7 @@ class Audit:
     scores: Scores = field(repr=False)
     measures: Measures = field(default_factory=dict, repr=False)
     prompted: Prompted = field(default_factory=dict, repr=False)
+    treated: Mapping[str, Scores] = field(default_factory=dict, repr=False)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)

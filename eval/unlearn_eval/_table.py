@@ -23,7 +23,7 @@ from unlearn_eval.statistics import (
     proportion_interval,
     tpr_at_fpr,
 )
-from unlearn_eval.utility import loss
+from unlearn_eval.utility import calibration, loss
 
 __all__ = [
     "Audit",
@@ -33,6 +33,7 @@ __all__ = [
     "Scores",
     "audit_rows",
     "cluster_labels",
+    "evidence_of",
     "row_of",
 ]
 
@@ -72,6 +73,12 @@ def audit_rows(
             clusters = cluster_labels(subjects.get(split))
             found = mean_interval(loss.score(matrix), level, clusters)
             rows.append(row_of(state, split, "utility.loss", "mean", found))
+            if split != "forget" and matrix.top is not None and matrix.records:
+                both = calibration.calibration_intervals(matrix, level, clusters)
+                rows += [
+                    row_of(state, split, "utility.calibration", metric, interval)
+                    for metric, interval in both.items()
+                ]
             rows += _extraction_rows(state, split, matrix, clusters, level)
             for measure in (measures or {}).get(state, {}).get(split, ()):
                 if measure.probe.startswith("membership."):
@@ -182,25 +189,10 @@ def _calibrated_rows(
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
 ) -> list[AuditRow]:
-    """AUC and TPR of the attacks that compare a state with references and with the holdout.
-
-    References stand for models that saw neither side. One that is itself audited is compared with
-    the others. The base was trained otherwise, and is not compared with them.
-    """
-    if state == "base" or "holdout" not in scores[state]:
+    """AUC and TPR of the attacks that compare a state with references and with the holdout."""
+    evidence = evidence_of(state, scores, subjects)
+    if evidence is None:
         return []
-    references = [other for other in scores if other.startswith("reference:")]
-    several = references if len(references) >= MIN_REFERENCES else []
-    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
-    evidence = Evidence(
-        target=_sides(scores[state]),
-        references=[_sides(scores[other]) for other in several if other != state],
-        base=_sides(scores["base"]) if "base" in scores else None,
-        groups=[
-            ("record", key) if name is None else ("subject", name)
-            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
-        ],
-    )
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     rows = []
     for attack in CALIBRATED.values():
@@ -221,6 +213,38 @@ def _calibrated_rows(
             noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
             rows.append(row_of(state, "forget", probe, metric, noted, found.params))
     return rows
+
+
+def evidence_of(
+    state: str, scores: Scores, subjects: Mapping[str, Sequence[Hashable | None]]
+) -> Evidence | None:
+    """Return what the attacks in `CALIBRATED` compare a state with.
+
+    References stand for models that saw neither side. One that is itself audited is compared with
+    the others. The base was trained otherwise, and is not compared with them.
+
+    Args:
+        state: the state under attack.
+        scores: by state and split.
+        subjects: by split, the subject of each record, or None where it has none.
+
+    Returns:
+        The evidence; None for the base, and without a holdout.
+    """
+    if state == "base" or "holdout" not in scores[state]:
+        return None
+    references = [other for other in scores if other.startswith("reference:")]
+    several = references if len(references) >= MIN_REFERENCES else []
+    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
+    return Evidence(
+        target=_sides(scores[state]),
+        references=[_sides(scores[other]) for other in several if other != state],
+        base=_sides(scores["base"]) if "base" in scores else None,
+        groups=[
+            ("record", key) if name is None else ("subject", name)
+            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
+        ],
+    )
 
 
 def _sides(splits: Mapping[str, TokenScores]) -> Sides:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearn._cli.audit import audit
+from unlearn._cli.benchmark import benchmark
 from unlearn._cli.compare import compare
 from unlearn._cli.demo import demo
 from unlearn._cli.finetune import finetune
@@ -65,7 +66,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, compare, demo),
+        _MEASURE: (audit, compare, benchmark, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():
