@@ -11,7 +11,12 @@ from unlearn_eval.robustness.options import OPTIONS, options_of, parse_options
 
 def test_words_become_typed_values():
     words = ["relearn.steps=20", "relearn.learning_rate=1e-5", "relearn.seeds=0,1,2"]
-    words += ["benign.learning_rate=auto", "scale.factors=0.5", "int4.groups=[16, 64]", "logit_lens.blocks=1"]
+    words += [
+        "benign.learning_rate=auto",
+        "scale.factors=0.5",
+        "int4.groups=[16, 64]",
+        "logit_lens.blocks=1",
+    ]
     found = options_of(parse_options(words), TREATMENTS)
     assert found["relearn"].model_dump() == {
         "k": 5,
