@@ -67,6 +67,7 @@ class TokenStatistics(NamedTuple):
         rank: how many tokens have a strictly larger logit, int64; 0 is the best.
         mean: μ = Σ_v p_v log p_v, float32 (the negative entropy).
         std: σ = sqrt(Σ_v p_v (log p_v − μ)²), float32.
+        top: max_v log p_v, of the model's first choice, float32; log p_y where it is a hit.
         sampled: for each (temperature T, top_k k) asked for, the log-probability of y when one
             samples so: log p̃_y = z_y/T − logsumexp of z/T over the k largest logits, and −∞
             where k others are larger than z_y, float32.
@@ -77,6 +78,7 @@ class TokenStatistics(NamedTuple):
     rank: Tensor
     mean: Tensor
     std: Tensor
+    top: Tensor
     sampled: Mapping[Sampler, Tensor]
 
     @property
@@ -106,23 +108,26 @@ def token_statistics(
     Returns:
         The statistics.
     """
-    columns: list[list[Tensor]] = [[] for _ in range(5 + len(samplers))]
+    columns: list[list[Tensor]] = [[] for _ in range(6 + len(samplers))]
     for c in chunks(hidden, head):
         logits = head(hidden[c])
         z_y = logits.gather(-1, target[c][:, None])
+        largest, first = logits.max(-1)
         found = [
-            logits.argmax(-1) == target[c],
+            first == target[c],
             (logits > z_y).sum(-1),
         ]
         found += _sampled(logits, z_y[:, 0], found[1], samplers)
-        log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+        total = logits.logsumexp(-1, keepdim=True)
+        top = largest - total[:, 0]
+        log_p = logits.sub_(total)
         value = log_p.gather(-1, target[c][:, None])[:, 0]
         p = log_p.exp()
         log_p.clamp_(min=-1e4)  # touches only entries whose p is exactly 0, so that 0 · −∞ = 0
         mean = torch.linalg.vecdot(p, log_p)
         variance = torch.linalg.vecdot(p, (log_p - mean[:, None]).square_())
         for column, part in zip(
-            columns, [value, *found[:2], mean, variance.sqrt(), *found[2:]], strict=True
+            columns, [value, *found[:2], mean, variance.sqrt(), top, *found[2:]], strict=True
         ):
             column.append(part.cpu())
     joined = [torch.cat(c) if c else torch.zeros(0) for c in columns]
@@ -132,7 +137,8 @@ def token_statistics(
         joined[2].long(),
         joined[3],
         joined[4],
-        dict(zip(samplers, joined[5:], strict=True)),
+        joined[5],
+        dict(zip(samplers, joined[6:], strict=True)),
     )
 
 
@@ -191,7 +197,7 @@ def score_examples(
             found = token_statistics(head, hidden, target, samplers)
             if observe:
                 observe(batch, hidden)
-            parts = [*found[:5], *found.sampled.values()]
+            parts = [*found[:6], *found.sampled.values()]
             if columns is None:
                 columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
             where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
@@ -204,6 +210,6 @@ def score_examples(
     if columns is None:
         none = token_statistics(head, torch.zeros(0, 1), torch.zeros(0, dtype=torch.long), samplers)
         return none, offsets
-    sampled = dict(zip(samplers, columns[5:], strict=True))
-    log_p, hit, rank, mean, std = columns[:5]
-    return TokenStatistics(log_p, hit, rank, mean, std, sampled), offsets
+    sampled = dict(zip(samplers, columns[6:], strict=True))
+    log_p, hit, rank, mean, std, top = columns[:6]
+    return TokenStatistics(log_p, hit, rank, mean, std, top, sampled), offsets

@@ -39,7 +39,7 @@ __all__ = ["Cache", "examples_digest", "folder_digest", "pack", "setting", "unpa
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Goes into every name: raise it when the same facts would lead to other numbers."""
 _LIMIT = 2 << 30
 """Bytes kept; the entries that were not used for longest go first."""
@@ -239,7 +239,7 @@ def pack(scores: TokenScores) -> dict[str, npt.NDArray[Any]]:
         Arrays by name.
     """
     arrays = {name: np.asarray(getattr(scores, name)) for name in _TOKEN_ARRAYS}
-    for name in ("text_bytes", "secret"):
+    for name in ("text_bytes", "secret", "top"):
         if (values := getattr(scores, name)) is not None:
             arrays[name] = values
     return arrays | {f"sampled {t!r} {k}": v for (t, k), v in scores.sampled.items()}

@@ -12,7 +12,8 @@ import numpy as np
 
 from unlearn.errors import DataError
 from unlearn_eval._measure import Scores
-from unlearn_eval._table import Audit, AuditRow
+from unlearn_eval._result import Audit, AuditRow
+from unlearn_eval._scores_file import read_scores
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
 from unlearn_eval._verdict.policy import AS_IS, VERBATIM
 from unlearn_eval.scores import TokenScores
@@ -30,9 +31,6 @@ __all__ = [
 ]
 
 AUDIT, SCORES = "audit.json", "scores.parquet"
-
-_KEYS = {"deployment": AS_IS, "prompt_state": VERBATIM}
-"""Columns of the view of a row, and what an empty cell or an absent column stands for."""
 
 
 class ScoreFile(NamedTuple):
@@ -59,48 +57,14 @@ def load_scores(folder: str | Path) -> ScoreFile:
     Raises:
         DataError: if `scores.parquet` is missing or holds something else.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(folder) / SCORES
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot read scores: {reason}; run the audit again") from error
-    for name in ("state", "split", "id", "log_prob"):
-        if name not in table.column_names:
-            raise DataError(f"{path}: no column {name!r}; this is not the score file of an audit")
     views: dict[View, dict[str, dict[str, TokenScores]]] = {}
     subjects: dict[str, Sequence[Hashable | None]] = {}
-    for view, state, split, part in _parts(table):
-        try:
-            matrix = TokenScores.from_table(part)
-        except (DataError, pa.ArrowException, AttributeError, TypeError, ValueError) as error:
-            raise DataError(f"{path}, state {state!r}, split {split!r}: {error}") from error
-        views.setdefault(view, {}).setdefault(state, {})[split] = matrix
-        if view == View() and "subject" in part.column_names:
-            subjects.setdefault(split, part.column("subject").to_pylist())
+    for place, part in read_scores(Path(folder) / SCORES).items():
+        view = View(place.deployment, place.prompt_state)
+        views.setdefault(view, {}).setdefault(place.state, {})[place.split] = part.scores
+        if view == View():
+            subjects.setdefault(place.split, part.clusters)
     return ScoreFile(views, subjects)
-
-
-def _parts(table: Any) -> Iterator[tuple[View, str, str, Any]]:
-    """Yield the rows of each (view, state, split) in the order of the file."""
-    columns = [
-        [value or default for value in table.column(name).to_pylist()]
-        if name in table.column_names
-        else [default] * table.num_rows
-        for name, default in {**_KEYS, "state": "", "split": ""}.items()
-    ]
-    where: dict[tuple[str, ...], list[int]] = {}
-    for i, key in enumerate(zip(*columns, strict=True)):
-        where.setdefault(key, []).append(i)
-    for (deployment, prompt_state, state, split), rows in where.items():
-        part = table.take(rows).combine_chunks()
-        # a column of another matrix is empty here
-        full = [n for n in part.column_names if part.column(n).null_count < part.num_rows]
-        kept = [name for name in part.column_names if name in full or name == "subject"]
-        yield View(deployment, prompt_state), state, split, part.select(kept)
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
@@ -146,10 +110,14 @@ def load_audit(folder: str | Path) -> Audit:
     file = load_scores(folder)
     scores = file.views.get(View(), {})
     prompted: dict[str, dict[str, TokenScores]] = {}
+    treated: dict[str, dict[str, Mapping[str, TokenScores]]] = {}
     for view, states in file.views.items():
         if view.deployment == AS_IS and view.prompt_state != VERBATIM:
             for state, splits in states.items():
                 prompted.setdefault(state, {})[view.prompt_state] = splits["forget"]
+        elif view.deployment != AS_IS:
+            for state, splits in states.items():
+                treated.setdefault(state, {})[view.deployment] = splits
     try:
         rows = [AuditRow(**row) for row in content["rows"]]
     except TypeError as error:
@@ -161,6 +129,7 @@ def load_audit(folder: str | Path) -> Audit:
         scores=scores,
         prompted=prompted,
         training=content.get("training", {}),
+        treated=treated,
         subjects=file.subjects,
         notes=tuple(content.get("notes", ())),
         policy=content.get("policy"),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from unlearn import lineage as lin
 from unlearn.errors import DataError
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._measure import Measure, Measures, Prompted, Scores, check_same_records
+from unlearn_eval._result import Audit, AuditRow, row_of
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -25,7 +23,7 @@ from unlearn_eval.statistics import (
     proportion_interval,
     tpr_at_fpr,
 )
-from unlearn_eval.utility import loss
+from unlearn_eval.utility import calibration, loss
 
 __all__ = [
     "Audit",
@@ -35,6 +33,7 @@ __all__ = [
     "Scores",
     "audit_rows",
     "cluster_labels",
+    "evidence_of",
     "row_of",
 ]
 
@@ -42,128 +41,6 @@ _FPR = 0.01
 
 MIN_REFERENCES = 2
 """Fewest references of an audit for attacks that compare with references: one shows no spread."""
-
-
-@dataclass(frozen=True)
-class AuditRow:
-    """One number of an audit: a probe's metric on one split of one state, with its interval.
-
-    Attributes:
-        state: `before`, `after`, `reference:0` …, `base`.
-        split: `forget`, `retain`, `holdout`.
-        probe: `package.file` of the probe.
-        metric: `auc`, `tpr@fpr=0.01`, `rate`, `mean`.
-        value: the estimate; None where it was refused, with the reason in `note`.
-        low: lower limit, None if there is none.
-        high: upper limit, None if there is none.
-        n: records it rests on.
-        level: confidence level of the interval.
-        interval: how it was made.
-        clusters: distinct subjects among the records, where subjects are known.
-        prompt_state: how the record was prompted.
-        deployment: the form in which the model was run.
-        params: the probe's parameters.
-        note: what a reader must know besides.
-    """
-
-    state: str
-    split: str
-    probe: str
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    level: float
-    interval: str
-    clusters: int | None = None
-    prompt_state: str = "verbatim"
-    deployment: str = "as-is"
-    params: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The result of an audit.
-
-    Attributes:
-        model: the base as named.
-        states: weights digest of each state.
-        rows: the numbers.
-        scores: the score matrices they were made from.
-        measures: what was measured of records beside likelihoods.
-        prompted: score matrices of the forget records when prompted otherwise, where they fit.
-        training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
-            `seed`.
-        subjects: by split, the subject of each record, None where it has none.
-        said: by state, what it wrote when it continued forget records, by position; empty unless
-            the user asked for text.
-        notes: what the user should know.
-        policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
-            fixed before any score existed; None without one.
-    """
-
-    model: str
-    states: Mapping[str, str]
-    rows: Sequence[AuditRow]
-    scores: Scores = field(repr=False)
-    measures: Measures = field(default_factory=dict, repr=False)
-    prompted: Prompted = field(default_factory=dict, repr=False)
-    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
-    said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
-    notes: tuple[str, ...] = ()
-    policy: Mapping[str, Any] | None = None
-
-    def get(
-        self,
-        state: str,
-        split: str,
-        probe: str,
-        metric: str,
-        prompt_state: str = "verbatim",
-        deployment: str = "as-is",
-    ) -> AuditRow:
-        """Return one row.
-
-        Args:
-            state: its state.
-            split: its split.
-            probe: its probe.
-            metric: its metric.
-            prompt_state: how the record was prompted.
-            deployment: the form in which the model was run.
-
-        Returns:
-            The row.
-
-        Raises:
-            KeyError: if the audit has no such row.
-        """
-        wanted = (state, split, probe, metric, prompt_state, deployment)
-        for row in self.rows:
-            found = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
-            if found == wanted:
-                return row
-        raise KeyError(wanted)
-
-    def as_json(self) -> str:
-        """Return the content of `audit.json`, schema 1."""
-        return json.dumps(
-            {
-                "schema": 1,
-                "created": lin.now(),
-                "model": self.model,
-                "states": dict(self.states),
-                "training": {state: dict(facts) for state, facts in self.training.items()},
-                "notes": list(self.notes),
-                "policy": None if self.policy is None else dict(self.policy),
-                "rows": [asdict(row) for row in self.rows],
-            },
-            indent=1,
-            allow_nan=False,
-        )
 
 
 def audit_rows(
@@ -200,6 +77,12 @@ def audit_rows(
             clusters = cluster_labels(subjects.get(split))
             found = mean_interval(loss.score(matrix), level, clusters)
             rows.append(row_of(state, split, "utility.loss", "mean", found))
+            if split != "forget" and matrix.top is not None and matrix.records:
+                both = calibration.calibration_intervals(matrix, level, clusters)
+                rows += [
+                    row_of(state, split, "utility.calibration", metric, interval)
+                    for metric, interval in both.items()
+                ]
             rows += _extraction_rows(state, split, matrix, clusters, level)
             for measure in (measures or {}).get(state, {}).get(split, ()):
                 if measure.probe.startswith("membership."):
@@ -310,25 +193,10 @@ def _calibrated_rows(
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
 ) -> list[AuditRow]:
-    """AUC and TPR of the attacks that compare a state with references and with the holdout.
-
-    References stand for models that saw neither side. One that is itself audited is compared with
-    the others. The base was trained otherwise, and is not compared with them.
-    """
-    if state == "base" or "holdout" not in scores[state]:
+    """AUC and TPR of the attacks that compare a state with references and with the holdout."""
+    evidence = evidence_of(state, scores, subjects)
+    if evidence is None:
         return []
-    references = [other for other in scores if other.startswith("reference:")]
-    several = references if len(references) >= MIN_REFERENCES else []
-    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
-    evidence = Evidence(
-        target=_sides(scores[state]),
-        references=[_sides(scores[other]) for other in several if other != state],
-        base=_sides(scores["base"]) if "base" in scores else None,
-        groups=[
-            ("record", key) if name is None else ("subject", name)
-            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
-        ],
-    )
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     rows = []
     for attack in CALIBRATED.values():
@@ -349,6 +217,38 @@ def _calibrated_rows(
             noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
             rows.append(row_of(state, "forget", probe, metric, noted, found.params))
     return rows
+
+
+def evidence_of(
+    state: str, scores: Scores, subjects: Mapping[str, Sequence[Hashable | None]]
+) -> Evidence | None:
+    """Return what the attacks in `CALIBRATED` compare a state with.
+
+    References stand for models that saw neither side. One that is itself audited is compared with
+    the others. The base was trained otherwise, and is not compared with them.
+
+    Args:
+        state: the state under attack.
+        scores: by state and split.
+        subjects: by split, the subject of each record, or None where it has none.
+
+    Returns:
+        The evidence; None for the base, and without a holdout.
+    """
+    if state == "base" or "holdout" not in scores[state]:
+        return None
+    references = [other for other in scores if other.startswith("reference:")]
+    several = references if len(references) >= MIN_REFERENCES else []
+    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
+    return Evidence(
+        target=_sides(scores[state]),
+        references=[_sides(scores[other]) for other in several if other != state],
+        base=_sides(scores["base"]) if "base" in scores else None,
+        groups=[
+            ("record", key) if name is None else ("subject", name)
+            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
+        ],
+    )
 
 
 def _sides(splits: Mapping[str, TokenScores]) -> Sides:
@@ -372,46 +272,3 @@ def cluster_labels(labels: Sequence[Hashable | None] | None) -> Sequence[Hashabl
 def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Hashable] | None:
     """Return the cluster labels of some records."""
     return None if labels is None else [labels[i] for i in positions]
-
-
-def row_of(
-    state: str,
-    split: str,
-    probe: str,
-    metric: str,
-    found: Interval,
-    params: Mapping[str, Any] | None = None,
-) -> AuditRow:
-    """Make a row of an estimate.
-
-    Args:
-        state: its state.
-        split: its split.
-        probe: its probe.
-        metric: its metric.
-        found: the estimate; NaN and infinity become None, with a note.
-        params: the probe's parameters.
-
-    Returns:
-        The row.
-    """
-    # JSON has neither NaN nor infinity
-    value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
-    note = found.note
-    if math.isinf(found.value):
-        note = "; ".join(filter(None, ["infinite", note]))
-    return AuditRow(
-        state=state,
-        split=split,
-        probe=probe,
-        metric=metric,
-        value=value,
-        low=low,
-        high=high,
-        n=found.n,
-        level=found.level,
-        interval=found.method,
-        clusters=found.clusters,
-        params=dict(params or {}),
-        note=note,
-    )

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unlearn import lineage as lin
 from unlearn._auto import trained_with
 from unlearn._output import check_output, staged_folder
@@ -22,15 +20,20 @@ from unlearn.records import Records
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
+from unlearn_eval._neighbours import neighbours
 from unlearn_eval._processes import first, together
+from unlearn_eval._scores_file import scores_table
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval._verdict.fixed import Fixed
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._paraphrases import read_paraphrases
+from unlearn_eval.passes._perturbed import read_perturbed
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
 from unlearn_eval.robustness import chosen
-from unlearn_eval.robustness.run import Trial, robustness_rows, treats
+from unlearn_eval.robustness.options import options_of
+from unlearn_eval.robustness.rows import robustness_rows
+from unlearn_eval.robustness.run import Trial, treats
 from unlearn_eval.robustness.treated import Setting
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
@@ -58,8 +61,11 @@ def run_audit(
     generate: int = GENERATED,
     also: Sequence[str] = (),
     paraphrases: str | Path | Mapping[str, Sequence[str]] | None = None,
+    perturbed: str | Path | Mapping[str, Sequence[str]] | None = None,
+    neighbour: str | Path | Records | None = None,
     robustness: Sequence[str] = (),
     policy: str | Path | None = None,
+    robustness_options: Mapping[str, Mapping[str, Any]] | None = None,
     show_text: bool = False,
     strict: bool = False,
     seed: int = 0,
@@ -92,10 +98,16 @@ def run_audit(
         also: names of passes beyond the one, each at its own cost; see `unlearn attacks`.
         paraphrases: other prompts for `prompt_states`, by record id; or a file with a row (`id`,
             `prompt`) for each.
+        perturbed: false answers by record id, or a file of them, for the truth ratio; see
+            `unlearn_eval.passes._perturbed`.
+        neighbour: records about the same people or topics as those taken out, a split of their own:
+            a file, or which ones of `data` (IDS syntax).
         robustness: treatments of the unlearned state and of each reference, by name, or `all`; see
             `unlearn_eval.robustness`.
         policy: of a later verdict, by name or file: it is stored with its hash before any score
             exists, and what it declares is measured.
+        robustness_options: what to set of them, as `{"relearn": {"steps": 20, "seeds": [0, 1]}}`;
+            see `unlearn_eval.robustness.options`.
         show_text: put the text of forget records, their secrets and what the states say into the
             report; otherwise it holds numbers only.
         strict: refuse a holdout that nearly repeats other records, instead of noting it.
@@ -117,13 +129,19 @@ def run_audit(
     if fixed is not None:
         robustness, also = fixed.adds(robustness, also)
     treatments = chosen(robustness)
+    options = options_of(robustness_options or {}, [t.name for t in treatments])
     if output is not None:
         check_output(output, overwrite=overwrite)
-    check(also, paraphrased=paraphrases is not None)
+    also = [*also, *(["truth_ratio"] if perturbed is not None else [])]
+    check(also, paraphrased=paraphrases is not None, perturbed=perturbed is not None)
     records = _load(data)
     gone = records.select(forget)
     told = read_paraphrases(paraphrases, gone)
-    split = {"forget": gone, "retain": (_load(retain) if retain else records).without(gone)}
+    beside = neighbours(neighbour, records, gone)
+    rest = (_load(retain) if retain else records).without(gone)
+    split = {"forget": gone, "retain": rest if beside is None else rest.without(beside)}
+    if beside is not None:
+        split["neighbour"] = beside
     if holdout is not None:
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
@@ -144,12 +162,13 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
-    material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told)
+    false = read_perturbed(perturbed, split)
+    material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told, false)
     passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
-    trial = Trial(treatments, Setting(rate, seed), kept)
+    trial = Trial(treatments, Setting(rate, seed), kept, options)
     further = trial.work(examples) * (1 + len(references))
     look = Look(
         examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
@@ -174,6 +193,7 @@ def run_audit(
         scores=scores,
         measures=measures,
         prompted=prompted,
+        treated=trial.scores(),
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
@@ -320,31 +340,13 @@ def _write(
     result: Audit, texts: Sequence[ShownRecord] | None, folder: Path, overwrite: bool
 ) -> None:
     """Write `audit.json`, `scores.parquet` and `report.html` together."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts = []
-    everyone = (s for labels in result.subjects.values() for s in labels if s is not None)
-    people = {subject: i for i, subject in enumerate(dict.fromkeys(everyone))}
-    for state, splits in result.scores.items():
-        for split, matrix in splits.items():
-            table = matrix.to_table()
-            for position, (name, value) in enumerate((("state", state), ("split", split))):
-                table = table.add_column(position, name, pa.array([value] * matrix.records))
-            # who belongs together, without saying who it is
-            codes = [None if s is None else people[s] for s in result.subjects[split]]
-            table = table.append_column("subject", pa.array(codes, type=pa.int64()))
-            for measure in result.measures.get(state, {}).get(split, ()):
-                values = np.full(matrix.records, np.nan)
-                values[measure.positions] = measure.values
-                column = pa.array(values, mask=np.isnan(values))
-                table = table.append_column(f"{measure.probe}.{measure.metric}", column)
-            parts.append(table)
     try:
         text = result.as_json()
     except ValueError as error:
         raise OutputError(f"audit.json would hold a number that JSON has not: {error}") from error
     with staged_folder(folder, overwrite=overwrite) as stage:
-        pq.write_table(pa.concat_tables(parts, promote_options="default"), stage / "scores.parquet")
+        pq.write_table(scores_table(result), stage / "scores.parquet")
         (stage / "audit.json").write_text(text + "\n", encoding="utf-8")
         (stage / "report.html").write_text(audit_page(result, texts), encoding="utf-8")

@@ -36,6 +36,7 @@ _TOKEN_TYPES: dict[str, type[np.generic]] = {
     "std": np.float64,
     "entropy": np.float64,
 }
+_OPTIONAL_TOKEN_TYPES: dict[str, type[np.generic]] = {"secret": np.int64, "top": np.float64}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,6 +58,7 @@ class TokenScores:
         text_bytes: int64[R], length of each zlib-compressed target text; None if not computed.
         secret: int64[N], which sensitive value of its record a token belongs to: 1 for the first,
             2 for the second …, 0 for none; None where nothing is known of sensitive values.
+        top: float64[N], log-probability of the model's first choice; None where not computed.
         sampled: by (temperature, top_k), float64[N]: log-probability of the token when sampled so;
             −inf where it is not among the top k.
     """
@@ -71,6 +73,7 @@ class TokenScores:
     entropy: FloatArray
     text_bytes: IntArray | None = None
     secret: IntArray | None = None
+    top: FloatArray | None = None
     sampled: Mapping[Sampler, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,8 +83,9 @@ class TokenScores:
             object.__setattr__(self, name, _frozen(getattr(self, name), kind))
         if self.text_bytes is not None:
             object.__setattr__(self, "text_bytes", _frozen(self.text_bytes, np.int64))
-        if self.secret is not None:
-            object.__setattr__(self, "secret", _frozen(self.secret, np.int64))
+        for name, kind in _OPTIONAL_TOKEN_TYPES.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _frozen(getattr(self, name), kind))
         frozen = {key: _frozen(value, np.float64) for key, value in self.sampled.items()}
         object.__setattr__(self, "sampled", MappingProxyType(frozen))
         self._check_lengths()
@@ -119,8 +123,9 @@ class TokenScores:
         """Yield (column name, array) of everything that has one value a token."""
         for name in _TOKEN_TYPES:
             yield name, getattr(self, name)
-        if self.secret is not None:
-            yield "secret", self.secret
+        for name in _OPTIONAL_TOKEN_TYPES:
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name)
         for key, values in self.sampled.items():
             yield _column_name(key), values
 
@@ -128,6 +133,7 @@ class TokenScores:
         """Refuse NaN and what cannot be: only a log-probability may be −inf."""
         for name, values in (
             ("log_prob", self.log_prob),
+            *([] if self.top is None else [("top", self.top)]),
             *((_column_name(key), values) for key, values in self.sampled.items()),
         ):
             self._refuse(np.isnan(values), f"{name!r} is NaN")
@@ -261,7 +267,11 @@ class TokenScores:
         """Return new scores with every per-token array changed in the same way."""
         return TokenScores(
             **{name: change(getattr(self, name)) for name in _TOKEN_TYPES},
-            secret=None if self.secret is None else change(self.secret),
+            **{
+                name: change(getattr(self, name))
+                for name in _OPTIONAL_TOKEN_TYPES
+                if getattr(self, name) is not None
+            },
             sampled={key: change(values) for key, values in self.sampled.items()},
             **others,
         )
@@ -322,22 +332,24 @@ class TokenScores:
 
     @classmethod
     def from_table(cls, table: Any) -> TokenScores:
-        """Rebuild the scores from what `to_table` returned.
+        """Rebuild the scores from rows of a `pyarrow.Table`.
 
         Args:
-            table: a `pyarrow.Table`; columns that it does not know are ignored.
+            table: with the columns of `to_table`; optional ones may be missing or empty, and those
+                that it does not know are ignored.
 
         Returns:
             The scores.
 
         Raises:
-            DataError: if cells are empty or columns do not fit together.
+            DataError: if a cell is empty or columns do not fit together.
         """
         flat: dict[str, Any] = {}
         offsets: dict[str, IntArray] = {}
-        samplers = {name: key for name in table.column_names if (key := _sampler(name))}
-        secret = [name for name in ("secret",) if name in table.column_names]
-        for name in (*_TOKEN_TYPES, *secret, *samplers):
+        present = [n for n in table.column_names if table.column(n).null_count < max(1, len(table))]
+        samplers = {name: key for name in present if (key := _sampler(name))}
+        optional = [name for name in _OPTIONAL_TOKEN_TYPES if name in present]
+        for name in (*_TOKEN_TYPES, *optional, *samplers):
             lists = table.column(name).combine_chunks()
             values = lists.flatten()
             if lists.null_count or values.null_count:
@@ -348,7 +360,7 @@ class TokenScores:
             if not np.array_equal(offsets[name], offsets["log_prob"]):
                 raise DataError(f"columns 'log_prob' and {name!r} differ in tokens a record")
         flat["sampled"] = {key: flat.pop(name) for name, key in samplers.items()}
-        if "text_bytes" in table.column_names:
+        if "text_bytes" in present:
             flat["text_bytes"] = table.column("text_bytes").to_numpy()
         return cls(ids=tuple(table.column("id").to_pylist()), offsets=offsets["log_prob"], **flat)
 

@@ -92,6 +92,7 @@ def _scored(
         entropy=found.entropy.double().numpy(),
         text_bytes=np.array([len(zlib.compress(e.target_text.encode())) for e in examples]),
         secret=_secret_tokens(examples),
+        top=found.top.double().numpy(),
         sampled={key: values.double().numpy() for key, values in found.sampled.items()},
     )
 

@@ -8,6 +8,8 @@ An interval says how it was made in `method`:
 | `matched` | share of matched pairs, Wilson; pairs are independent |
 | `t` | mean; records are independent |
 | `exact` | proportion, Clopper–Pearson; records are independent |
+| `records` | change under a treatment, or R of two changes; errors of records, seeds and references |
+| `seeds` | mean over runs with different seeds; says nothing of other records |
 | `cluster` | the same with clusters (subjects) as the independent unit, at least 10 of them a side |
 | `conditional` | record-level although records come in clusters too few or too lopsided to use; valid only for further records of these same subjects, never for a verdict |
 | `none` | no interval: `low` and `high` are NaN and `note` says why |

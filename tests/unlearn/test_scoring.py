@@ -128,6 +128,7 @@ def plain(model: Any, example: Example) -> dict[str, Tensor]:
         "mean": mean,
         "std": ((p * log_p**2).sum(-1) - mean**2).clamp(min=0).sqrt(),
         "entropy": -(p * log_p).sum(-1),
+        "top": log_p.amax(-1),
         "top5": sampled_alone(z, y, 0.7, 5),
         "warm": (z / 1.3).log_softmax(-1)[range(len(y)), y],
     }
@@ -139,6 +140,7 @@ def assert_same(found: TokenStatistics, expected: dict[str, Tensor]) -> None:
         "mean": found.mean,
         "std": found.std,
         "entropy": found.entropy,
+        "top": found.top,
         "top5": found.sampled[0.7, 5],
         "warm": found.sampled[1.3, 0],
     }
@@ -254,6 +256,7 @@ def test_impossible_tokens_give_minus_infinity_not_nan() -> None:
     assert found.mean.tolist() == pytest.approx([-np.log(2)] * 2)
     assert found.std.tolist() == pytest.approx([0.0, 0.0])
     assert found.rank.tolist() == [2, 0]
+    assert found.top.tolist() == pytest.approx([-np.log(2)] * 2)
 
 
 def test_an_unknown_kind_of_output_is_refused() -> None:

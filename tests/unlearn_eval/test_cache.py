@@ -287,6 +287,7 @@ def test_scores_come_back_bit_for_bit_under_the_ids_of_the_caller(make_scores):
         [[-1.0, -np.inf], [-0.1]],
         text_bytes=[7, 8],
         secret=[0, 1, 0],
+        top=[-0.5, -0.25, -0.1],
         sampled={(0.7, 40): [-1.0, -np.inf, -2.0], (1.0, 0): [-1.0, -3.0, -2.0]},
     )
     examples = [
@@ -296,6 +297,8 @@ def test_scores_come_back_bit_for_bit_under_the_ids_of_the_caller(make_scores):
     back = unpack(pack(scores), examples)
     assert isinstance(back, TokenScores)
     assert back.ids == ("x", "y")
+    assert back.top is not None
+    assert back.top.tolist() == [-0.5, -0.25, -0.1]
     assert dict(back.sampled).keys() == dict(scores.sampled).keys()
     for name, values in pack(scores).items():
         np.testing.assert_array_equal(pack(back)[name], values)

@@ -31,6 +31,7 @@ def random_scores(records: int = 7, seed: int = 0) -> TokenScores:
         entropy=rng.exponential(size=n),
         text_bytes=rng.integers(8, 99, records),
         secret=rng.integers(0, 3, n),
+        top=-rng.exponential(size=n),
         sampled={(1.0, 40): np.maximum(log_prob, -5) - 0.1, (0.7, 0): -rng.exponential(size=n)},
     )
 

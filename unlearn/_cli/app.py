@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearn._cli.audit import audit
+from unlearn._cli.benchmark import benchmark
 from unlearn._cli.certificate import certificate
 from unlearn._cli.compare import compare
 from unlearn._cli.demo import demo
@@ -69,7 +70,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, verify, compare, demo),
+        _MEASURE: (audit, verify, compare, benchmark, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():

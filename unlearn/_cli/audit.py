@@ -62,6 +62,22 @@ def audit(
             "a prompt.",
         ),
     ] = None,
+    perturbed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="False answers, for the truth ratio: rows with the id of a record (or its "
+            "question and answer) and perturbed_answer, a list; TOFU's tables fit as they are.",
+        ),
+    ] = None,
+    neighbour: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|IDS",
+            help="Records like those to forget that stay (of the same people or topics), to be "
+            "looked at by themselves: a file, or which ones of --data.",
+        ),
+    ] = None,
     robustness: Annotated[
         str,
         typer.Option(
@@ -78,6 +94,17 @@ def audit(
             metavar="NAME|FILE",
             help="Fix the policy of a later `unlearn verify` before any score exists: quick, "
             "standard, strict or a YAML file. What it declares is measured too.",
+        ),
+    ] = None,
+    robustness_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--robustness-option",
+            metavar="TREATMENT.OPTION=VALUE",
+            help="Set how that is done (repeat for several): relearn.k=5, relearn.steps=20, "
+            "relearn.learning_rate=1e-4, relearn.seeds=0,1,2 (their mean and interval, too), the "
+            "same of benign, scale.factors=0,0.5, int4.groups=64,128, logit_lens.blocks=3,5. "
+            "`unlearn attacks` lists all with their defaults.",
         ),
     ] = None,
     show_text: Annotated[
@@ -122,6 +149,7 @@ def audit(
     from unlearn._cli.tables import audit_table
     from unlearn_eval.audit import run_audit
     from unlearn_eval.report import in_a_sentence
+    from unlearn_eval.robustness.options import parse_options
 
     with progress_bar("scoring") as progress:
         result = run_audit(
@@ -138,9 +166,12 @@ def audit(
             generate=generate,
             also=[name for name in also.replace(" ", "").split(",") if name],
             paraphrases=paraphrases,
+            perturbed=perturbed,
+            neighbour=neighbour,
             robustness=[name for name in robustness.replace(" ", "").split(",") if name],
             policy=policy,
             announce=show_note,
+            robustness_options=parse_options(robustness_option or ()),
             show_text=show_text,
             strict=strict,
             seed=seed,

@@ -19,6 +19,7 @@ from unlearn_eval.membership import con_recall as con_recall_attack
 from unlearn_eval.membership import grad_norm as grad_norm_attack
 from unlearn_eval.membership import neighbourhood as neighbourhood_attack
 from unlearn_eval.membership import recall as recall_attack
+from unlearn_eval.utility import truth_ratio as truth_ratio_probe
 
 if TYPE_CHECKING:
     from unlearn_eval.passes._base import Material, Planned
@@ -75,18 +76,26 @@ PASSES: dict[str, Pass] = {
         exposure_probe,
         "up to 10,000 short passes a secret; needs secrets with digits",
     ),
+    "truth_ratio": _pass(
+        "truth_ratio",
+        "utility",
+        truth_ratio_probe,
+        "a pass over every false answer; needs --perturbed, which asks for it",
+    ),
 }
 
 
-def check(names: Sequence[str], paraphrased: bool = False) -> None:
+def check(names: Sequence[str], paraphrased: bool = False, perturbed: bool = False) -> None:
     """Refuse passes that there are not.
 
     Args:
         names: what an audit is asked for.
         paraphrased: whether other prompts were given.
+        perturbed: whether false answers were given.
 
     Raises:
-        OptionError: if there is no pass of a name, or none for the prompts.
+        OptionError: if there is no pass of a name, or none for the prompts, or a pass lacks what
+            only the user can give.
     """
     for name in names:
         if name not in PASSES:
@@ -96,6 +105,10 @@ def check(names: Sequence[str], paraphrased: bool = False) -> None:
             )
     if paraphrased and "prompt_states" not in names:
         raise OptionError("--paraphrases is for --also prompt_states, which was not asked for")
+    if "truth_ratio" in names and not perturbed:
+        raise OptionError(
+            "--also truth_ratio needs false answers to compare with: pass --perturbed FILE"
+        )
 
 
 def plan(names: Sequence[str], material: Material) -> list[Planned]:
@@ -112,6 +125,6 @@ def plan(names: Sequence[str], material: Material) -> list[Planned]:
         OptionError: if there is no pass of a name.
         DataError: if a pass lacks records.
     """
-    check(names)
+    check(names, perturbed=bool(material.perturbed))
     modules = [importlib.import_module(f"unlearn_eval.passes.{n}") for n in dict.fromkeys(names)]
     return [module.plan(material) for module in modules]

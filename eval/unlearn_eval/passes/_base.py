@@ -18,6 +18,7 @@ from unlearn.templates import Template
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._cache import Cache
 from unlearn_eval._measure import Measure
+from unlearn_eval.passes._perturbed import Perturbed
 from unlearn_eval.scores import TokenScores
 
 __all__ = ["Found", "Material", "Planned", "View"]
@@ -58,6 +59,7 @@ class Material:
         max_length: the longest sequence of the model, in tokens.
         seed: of everything drawn at random.
         paraphrases: other prompts by record id.
+        perturbed: other answers by split and position.
     """
 
     records: Mapping[str, Records]
@@ -67,6 +69,7 @@ class Material:
     max_length: int
     seed: int = 0
     paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    perturbed: Perturbed = field(default_factory=dict)
 
     def sides(self) -> dict[str, Sequence[Example]]:
         """Return the two sides of a membership game, as far as there are records."""

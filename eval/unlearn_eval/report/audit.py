@@ -24,9 +24,18 @@ __all__ = ["Picture", "audit_page", "in_a_sentence"]
 _SPLITS = {
     "forget": "Records to forget",
     "retain": "Records to keep",
+    "neighbour": "Records like those to forget, to keep",
     "holdout": "Records never seen",
 }
-_SHARES = ("extraction", "membership", "utility.rouge", "utility.repetition", "utility.distinct")
+_SHARES = (
+    "extraction",
+    "membership",
+    "utility.calibration",
+    "utility.distinct",
+    "utility.repetition",
+    "utility.rouge",
+    "utility.truth_ratio",
+)
 _NEVER_NEGATIVE = ("utility.loss", "utility.drift")
 
 

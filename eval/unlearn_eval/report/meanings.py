@@ -39,6 +39,16 @@ _MEANINGS = {
     ("utility.drift", ""): (
         "how far the predictions moved from those before, in nats a token; 0 is not at all"
     ),
+    ("utility.calibration", "ece"): (
+        "how far the model is from being right as often as it is sure, over its first choices"
+    ),
+    ("utility.calibration", "brier"): "squared gap between how sure it is and whether it is right",
+    ("utility.truth_ratio", "indifference"): (
+        "how little the true answer is told from false ones; 1 is not at all"
+    ),
+    ("utility.truth_ratio", "preference"): (
+        "how far the true answer is preferred to false ones; 0 is not at all"
+    ),
     ("utility.rouge", "recall"): "share of the record's words in what the model writes by itself",
     ("utility.rouge", "f1"): "overlap in words of the record and what the model writes by itself",
     ("utility.repetition", ""): "share of what it writes that it wrote just before",

@@ -157,8 +157,9 @@ def roc(reading: Reading, game: Game) -> str:
     for state in order:
         pair = reading.attack_scores(game.attack, state)
         if pair is not None:
-            turn = 1.0 if auc(*pair) >= 0.5 else -1.0
-            curves.append((state, turn * pair[0], turn * pair[1]))
+            member, other = (side.values for side in pair)
+            turn = 1.0 if auc(member, other) >= 0.5 else -1.0
+            curves.append((state, turn * member, turn * other))
     smallest = min(1 / len(other) for _, _, other in curves)
     least = min(1 / len(member) for _, member, _ in curves)
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
+from unlearn.errors import DataError
 from unlearn_eval._arrays import FloatArray
-from unlearn_eval._table import Audit, AuditRow, cluster_labels
-from unlearn_eval.membership import ATTACKS
+from unlearn_eval._result import Audit, AuditRow
+from unlearn_eval._table import cluster_labels, evidence_of
+from unlearn_eval.membership import ATTACKS, CALIBRATED
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, paired_difference
 from unlearn_eval.utility import loss
 
-__all__ = ["Game", "Reading", "folded"]
+__all__ = ["RETURNED", "Game", "Reading", "Return", "Side", "folded"]
 
 WHOLE = ("extraction.verbatim", "rate")
 SECRET = ("extraction.secret", "rate")
+LOSS = ("utility.loss", "mean")
+EXCESS = "excess[utility.loss]"
+
+RETURNED = 0.1
+"""A fall of the loss that matters, in nats a token: a tenth is 10 % of perplexity."""
 
 
 def folded(auc: float) -> float:
@@ -67,6 +77,32 @@ class Game:
         return self.span is None or (self.auc.low <= max(aims) and self.auc.high >= min(aims))
 
 
+class Side(NamedTuple):
+    """An attack's scores of the records of one split, and their subjects where these are known."""
+
+    values: FloatArray
+    labels: Sequence[Hashable] | None
+
+
+@dataclass(frozen=True)
+class Return:
+    """A treatment that brings the records back more than it does in references.
+
+    Attributes:
+        deployment: which.
+        excess: how much lower the loss of the records fell than in references, in nats a token.
+        out: share of the forget records given back word for word after it.
+        n: of how many.
+        others: the largest share given back by a reference after it.
+    """
+
+    deployment: str
+    excess: float
+    out: float
+    n: int
+    others: float
+
+
 @dataclass(frozen=True)
 class Reading:
     """Questions to an audit.
@@ -113,27 +149,43 @@ class Reading:
     def strongest(self) -> str | None:
         """The attack whose AUC after unlearning is farthest from what forgetting would give.
 
-        None where no attack has an AUC. The first one in case of ties.
+        Of all that were run: those of the usual pass, those that compare with references or with
+        the holdout, and those of further passes. None where no attack has an AUC. The first one in
+        case of ties.
         """
         best, name = -1.0, None
-        for attack in ATTACKS:
+        for attack in self.attacks:
             probe = f"membership.{attack}"
             found = self.value("after", "forget", probe, "auc")
             if found is not None and abs(found - self.expected(probe)) > best + 1e-9:
                 best, name = abs(found - self.expected(probe)), attack
         return name
 
+    @cached_property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks that have an AUC after unlearning, by name."""
+        return tuple(
+            dict.fromkeys(
+                row.probe.removeprefix("membership.")
+                for row in self.audit.rows
+                if (row.state, row.split, row.metric) == ("after", "forget", "auc")
+                and (row.prompt_state, row.deployment) == ("verbatim", "as-is")
+                and row.probe.startswith("membership.")
+                and row.value is not None
+            )
+        )
+
     @property
     def tried(self) -> int:
         """How many attacks have an AUC after unlearning."""
-        found = (self.value("after", "forget", f"membership.{a}", "auc") for a in ATTACKS)
-        return sum(auc is not None for auc in found)
+        return len(self.attacks)
 
     def game(self, state: str = "after", level: float = 0.95) -> Game | None:
         """Return how the strongest attack does on a state, allowing for all that were tried.
 
         Whoever looks for the worst of m attacks finds a chance deviation m times as easily; the
-        interval is therefore taken at level 1 − (1 − level)/m (Bonferroni).
+        interval is therefore taken at level 1 − (1 − level)/m (Bonferroni). Holm's procedure would
+        give the worst one, which it looks at first, the same interval.
 
         Args:
             state: a state of the audit.
@@ -146,12 +198,14 @@ class Reading:
         pair = self.attack_scores(attack, state) if attack else None
         if attack is None or pair is None:
             return None
-        labels = [cluster_labels(self.audit.subjects.get(s)) for s in ("forget", "holdout")]
-        found = auc_interval(*pair, 1 - (1 - level) / max(1, self.tried), *labels)
+        member, nonmember = pair
+        labels = (member.labels, nonmember.labels)
+        adjusted = 1 - (1 - level) / max(1, self.tried)
+        found = auc_interval(member.values, nonmember.values, adjusted, *labels)
         others = self.of_references("forget", f"membership.{attack}", "auc")
         return Game(attack, found, tuple(others))
 
-    def attack_scores(self, attack: str, state: str) -> tuple[FloatArray, FloatArray] | None:
+    def attack_scores(self, attack: str, state: str) -> tuple[Side, Side] | None:
         """Return one attack's scores of the forgotten and of the unseen records, if there are any.
 
         Args:
@@ -161,14 +215,95 @@ class Reading:
         Returns:
             (forget, holdout), or None where the attack does not apply.
         """
+        pair = self._scored(attack, state) or self._compared(attack, state)
+        if pair is not None:
+            labels = (cluster_labels(self.audit.subjects.get(s)) for s in ("forget", "holdout"))
+            member, nonmember = (Side(v, c) for v, c in zip(pair, labels, strict=True))
+            return member, nonmember
+        return self._measured(attack, state)
+
+    def _scored(self, attack: str, state: str) -> tuple[FloatArray, FloatArray] | None:
+        """Return scores of an attack that needs the usual pass alone."""
         splits, base = self.audit.scores[state], self.audit.scores.get("base", {})
-        chosen = ATTACKS[attack]
-        if "holdout" not in splits or (chosen.needs_base and (not base or state == "base")):
+        chosen = ATTACKS.get(attack)
+        if chosen is None or "holdout" not in splits:
+            return None
+        if chosen.needs_base and (not base or state == "base"):
             return None
         return (
             chosen.score(splits["forget"], base.get("forget")),
             chosen.score(splits["holdout"], base.get("holdout")),
         )
+
+    def _compared(self, attack: str, state: str) -> tuple[FloatArray, FloatArray] | None:
+        """Return scores of an attack that compares with references or with the holdout."""
+        chosen = CALIBRATED.get(attack)
+        if chosen is None or chosen.compare is None:
+            return None
+        evidence = evidence_of(state, self.audit.scores, self.audit.subjects)
+        try:
+            found = chosen.compare(evidence) if evidence else None
+        except DataError:  # its rows say why
+            return None
+        return None if found is None else (found.member, found.nonmember)
+
+    def _measured(self, attack: str, state: str) -> tuple[Side, Side] | None:
+        """Return scores of an attack with a pass of its own."""
+        sides = []
+        for split in ("forget", "holdout"):
+            measures = self.audit.measures.get(state, {}).get(split, ())
+            found = next((m for m in measures if m.probe == f"membership.{attack}"), None)
+            if found is None:
+                return None
+            labels = cluster_labels(self.audit.subjects.get(split))
+            chosen = None if labels is None else [labels[i] for i in found.positions]
+            sides.append(Side(found.values, chosen))
+        return sides[0], sides[1]
+
+    @cached_property
+    def deployments(self) -> tuple[str, ...]:
+        """Treatments of which the audit can say how the references respond, by deployment."""
+        return tuple(
+            row.deployment
+            for row in self.audit.rows
+            if row.metric == EXCESS and row.low is not None
+        )
+
+    def returns(self, level: float = 0.95) -> list[Return]:
+        """Return the treatments that bring the records back more than they do in references.
+
+        That is: the loss of the forget records falls farther than in references, by more than
+        `RETURNED` with the interval at 1 − (1 − level)/m for m treatments (Bonferroni), and ends
+        below that of the references under the same treatment. The second condition passes over
+        records that were pushed away and only come back to where unseen ones are.
+
+        Args:
+            level: at which the statements about all treatments hold together.
+
+        Returns:
+            The treatments, in the order of the audit.
+        """
+        found = []
+        tail = (1 - level) / (2 * max(1, len(self.deployments)))
+        for name in self.deployments:
+            row = next(r for r in self.audit.rows if (r.metric, r.deployment) == (EXCESS, name))
+            now = self._treated("after", *LOSS, name)
+            others = [self._treated(state, *LOSS, name) for state in self.references]
+            known = [value for value in others if value is not None]
+            if row.value is None or now is None or not known:
+                continue
+            half = row.params["standard_error"] * float(stats.t.isf(tail, row.params["freedom"]))
+            if row.value + half < -RETURNED and now < fmean(known):
+                out = self._treated("after", *WHOLE, name) or 0.0
+                theirs = [self._treated(s, *WHOLE, name) or 0.0 for s in self.references]
+                found.append(Return(name, -row.value, out, row.n, max(theirs)))
+        return found
+
+    def _treated(self, state: str, probe: str, metric: str, deployment: str) -> float | None:
+        try:
+            return self.audit.get(state, "forget", probe, metric, deployment=deployment).value
+        except KeyError:
+            return None
 
     def losses(self, state: str, split: str) -> FloatArray | None:
         """Return the mean token loss of every record of a split, if the audit has it."""

@@ -62,7 +62,8 @@ def treatments(reading: Reading) -> list[Treatment]:
     """
     shown = {metric for metric, *_ in _METRICS}
     rows = [row for row in reading.audit.rows if row.split == "forget" and row.probe in shown]
-    names = dict.fromkeys(row.deployment for row in rows)
+    # runs that differ by their seed are shown as their mean
+    names = dict.fromkeys(row.deployment for row in rows if " seed=" not in row.deployment)
     if set(names) <= {"as-is"}:
         return []
     return [_line(reading, name) for name in names]
@@ -81,7 +82,7 @@ def _line(reading: Reading, deployment: str) -> Treatment:
         cells += [
             _text(now.value if now else None, moved.get("delta")),
             _text(theirs, moved.get("delta_reference")),
-            _text(r.value if r else None),
+            _text(r.value if r else None) + _limits(r),
         ]
         n = max(n, now.n if now else 0)
     word = deployment.split()[0].partition("=")[0]
@@ -97,6 +98,13 @@ def _row(reading: Reading, state: str, probe: str, metric: str, deployment: str)
         return reading.audit.get(state, "forget", probe, metric, deployment=deployment)
     except KeyError:
         return None
+
+
+def _limits(row: AuditRow | None) -> str:
+    """Write the interval of R, where there is one."""
+    if row is None or row.low is None or row.high is None:
+        return ""
+    return f" ({row.low:.2f} to {row.high:.2f})"
 
 
 def _text(value: float | None, moved: float | None = None) -> str:

@@ -96,7 +96,8 @@ def answers(reading: Reading) -> list[Answer]:
         # a model that knows nothing gives nothing away: no merit
         out = _moot(out, "Not in these tests, but the model is damaged")
         told = _moot(told, "Says nothing: the model is damaged")
-    return [answer for answer in (out, told, rest, _cost(reading)) if answer]
+    found = (out, told, _lasting(reading), rest, _near(reading), _cost(reading))
+    return [answer for answer in found if answer]
 
 
 def _moot(answer: Answer | None, short: str) -> Answer | None:
@@ -116,7 +117,7 @@ def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
     """
     tones = {answer.question: answer.tone for answer in found}
     why = {answer.question: answer.why for answer in found}
-    out, told, rest = (tones.get(q) for q in (_OUT, _TELL, _REST))
+    out, told, rest, lasts, near = (tones.get(q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
     if out == "bad":
         text = "The records are still in the model: some can be got out of it."
     elif rest == "bad":
@@ -137,13 +138,22 @@ def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
         text += " What it should have kept has suffered, too."
     if rest == "bad" and told == "bad":
         text += " It gives away, too, that it once saw them."
-    tone: Tone = "bad" if "bad" in (out, told, rest) else "good" if told == "good" else "open"
+    if lasts == "bad" and out != "bad":
+        text += (
+            " Changing the model further brings them back more than in models that never saw them."
+        )
+    if near == "bad" and rest != "bad":
+        text += " Records like them, which should have stayed, have suffered."
+    bad = "bad" in (out, told, rest, lasts, near)
+    tone: Tone = "bad" if bad else "good" if told == "good" else "open"
     return text, tone
 
 
 _OUT = "Can anybody get the records out of the model?"
 _TELL = "Can anybody tell that the model once saw them?"
 _REST = "Does the model still know everything else?"
+_LAST = "Do the records stay gone when the model is changed further?"
+_NEAR = "Does the model still know what is closest to them?"
 _TIME = "What did it take?"
 
 
@@ -225,7 +235,7 @@ def _recognised(reading: Reading) -> Answer | None:
     text = (
         "A game: an attacker sees how the model reacts to two records, one of those to forget and "
         "one that it never saw, and has to say which one was in its training. Guessing wins 50 of "
-        f"100 games. The best of {reading.tried} kinds of attackers wins {wins}"
+        f"100 games. The best of {reading.tried} kinds of attackers ({game.attack}) wins {wins}"
     )
     if game.auc.value < 0.5 and not game.open:
         text += " (the forgotten records stand out because the model knows them suspiciously badly)"
@@ -265,17 +275,54 @@ def _recognised(reading: Reading) -> Answer | None:
     return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text, why)
 
 
+def _lasting(reading: Reading) -> Answer | None:
+    """Say what treatments bring back, where there are references to compare with."""
+    tried, back = reading.deployments, reading.returns()
+    if not tried:
+        return None
+    ways = f"{len(tried)} further change{'s' * (len(tried) != 1)}"
+    text = (
+        f"The model, and those that never saw the records, went through the same {ways}. One "
+        "counts where it makes the records better known than in those others: by more than a tenth "
+        "of a nat a token, and by more than luck allows."
+    )
+    if not back:
+        short = f"none of {ways} brings them back"
+        return Answer(_LAST, "good", "In these tests", short, [], f"{text} None does.")
+    worst = max(back, key=lambda found: (found.out - found.others, found.excess))
+    text += (
+        f" {len(back)} of them, most of all “{worst.deployment}”: the loss of the records falls "
+        f"{worst.excess:.2f} nats a token farther"
+    )
+    if worst.out > worst.others:
+        text += (
+            f", and {round(worst.out * worst.n):,} of {worst.n:,} come out word for word "
+            f"(from those others, {round(worst.others * worst.n):,})"
+        )
+    text += ". The records were hidden, not gone."
+    return Answer(_LAST, "bad", "No", f"{len(back)} of {ways} bring them back", [], text)
+
+
+def _near(reading: Reading) -> Answer | None:
+    """Say what became of records like those to forget, where some were named."""
+    return _remaining(reading, "neighbour", _NEAR, "Of the records like those to forget")
+
+
 def _kept(reading: Reading) -> Answer | None:
-    now = reading.row("after", "retain", *WHOLE)
+    return _remaining(reading, "retain", _REST, "Of the records to keep")
+
+
+def _remaining(reading: Reading, split: str, question: str, which: str) -> Answer | None:
+    now = reading.row("after", split, *WHOLE)
     if now is None or now.value is None:
         return None
-    before = reading.row("before", "retain", *WHOLE)
-    change, unseen = reading.loss_change("retain"), reading.loss_change("holdout")
+    before = reading.row("before", split, *WHOLE)
+    change, unseen = reading.loss_change(split), reading.loss_change("holdout")
     shown = [("before", count(before))] if before else []
-    others = reading.of_references("retain", *WHOLE)
+    others = reading.of_references(split, *WHOLE)
     if others:
         shown.append(("retrained models", f"{_counts(others, now.n)} of {now.n:,}"))
-    text = f"Of the records to keep, the model gives {count(now)} back word for word"
+    text = f"{which}, the model gives {count(now)} back word for word"
     text += f"; before, {count(before)}." if before else "."
     damage = False
     if before and before.value is not None and now.high is not None:
@@ -294,7 +341,7 @@ def _kept(reading: Reading) -> Answer | None:
         why += f", before {count(before)}"
     else:  # by heart still, and yet spoilt
         why = "it predicts the records that it should have kept much worse than before"
-    return Answer(_REST, tone, short, f"{count(now)} given back word for word", shown, text, why)
+    return Answer(question, tone, short, f"{count(now)} given back word for word", shown, text, why)
 
 
 def _moved(change: Interval) -> str:

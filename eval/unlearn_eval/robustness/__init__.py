@@ -26,15 +26,18 @@ class Treatment:
         summary: what it does, in one line.
         paper: where it comes from.
         cost: what it takes, in words.
-        passes: about how many passes over the records that is, for progress bars.
+        needs: what it needs, in words; empty for nothing.
+        passes: about how many passes over the records each treated state takes, for progress bars.
         run: the function that applies it, as `module:name`; it takes `(state, examples, setting)`
-            and yields `Treated` states, see `unlearn_eval.robustness.treated`.
+            and what can be set of it (`unlearn_eval.robustness.options`), and yields `Treated`
+            states, see `unlearn_eval.robustness.treated`.
     """
 
     name: str
     summary: str
     paper: str
     cost: str
+    needs: str
     passes: int
     run: str
 
@@ -59,7 +62,8 @@ TREATMENTS: dict[str, Treatment] = {
             "relearn",
             "fine-tunes on a few of the forgotten records, and looks whether the others come back",
             "Do Unlearning Methods Remove Information from Language Model Weights? (2410.08827)",
-            "10 training steps, one pass",
+            "10 training steps and one pass a seed",
+            "two forget records",
             2,
             f"{_HERE}.relearn:relearn",
         ),
@@ -67,7 +71,8 @@ TREATMENTS: dict[str, Treatment] = {
             "benign",
             "fine-tunes on a few unrelated records, and looks whether the forgotten ones come back",
             "Jogging the Memory of Unlearned LLMs via Benign Relearning (2406.13356)",
-            "10 training steps, one pass",
+            "10 training steps and one pass a seed",
+            "two records of the holdout, or to keep",
             2,
             f"{_HERE}.benign:benign",
         ),
@@ -76,6 +81,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and rounds weights to 8 bits, a scale for each output channel",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
             "one pass",
+            "",
             1,
             f"{_HERE}.quantize:int8",
         ),
@@ -83,8 +89,9 @@ TREATMENTS: dict[str, Treatment] = {
             "int4",
             "merges the adapter and rounds weights to 4 bits, a scale for 32, 64 or 128 of them",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
-            "three passes",
-            3,
+            "a pass a group size: three",
+            "",
+            1,
             f"{_HERE}.quantize:int4",
         ),
         Treatment(
@@ -92,6 +99,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and rounds weights to NormalFloat's 16 levels, by blocks of 64",
             "QLoRA (2305.14314), section 3 and appendix E",
             "one pass",
+            "",
             1,
             f"{_HERE}.quantize:nf4",
         ),
@@ -99,8 +107,9 @@ TREATMENTS: dict[str, Treatment] = {
             "scale",
             "scales the adapter's change by 0 (adapter dropped), ¼, ½, ¾ and 1½",
             "Editing Models with Task Arithmetic (2212.04089), whose scaling coefficient it moves",
-            "five passes",
-            5,
+            "a pass a factor: five",
+            "a plain LoRA adapter",
+            1,
             f"{_HERE}.scale:scale",
         ),
         Treatment(
@@ -108,6 +117,7 @@ TREATMENTS: dict[str, Treatment] = {
             "merges the adapter and casts all weights to bfloat16, as models are shipped",
             "Catastrophic Failure of LLM Unlearning via Quantization (2410.16454)",
             "one pass",
+            "",
             1,
             f"{_HERE}.merge:merge_bf16",
         ),
@@ -115,8 +125,9 @@ TREATMENTS: dict[str, Treatment] = {
             "logit_lens",
             "reads predictions off the blocks a quarter, half and three quarters of the way up",
             "Can Sensitive Information Be Deleted From LLMs? (2309.17410), head projection",
-            "three passes",
-            3,
+            "a pass a block: three",
+            "",
+            1,
             f"{_HERE}.logit_lens:logit_lens",
         ),
     )

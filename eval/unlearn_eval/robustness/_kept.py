@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +28,7 @@ def apply(
     state: ModelState,
     examples: Examples,
     setting: Setting,
+    options: Mapping[str, Any],
     cache: Cache,
     stamp: str,
 ) -> list[Treated]:
@@ -39,24 +39,19 @@ def apply(
         state: the state, as before afterwards.
         examples: the records.
         setting: shared by all treatments.
+        options: of this treatment, by name.
         cache: where results are kept.
         stamp: digest of all that decides what the state computes; empty keeps nothing.
 
     Returns:
         The treated states.
     """
-    function = treatment.function()
-    defaults = {
-        name: repr(parameter.default)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not parameter.empty
-    }
     names = {split: examples_digest(part) for split, part in examples.items()}
-    how = (treatment.run, defaults, asdict(setting), SAMPLERS, TOKEN_BUDGET)
+    how = (treatment.run, dict(options), asdict(setting), SAMPLERS, TOKEN_BUDGET)
     facts = ("treated", stamp, names, how)
     known = _unpacked(cache.read(*facts), examples) if stamp else None
     if known is None:
-        known = list(function(state, examples, setting))
+        known = list(treatment.function()(state, examples, setting, **options))
         if stamp:
             cache.write(_packed(known, examples), *facts)
     return known
@@ -64,7 +59,7 @@ def apply(
 
 def _packed(found: Sequence[Treated], examples: Examples) -> dict[str, Any]:
     """Return treated states as arrays: no ids of records, which are positions here."""
-    about = json.dumps([[t.deployment, dict(t.params), list(t.scores)] for t in found])
+    about = json.dumps([[t.deployment, dict(t.params), t.across, list(t.scores)] for t in found])
     arrays = {_ABOUT: np.frombuffer(about.encode(), dtype=np.int8)}
     for number, one in enumerate(found):
         for split, matrix in one.scores.items():
@@ -80,11 +75,11 @@ def _unpacked(arrays: Arrays | None, examples: Examples) -> list[Treated] | None
         return None
     try:
         found = []
-        for number, (deployment, params, splits) in enumerate(
+        for number, (deployment, params, across, splits) in enumerate(
             json.loads(arrays[_ABOUT].tobytes().decode())
         ):
             scores = {s: _matrix(arrays, f"{number}/{s}/", examples[s]) for s in splits}
-            found.append(Treated(deployment, scores, params))
+            found.append(Treated(deployment, scores, params, across))
     except (KeyError, IndexError, ValueError):
         return None
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from unlearn.errors import DataError
 from unlearn.models import ModelState
-from unlearn_eval.robustness.relearn import RECORDS, STEPS, teach
+from unlearn_eval.robustness.relearn import RECORDS, STEPS, teach_each
 from unlearn_eval.robustness.treated import Examples, Setting, Treated
 
 __all__ = ["benign"]
@@ -18,6 +18,8 @@ def benign(
     setting: Setting,
     k: int = RECORDS,
     steps: int = STEPS,
+    learning_rate: float | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Treated]:
     """Fine-tune a state on a few holdout records (else retain ones), and score the forgotten ones.
 
@@ -30,9 +32,11 @@ def benign(
         setting: learning rate and seed.
         k: records to train on; as many as `relearn`, so that the two can be compared.
         steps: optimizer steps, as many as `relearn`.
+        learning_rate: step size; by default the setting's, that of the original training.
+        seeds: a run each, with a draw of records of its own; by default the setting's.
 
     Yields:
-        One treated state; its holdout (or retain) records are those not trained on.
+        A treated state a seed; its holdout (or retain) records are those not trained on.
 
     Raises:
         DataError: if there are neither holdout nor retain records.
@@ -41,6 +45,8 @@ def benign(
     """
     for split in ("holdout", "retain"):
         if len(examples.get(split, ())) >= 2:
-            yield teach(state, examples, setting, split, "fine-tuned", k, steps)
+            yield from teach_each(
+                state, examples, setting, split, "fine-tuned", k, steps, learning_rate, seeds
+            )
             return
     raise DataError("benign fine-tuning needs two records of the holdout, or to keep")

@@ -18,12 +18,10 @@ from unlearn._blocks import blocks_of
 from unlearn.errors import ModelError
 from unlearn.models import ModelState
 from unlearn_eval.robustness._weights import rewritten
+from unlearn_eval.robustness.options import GROUPS
 from unlearn_eval.robustness.treated import Examples, Setting, Treated, score
 
 __all__ = ["GROUPS", "int4", "int8", "nf4", "round_nf4", "round_symmetric", "rounded"]
-
-GROUPS = (32, 64, 128)
-"""Weights that share a scale in 4 bits; 128 is the usual choice of GPTQ and AWQ, 32 the finest."""
 
 _NF4_BLOCK = 64
 

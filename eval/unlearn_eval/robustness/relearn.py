@@ -17,15 +17,10 @@ from unlearn.options import TrainingOptions, validated
 from unlearn.trainer import Objective
 from unlearn.training import fit
 from unlearn_eval._processes import alone
+from unlearn_eval.robustness.options import RECORDS, STEPS
 from unlearn_eval.robustness.treated import Examples, Setting, Treated, score
 
-__all__ = ["RECORDS", "STEPS", "pick", "relearn", "taught", "teach"]
-
-RECORDS = 5
-"""Records that are given back, at most half of those there are."""
-
-STEPS = 10
-"""Optimizer steps, each on all of these records."""
+__all__ = ["RECORDS", "STEPS", "pick", "relearn", "taught", "teach", "teach_each"]
 
 
 @contextlib.contextmanager
@@ -109,6 +104,7 @@ def teach(
     deployment: str,
     k: int,
     steps: int,
+    across: str = "",
 ) -> Treated:
     """Train on some records of a split, and score all the others of every split.
 
@@ -120,6 +116,7 @@ def teach(
         deployment: the treatment in a word.
         k: how many of them.
         steps: optimizer steps.
+        across: the treatment in a word, without what differs between runs that are averaged.
 
     Returns:
         The treated state.
@@ -129,7 +126,50 @@ def teach(
         scores = score(state, examples, without=[e.id for e in records])
     params = {"k": len(records), "steps": steps, "records": split}
     params |= {"learning_rate": setting.learning_rate, "seed": setting.seed}
-    return Treated(f"{deployment} k={len(records)} steps={steps}", scores, params)
+    how = f" k={len(records)} steps={steps}"
+    return Treated(f"{deployment}{how}", scores, params, f"{across}{how}" if across else "")
+
+
+def teach_each(
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    split: str,
+    deployment: str,
+    k: int,
+    steps: int,
+    learning_rate: float | None,
+    seeds: Sequence[int] | None,
+) -> Iterator[Treated]:
+    """Do `teach` once a seed.
+
+    Args:
+        state: the state, as before afterwards.
+        examples: the records.
+        setting: learning rate and seed, where none is given.
+        split: where the training records come from.
+        deployment: the treatment in a word.
+        k: how many of them.
+        steps: optimizer steps.
+        learning_rate: step size; None for the setting's.
+        seeds: a run each; None for one with the setting's.
+
+    Yields:
+        A treated state a seed; several name what they are averaged under.
+    """
+    rate = learning_rate or setting.learning_rate
+    several = bool(seeds) and len(seeds or ()) > 1
+    for seed in seeds or [setting.seed]:
+        yield teach(
+            state,
+            examples,
+            replace(setting, learning_rate=rate, seed=seed),
+            split,
+            f"{deployment} seed={seed}" if several else deployment,
+            k,
+            steps,
+            f"{deployment} seeds={len(seeds or ())}" if several else "",
+        )
 
 
 def relearn(
@@ -138,6 +178,7 @@ def relearn(
     setting: Setting,
     k: int = RECORDS,
     steps: int = STEPS,
+    learning_rate: float | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[Treated]:
     """Fine-tune a state on some of the forgotten records, and score the others.
@@ -151,6 +192,7 @@ def relearn(
         setting: learning rate and seed.
         k: forgotten records to train on; the default is this project's.
         steps: optimizer steps; the default is this project's.
+        learning_rate: step size; by default the setting's, that of the original training.
         seeds: a run each, with a draw of records of its own; by default the setting's.
 
     Yields:
@@ -158,6 +200,6 @@ def relearn(
 
     Source: 2410.08827 (retrain on some, test on others).
     """
-    for seed in seeds or [setting.seed]:
-        word = f"relearned seed={seed}" if seeds and len(seeds) > 1 else "relearned"
-        yield teach(state, examples, replace(setting, seed=seed), "forget", word, k, steps)
+    yield from teach_each(
+        state, examples, setting, "forget", "relearned", k, steps, learning_rate, seeds
+    )

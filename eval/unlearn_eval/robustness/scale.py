@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from unlearn.errors import ModelError
 from unlearn.models import TRAINABLE, ModelState
+from unlearn_eval.robustness.options import FACTORS
 from unlearn_eval.robustness.treated import Examples, Setting, Treated, score
 
 __all__ = ["FACTORS", "scale", "scaled"]
-
-FACTORS = (0.0, 0.25, 0.5, 0.75, 1.5)
-"""Factors on ΔW. At 1 nothing happens: that point of the curve is the state as it is."""
 
 # What an adapter may hold beside s·B·A; none of it is linear in s.
 _NOT_SCALED = ("use_dora", "modules_to_save", "trainable_token_indices")

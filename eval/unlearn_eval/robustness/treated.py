@@ -39,11 +39,14 @@ class Treated:
         deployment: the treatment in words, as rows of an audit show it: `int8`, `scale=0.5`.
         params: its parameters.
         scores: by split; records that the treatment trained on are left out.
+        across: the deployment under which runs that differ by their seed are averaged; empty for a
+            run that stands by itself.
     """
 
     deployment: str
     scores: Mapping[str, TokenScores]
     params: Mapping[str, Any] = field(default_factory=dict)
+    across: str = ""
 
 
 def score(

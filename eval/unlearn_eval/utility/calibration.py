@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from unlearn.errors import DataError, OptionError
-from unlearn.scoring import Head
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval._statistics.common import as_values
+from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval._statistics.common import (
+    Clusters,
+    Interval,
+    as_values,
+    check_level,
+    group,
+    no_interval,
+    t_quantile,
+)
+from unlearn_eval.scores import TokenScores
 
-__all__ = ["Calibration", "TopProbability", "calibration"]
+__all__ = ["BINS", "Calibration", "calibration", "calibration_intervals"]
 
-# Tokens projected at once.
-_CHUNK = 256
+BINS = 15
+"""As in Guo et al. (1706.04599)."""
 
 
 class Calibration(NamedTuple):
@@ -41,7 +47,7 @@ class Calibration(NamedTuple):
     bins: int
 
 
-def calibration(confidence: npt.ArrayLike, hit: npt.ArrayLike, bins: int = 15) -> Calibration:
+def calibration(confidence: npt.ArrayLike, hit: npt.ArrayLike, bins: int = BINS) -> Calibration:
     """Return the expected calibration error over bins of equal mass, and the Brier score.
 
     With tokens sorted by confidence c and cut into B bins of as equal a size as possible,
@@ -81,11 +87,7 @@ def calibration(confidence: npt.ArrayLike, hit: npt.ArrayLike, bins: int = 15) -
         raise DataError("a confidence is not between 0 and 1; give probabilities, not logarithms")
     if not np.isin(right, (0.0, 1.0)).all():
         raise DataError("hits must be yes/no (1 or 0)")
-    order = np.argsort(c, kind="stable")
-    # a value belongs to the bin of its first occurrence
-    _, first, which = np.unique(c[order], return_index=True, return_inverse=True)
-    place = np.empty(len(c), dtype=np.int64)
-    place[order] = (first * bins // len(c))[which]
+    place = _bins(c, bins)
     gaps = np.bincount(place, right - c)
     return Calibration(
         error=float(np.abs(gaps).sum()) / len(c),
@@ -97,38 +99,102 @@ def calibration(confidence: npt.ArrayLike, hit: npt.ArrayLike, bins: int = 15) -
     )
 
 
-class TopProbability:
-    """The probability of a model's first choice at every target token.
+def calibration_intervals(
+    scores: TokenScores, level: float = 0.95, clusters: Clusters | None = None, bins: int = BINS
+) -> dict[str, Interval]:
+    """Return `ece` and `brier` over all target tokens of some records, with intervals.
 
-    Score matrices do not hold it where the first choice is wrong. This watches the scoring pass
-    (`observe` of `score_model`), at the price of projecting the hidden states once more, and of no
-    forward pass.
+    Tokens of one record are not independent, so the unit is the record, or its cluster. With the
+    bins as they are, g_b = (1/N) Σ_{t∈b} (hit_t − c_t) is a ratio of sums over units, whose
+    linearised residuals are e_ub = (its sum in b − n_u g_b) / N. ECE = Σ_b |g_b| has the standard
+    error of Σ_u Σ_b sign(g_b) e_ub. But noise alone makes |g_b| larger, most where g_b is 0: by
+    √(2/π) se_b there. So
+
+        [ max(0, ECE − √(2/π) Σ_b se_b − t·se), min(1, ECE + t·se) ]
+
+    is an interval for the calibration error in these bins that errs on the wide side downwards: a
+    calibrated model is not called miscalibrated for having few tokens. t has one degree of freedom
+    less than there are (effective) units. The Brier score is a mean over tokens, treated alike.
+    This interval is the project's own; its coverage is simulated in the tests.
 
     Args:
-        head: the model's projection.
-        targets: target tokens of every record, in order.
+        scores: of some records, with `top`.
+        level: confidence level, two-sided.
+        clusters: one label a record, such as its subject.
+        bins: B.
+
+    Returns:
+        Both estimates; method "t", "cluster" or "conditional", "none" for one record. `n` counts
+        records.
+
+    Raises:
+        DataError: if the scores lack `top`, hold no record, or labels do not fit.
+        OptionError: if the level is not in (0, 1) or there is not at least one bin.
     """
-
-    def __init__(self, head: Head, targets: Sequence[int]) -> None:
-        self._head = head
-        self._offsets = np.concatenate([[0], np.cumsum(targets)]).astype(np.int64)
-        self._values = np.full(int(self._offsets[-1]), np.nan)
-
-    @torch.no_grad()
-    def observe(self, batch: Sequence[int], hidden: Tensor) -> None:
-        """Take in one batch.
-
-        Args:
-            batch: positions of its records.
-            hidden: the hidden states that predict their target tokens, record after record.
-        """
-        top = torch.cat(
-            [self._head(part).log_softmax(-1).amax(-1) for part in torch.split(hidden, _CHUNK)]
+    check_level(level)
+    if scores.top is None or not scores.records:
+        raise DataError("calibration needs the probability of the first choice of some tokens")
+    c = np.minimum(np.exp(scores.top), 1.0)
+    right = scores.hit.astype(np.float64)
+    found = calibration(c, right, bins)
+    grouping = group((scores.records, clusters))
+    method = grouping.method("t")
+    unit = grouping if method == "cluster" else grouping.by_record()
+    values = {"ece": found.error, "brier": found.brier}
+    if len(np.unique(unit.codes[0])) < 2:
+        note = "one record does not show how much records vary"
+        return {
+            name: no_interval(value, scores.records, level, grouping.clusters, note)
+            for name, value in values.items()
+        }
+    owner = np.repeat(unit.codes[0], scores.lengths)
+    place = _bins(c, bins)
+    t = t_quantile(level, unit.effective[0] - 1)
+    errors = _errors(owner, place, right - c)
+    means = np.bincount(place, right - c) / len(c)
+    noise = math.sqrt(2 / math.pi) * float(np.sqrt((errors**2).sum(axis=0)).sum())
+    spread = t * math.sqrt(float(((errors @ np.sign(means)) ** 2).sum()))
+    of_brier = _errors(owner, np.zeros_like(place), (c - right) ** 2)
+    brier = t * math.sqrt(float((of_brier**2).sum()))
+    limits = {
+        "ece": (found.error - noise - spread, found.error + spread),
+        "brier": (found.brier - brier, found.brier + brier),
+    }
+    return {
+        name: Interval(
+            values[name],
+            max(0.0, low),
+            min(1.0, high),
+            scores.records,
+            level,
+            method,
+            grouping.clusters,
+            grouping.note,
         )
-        where = np.concatenate([np.arange(self._offsets[i], self._offsets[i + 1]) for i in batch])
-        self._values[where] = top.double().exp().cpu().numpy()
+        for name, (low, high) in limits.items()
+    }
 
-    @property
-    def values(self) -> FloatArray:
-        """float64[N], laid out like `TokenScores.log_prob`; NaN where no pass has been watched."""
-        return self._values
+
+def _bins(confidence: FloatArray, bins: int) -> IntArray:
+    """Return the bin of every token: of equal mass, equal values together."""
+    order = np.argsort(confidence, kind="stable")
+    # a value belongs to the bin of its first occurrence
+    _, first, which = np.unique(confidence[order], return_index=True, return_inverse=True)
+    place = np.empty(len(confidence), dtype=np.int64)
+    place[order] = (first * bins // len(confidence))[which]
+    return place
+
+
+def _errors(owner: IntArray, place: IntArray, values: FloatArray) -> FloatArray:
+    """Return what each unit adds to the error of Σ_{t∈b} v_t / N of each bin, [U, B].
+
+    The sum of squares of a column estimates the variance of its bin.
+    """
+    units = np.unique(owner, return_inverse=True)[1]
+    shape = (int(units.max()) + 1, int(place.max()) + 1)
+    sums = np.zeros(shape)
+    np.add.at(sums, (units, place), values)
+    sizes = np.bincount(units)
+    residuals = (sums - sizes[:, None] * (sums.sum(axis=0) / len(values))) / len(values)
+    found: FloatArray = residuals * math.sqrt(shape[0] / (shape[0] - 1))
+    return found

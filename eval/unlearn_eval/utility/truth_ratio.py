@@ -13,7 +13,10 @@ from unlearn.errors import DataError, OptionError
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._statistics.common import as_values
 
-__all__ = ["Mean", "forget_score", "truth_ratio", "utility_score"]
+__all__ = ["PAPER", "SUMMARY", "Mean", "forget_score", "truth_ratio", "utility_score"]
+
+PAPER = "https://arxiv.org/abs/2401.06121"
+SUMMARY = "whether the true answer is likelier than false ones of the same form"
 
 Mean = Literal["geometric", "arithmetic"]
 """How the false answers are averaged: as the published logs do it, or as the paper's text says."""

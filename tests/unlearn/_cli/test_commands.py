@@ -13,6 +13,11 @@ import pytest
 from unlearn import METHODS
 from unlearn._cli import run
 from unlearn.lineage import Lineage
+from unlearn_eval.benchmarks import BENCHMARKS
+from unlearn_eval.extraction import PROBES
+from unlearn_eval.membership import ATTACKS, CALIBRATED
+from unlearn_eval.passes import PASSES
+from unlearn_eval.robustness.options import OPTIONS
 
 
 def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +30,14 @@ def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
     assert "membership.loss" in out
     assert "membership.lira" in out
     assert "extraction.verbatim" in out
-    assert "relearn" in out.split("--robustness")[1]
+    treatments = out.split("--robustness,")[1]
+    for name, options in OPTIONS.items():
+        assert f"{name}  " in treatments
+        assert all(f"set    {name}.{key}=" in treatments for key in options.model_fields)
+    every = [f"membership.{name}" for name in (*ATTACKS, *CALIBRATED)]
+    every += [f"extraction.{name}" for name in PROBES]
+    every += [*PASSES, *BENCHMARKS, "utility.calibration", "utility.drift"]
+    assert all(f"{name}  " in out for name in every)
     assert run(["recipes", "ls"]) == 0
     assert "tofu_small" in capfd.readouterr().out
 
@@ -164,11 +176,23 @@ def test_audit_treats_the_model_further_on_demand(
     assert run([*words, "--robustness", "relearn,int9"]) == 2
     assert "int8" in capfd.readouterr().err
     assert not (tmp_path / "audit").exists()
-    assert run([*words, "--robustness", "relearn, int8"]) == 0
+    words += ["--robustness", "relearn, int8"]
+    assert run([*words, "--robustness-option", "relearn.stpes=3"]) == 2
+    assert "did you mean 'steps'" in capfd.readouterr().err
+    assert not (tmp_path / "audit").exists()
+    options = ["relearn.steps=3", "relearn.seeds=5,6", "relearn.learning_rate=1e-3"]
+    for option in options:
+        words += ["--robustness-option", option]
+    assert run(words) == 0
     content = json.loads((tmp_path / "audit" / "audit.json").read_text())
     found = {row["deployment"] for row in content["rows"]}
-    assert found == {"as-is", "relearned k=2 steps=10", "int8"}
-    assert "relearned k=2 steps=10" in (tmp_path / "audit" / "report.html").read_text()
+    runs = {f"relearned seed={seed} k=2 steps=3" for seed in (5, 6)}
+    assert found == {"as-is", "relearned seeds=2 k=2 steps=3", *runs, "int8"}
+    rates = {r["params"]["learning_rate"] for r in content["rows"] if r["deployment"] in runs}
+    assert rates == {1e-3}
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "relearned seeds=2 k=2 steps=3" in page
+    assert "relearned seed=5" not in page  # the mean stands for the runs
 
 
 def test_python_m_unlearn_in_a_fresh_process(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ def test_names_match_files_and_papers_are_given():
         "neighbourhood",
         "prompt_states",
         "exposure",
+        "truth_ratio",
     ]
     for name, entry in PASSES.items():
         package, _, probe = entry.probe.partition(".")

@@ -173,7 +173,7 @@ def test_a_bet_the_other_way_is_told(good, monkeypatch):
 def test_the_scope_says_what_was_not_looked_at(good, make_audit):
     found = scope(Reading(good))
     assert any("the 20 records" in line and "10,000" in line for line in found.shown)
-    assert any("6 known kinds of attackers" in line for line in found.shown)
+    assert any("10 known kinds of attackers" in line for line in found.shown)
     assert any("not legal proof of erasure" in line for line in found.not_shown)
     assert any("older copies" in line for line in found.not_shown)
     assert not any("too few or too unequal to tell" in line for line in found.not_shown)

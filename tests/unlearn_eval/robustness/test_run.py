@@ -10,7 +10,8 @@ from unlearn.errors import OptionError
 from unlearn_eval import run_audit
 from unlearn_eval.report import audit_page
 from unlearn_eval.robustness import chosen, resemblance
-from unlearn_eval.robustness.run import Trial, robustness_rows
+from unlearn_eval.robustness.rows import robustness_rows
+from unlearn_eval.robustness.run import Trial
 from unlearn_eval.robustness.treated import Setting, Treated, score
 
 

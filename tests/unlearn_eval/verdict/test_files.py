@@ -177,22 +177,26 @@ def test_views_are_read_where_the_file_has_them(folder, tmp_path):
 
     audit = copy(folder, tmp_path / "a")
     table = pq.read_table(audit / "scores.parquet")
-    rows = [s == "after" for s in table.column("state").to_pylist()]
+    plain = zip(*(table.column(c).to_pylist() for c in ("state", "prompt_state")), strict=True)
+    rows = [place == ("after", "verbatim") for place in plain]
     again = table.filter(pa.array(rows))
+
+    def told(column: str, value: str) -> pa.Table:
+        named = pa.array([value] * again.num_rows)
+        return again.set_column(again.column_names.index(column), column, named)
+
     parts = [
-        table,  # no columns: as it is, verbatim
-        again.append_column("deployment", pa.array(["int8"] * again.num_rows)),
-        again.append_column("prompt_state", pa.array(["few_shot"] * again.num_rows)).drop_columns(
-            ["text_bytes"]
-        ),
+        table,
+        told("deployment", "int8"),
+        told("prompt_state", "sung").drop_columns(["text_bytes"]),
     ]
     pq.write_table(pa.concat_tables(parts, promote_options="default"), audit / "scores.parquet")
     file = load_scores(audit)
-    assert {View(), View("int8"), View("as-is", "few_shot")} <= set(file.views)
+    assert {View(), View("int8"), View("as-is", "sung")} <= set(file.views)
     assert list(file.views[View("int8")]) == ["after"]
-    assert file.views[View("as-is", "few_shot")]["after"]["forget"].text_bytes is None
+    assert file.views[View("as-is", "sung")]["after"]["forget"].text_bytes is None
     assert file.subjects["forget"] == [0, 0, 1, 1]
-    assert load_audit(audit).prompted["after"]["few_shot"].records == 4
+    assert load_audit(audit).prompted["after"]["sung"].records == 4
 
 
 def test_twins_come_from_a_file(folder, tmp_path):

@@ -1,0 +1,87 @@
+"""Likelihoods of false answers, and of the true ones in other words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unlearn.alternates import answering
+from unlearn.batches import Example, encode
+from unlearn.errors import DataError
+from unlearn.scoring import TOKEN_BUDGET
+from unlearn_eval._arrays import FloatArray
+from unlearn_eval._cache import Cache, examples_digest
+from unlearn_eval._measure import Measure
+from unlearn_eval.passes._base import Found, Material, Planned, View
+from unlearn_eval.passes._likelihoods import mean_log_probs
+from unlearn_eval.passes._perturbed import Answers
+from unlearn_eval.scores import TokenScores
+from unlearn_eval.utility.truth_ratio import forget_score, truth_ratio, utility_score
+
+__all__ = ["plan"]
+
+
+def plan(material: Material) -> Planned:
+    """Plan the pass of an audit: one over every other answer to the records that have any.
+
+    Forget records give `indifference`, min(R, 1/R); all others `preference`, max(0, 1 − R); R with
+    the geometric mean. A record whose true answer is not given in other words is taken by its own
+    answer, as TOFU does on real authors and world facts.
+
+    Args:
+        material: what the audit has.
+
+    Returns:
+        The pass.
+
+    Raises:
+        DataError: if a record answers nothing, or an answer does not fit the model's context.
+    """
+    parts = {name: _Part(material, name, found) for name, found in material.perturbed.items()}
+
+    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+        found = Found()
+        for split, part in parts.items():
+            ratio = part.ratio(view, cache)
+            of_forget = split == "forget"
+            metric = "indifference" if of_forget else "preference"
+            values = forget_score(ratio) if of_forget else utility_score(ratio)
+            params = {"mean": "geometric", "false_answers": part.most}
+            found.add(split, Measure("utility.truth_ratio", metric, part.positions, values, params))
+        return found
+
+    return Planned(run, sum(len(part.rows) for part in parts.values()))
+
+
+class _Part:
+    """The answers to the records of one split: for each record the true one, then false ones."""
+
+    def __init__(self, material: Material, split: str, answers: Mapping[int, Answers]) -> None:
+        self.positions = np.array(sorted(answers), dtype=np.int64)
+        self.most = max(len(a.false) for a in answers.values())
+        told = [answers[int(i)] for i in self.positions]
+        records = [material.records[split][int(i)] for i in self.positions]
+        self._starts = np.cumsum([0, *(1 + len(a.false) for a in told)])
+        written = []
+        for record, other in zip(records, told, strict=True):
+            true = record if other.paraphrase is None else answering(record, other.paraphrase)
+            written += [true, *(answering(record, text) for text in other.false)]
+        self.rows: Sequence[Example] = encode(
+            written, material.tokenizer, material.template, material.max_length
+        )
+        cut = next((e for e in self.rows if e.cut), None)
+        if cut is not None:
+            raise DataError(
+                f"--perturbed: an answer to record {cut.id!r} does not fit within the "
+                f"{material.max_length} tokens of the model"
+            )
+
+    def ratio(self, view: View, cache: Cache) -> FloatArray:
+        """Return R of every record under one state."""
+        kept = cache.get(
+            lambda: {"mean": mean_log_probs(view, self.rows)},
+            *("mean of answers", view.stamp, examples_digest(self.rows), TOKEN_BUDGET),
+        )["mean"]
+        losses = np.split(-kept, self._starts[1:-1])
+        return truth_ratio([x[0] for x in losses], [x[1:] for x in losses])

@@ -1,0 +1,309 @@
+"""The rows of an audit that say what became of treated states, and of the unlearned one alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unlearn_eval._arrays import IntArray
+from unlearn_eval._measure import Scores
+from unlearn_eval._result import AuditRow, row_of
+from unlearn_eval._statistics.common import Grouping, group, no_interval
+from unlearn_eval._table import cluster_labels
+from unlearn_eval.extraction import PROBES
+from unlearn_eval.membership import ATTACKS
+from unlearn_eval.robustness import Treatment, resemblance
+from unlearn_eval.robustness._change import (
+    Change,
+    auc_change,
+    compared,
+    excess_interval,
+    mean_change,
+    resemblance_interval,
+)
+from unlearn_eval.robustness.treated import Treated
+from unlearn_eval.scores import TokenScores
+from unlearn_eval.statistics import Interval, auc_interval, mean_interval, proportion_interval
+from unlearn_eval.utility import loss
+
+if TYPE_CHECKING:
+    from unlearn_eval.robustness.run import Trial
+
+__all__ = ["MIN_RECORDS", "robustness_rows"]
+
+MIN_RECORDS = 5
+"""Fewest forget records for intervals of R and of the excess: with 4 all of [0, 1] is in them."""
+
+# What is read off the forgotten records of a treated state; of the others, the loss alone.
+_PROBES = (("verbatim", "rate"), ("strength", "mean"), ("exact", "mean"))
+
+Subjects = Mapping[str, Sequence[Hashable | None]]
+
+
+class _Metric(NamedTuple):
+    """A number of a treated state: probe and metric."""
+
+    probe: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """How far one state moved in one metric in one run.
+
+    Attributes:
+        change: the change.
+        grouping: which records belong together.
+        n: forget records.
+    """
+
+    change: Change
+    grouping: Grouping
+    n: int
+
+
+def robustness_rows(
+    trial: Trial, scores: Scores, subjects: Subjects, level: float = 0.95
+) -> list[AuditRow]:
+    """Compute every number of the treated states, and how the unlearned one compares.
+
+    A row of a treated state is named as that of the state itself, with its `deployment`. Runs that
+    differ by their seed have rows of their own, and rows of their mean: ± Student's t over seeds,
+    method `seeds`, which shows how much the draw matters and nothing of other records.
+
+    Of the unlearned state, `R[probe]` says how alike it and the references move (`resemblance`),
+    and `excess[probe]` how much farther it moves, Δ_u − Δ_r, in the metric's own unit; both are
+    rows of the treatment's probe, their `params` hold both Δ, that of the references as a mean over
+    them. Their intervals allow for records (or subjects, where these can carry it), seeds and
+    references; with one reference nothing tells how much references differ.
+
+    Args:
+        trial: what the treatments gave.
+        scores: of the untreated states, by state and split.
+        subjects: by split, the subject of each record, or None where it has none.
+        level: confidence level of the intervals.
+
+    Returns:
+        The rows, none without treatments.
+    """
+    rows: list[AuditRow] = []
+    # by treatment, deployment and metric: what each state's runs gave
+    moved: dict[tuple[Treatment, str, _Metric], dict[str, list[_Moved]]] = {}
+    for key, treated_states in trial.found.items():
+        found: list[AuditRow] = []
+        for treatment, treated in treated_states:
+            found += _treated_rows(key, treated, scores[key], subjects, level)
+            name = treated.across or treated.deployment
+            for metric, change in _moves(treated, scores[key], subjects):
+                where = (treatment, name, metric)
+                moved.setdefault(where, {}).setdefault(key, []).append(change)
+        rows += found + _means_over_seeds(treated_states, found, level)
+    for (treatment, name, metric), by_state in moved.items():
+        told = _comparison(metric, by_state, level)
+        rows += [
+            replace(row_of("after", "forget", treatment.probe, *rest), deployment=name)
+            for rest in told
+        ]
+    for key, reasons in trial.refused.items():
+        for treatment, reason in reasons:
+            n = scores[key]["forget"].records
+            refused = no_interval(math.nan, n, level, None, f"{treatment.name}: {reason}")
+            row = row_of(key, "forget", treatment.probe, treatment.name, refused)
+            rows.append(replace(row, deployment=treatment.name))
+    return rows
+
+
+def _treated_rows(
+    key: str,
+    treated: Treated,
+    plain: Mapping[str, TokenScores],
+    subjects: Subjects,
+    level: float,
+) -> list[AuditRow]:
+    """Return the rows of one treated state."""
+    labels = {s: _labels(subjects.get(s), plain[s], part) for s, part in treated.scores.items()}
+    return [
+        replace(
+            row_of(key, split, probe, metric, found, treated.params), deployment=treated.deployment
+        )
+        for split, probe, metric, found in _numbers(treated.scores, labels, level)
+    ]
+
+
+def _numbers(
+    splits: Mapping[str, TokenScores],
+    labels: Mapping[str, Sequence[Hashable] | None],
+    level: float,
+) -> Iterator[tuple[str, str, str, Interval]]:
+    """Yield (split, probe, metric, estimate) of one state."""
+    for split, matrix in splits.items():
+        clusters = labels[split]
+        yield split, "utility.loss", "mean", mean_interval(loss.score(matrix), level, clusters)
+        if split != "forget":
+            continue
+        for name, metric in _PROBES:
+            probe = PROBES[name]
+            interval = proportion_interval if metric == "rate" else mean_interval
+            values = probe.score(matrix, **probe.metrics[metric])
+            yield split, f"extraction.{name}", metric, interval(values, level, clusters)
+    if "holdout" in splits:
+        attack = ATTACKS["loss"]
+        x, y = attack.score(splits["forget"]), attack.score(splits["holdout"])
+        found = auc_interval(x, y, level, labels["forget"], labels["holdout"])
+        yield "forget", "membership.loss", "auc", found
+
+
+def _means_over_seeds(
+    treated_states: Sequence[tuple[Treatment, Treated]], found: Sequence[AuditRow], level: float
+) -> list[AuditRow]:
+    """Return the means of the rows of runs that differ by their seed."""
+    across = {t.deployment: t.across for _, t in treated_states if t.across}
+    runs: dict[tuple[str, str, str, str], list[AuditRow]] = {}
+    for row in found:
+        if row.deployment in across:
+            where = (across[row.deployment], row.split, row.probe, row.metric)
+            runs.setdefault(where, []).append(row)
+    rows = []
+    for (name, split, probe, metric), several in runs.items():
+        values = [row.value for row in several]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            mean = no_interval(math.nan, several[0].n, level, None, "a run gave no value")
+        else:
+            note = f"over {len(known)} seeds: says nothing of other records"
+            mean = mean_interval(known, level)._replace(method="seeds", note=note)
+        params = dict(several[0].params) | {"seed": [row.params.get("seed") for row in several]}
+        row = row_of(several[0].state, split, probe, metric, mean._replace(n=several[0].n), params)
+        rows.append(replace(row, deployment=name))
+    return rows
+
+
+def _moves(
+    treated: Treated, plain: Mapping[str, TokenScores], subjects: Subjects
+) -> Iterator[tuple[_Metric, _Moved]]:
+    """Yield how far each metric of the forget records moved."""
+    sides = [split for split in ("forget", "holdout") if split in treated.scores]
+    after = {split: treated.scores[split] for split in sides}
+    place = {split: _positions(plain[split], after[split]) for split in sides}
+    before = {split: plain[split].take(place[split]) for split in sides}
+    labels = {split: cluster_labels(subjects.get(split)) for split in sides}
+
+    def units(of: Sequence[str]) -> tuple[Grouping, tuple[IntArray, ...]]:
+        """Judge the records at hand, and number their units as in the whole of their splits."""
+        whole = group(*((plain[split].records, labels[split]) for split in of))
+        some = group(*((len(place[split]), _taken(labels[split], place[split])) for split in of))
+        chosen = whole if some.method("") == "cluster" else whole.by_record()
+        codes = zip(chosen.codes, of, strict=True)
+        return some, tuple(code[place[split]] for code, split in codes)
+
+    grouping, (codes,) = units(["forget"])
+    n = len(codes)
+    yield (
+        _Metric("utility.loss", "mean"),
+        _Moved(
+            mean_change(loss.score(before["forget"]), loss.score(after["forget"]), codes),
+            grouping,
+            n,
+        ),
+    )
+    for name, metric in _PROBES:
+        probe = PROBES[name]
+        was, now = (
+            probe.score(m["forget"], **probe.metrics[metric]).astype(np.float64)
+            for m in (before, after)
+        )
+        change = mean_change(was, now, codes)
+        yield _Metric(f"extraction.{name}", metric), _Moved(change, grouping, n)
+    if "holdout" in sides:
+        grouping, both = units(sides)
+        attack = ATTACKS["loss"]
+        was_sides, now_sides = (
+            (attack.score(m["forget"]), attack.score(m["holdout"])) for m in (before, after)
+        )
+        change = auc_change(was_sides, now_sides, (both[0], both[1]))
+        yield _Metric("membership.loss", "auc"), _Moved(change, grouping, n)
+
+
+def _comparison(
+    metric: _Metric, by_state: Mapping[str, Sequence[_Moved]], level: float
+) -> Iterator[tuple[str, Interval, dict[str, Any]]]:
+    """Yield (metric, estimate, params) of R and of the excess."""
+    ours = by_state.get("after", ())
+    theirs = {key: runs for key, runs in by_state.items() if key != "after"}
+    every = [move for runs in by_state.values() for move in runs]
+    n = (ours or every)[0].n
+    params: dict[str, Any] = {"metric": metric.metric, "references": len(theirs)}
+    names = (f"R[{metric.probe}]", f"excess[{metric.probe}]")
+    if not ours or not theirs:
+        note = (
+            "no reference to compare with: pass --reference"
+            if ours
+            else "the unlearned state has no value"
+        )
+        delta = float(np.mean([m.change.value for m in ours])) if ours else math.nan
+        params |= {"delta": _finite(delta), "delta_reference": None}
+        for name in names:
+            yield name, no_interval(math.nan, n, level, None, note), params
+        return
+    grouping = ours[0].grouping
+    method = grouping.method("records")
+    unit = grouping if method == "cluster" else grouping.by_record()
+    freedom = min(unit.effective) - 1
+    found = compared(
+        [m.change for m in ours],
+        [[m.change for m in runs] for runs in theirs.values()],
+        freedom,
+    )
+    params |= {
+        "delta": _finite(found.unlearned),
+        "delta_reference": _finite(found.reference),
+        "seeds": len(ours),
+    }
+    r = resemblance(found.unlearned, found.reference)
+    excess = found.unlearned - found.reference
+    note = ""
+    if not math.isfinite(r):
+        note = "a difference is infinite or undefined"
+    elif n < MIN_RECORDS:
+        note = f"an interval needs {MIN_RECORDS} records, and there are {n}"
+    elif not (found.errors[0].uu > 0 and found.errors[0].rr > 0):
+        note = "all records moved alike, or none: nothing tells how much they vary"
+    if note:
+        for name, value in zip(names, (r, excess), strict=True):
+            shown = value if math.isfinite(value) else math.nan
+            yield name, no_interval(shown, n, level, grouping.clusters, note), params
+        return
+    notes = [grouping.note] if grouping.note else []
+    if len(theirs) == 1:
+        notes.append("one reference does not show how much references differ")
+    said = "; ".join(notes)
+    low, high = resemblance_interval(found, level)
+    yield names[0], Interval(r, low, high, n, level, method, grouping.clusters, said), params
+    low, high, error, nu = excess_interval(found, level)
+    more = params | {"standard_error": error, "freedom": nu}
+    yield names[1], Interval(excess, low, high, n, level, method, grouping.clusters, said), more
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _positions(whole: TokenScores, part: TokenScores) -> IntArray:
+    at = {name: i for i, name in enumerate(whole.ids)}
+    return np.array([at[name] for name in part.ids], dtype=np.int64)
+
+
+def _labels(
+    subjects: Sequence[Hashable | None] | None, whole: TokenScores, part: TokenScores
+) -> Sequence[Hashable] | None:
+    """Return the clusters of the records that a matrix holds."""
+    chosen = _taken(subjects, _positions(whole, part))
+    return cluster_labels(chosen)
+
+
+def _taken(labels: Sequence[Any] | None, positions: IntArray) -> Sequence[Any] | None:
+    return None if labels is None else [labels[i] for i in positions]
