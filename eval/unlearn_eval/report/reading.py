@@ -155,11 +155,23 @@ class Reading:
         """
         best, name = -1.0, None
         for attack in self.attacks:
-            probe = f"membership.{attack}"
-            found = self.value("after", "forget", probe, "auc")
-            if found is not None and abs(found - self.expected(probe)) > best + 1e-9:
-                best, name = abs(found - self.expected(probe)), attack
+            off = self._off(attack)
+            if off > best + 1e-9:
+                best, name = off, attack
         return name
+
+    def _off(self, attack: str) -> float:
+        """Return how far an attack's AUC is from what forgetting would give.
+
+        Without references `deviation` counts above ½ alone: that records lie nearer to the middle
+        of the unseen ones than these do is no trace of training on them.
+        """
+        probe = f"membership.{attack}"
+        found = self.value("after", "forget", probe, "auc")
+        if found is None:
+            return 0.0
+        off = found - self.expected(probe)
+        return max(0.0, off) if attack == "deviation" and not self.references else abs(off)
 
     @cached_property
     def attacks(self) -> tuple[str, ...]:
