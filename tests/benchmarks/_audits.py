@@ -105,7 +105,7 @@ def _min_k_plus_plus(logits: Tensor, target: Tensor, _: dict[str, Any]) -> float
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
     mean = (p * log_p).sum(-1)
-    std = ((p * log_p.square()).sum(-1) - mean.square()).clamp(min=0).sqrt()
+    std = (p * (log_p - mean[:, None]).square()).sum(-1).sqrt()
     return _lowest((log_p.gather(-1, target[:, None])[:, 0] - mean) / std)
 
 
@@ -188,3 +188,19 @@ def norms_by_loop(state: ModelState, examples: Sequence[Example]) -> np.ndarray:
         found.append(float(torch.stack(squares).sum().sqrt()))
     net.zero_grad()
     return np.array(found)
+
+
+def one_backward(state: ModelState, examples: Sequence[Example]) -> Step:
+    """One forward and backward pass of all records at once: what any batched norm must cost."""
+    net = state.model.eval()
+    batch = collate(examples)
+    labels = batch["input_ids"].masked_fill(~batch["target"], -100)
+    mask = batch["attention_mask"]
+
+    def step() -> None:
+        net.zero_grad()
+        net(
+            input_ids=batch["input_ids"], attention_mask=mask, labels=labels, use_cache=False
+        ).loss.backward()
+
+    return step

@@ -7,7 +7,8 @@ records of 64 tokens, half of them predicted:
   forward pass of the same records in the same batches, logits of all positions; the pass of the
   base, which some attacks compare with, is counted by itself;
 - the same set with a forward pass for each metric, as one writes them one by one, ÷ the set;
-- gradient norms of records, many in one backward pass, ÷ a loop of one backward pass each;
+- gradient norms of records, many in one backward pass, ÷ a loop of one backward pass each, and ÷
+  one backward pass of all these records, which is the floor: on a CPU arithmetic is what costs;
 - peak memory of scoring 10,000 records ÷ that of scoring 1,000, without the scores themselves.
 
 Prints a table and writes it as JSON: `bench_audit.py [FILE] [--threads N] [--rounds N]`.
@@ -70,11 +71,15 @@ def gradient_ratios(name: str, setting: Setting, target: float | None, rounds: i
             {
                 "batch": lambda: audits.void(audits.norms(state, examples)),
                 "loop": lambda: audits.void(audits.norms_by_loop(state, examples)),
+                "once": audits.one_backward(state, examples),
             },
             rounds,
         )
-    ratio = paired_ratio(found["batch"], found["loop"])
-    return [Ratio(f"{name}, {setting.length} tokens: gradient norms / loop", ratio, target)]
+    name = f"{name}, {setting.length} tokens: gradient norms"
+    return [
+        Ratio(f"{name} / loop", paired_ratio(found["batch"], found["loop"]), target),
+        Ratio(f"{name} / one backward pass", paired_ratio(found["batch"], found["once"]), 1.1),
+    ]
 
 
 def memory_ratio(setting: Setting, few: int, many: int) -> Ratio:
