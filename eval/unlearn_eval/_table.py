@@ -14,6 +14,7 @@ from unlearn import lineage as lin
 from unlearn.errors import DataError
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._measure import Measure, Measures, Prompted, Scores
+from unlearn_eval._shadows import Shadows
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -168,6 +169,7 @@ def audit_rows(
     level: float = 0.95,
     measures: Measures | None = None,
     prompted: Prompted | None = None,
+    shadows: Shadows | None = None,
 ) -> list[AuditRow]:
     """Compute every number of an audit from score matrices.
 
@@ -181,6 +183,7 @@ def audit_rows(
         level: confidence level of all intervals.
         measures: what was measured beside likelihoods, by state and split.
         prompted: scores of the forget records when prompted otherwise, by state and prompt state.
+        shadows: models that LiRA and RMIA compare with besides; they have no rows of their own.
 
     Returns:
         One row a (state, split, probe, metric).
@@ -202,7 +205,7 @@ def audit_rows(
                     row_of(state, split, measure.probe, measure.metric, found, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
-        rows += _calibrated_rows(state, scores, subjects, level)
+        rows += _calibrated_rows(state, scores, subjects, level, shadows)
         rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
         for prompt_state, matrix in (prompted or {}).get(state, {}).items():
             place = {name: i for i, name in enumerate(splits["forget"].ids)}
@@ -301,6 +304,7 @@ def _calibrated_rows(
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
+    shadows: Shadows | None,
 ) -> list[AuditRow]:
     """AUC and TPR of the attacks that compare a state with references and with the holdout.
 
@@ -320,6 +324,8 @@ def _calibrated_rows(
             ("record", key) if name is None else ("subject", name)
             for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
         ],
+        shadows=[_sides(splits) for splits in shadows.scores] if shadows else (),
+        member=(shadows.member["forget"], shadows.member["holdout"]) if shadows else None,
     )
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     rows = []

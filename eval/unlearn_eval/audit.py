@@ -19,9 +19,11 @@ from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.options import USUAL_RATE
 from unlearn.records import Records
+from unlearn.references import reference_folders
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
+from unlearn_eval._shadows import Shadows, membership
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
@@ -32,6 +34,8 @@ from unlearn_eval.robustness.run import Trial, robustness_rows, treats
 from unlearn_eval.robustness.treated import Setting
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
+
+_SHADOW = "shadow:"
 
 GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
@@ -46,6 +50,7 @@ def run_audit(
     adapter: str | Path | Sequence[str | Path] | None = None,
     before: str | Path | None = None,
     references: Sequence[str | Path] = (),
+    shadows: Sequence[str | Path] = (),
     holdout: str | Path | Records | None = None,
     retain: str | Path | Records | None = None,
     template: str | None = None,
@@ -72,7 +77,11 @@ def run_audit(
         output: folder for `audit.json`, `scores.parquet` and `report.html`; None writes nothing.
         adapter: the unlearned adapter, on top of any others before it.
         before: the adapter (or full model) before unlearning.
-        references: adapters (or full models) that never saw the records.
+        references: adapters (or full models) that never saw the records, or folders of several as
+            `unlearn references` makes them.
+        shadows: adapters (or full models), or folders of several, whose lineage tells which of the
+            records they saw, such as half-splits: LiRA and RMIA compare with them; they are no
+            states of the audit.
         holdout: records no state ever saw.
         retain: the records kept, where `data` no longer holds the rest.
         template: how records are written; by default what the lineage says.
@@ -99,6 +108,10 @@ def run_audit(
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
     treatments = chosen(robustness)
+    references, shadows = (
+        [one for path in paths for one in reference_folders(path)]
+        for paths in (references, shadows)
+    )
     if output is not None:
         check_output(output, overwrite=overwrite)
     check(also, paraphrased=paraphrases is not None)
@@ -111,6 +124,7 @@ def run_audit(
     split = {name: part for name, part in split.items() if len(part)}
     _check_overlap(split)
     below, last = _stack(adapter)
+    member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     _check_references(references, gone)
     line = Lineage.read(state.adapter or state.folder)
@@ -122,6 +136,7 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
+    others |= {f"{_SHADOW}{i}": path for i, path in enumerate(shadows)}
     material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told)
     passes = plan(also, material)
     stamps = _stamps(state, below, last, others, opening)
@@ -129,10 +144,15 @@ def run_audit(
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
     trial = Trial(treatments, Setting(rate, seed))
     further = trial.work(examples) * (1 + len(references))
+    further += len(shadows) * sum(map(len, examples.values()))
+    states = {key: stamp for key, stamp in stamps.items() if not key.startswith(_SHADOW)}
     look = Look(
-        examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
+        examples, state.tokenizer, generate, progress, states, kept, show_text, passes, further
     )
     for view in _visit(state, below, last, others, opening, stamps):
+        if view.key.startswith(_SHADOW):
+            look.shadow(view)
+            continue
         look.at(view)
         if view.state is not None and treats(view.key):
             trial.at(view.key, view.state, examples, look.count)
@@ -146,7 +166,13 @@ def run_audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
         rows=[
-            *audit_rows(scores, subjects, measures=measures, prompted=prompted),
+            *audit_rows(
+                scores,
+                subjects,
+                measures=measures,
+                prompted=prompted,
+                shadows=Shadows(look.shadows, member) if shadows else None,
+            ),
             *robustness_rows(trial, scores, subjects),
         ],
         scores=scores,
@@ -270,7 +296,8 @@ def _check_references(references: Sequence[str | Path], gone: Records) -> None:
         if shared:
             raise LineageError(
                 f"--reference {path}: its lineage shows that it was trained on {len(shared)} of "
-                f"the records to forget, first {shared[0]!r}; a reference must never have seen them"
+                f"the records to forget, first {shared[0]!r}; a reference must never have seen "
+                "them (half-splits go to --shadow)"
             )
 
 

@@ -15,6 +15,7 @@ from unlearn._cli.finetune import finetune
 from unlearn._cli.forget import forget
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
+from unlearn._cli.references import references
 
 __all__ = ["command"]
 
@@ -65,7 +66,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, compare, demo),
+        _MEASURE: (references, audit, compare, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():
