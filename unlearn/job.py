@@ -22,7 +22,7 @@ from unlearn.scoring import score_examples
 from unlearn.trainer import Objective, Teacher
 from unlearn.training import Fit, fit, total_steps
 
-__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss"]
+__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,21 @@ class Job:
                 "into the base first"
             )
         assert self.state.adapter is not None
-        config = read_adapter_config(self.state.adapter)
-        shape = {key: config[key] for key in _SHAPE if config.get(key)}
+        shape = shape_of(self.state.adapter)
         return new_adapter(open_model(self.state.name, **self.opening), shape, self.seed)
+
+
+def shape_of(adapter: Path) -> dict[str, Any]:
+    """Return what makes the shape of an adapter, so that a new one can be made like it.
+
+    Args:
+        adapter: its folder.
+
+    Returns:
+        Keyword arguments of `peft.LoraConfig`.
+    """
+    config = read_adapter_config(adapter)
+    return {key: config[key] for key in _SHAPE if config.get(key)}
 
 
 # What of an adapter's configuration makes its shape (the rest is bookkeeping or its origin).

@@ -75,6 +75,8 @@ class Look:
         self.prompted: dict[str, dict[str, TokenScores]] = {}
         self.digests: dict[str, str] = {}
         self.training: dict[str, dict[str, Any]] = {}
+        self.shadows: list[dict[str, TokenScores]] = []
+        """Scores of shadow models, in the order they passed by."""
         self.said: dict[str, dict[int, str]] = {}
         """What each state says when it continues forget records, by position."""
 
@@ -105,6 +107,11 @@ class Look:
                 self.measures[view.key][split] += measures
             self.prompted[view.key] |= more.prompted
             self.count(planned.records)
+
+    def shadow(self, view: View) -> None:
+        """Score a shadow model on every split, and nothing else of it."""
+        splits = self._examples.items()
+        self.shadows.append({split: self._scored(view, split, part)[0] for split, part in splits})
 
     def _scored(
         self, view: View, split: str, part: Sequence[Example]

@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn import lineage as lin
 from unlearn_eval._measure import Measures, Prompted, Scores
+from unlearn_eval._shadows import Shadows
 from unlearn_eval.statistics import Interval
 
 __all__ = ["Audit", "AuditRow", "row_of"]
@@ -66,6 +67,8 @@ class Audit:
         measures: what was measured of records beside likelihoods.
         prompted: score matrices of the forget records when prompted otherwise, where they fit.
         treated: score matrices of treated states, by state, deployment and split.
+        shadows: what models that saw some of the records say about them, for attacks that compare;
+            None without any.
         training: for each state with a lineage, how it was made: `method`, `seconds`, `tokens`,
             `seed`.
         subjects: by split, the subject of each record, None where it has none.
@@ -83,6 +86,7 @@ class Audit:
     measures: Measures = field(default_factory=dict, repr=False)
     prompted: Prompted = field(default_factory=dict, repr=False)
     treated: Mapping[str, Scores] = field(default_factory=dict, repr=False)
+    shadows: Shadows | None = field(default=None, repr=False)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)

@@ -12,6 +12,7 @@ from unlearn.errors import DataError
 from unlearn_eval._arrays import IntArray
 from unlearn_eval._measure import Measure, Measures, Prompted, Scores, check_same_records
 from unlearn_eval._result import Audit, AuditRow, row_of
+from unlearn_eval._shadows import Shadows
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
 from unlearn_eval.membership._calibrated import Sides
@@ -49,6 +50,7 @@ def audit_rows(
     level: float = 0.95,
     measures: Measures | None = None,
     prompted: Prompted | None = None,
+    shadows: Shadows | None = None,
 ) -> list[AuditRow]:
     """Compute every number of an audit from score matrices.
 
@@ -62,6 +64,7 @@ def audit_rows(
         level: confidence level of all intervals.
         measures: what was measured beside likelihoods, by state and split.
         prompted: scores of the forget records when prompted otherwise, by state and prompt state.
+        shadows: models that LiRA and RMIA compare with besides; they have no rows of their own.
 
     Returns:
         One row a (state, split, probe, metric).
@@ -93,7 +96,7 @@ def audit_rows(
                     row_of(state, split, measure.probe, measure.metric, found, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
-        rows += _calibrated_rows(state, scores, subjects, level)
+        rows += _calibrated_rows(state, scores, subjects, level, shadows)
         rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
         for prompt_state, matrix in (prompted or {}).get(state, {}).items():
             place = {name: i for i, name in enumerate(splits["forget"].ids)}
@@ -192,9 +195,10 @@ def _calibrated_rows(
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
+    shadows: Shadows | None,
 ) -> list[AuditRow]:
     """AUC and TPR of the attacks that compare a state with references and with the holdout."""
-    evidence = evidence_of(state, scores, subjects)
+    evidence = evidence_of(state, scores, subjects, shadows)
     if evidence is None:
         return []
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
@@ -220,7 +224,10 @@ def _calibrated_rows(
 
 
 def evidence_of(
-    state: str, scores: Scores, subjects: Mapping[str, Sequence[Hashable | None]]
+    state: str,
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    shadows: Shadows | None = None,
 ) -> Evidence | None:
     """Return what the attacks in `CALIBRATED` compare a state with.
 
@@ -231,6 +238,7 @@ def evidence_of(
         state: the state under attack.
         scores: by state and split.
         subjects: by split, the subject of each record, or None where it has none.
+        shadows: models that saw some of the records, where there are any.
 
     Returns:
         The evidence; None for the base, and without a holdout.
@@ -248,6 +256,8 @@ def evidence_of(
             ("record", key) if name is None else ("subject", name)
             for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
         ],
+        shadows=[_sides(splits) for splits in shadows.scores] if shadows else (),
+        member=(shadows.member["forget"], shadows.member["holdout"]) if shadows else None,
     )
 
 

@@ -17,12 +17,14 @@ from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.near_duplicates import near_duplicates
 from unlearn.options import USUAL_RATE
 from unlearn.records import Records
+from unlearn.references import reference_folders
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._look import Look
 from unlearn_eval._neighbours import neighbours
 from unlearn_eval._processes import first, together
 from unlearn_eval._scores_file import scores_table
+from unlearn_eval._shadows import Shadows, membership
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval._verdict.fixed import Fixed
 from unlearn_eval.passes import check, plan
@@ -37,6 +39,8 @@ from unlearn_eval.robustness.run import Trial, treats
 from unlearn_eval.robustness.treated import Setting
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_rows", "run_audit"]
+
+_SHADOW = "shadow:"
 
 GENERATED = 64
 """Records of each split that every state continues by itself, unless told otherwise."""
@@ -55,6 +59,7 @@ def run_audit(
     adapter: str | Path | Sequence[str | Path] | None = None,
     before: str | Path | None = None,
     references: Sequence[str | Path] = (),
+    shadows: Sequence[str | Path] = (),
     holdout: str | Path | Records | None = None,
     retain: str | Path | Records | None = None,
     template: str | None = None,
@@ -89,7 +94,11 @@ def run_audit(
         output: folder for `audit.json`, `scores.parquet` and `report.html`; None writes nothing.
         adapter: the unlearned adapter, on top of any others before it.
         before: the adapter (or full model) before unlearning.
-        references: adapters (or full models) that never saw the records.
+        references: adapters (or full models) that never saw the records, or folders of several as
+            `unlearn references` makes them.
+        shadows: adapters (or full models), or folders of several, whose lineage tells which of the
+            records they saw, such as half-splits: LiRA and RMIA compare with them; they are no
+            states of the audit.
         holdout: records no state ever saw.
         retain: the records kept, where `data` no longer holds the rest.
         template: how records are written; by default what the lineage says.
@@ -130,6 +139,10 @@ def run_audit(
         robustness, also = fixed.adds(robustness, also)
     treatments = chosen(robustness)
     options = options_of(robustness_options or {}, [t.name for t in treatments])
+    references, shadows = (
+        [one for path in paths for one in reference_folders(path)]
+        for paths in (references, shadows)
+    )
     if output is not None:
         check_output(output, overwrite=overwrite)
     also = [*also, *(["truth_ratio"] if perturbed is not None else [])]
@@ -151,6 +164,7 @@ def run_audit(
         if announce is not None:
             announce(fixed.power)
     below, last = _stack(adapter)
+    member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     _check_references(references, gone)
     line = Lineage.read(state.adapter or state.folder)
@@ -162,6 +176,7 @@ def run_audit(
     }
     others: dict[str, str | Path] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(references)}
+    others |= {f"{_SHADOW}{i}": path for i, path in enumerate(shadows)}
     false = read_perturbed(perturbed, split)
     material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told, false)
     passes = plan(also, material)
@@ -170,10 +185,15 @@ def run_audit(
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
     trial = Trial(treatments, Setting(rate, seed), kept, options)
     further = trial.work(examples) * (1 + len(references))
+    further += len(shadows) * sum(map(len, examples.values()))
+    states = {key: stamp for key, stamp in stamps.items() if not key.startswith(_SHADOW)}
     look = Look(
-        examples, state.tokenizer, generate, progress, stamps, kept, show_text, passes, further
+        examples, state.tokenizer, generate, progress, states, kept, show_text, passes, further
     )
     for view in _visit(state, below, last, others, opening, stamps):
+        if view.key.startswith(_SHADOW):
+            look.shadow(view)
+            continue
         look.at(view)
         if view.state is not None and treats(view.key):
             trial.at(view.key, view.state, examples, look.count, view.stamp)
@@ -183,17 +203,25 @@ def run_audit(
     measures = {key: look.measures[key] for key in order}
     prompted = {key: look.prompted[key] for key in order if look.prompted[key]}
     subjects = {key: part.subjects for key, part in split.items()}
+    compared = Shadows(look.shadows, member) if shadows else None
     result = Audit(
         model=str(model),
         states={key: look.digests[key] for key in order},
         rows=[
-            *audit_rows(scores, subjects, measures=measures, prompted=prompted),
+            *audit_rows(
+                scores,
+                subjects,
+                measures=measures,
+                prompted=prompted,
+                shadows=compared,
+            ),
             *robustness_rows(trial, scores, subjects),
         ],
         scores=scores,
         measures=measures,
         prompted=prompted,
         treated=trial.scores(),
+        shadows=compared,
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
@@ -328,7 +356,8 @@ def _check_references(references: Sequence[str | Path], gone: Records) -> None:
         if shared:
             raise LineageError(
                 f"--reference {path}: its lineage shows that it was trained on {len(shared)} of "
-                f"the records to forget, first {shared[0]!r}; a reference must never have seen them"
+                f"the records to forget, first {shared[0]!r}; a reference must never have seen "
+                "them (half-splits go to --shadow)"
             )
 
 

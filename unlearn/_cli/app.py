@@ -18,6 +18,7 @@ from unlearn._cli.forget import forget
 from unlearn._cli.key import key
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
+from unlearn._cli.references import references
 from unlearn._cli.verify import verify
 
 __all__ = ["command"]
@@ -70,7 +71,7 @@ def command() -> Any:
     app.callback(help=_unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
-        _MEASURE: (audit, verify, compare, benchmark, demo),
+        _MEASURE: (references, audit, verify, compare, benchmark, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():

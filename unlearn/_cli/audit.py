@@ -29,8 +29,19 @@ def audit(
         list[str] | None,
         typer.Option(
             "--reference",
-            metavar="ADAPTER",
-            help="An adapter that never saw the records (repeat for several).",
+            metavar="ADAPTER|DIR",
+            help="An adapter that never saw the records, or a folder of them from `unlearn "
+            "references` (repeat for several).",
+        ),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shadow",
+            metavar="ADAPTER|DIR",
+            help="An adapter whose lineage tells which of the records it saw, or a folder of them "
+            "from `unlearn references --kind half` (repeat for several). LiRA and RMIA compare "
+            "with them; they are no references.",
         ),
     ] = None,
     holdout: flags.Holdout = None,
@@ -160,6 +171,7 @@ def audit(
             adapter=adapter,
             before=before,
             references=reference or (),
+            shadows=shadow or (),
             holdout=holdout,
             retain=retain,
             template=template,

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from unlearn._auto import trained_with
 from unlearn.errors import LineageError
 from unlearn.job import Job
+from unlearn.lineage import Lineage
 from unlearn.losses import NLL
 from unlearn.models import ModelState, open_model
 from unlearn.options import TrainingOptions, validated
 from unlearn.trainer import Objective
 from unlearn.training import Fit
 
-__all__ = ["run"]
+__all__ = ["run", "same_training"]
 
 # Without these nobody can say what "the same training" would be.
 _ESSENTIAL = ("learning_rate", "epochs")
+
+
+def same_training(parent: Lineage | None, given: Mapping[str, Any], where: str) -> TrainingOptions:
+    """Return the settings of an adapter's original training.
+
+    Args:
+        parent: its lineage, if it has one.
+        given: what the user sets otherwise.
+        where: what is being configured, for messages.
+
+    Returns:
+        The settings.
+
+    Raises:
+        LineageError: if they are known from nowhere.
+    """
+    known = trained_with(parent)
+    missing = [k for k in _ESSENTIAL if k not in known and k not in given]
+    if "epochs" in missing and "max_steps" in given:
+        missing.remove("epochs")
+    if missing:
+        flags = " ".join(f"-o {name}=…" for name in missing)
+        raise LineageError(
+            f"{where}: the adapter has no lineage that tells how it was trained; give its settings "
+            f"with {flags} (and batch_size, schedule, … where they were not the defaults)"
+        )
+    return validated(TrainingOptions, known | dict(given), where)
 
 
 def run(job: Job) -> tuple[ModelState, Fit]:
@@ -34,20 +64,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     Raises:
         LineageError: if the settings are known from nowhere, or a full fine-tune's base is.
     """
-    known: dict[str, Any] = dict(
-        (job.parent.finetuned_with if job.parent else {}).get("training") or {}
-    )
-    given = job.resolved.given
-    missing = [k for k in _ESSENTIAL if k not in known and k not in given]
-    if "epochs" in missing and "max_steps" in given:
-        missing.remove("epochs")
-    if missing:
-        flags = " ".join(f"-o {name}=…" for name in missing)
-        raise LineageError(
-            "retrain: the adapter has no lineage that tells how it was trained; give its settings "
-            f"with {flags} (and batch_size, schedule, … where they were not the defaults)"
-        )
-    training = validated(TrainingOptions, known | dict(given), "retrain")
+    training = same_training(job.parent, job.resolved.given, "retrain")
     if job.state.kind == "full":
         if job.parent is None:
             raise LineageError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval._arrays import BoolArray, FloatArray
 from unlearn_eval.membership import deviation, lira, loss, quantile, rmia
+from unlearn_eval.membership._references import levels
 from unlearn_eval.scores import TokenScores
 
 __all__ = [
@@ -56,16 +57,40 @@ class Evidence:
         references: other states that saw neither side.
         base: the base model, if it was scored and is not the audited state.
         groups: one label an unseen record: its subject, else its id.
+        shadows: further models, which may have seen records of either side.
+        member: for either side, bool [shadows, records]: which of them saw what.
     """
 
     target: Sides
     references: Sequence[Sides] = ()
     base: Sides | None = None
     groups: Sequence[Hashable] = ()
+    shadows: Sequence[Sides] = ()
+    member: tuple[BoolArray, BoolArray] | None = None
+
+
+_FEWEST = 2
+"""Fewest shadow models that saw a record, and that did not, for LiRA to be online."""
 
 
 def of_lira(evidence: Evidence) -> Compared | None:
-    """LiRA offline, with every reference in the place of a model that did not see the record."""
+    """LiRA offline, with every reference in the place of a model that did not see the record.
+
+    With shadow models online, where each record of both sides was seen by two or more and not seen
+    by two or more.
+    """
+    if evidence.shadows:
+        _check_finite("lira", [*evidence.references, *evidence.shadows])
+        x, others, inside = _levelled(evidence, lira.confidence)
+        fewest = min(int(min(i.sum(0).min(), (~i).sum(0).min())) for i in inside)
+        online = fewest >= _FEWEST
+        attack = lira.online if online else lira.offline
+        found = [attack(*side) for side in zip(x, others, inside, strict=True)]
+        used = fewest if online else min(int((~i).sum(0).min()) for i in inside)
+        kind = "record" if used >= lira.MIN_RECORD_VARIANCE else "global"
+        form = "online" if online else "offline"
+        params = _counts(evidence) | {"variance": kind, "form": form}
+        return Compared(found[0], found[1], params, _shadow_note(evidence, form))
     if not evidence.references:
         return None
     _check_finite("lira", evidence.references)
@@ -80,7 +105,20 @@ def of_lira(evidence: Evidence) -> Compared | None:
 
 
 def of_rmia(evidence: Evidence) -> Compared | None:
-    """RMIA offline, with the holdout as the population."""
+    """RMIA offline, with the holdout as the population.
+
+    Of shadow models each record is compared with those that did not see it.
+    """
+    if evidence.shadows:
+        _check_finite("rmia", [*evidence.references, *evidence.shadows])
+        x, others, inside = _levelled(evidence, loss.score)
+        found = [
+            rmia.score(x[i], others[i], x[1], others[1], inside[i], population_member=inside[1])
+            for i in (0, 1)
+        ]
+        params = _counts(evidence) | {"population": len(x[1]), "gamma": 1.0, "a": 1.0}
+        note = _shadow_note(evidence, "offline, the holdout is the population")
+        return Compared(found[0], found[1], params, note)
     if not evidence.references:
         return None
     _check_finite("rmia", evidence.references)
@@ -161,6 +199,52 @@ def _check_finite(attack: str, states: Sequence[Sides]) -> None:
                     f"{matrix.ids[wrong[0]]!r} out, which leaves it without a finite score; leave "
                     "the record out"
                 )
+
+
+def _levelled(
+    evidence: Evidence, score: Callable[[TokenScores], FloatArray]
+) -> tuple[list[FloatArray], list[FloatArray], list[BoolArray]]:
+    """Return scores of both sides relative to each model's level, and who saw what.
+
+    Shadow models were trained on less than the audited one, and are less likely about everything
+    they never saw. Their scores compare only once that is taken off: what remains is how a record
+    differs from unseen ones within the same model.
+
+    Args:
+        evidence: with shadow models.
+        score: what a model says of each record, in nats.
+
+    Returns:
+        (target [R], others [K, R], member [K, R]), each for the members' and the other side;
+        references come before shadow models.
+    """
+    assert evidence.member is not None
+    models = [evidence.target, *evidence.references, *evidence.shadows]
+    scores = [np.stack([score(model[i]) for model in models]) for i in (0, 1)]
+    inside = []
+    for side, known in zip(scores, evidence.member, strict=True):
+        whole = np.zeros(side.shape, dtype=bool)
+        whole[1 + len(evidence.references) :] = known
+        inside.append(whole)
+    level = levels(scores[1], inside[1])[:, None]
+    scores = [side - level for side in scores]
+    return [s[0] for s in scores], [s[1:] for s in scores], [i[1:] for i in inside]
+
+
+def _counts(evidence: Evidence) -> dict[str, Any]:
+    return {"references": len(evidence.references), "shadows": len(evidence.shadows)}
+
+
+def _shadow_note(evidence: Evidence, rest: str) -> str:
+    """Say what models there were, and how their scores were made comparable."""
+    references = len(evidence.references)
+    shadows = len(evidence.shadows)
+    also = f"{references} {'reference' if references == 1 else 'references'} and "
+    return (
+        f"from {also if references else ''}{shadows} shadow "
+        f"{'model' if shadows == 1 else 'models'}, {rest}; scores relative to each model's level "
+        "on records it never saw"
+    )
 
 
 def _note(references: int, rest: str) -> str:

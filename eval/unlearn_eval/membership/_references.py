@@ -8,7 +8,7 @@ import numpy.typing as npt
 from unlearn.errors import DataError
 from unlearn_eval._arrays import BoolArray, FloatArray
 
-__all__ = ["reference_scores"]
+__all__ = ["levels", "reference_scores"]
 
 
 def reference_scores(
@@ -52,6 +52,44 @@ def reference_scores(
             "the record or the reference out"
         )
     return x, others, inside
+
+
+def levels(scores: npt.ArrayLike, member: npt.ArrayLike) -> FloatArray:
+    """Return each model's level on records that it did not see, least squares over all of them.
+
+    Minimises Σ (s_kr − α_k − β_r)² over the records r that model k did not see and gives finite
+    scores: a model trained on less, or on other records, is likelier or less likely about all that
+    it never saw, which α takes up, while β is what records differ by. With records that no model
+    saw, α_k − α_j is the difference of their means. Without β, a model that happened not to see the
+    easy records would seem to be a better one.
+
+    Args:
+        scores: [K, R], of K models.
+        member: bool [K, R], which models saw a record.
+
+    Returns:
+        float64[K], α with mean 0.
+
+    Raises:
+        DataError: if some model saw all the records.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    unseen = ~np.asarray(member, dtype=bool) & np.isfinite(values)
+    if not unseen.any(axis=1).all():
+        model = int(np.argmin(unseen.any(axis=1)))
+        raise DataError(
+            f"model {model} (from 0) saw every unseen record that it could be compared by; give "
+            "--holdout records that were not in its training"
+        )
+    kept = unseen.astype(np.float64)
+    count = np.maximum(kept.sum(axis=0), 1.0)
+    values = np.where(unseen, values, 0.0)
+    # β_r is the mean over models of s − α; what is left are K equations of rank K − 1
+    normal = np.diag(kept.sum(axis=1)) - (kept / count) @ kept.T
+    right = np.where(unseen, values - values.sum(axis=0) / count, 0.0).sum(axis=1)
+    found: FloatArray = np.linalg.lstsq(normal, right, rcond=None)[0]
+    found -= found.mean()
+    return found
 
 
 def _first(wrong: BoolArray) -> str:

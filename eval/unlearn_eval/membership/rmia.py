@@ -25,6 +25,7 @@ def score(
     *,
     gamma: float = 1.0,
     a: float = 1.0,
+    population_member: npt.ArrayLike | None = None,
 ) -> FloatArray:
     """Return the share of z with (p_x/p̄_x)/(p_z/p̄_z) > γ, for every record x.
 
@@ -45,10 +46,11 @@ def score(
             compares between lengths. −inf is allowed.
         references: [K, R], the same under K references.
         population: [Z], log p_z of records that the audited model never saw.
-        population_references: [K, Z], of the same references, none of which saw them.
+        population_references: [K, Z], of the same references.
         member: bool [K, R], which references saw a record, and are not used for it; None if none.
         gamma: by how much x must have gained more, above 0.
         a: how far references that did not see a record tell what one that did would say, in [0, 1].
+        population_member: bool [K, Z], as `member`, for the population; None if none saw it.
 
     Returns:
         float64[R] in [0, 1]; larger = more likely a member.
@@ -63,7 +65,9 @@ def score(
     if not 0 <= a <= 1:
         raise OptionError(f"a = {a} is not in [0, 1]; 1 takes the references as they are")
     x, others, inside = reference_scores("rmia", target, references, member)
-    z, z_others, unseen = reference_scores("rmia", population, population_references)
+    z, z_others, unseen = reference_scores(
+        "rmia", population, population_references, population_member
+    )
     if not len(z):
         raise DataError("attack 'rmia' needs a population of records that no model saw")
     if np.isinf(z).any():

@@ -252,7 +252,7 @@ class Reading:
         chosen = CALIBRATED.get(attack)
         if chosen is None or chosen.compare is None:
             return None
-        evidence = evidence_of(state, self.audit.scores, self.audit.subjects)
+        evidence = evidence_of(state, self.audit.scores, self.audit.subjects, self.audit.shadows)
         try:
             found = chosen.compare(evidence) if evidence else None
         except DataError:  # its rows say why

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from unlearn_eval._shadows import Shadows
 from unlearn_eval._table import AuditRow, audit_rows
 from unlearn_eval.extraction.discoverable import SAMPLER
-from unlearn_eval.membership import deviation, lira, loss
+from unlearn_eval.membership import deviation, lira, loss, rmia
 from unlearn_eval.statistics import auc
 
 N, M, TOKENS = 60, 80, 8
@@ -170,3 +171,108 @@ def test_subjects_are_clusters_and_stay_in_one_fold(make_states):
     found = table(make_states({"after": 0.0}), subjects)
     for name in ("lira", "rmia", "deviation", "quantile"):
         assert found["after", name, "auc"].interval == "cluster"
+
+
+def shadowed(make_scores, *, pool, shadows=8, effect=1.5, shift=-1.0, n=N):
+    """A target that saw the forget records, and shadow models that saw halves of a pool.
+
+    Every shadow is likelier by the effect about what it saw, and by `shift` about everything.
+    """
+    rng = np.random.default_rng(3)
+    level = {"forget": rng.uniform(5, 10, n), "holdout": rng.uniform(5, 10, n)}
+    member = {}
+    for split, records in level.items():
+        half = np.argsort(rng.random((shadows, len(records))), axis=0) < shadows // 2
+        member[split] = half if split in pool else np.zeros_like(half)
+
+    def matrix(split, inside, moved):
+        loss_ = level[split] - effect * inside - moved + rng.normal(0, 0.3, n)
+        log_prob = np.repeat(-loss_[:, None], TOKENS, 1)
+        return make_scores(
+            log_prob,
+            sampled={SAMPLER: log_prob.ravel()},
+            ids=tuple(f"{split}{i}" for i in range(n)),
+            text_bytes=np.full(n, 40),
+        )
+
+    def state(inside, moved=0.0):
+        return {split: matrix(split, inside[split], moved) for split in level}
+
+    models = [state({s: member[s][k] for s in level}, shift) for k in range(shadows)]
+    states = {"before": state({"forget": 1.0, "holdout": 0.0})}
+    states["after"] = state({"forget": 0.0, "holdout": 0.0})
+    return states, Shadows(models, member)
+
+
+def rows_with(states, shadows):
+    rows = audit_rows(states, {}, shadows=shadows)
+    return {(r.state, r.probe.removeprefix("membership."), r.metric): r for r in rows}
+
+
+@pytest.mark.parametrize("pool", [("forget",), ("forget", "holdout")])
+def test_shadow_models_tell_the_trained_state_from_the_cleaned_one(make_scores, pool):
+    states, shadows = shadowed(make_scores, pool=pool)
+    found = rows_with(states, shadows)
+    assert {key[0] for key in found} == {"before", "after"}
+    form = "online" if "holdout" in pool else "offline"
+    for name in ("lira", "rmia"):
+        assert found["before", name, "auc"].value > 0.95
+        row = found["after", name, "auc"]
+        assert row.low < 0.5 < row.high
+        assert row.params["shadows"] == 8
+        assert "relative to each model's level" in row.note
+    assert found["after", "lira", "auc"].params["form"] == form
+    assert found["after", "lira", "auc"].note.startswith(f"from 8 shadow models, {form}")
+    assert ("after", "deviation", "auc") in found  # which rests on references alone
+    assert found["after", "deviation", "auc"].params == {"references": 0}
+
+
+@pytest.mark.parametrize("name", ["lira", "rmia"])
+def test_what_shadow_models_lack_in_training_is_no_sign_of_membership(make_scores, name):
+    # only members are in the pool: each of them is compared with half of the shadow models, another
+    # half each time, and an unseen record with all, so that the models' levels would be noise of
+    # one side
+    states, shadows = shadowed(make_scores, pool=("forget",), effect=0.6)
+    apart = [
+        {split: m.__class__(**_plus(m, x)) for split, m in model.items()}
+        for model, x in zip(shadows.scores, np.linspace(-4, 0, 8), strict=True)
+    ]
+    found = [
+        rows_with(states, Shadows(models, shadows.member))["before", name, "auc"].value
+        for models in (shadows.scores, apart)
+    ]
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+    before, score = states["before"], loss.score if name == "rmia" else lira.confidence
+    x = {split: score(before[split]) for split in before}
+    others = {split: np.stack([score(model[split]) for model in apart]) for split in before}
+    as_they_are = [
+        lira.offline(x[split], others[split], shadows.member[split])
+        if name == "lira"
+        else rmia.score(
+            x[split], others[split], x["holdout"], others["holdout"], shadows.member[split]
+        )
+        for split in ("forget", "holdout")
+    ]
+    assert auc(*as_they_are) < found[0] - 0.05
+
+
+def _plus(matrix, x):
+    kept = {name: getattr(matrix, name) for name in matrix.__slots__}
+    return kept | {"log_prob": matrix.log_prob + x}
+
+
+def test_shadow_models_beside_references(make_scores):
+    states, shadows = shadowed(make_scores, pool=("forget", "holdout"))
+    states |= {f"reference:{i}": states["after"] for i in range(2)}
+    row = rows_with(states, shadows)["before", "lira", "auc"]
+    assert row.params["references"] == 2
+    assert row.note.startswith("from 2 references and 8 shadow models, online")
+    assert row.value > 0.95
+
+
+def test_shadow_models_that_saw_all_of_the_holdout_are_refused(make_scores):
+    states, shadows = shadowed(make_scores, pool=("forget",))
+    everything = shadows.member | {"holdout": np.ones((8, N), dtype=bool)}
+    row = rows_with(states, Shadows(shadows.scores, everything))["after", "lira", "auc"]
+    assert row.value is None
+    assert "--holdout" in row.note

@@ -91,3 +91,15 @@ def test_tells_members_apart_only_if_they_differ(k, a):
             assert area > auc(target[chosen], target[~chosen]) + 0.03
         else:
             assert area == pytest.approx(0.5, abs=0.04)
+
+
+def test_population_records_are_compared_with_models_that_did_not_see_them():
+    x, others = np.array([-1.0]), np.array([[-2.0], [-2.0]])
+    z = np.array([-1.0, -1.0])
+    of_z = np.array([[-1.5, -3.0], [-0.1, -3.0]])
+    # gains: x 1; z₁ 0.5 over the model that did not see it; z₂ 2
+    saw = np.array([[False, False], [True, False]])
+    assert rmia.score(x, others, z, of_z, population_member=saw) == pytest.approx([0.5])
+    # with all models z₁ gained log(½ (e^−1.5 + e^−0.1)) less, hence lost: still below x
+    assert rmia.score(x, others + 2.2, z, of_z, population_member=saw) == pytest.approx([0.0])
+    assert rmia.score(x, others + 1.2, z, of_z) == pytest.approx([0.5])
