@@ -26,6 +26,7 @@ from unlearn_eval.membership._calibrated import Sides
 from unlearn_eval.passes import PASSES, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._likelihoods import summed_log_probs
+from unlearn_eval.passes._perturbed import read_perturbed
 from unlearn_eval.scoring import score_model
 from unlearn_eval.utility import loss, repetition, rouge
 from unlearn_eval.utility.drift import Anchor
@@ -63,7 +64,13 @@ def real(tiny_model, adapter) -> SimpleNamespace:
     lengths = [len(e.ids) for part in examples.values() for e in part]
     assert max(lengths) > 4 * min(lengths)
     material = Material(
-        records, examples, state.tokenizer, template, 128, paraphrases={"pin": ["Which of ~?"]}
+        records,
+        examples,
+        state.tokenizer,
+        template,
+        128,
+        paraphrases={"pin": ["Which of ~?"]},
+        perturbed=read_perturbed({"pin": ["It is 41.", "It is 7."]}, records),
     )
     view = View("after", state.model, state.head, "", adapter, "stamp")
     scores = {k: score_model(state.model, state.head, part) for k, part in examples.items()}
@@ -108,7 +115,7 @@ def test_no_score_depends_on_the_batch(real, in_batches_of):
         for rows in (1, 32):
             in_batches_of(rows)
             found.append(columns(score_model(real.state.model, real.state.head, part)))
-        assert len(found[0]) == 9 + len(SAMPLERS)
+        assert len(found[0]) == 10 + len(SAMPLERS)
         for name, values in found[0].items():
             assert_close(values, found[1][name])
 

@@ -36,15 +36,17 @@ def influence(residuals: FloatArray, codes: IntArray) -> FloatArray:
 
     Args:
         residuals: float64[n], values less their mean.
-        codes: int64[n], the cluster of each, two or more; numbers that do not occur get 0.
+        codes: int64[n], the cluster of each; numbers that do not occur get 0.
 
     Returns:
-        float64[max(codes) + 1]; the sum of squares is the variance of the mean.
+        float64[max(codes) + 1]; the sum of squares is the variance of the mean. Of one cluster
+        alone nothing is known: its is NaN.
     """
     shares = np.bincount(codes) / len(codes)
     sums = np.bincount(codes, residuals) / len(codes)
     shrinkage = 1 - 2 * shares + np.sum(shares**2)
-    found: FloatArray = sums / np.sqrt(shrinkage)
+    found: FloatArray = np.full(len(sums), np.nan)
+    np.divide(sums, np.sqrt(shrinkage), out=found, where=shrinkage > 0)
     return found
 
 
