@@ -92,7 +92,7 @@ def test_inside_the_prediction_limit_would_be_no_rule():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k", [3, 5, 8, 12, 19])
+@pytest.mark.parametrize("k", [3, 12])
 def test_the_power_curve_of_references(k):
     case = simulation.Case("", "deleted", k=k, forget=5, holdout=40)
     found = simulation.verdicts(case, 600, seed=5)
@@ -102,14 +102,14 @@ def test_the_power_curve_of_references(k):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 4])
-@pytest.mark.parametrize("part", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("part", [0.6, 1.0])
 def test_the_power_curve_of_twins(ratio, part):
     policy = simulation.POLICY
     n = round(part * records_for_equivalence(policy.delta, ratio))
     # nothing but noise: records are as independent as the formula takes them to be
     case = simulation.Case("", "deleted", k=0, forget=n, holdout=ratio * n, common=0.0)
-    found = simulation.verdicts(case, 400, seed=6)
-    assert passed(found) == pytest.approx(pass_power(policy, n, ratio * n), abs=0.07)
+    found = simulation.verdicts(case, 300, seed=6)
+    assert passed(found) == pytest.approx(pass_power(policy, n, ratio * n), abs=0.08)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from unlearn_eval._measure import Scores
 from unlearn_eval._verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval._verdict.policy import DEVIATION, Policy
 from unlearn_eval._verdict.result import Gate, Judged, ProbeResult
-from unlearn_eval.membership import ATTACKS, deviation, loss
+from unlearn_eval.membership import ATTACKS, loss
 from unlearn_eval.statistics import PredictionLimits, holm, prediction_limits
 
 __all__ = ["Place", "decide_by_references", "place", "statistics"]
@@ -93,18 +93,21 @@ def statistics(
 
 
 def _deviations(scores: Scores, states: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return log D_forget − log D_holdout of each state."""
+    """Return log D_forget − log D_holdout of each state; D is the mean of `deviation.score`."""
     if len(references) < 3:
         raise MissingError("3 references are needed: of two, each deviates as much from the other")
     found = np.zeros(len(states))
     for split, sign in (("forget", 1), ("holdout", -1)):
         values = np.stack([loss.score(part_of(scores, state, split)) for state in references])
-        others = [np.delete(values, j, axis=0) for j in range(len(references))]
+        if not np.isfinite(values).all():
+            raise DataError("a reference gives a record no finite score")
+        # as `deviation.score` has it, with the median of each choice of k − 1 found once
+        everyone = range(len(references))
+        medians = np.stack([np.median(np.delete(values, j, axis=0), axis=0) for j in everyone])
         for i, state in enumerate(states):
             target = loss.score(part_of(scores, state, split))
             left_out = [j for j, name in enumerate(references) if name == state]
-            chosen = [others[j] for j in left_out or range(len(references))]
-            mean = np.mean([deviation.score(target, comparators) for comparators in chosen])
+            mean = np.mean(np.abs(target - medians[left_out or list(everyone)]))
             with np.errstate(divide="ignore", invalid="ignore"):
                 found[i] += sign * np.log(mean)
     return found
