@@ -7,6 +7,7 @@ UnlearnError
 │   └── SuppressedError  a record was deleted before and must not be trained on again
 ├── ModelError           a model or adapter folder cannot be used
 ├── LineageError         a fact about an adapter's origin is missing or contradicts another
+├── LedgerError          a deletion ledger, or a request in it, does not allow what was asked
 ├── OptionError          an unknown or impossible option, method or recipe key
 ├── OutputError          results cannot be written
 └── TrainingError        training cannot go on (NaN loss, a tensor without gradient)
@@ -23,6 +24,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "DataError",
+    "LedgerError",
     "LineageError",
     "ModelError",
     "OptionError",
@@ -57,6 +59,10 @@ class ModelError(UnlearnError):
 
 class LineageError(UnlearnError):
     """A fact about where an adapter comes from is missing or contradicts another."""
+
+
+class LedgerError(UnlearnError):
+    """A deletion ledger, or a request in it, does not allow what was asked."""
 
 
 class OptionError(UnlearnError):
