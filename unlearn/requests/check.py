@@ -14,6 +14,7 @@ from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
 from unlearn.requests import _schema as schema
 from unlearn.requests._chain import START, Entry, first_break, head_mac
+from unlearn.requests._evidence import audit_digest, audit_of
 from unlearn.requests._writer import merge, request_of
 from unlearn.requests.escrow import Deposit
 from unlearn.requests.ledger import Ledger, Request
@@ -54,7 +55,7 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
     Args:
         ledger: which.
         expect_head: a head noted earlier, which must still be in the history.
-        files: look at escrow files and at adapters too.
+        files: look at escrow files, adapters and audits too.
 
     Returns:
         What was found.
@@ -79,7 +80,8 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
     problems += _rows(entries, rows)
     if files and not problems:
         requests = [request_of(row) for row in rows]
-        problems += [*_escrow(ledger, requests), *_adapters(ledger, requests)]
+        for look in (_escrow, _adapters, _audits):
+            problems += look(ledger, requests)
     notes = [f"{path} is left over from an interrupted command" for path in strays]
     more = len(problems) - _SHOWN
     shown = problems[:_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
@@ -162,3 +164,14 @@ def _adapters(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
                 yield f"request {request.id}: the adapter {folder} was changed after it was made"
         except UnlearnError:
             yield f"request {request.id}: the adapter {folder} is gone"
+
+
+def _audits(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
+    for request in requests:
+        if request.state != "closed" and "verdict" in request.facts:
+            folder, _ = audit_of(ledger, request)
+            try:
+                if audit_digest(folder) != request.facts["verdict"]["audit"]:
+                    yield f"request {request.id}: the audit {folder} was changed after the verdict"
+            except OSError:
+                yield f"request {request.id}: the audit {folder} is gone"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn._folders import resolve_folder
-from unlearn.errors import LedgerError
+from unlearn.errors import LedgerError, did_you_mean
 from unlearn.lineage import Key, weights_digest
 from unlearn.records import Record, Records
 from unlearn.requests._writer import Request, new_id
@@ -25,6 +25,7 @@ __all__ = [
     "deposited",
     "escrowed",
     "line_of",
+    "outcome_named",
     "selectors_of",
     "settle",
     "setup_of",
@@ -280,6 +281,26 @@ def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> R
     ledger.escrow.shred(*strays)
     assert old is None or not (ledger.escrow.folder / old["name"]).exists()
     return done
+
+
+def outcome_named(name: str | None) -> Outcome | None:
+    """Return an outcome by its name; None for none.
+
+    Args:
+        name: what the user wrote.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        LedgerError: if there is none of that name.
+    """
+    if name is None:
+        return None
+    for outcome in OUTCOMES:
+        if outcome == name:
+            return outcome
+    raise LedgerError(f"unknown outcome {name!r}{did_you_mean(name, OUTCOMES)}")
 
 
 def _by_state(request: Request) -> Outcome:

@@ -60,7 +60,7 @@ class Ledger:
             )
         self.id: str = row.ledger
         self.sealer = Sealer(key, self.id)
-        self.escrow = Escrow(escrow or home() / "escrow" / self.id, self.sealer)
+        self.escrow = Escrow(escrow or home() / f"{self.id}.escrow", self.sealer)
 
     @classmethod
     def open(cls, url: str | None = None, key: Key | None = None) -> Ledger:
@@ -77,6 +77,10 @@ class Ledger:
         file = sqlite_file(url)
         beside = file.with_name(f"{file.name}.escrow") if file else None
         return cls(connect(url), key or Key.load(), beside)
+
+    def folder(self, kind: str) -> Path:
+        """Return where results go unless told otherwise: beside the escrow."""
+        return self.escrow.folder.with_suffix(f".{kind}")
 
     def _begin(self) -> Any:
         """Write the head of an empty ledger; of two processes starting, one does."""

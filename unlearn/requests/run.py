@@ -26,8 +26,9 @@ from unlearn.requests._leases import Lease
 from unlearn.requests._writer import Request
 from unlearn.requests.desk import Setup, escrowed, setup_of
 from unlearn.requests.ledger import Ledger
+from unlearn.requests.states import State
 
-__all__ = ["Done", "Settings", "kept_records", "latest", "opened", "run_requests"]
+__all__ = ["Done", "Settings", "kept_records", "latest", "opened", "reopen", "run_requests"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,20 @@ class _Plan:
     @property
     def folder(self) -> Path:
         return Path(self.settings.output) / f"run-{self.run}"
+
+
+def reopen(ledger: Ledger, request: Request) -> Request:
+    """Let a request that failed, or could not be decided, wait for another run.
+
+    Args:
+        ledger: which.
+        request: failed or inconclusive.
+
+    Returns:
+        The request, located.
+    """
+    with ledger.writing() as writer:
+        return writer.change(request.id, "reopened", verdict=None)
 
 
 def run_requests(
@@ -232,18 +247,17 @@ def _carry_out(
         "run": plan.run,
     }
     before = {"digest": digest, "folder": ledger.sealer.seal(folder, f"adapter {digest}")}
-    again = []
+    own = {request.id for request in batch}
+    decided: tuple[State, ...] = ("unlearned", "verified", "failed", "inconclusive")
     with ledger.writing(lease, line) as writer:
         for request in batch:
-            writer.change(request.id, "unlearned", run=None, before=before, after=after)
-        for other in ledger.requests(
-            ["unlearned", "verified", "failed", "inconclusive"], line=line
-        ):
-            if other.id not in {request.id for request in batch}:
-                writer.change(other.id, "superseded", after=after, verdict=None)
-                again.append(other.id)
+            first = request.facts.get("before", before)  # of a second attempt: what it started from
+            writer.change(request.id, "unlearned", run=None, before=first, after=after)
+        others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
+        for name in others:
+            writer.change(name, "superseded", after=after, verdict=None)
     names = tuple(request.id for request in batch)
-    return Done(plan.run, str(plan.folder), made, names, tuple(again), len(gone), adopted)
+    return Done(plan.run, str(plan.folder), made, names, tuple(others), len(gone), adopted)
 
 
 def _forget(
@@ -297,6 +311,7 @@ def _recognised(ledger: Ledger, plan: _Plan, batch: Sequence[Request]) -> str:
         or set(line.records.forgotten) != before | wanted
     ):
         raise LedgerError(
-            f"{plan.folder} is not what run {plan.run} was to make; move it away and run again"
+            f"{plan.folder} is not what run {plan.run} was to make; it was left as it is, and the "
+            "requests wait for another run"
         )
     return line.digest

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from unlearn.errors import LedgerError, did_you_mean
 
-__all__ = ["EVENTS", "OPEN", "STATES", "State", "after"]
+__all__ = ["EVENTS", "OPEN", "STATES", "State", "after", "known_state"]
 
 State = Literal["received", "located", "unlearned", "verified", "failed", "inconclusive", "closed"]
 
@@ -37,6 +37,24 @@ EVENTS: dict[str, tuple[tuple[State | None, ...], State | None]] = {
 `superseded` follows when a later run on the same line of adapters made a new adapter, for which
 the old verdict does not hold.
 """
+
+
+def known_state(name: str) -> State:
+    """Return a state by its name.
+
+    Args:
+        name: what the user wrote.
+
+    Returns:
+        The state.
+
+    Raises:
+        LedgerError: if there is none, with the nearest.
+    """
+    for state in STATES:
+        if state == name:
+            return state
+    raise LedgerError(f"unknown state {name!r}{did_you_mean(name, STATES)}")
 
 
 def after(event: str, state: State | None) -> State:

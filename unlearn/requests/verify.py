@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
+from unlearn.requests._evidence import audit_digest, audit_of
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
 from unlearn.requests.desk import escrowed, setup_of, uncleaned
@@ -77,7 +78,7 @@ def _from(module: str, name: str) -> Any:
 
 
 def verify_request(
-    ledger: Ledger, request: Request, settings: AuditSettings, *, decide: Decide = _decide
+    ledger: Ledger, request: Request, settings: AuditSettings, *, decide: Decide | None = None
 ) -> Request:
     """Audit the newest adapter of a request's line for its records, and note the verdict.
 
@@ -85,7 +86,7 @@ def verify_request(
         ledger: which.
         request: unlearned, or decided before.
         settings: of the audit.
-        decide: makes the verdict of an audit folder.
+        decide: makes the verdict of an audit folder; None for `unlearn_eval.verdict`.
 
     Returns:
         The request: verified, failed or inconclusive.
@@ -122,7 +123,7 @@ def verify_request(
             overwrite=True,
             **settings.options,
         )
-        found = decide(output, settings.policy)
+        found = (decide or _decide)(output, settings.policy)
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
@@ -148,36 +149,8 @@ def _still_there(ledger: Ledger, request: Request) -> str | None:
         return None
 
 
-def audit_digest(folder: Path) -> str:
-    """Return the SHA-256 of an audit's two files of numbers."""
-    total = hashlib.sha256()
-    for name in ("audit.json", "scores.parquet"):
-        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    return total.hexdigest()
-
-
-def audit_of(ledger: Ledger, request: Request) -> tuple[Path, list[str]]:
-    """Return the folder of a request's audit, and the verdict's reasons.
-
-    Args:
-        ledger: which.
-        request: with a verdict.
-
-    Returns:
-        (folder, reasons).
-
-    Raises:
-        LedgerError: if it has no verdict.
-    """
-    if "verdict" not in request.facts:
-        raise LedgerError(f"request {request.id} is {request.state}: verify it first")
-    sealed = request.facts["verdict"]["sealed"]
-    told = ledger.sealer.open(sealed, f"verdict on request {request.id}")
-    return Path(told["folder"]), [str(reason) for reason in told["reasons"]]
-
-
 def certify_request(
-    ledger: Ledger, request: Request, output: str | Path, *, certify: Certify = _certify
+    ledger: Ledger, request: Request, output: str | Path, *, certify: Certify | None = None
 ) -> Path:
     """Write the certificate of a request that was decided.
 
@@ -185,7 +158,7 @@ def certify_request(
         ledger: which.
         request: verified, failed, inconclusive, or closed after that.
         output: the certificate's file.
-        certify: writes and signs it.
+        certify: writes and signs it; None for `unlearn_eval.certificate`.
 
     Returns:
         The file.
@@ -221,7 +194,7 @@ def certify_request(
         "swept": request.facts.get("swept"),
         "ledger": {"id": ledger.id, "entries": state.entries, "head": state.head},
     }
-    file = certify(folder, statement, Path(output).absolute())
+    file = (certify or _certify)(folder, statement, Path(output).absolute())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")
     with ledger.writing() as writer:
