@@ -143,15 +143,16 @@ def _split(path: Path, matcher: Matcher, suffix: str = "") -> Split:
     if path.is_dir():
         return _dataset(path, matcher)
     try:
-        return _SPLITS[suffix.lower() or path.suffix.lower()](path, matcher)
+        kind = (suffix or path.suffix).lower()
+        return _SPLITS[kind](path, matcher, kind)
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
 
 
-def _lines(path: Path, pieces: list[tuple[str, bool]]) -> Split:
-    """Split a text of pieces, each of which is a row that stays (or no row) or goes."""
+def _lines(pieces: list[tuple[str, bool]], headers: int = 0) -> Split:
+    """Split a text of pieces, each with whether it goes; blank ones and headers are no rows."""
     kept = [piece for piece, gone in pieces if not gone]
-    rows = sum(bool(piece.strip()) for piece in kept)
+    rows = sum(bool(piece.strip()) for piece in kept) - headers
     return Split(len(pieces) - len(kept), rows, lambda stage: _write_text(stage, "".join(kept)))
 
 
@@ -163,7 +164,7 @@ def _read_text(path: Path) -> str:
     return path.read_bytes().decode("utf-8")  # newlines as they are
 
 
-def _jsonl(path: Path, matcher: Matcher) -> Split:
+def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
     text = _read_text(path)
     pieces = []
     # at newlines only: a string may hold the other separators that splitlines knows
@@ -171,13 +172,13 @@ def _jsonl(path: Path, matcher: Matcher) -> Split:
         try:
             gone = bool(line.strip()) and matcher.row(json.loads(line.lstrip("\ufeff")))
         except json.JSONDecodeError:
-            if number == 1 or path.suffix.lower() == ".json":
+            if number == 1 or kind == ".json":
                 return _json(path, matcher)
             raise DataError(f"{path}, line {number}: not valid JSON") from None
         pieces.append((line, gone))
     if len(pieces) == 1:  # may be one array on one line
         return _json(path, matcher)
-    return _lines(path, pieces)
+    return _lines(pieces)
 
 
 def _json(path: Path, matcher: Matcher) -> Split:
@@ -201,9 +202,9 @@ def _json(path: Path, matcher: Matcher) -> Split:
     return Split(sum(marks), len(kept), lambda stage: _write_text(stage, written + "\n"))
 
 
-def _csv(path: Path, matcher: Matcher) -> Split:
+def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
     """Each row with the lines that it was written on, so that those which stay stay as written."""
-    separator = "\t" if path.suffix.lower().startswith(".tsv") else ","
+    separator = "\t" if kind == ".tsv" else ","
     lines = list(io.StringIO(_read_text(path), newline=""))
     reader = csv.reader(lines, delimiter=separator)
     pieces: list[tuple[str, bool]] = []
@@ -218,10 +219,10 @@ def _csv(path: Path, matcher: Matcher) -> Split:
         else:
             row = {name: value for name, value in zip(header, values, strict=False) if value}
             pieces.append((piece, bool(row) and matcher.row(row)))
-    return _lines(path, pieces)
+    return _lines(pieces, headers=1 if header else 0)
 
 
-def _parquet(path: Path, matcher: Matcher) -> Split:
+def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -265,7 +266,7 @@ def _dataset(path: Path, matcher: Matcher) -> Split:
     return Split(gone, total - gone, write)
 
 
-_SPLITS: dict[str, Callable[[Path, Matcher], Split]] = {
+_SPLITS: dict[str, Callable[[Path, Matcher, str], Split]] = {
     ".jsonl": _jsonl,
     ".json": _jsonl,
     ".csv": _csv,
