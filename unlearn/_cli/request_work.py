@@ -13,7 +13,7 @@ from unlearn._cli import flags
 __all__ = ["certificate", "run", "sweep", "verify"]
 
 _Some = Annotated[
-    list[str] | None, typer.Argument(metavar="[REQUEST]...", help="Ids; default: all that wait.")
+    list[str] | None, typer.Argument(metavar="REQUEST", help="Ids; default: all that wait.")
 ]
 
 
@@ -175,7 +175,7 @@ def sweep(
     name: flags.RequestName,
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Where else to look; its data file always is."),
+        typer.Argument(metavar="FOLDER", help="Where to look besides its own files."),
     ] = None,
     purge: Annotated[
         bool,
@@ -185,13 +185,23 @@ def sweep(
             "records; what is retained stays.",
         ),
     ] = False,
+    unclear: Annotated[
+        bool,
+        typer.Option(
+            "--unclear",
+            help="Purge too what may descend from the records; without it, only what is known to.",
+        ),
+    ] = False,
     yes: flags.Yes = False,
     ledger: flags.LedgerUrl = None,
     as_json: flags.Json = False,
 ) -> None:
     """Find what else descends from a request's records: adapters, checkpoints, merges, data files.
 
-    Symbolic links are not followed. Exit code 1 when something known is left.
+    Weights are told by lineage, by their digest, by the folder they lie in, and merges also by
+    comparing weights; data files by digest and by exact text. Of a folder with weights, only the
+    files that belong to them are deleted. Symbolic links are not followed. Exit code 1 when
+    something known is left.
     """
     from unlearn._cli.request_show import artifact_table, confirmed, echo_json, said, shown_plain
     from unlearn._cli.screen import show_note
@@ -209,7 +219,9 @@ def sweep(
             show_note(note)
 
     def agreed(artifact: Artifact) -> bool:
-        return confirmed(f"{artifact.action} {artifact.path} ({artifact.kind})?", yes)
+        return (unclear or artifact.status == "found") and confirmed(
+            f"{artifact.action} {artifact.path} ({artifact.kind})?", yes
+        )
 
     if purge and result.artifacts:
         result = purge_request(opened, request, folders or (), result, agreed)

@@ -80,8 +80,10 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
     problems += _rows(entries, rows)
     if files and not problems:
         requests = [request_of(row) for row in rows]
-        for look in (_escrow, _adapters, _audits):
-            problems += look(ledger, requests)
+        bad = [each for look in (_escrow, _adapters, _audits) for each in look(ledger, requests)]
+        # files change while they are looked at, as requests do
+        now = {request.id: request for request in ledger.requests()} if bad else {}
+        problems += [problem for request, problem in bad if now.get(request.id) == request]
     notes = [f"{path} is left over from an interrupted command" for path in strays]
     more = len(problems) - _SHOWN
     shown = problems[:_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
@@ -136,21 +138,19 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
         yield f"request {name} is in the history, but its row is gone"
 
 
-def _escrow(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
+_Found = Iterator[tuple[Request, str]]
+
+
+def _escrow(ledger: Ledger, requests: Sequence[Request]) -> _Found:
     for request in requests:
-        if request.state != "closed" and "escrow" in request.facts:
-            deposit = Deposit(**request.facts["escrow"])
-            problem = ledger.escrow.problem(deposit)
-            if problem:
-                yield f"request {request.id}: {problem}"
-                continue
+        if "escrow" in request.facts:
             try:
-                ledger.escrow.get(request.id, deposit)
+                ledger.escrow.get(request.id, Deposit(**request.facts["escrow"]))
             except LedgerError as error:
-                yield str(error)
+                yield request, f"request {request.id}: {error}"
 
 
-def _adapters(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
+def _adapters(ledger: Ledger, requests: Sequence[Request]) -> _Found:
     """Compare the adapters that open requests rest on with the digests noted when made."""
     looked: set[str] = set()
     for request in requests:
@@ -161,17 +161,21 @@ def _adapters(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
         folder = ledger.sealer.open(made["folder"], f"adapter {made['digest']}")
         try:
             if weights_digest(folder) != made["digest"]:
-                yield f"request {request.id}: the adapter {folder} was changed after it was made"
+                yield (
+                    request,
+                    f"request {request.id}: the adapter {folder} was changed after it was made",
+                )
         except UnlearnError:
-            yield f"request {request.id}: the adapter {folder} is gone"
+            yield request, f"request {request.id}: the adapter {folder} is gone"
 
 
-def _audits(ledger: Ledger, requests: Sequence[Request]) -> Iterator[str]:
+def _audits(ledger: Ledger, requests: Sequence[Request]) -> _Found:
     for request in requests:
         if request.state != "closed" and "verdict" in request.facts:
             folder, _ = audit_of(ledger, request)
+            where = f"request {request.id}: the audit {folder}"
             try:
                 if audit_digest(folder) != request.facts["verdict"]["audit"]:
-                    yield f"request {request.id}: the audit {folder} was changed after the verdict"
+                    yield request, f"{where} was changed after the verdict"
             except OSError:
-                yield f"request {request.id}: the audit {folder} is gone"
+                yield request, f"{where} is gone"

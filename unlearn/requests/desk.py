@@ -268,15 +268,18 @@ def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> R
         The request, closed.
 
     Raises:
-        LedgerError: if it cannot be closed with that outcome.
+        LedgerError: if it cannot be closed with that outcome, or is being worked on.
     """
-    with ledger.writing() as writer:
-        current = writer.get(request.id)
-        chosen = outcome or _by_state(current)
-        _allow(current, chosen)
-        old = current.facts.get("escrow")
-        done = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
-        strays = ledger.escrow.strays(writer.deposits())
+    with ledger.lease(request.line) as lease:
+        if lease is None:
+            raise LedgerError(f"another process is at work on the line of request {request.id}")
+        with ledger.writing(lease, request.line) as writer:
+            current = writer.get(request.id)
+            chosen = outcome or _by_state(current)
+            _allow(current, chosen)
+            old = current.facts.get("escrow")
+            done = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
+            strays = ledger.escrow.strays(writer.deposits())
     # kept until the ledger says closed: a kill in between leaves a stray, which goes here later
     ledger.escrow.shred(*strays)
     assert old is None or not (ledger.escrow.folder / old["name"]).exists()

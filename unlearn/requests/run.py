@@ -9,6 +9,7 @@ and adopts it; killed before, it does the same work again, from a checkpoint if 
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from unlearn import lineage as lin
 from unlearn._folders import resolve_folder
-from unlearn.errors import LedgerError, UnlearnError
+from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.methods import get_method
 from unlearn.records import Records
@@ -124,6 +125,8 @@ def run_requests(
     Raises:
         UnlearnError: for what a run cannot use; its requests stay located.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError("requests are run by one process: start it without a launcher")
     done: list[Done] = []
     busy: list[str] = []
     waiting = [r for r in ledger.requests(["located"]) if not only or r.id in only]

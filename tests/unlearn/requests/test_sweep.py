@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -127,6 +127,7 @@ def test_a_record_is_recognised_by_digest_and_by_text(matcher: Matcher, key: Key
     assert not only.text("anything")
 
 
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.booleans())
 def test_lines_that_stay_are_the_same_bytes(marks: list[bool], ending: bool) -> None:
     import tempfile
