@@ -46,8 +46,8 @@ PUBLIC = {
 }
 # the distribution, where its name is not the module's
 DISTRIBUTION = {"yaml": "pyyaml"}
-# needed without an import: Trainer runs on it
-INDIRECT = {"accelerate"}
+# needed without an import: Trainer runs on the one, SQLAlchemy loads the other for PostgreSQL
+INDIRECT = {"accelerate", "psycopg"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

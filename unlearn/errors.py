@@ -8,6 +8,7 @@ UnlearnError
 ├── ModelError           a model or adapter folder cannot be used
 ├── LineageError         a fact about an adapter's origin is missing or contradicts another
 ├── CertificateError     a certificate or its key cannot be made or read
+├── LedgerError          a deletion ledger, or a request in it, does not allow what was asked
 ├── OptionError          an unknown or impossible option, method or recipe key
 ├── OutputError          results cannot be written
 └── TrainingError        training cannot go on (NaN loss, a tensor without gradient)
@@ -25,6 +26,7 @@ from collections.abc import Iterable
 __all__ = [
     "CertificateError",
     "DataError",
+    "LedgerError",
     "LineageError",
     "ModelError",
     "OptionError",
@@ -63,6 +65,10 @@ class LineageError(UnlearnError):
 
 class CertificateError(UnlearnError):
     """A certificate of a deletion, or a key to sign or check it, cannot be made or read."""
+
+
+class LedgerError(UnlearnError):
+    """A deletion ledger, or a request in it, does not allow what was asked."""
 
 
 class OptionError(UnlearnError):

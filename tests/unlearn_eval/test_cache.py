@@ -158,8 +158,6 @@ def test_a_killed_audit_goes_on_where_it_was(audit, monkeypatch, tmp_path):
 
 
 def test_a_treatment_is_kept_by_all_that_decides_what_comes_of_it(audit, monkeypatch):
-    from unlearn_eval.robustness import relearn
-
     options = {"before": None, "generate": 0, "robustness": ["relearn"]}
     audit(**options)
     with counted(monkeypatch) as rows:
@@ -168,12 +166,9 @@ def test_a_treatment_is_kept_by_all_that_decides_what_comes_of_it(audit, monkeyp
     with counted(monkeypatch) as rows:
         audit(**options, seed=1)  # other records are taught
     assert rows
-    taught = relearn.relearn.__defaults__
-    with monkeypatch.context() as patch:
-        patch.setattr(relearn.relearn, "__defaults__", (taught[0], 3, *taught[2:]))
-        with counted(patch) as rows:
-            found = audit(**options)
-        assert rows
+    with counted(monkeypatch) as rows:
+        found = audit(**options, robustness_options={"relearn": {"steps": 3}})
+    assert rows
     assert {r.params["steps"] for r in found.rows if "steps" in r.params} == {3}
 
 

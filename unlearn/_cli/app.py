@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -14,16 +12,18 @@ from unlearn._cli.certificate import certificate
 from unlearn._cli.compare import compare
 from unlearn._cli.demo import demo
 from unlearn._cli.finetune import finetune
+from unlearn._cli.flags import unwrapped
 from unlearn._cli.forget import forget
 from unlearn._cli.key import key
 from unlearn._cli.listings import attacks, methods
 from unlearn._cli.recipes import recipes
 from unlearn._cli.references import references
+from unlearn._cli.request import request
 from unlearn._cli.verify import verify
 
 __all__ = ["command"]
 
-_TRAIN, _MEASURE, _LOOK = "Change a model", "Measure", "Look up"
+_TRAIN, _MEASURE, _PROVE, _LOOK = "Change a model", "Measure", "Deletion requests", "Look up"
 
 
 def _version(show: bool) -> None:
@@ -52,12 +52,6 @@ def _root(
     """
 
 
-def _unwrapped(function: Callable[..., Any]) -> str:
-    """Return a docstring with the lines of each paragraph joined, as a terminal wants it."""
-    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    return "\n\n".join(" ".join(part.split()) for part in paragraphs)
-
-
 def command() -> Any:
     """Return the command that parses the words and calls a verb."""
     app = typer.Typer(
@@ -68,7 +62,7 @@ def command() -> Any:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(help=_unwrapped(_root))(_root)
+    app.callback(help=unwrapped(_root))(_root)
     panels = {
         _TRAIN: (finetune, forget),
         _MEASURE: (references, audit, verify, compare, benchmark, demo),
@@ -76,8 +70,9 @@ def command() -> Any:
     }
     for panel, verbs in panels.items():
         for verb in verbs:
-            app.command(rich_help_panel=panel, help=_unwrapped(verb))(verb)
-    app.add_typer(certificate, rich_help_panel=_MEASURE)
-    app.add_typer(key, rich_help_panel=_MEASURE)
+            app.command(rich_help_panel=panel, help=unwrapped(verb))(verb)
+    app.add_typer(request, rich_help_panel=_PROVE)
+    app.add_typer(certificate, rich_help_panel=_PROVE)
+    app.add_typer(key, rich_help_panel=_PROVE)
     app.add_typer(recipes, rich_help_panel=_LOOK)
     return typer.main.get_command(app)

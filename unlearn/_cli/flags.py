@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +16,20 @@ __all__ = [
     "Dtype",
     "FourBit",
     "Holdout",
+    "Json",
+    "LedgerUrl",
     "Model",
     "Options",
     "Output",
     "Overwrite",
     "RemoteCode",
+    "RequestName",
     "Retain",
     "Seed",
     "Template",
+    "Yes",
     "opening",
+    "unwrapped",
 ]
 
 _MODEL = "Model files"
@@ -107,6 +114,20 @@ FourBit = Annotated[
         "--load-in-4bit", help="Quantise the base on load (CUDA only).", rich_help_panel=_MODEL
     ),
 ]
+LedgerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        metavar="URL",
+        envvar="UNLEARN_LEDGER",
+        help="A file, sqlite:///FILE or postgresql://…. Default: ledger.db in ~/.unlearn.",
+    ),
+]
+RequestName = Annotated[
+    str, typer.Argument(metavar="REQUEST", help="Id, the beginning of one, or number.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def opening(
@@ -119,3 +140,9 @@ def opening(
         "trust_remote_code": trust_remote_code,
         "load_in_4bit": load_in_4bit,
     }
+
+
+def unwrapped(function: Callable[..., Any]) -> str:
+    """Return a docstring with the lines of each paragraph joined, as a terminal wants it."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in paragraphs)

@@ -1,0 +1,176 @@
+"""`unlearn request run` killed at random moments, or started twice at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from unlearn.lineage import Lineage, weights_digest
+from unlearn.requests import desk
+from unlearn.requests.check import check
+from unlearn.requests.ledger import Ledger
+from unlearn.requests.locate import locate
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="signals"),
+]
+
+# A server that has imported everything forks each process: seconds of imports are paid once.
+SERVER = multiprocessing.get_context("forkserver") if os.name == "posix" else None
+CHILD = """
+import os, sys
+os.environ.update(environment)
+nowhere = os.open(os.devnull, os.O_WRONLY)
+os.dup2(nowhere, 1)
+os.dup2(nowhere, 2)
+from unlearn._cli import run
+sys.exit(run(words))
+"""
+
+
+class Site:
+    """A ledger with requests that wait, and the command that carries them out."""
+
+    def __init__(self, url: str, model: Path, adapter: Path, data: Path) -> None:
+        self.url = url
+        self.setup = desk.Setup(str(model), (str(adapter),), str(data))
+        self.ledger = Ledger.open(self.url)
+        self.words = ["request", "run", "--ledger", self.url, "--method", "npo", "-o", "stop=none"]
+        self.words += ["-o", "max_steps=8", "-o", "batch_size=2", "-o", "save_steps=3"]
+
+    def start(self) -> BaseProcess:
+        """Start `unlearn request run`."""
+        assert SERVER is not None
+        SERVER.set_forkserver_preload(
+            ["unlearn.workflow", "unlearn.requests.run", "peft", "transformers.trainer"]
+        )
+        words = {"words": self.words, "environment": dict(os.environ)}
+        process = SERVER.Process(target=exec, args=(CHILD, words))
+        process.start()
+        return process
+
+    def wait_for(self, which: str) -> str:
+        name = desk.add(self.ledger, self.setup, [which])
+        found = locate(self.setup.data, [which], near=None)
+        desk.settle(self.ledger, self.ledger.get(name), found, threshold=None)
+        return name
+
+    def run(self) -> None:
+        """Carry out what waits, undisturbed."""
+        process = self.start()
+        process.join(300)
+        assert process.exitcode == 0
+
+    def consistent(self) -> None:
+        """Whatever was interrupted: the ledger checks, and every finished folder is whole."""
+        found = check(self.ledger)
+        assert found.ok, found.problems
+        folder = self.ledger.folder("adapters")
+        for made in folder.glob("run-*"):
+            line = Lineage.read(made)
+            assert line is not None
+            assert line.digest == weights_digest(made)
+
+    def events(self, name: str) -> list[str]:
+        return [event.event for event in self.ledger.history(name)]
+
+
+@pytest.fixture
+def site(
+    url: str,
+    tmp_path: Path,
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    lineage_key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Site:
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapter, copy)
+    return Site(url, tiny_model, copy, data_file)
+
+
+def kill_until_done(site: Site, kills: int) -> int:
+    """Kill runs of one batch after the other; return how many kills hit a living process."""
+    rng = random.Random(0)
+    site.wait_for("r0")
+    site.run()  # the first also starts the server
+    site.wait_for("r11")
+    start = time.monotonic()
+    site.run()
+    whole = time.monotonic() - start
+    hit, subject = 0, 0
+    pending = ""
+    for _ in range(kills):
+        if not pending:
+            subject = subject % 10 + 1
+            pending = site.wait_for(f"r{subject}")
+        process = site.start()
+        time.sleep(rng.uniform(0.1, 1.05) * whole)
+        process.kill()
+        process.join()
+        hit += process.exitcode == -signal.SIGKILL
+        site.consistent()
+        if site.ledger.get(pending).state == "unlearned":
+            pending = ""
+    return hit
+
+
+def finish(site: Site) -> None:
+    """After the kills: one more run completes all, each request once, and leaves nothing."""
+    site.run()
+    site.consistent()
+    requests = site.ledger.requests()
+    assert {request.state for request in requests} == {"unlearned"}
+    for request in requests:
+        assert site.events(request.id).count("unlearned") == 1
+        assert site.events(request.id).count("planned") == 1
+    made = list(site.ledger.folder("adapters").iterdir())
+    runs = {
+        event.facts["after"]["run"]
+        for r in requests
+        for event in site.ledger.history(r.id)
+        if event.event == "unlearned"
+    }
+    assert {path.name for path in made} == {f"run-{run}" for run in runs}
+    newest = max((r.facts["after"] for r in requests), key=lambda after: int(after["n"]))
+    assert newest["n"] == len(runs)
+    # each request's records are among the forgotten of the newest adapter, which all led to
+    line = Lineage.read(site.ledger.sealer.open(newest["folder"], f"adapter {newest['digest']}"))
+    assert line is not None
+    assert {d for r in requests for d in r.facts["records"]} == set(line.records.forgotten)
+
+
+@pytest.mark.parametrize("fresh_url", ["sqlite"], indirect=True)
+def test_a_run_killed_ten_times_completes(site: Site) -> None:
+    assert kill_until_done(site, 10) >= 5
+    finish(site)
+
+
+@pytest.mark.stress
+def test_a_run_killed_a_hundred_times_completes(site: Site) -> None:
+    assert kill_until_done(site, 100) >= 50
+    finish(site)
+
+
+def test_two_processes_on_one_ledger_run_a_request_once(site: Site) -> None:
+    names = [site.wait_for("r0"), site.wait_for("r1")]
+    both = [site.start(), site.start()]
+    for process in both:
+        process.join(300)
+        assert process.exitcode == 0
+    (made,) = site.ledger.folder("adapters").iterdir()
+    for name in names:
+        assert site.events(name) == ["added", "located", "planned", "unlearned"]
+        assert site.ledger.get(name).facts["after"]["digest"] == weights_digest(made)
+    site.consistent()

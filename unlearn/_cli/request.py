@@ -1,0 +1,263 @@
+"""`unlearn request add | locate | list | show | check | close`; the rest is in `request_work`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from unlearn._cli import flags
+from unlearn._cli.request_work import certificate, run, sweep, verify
+
+__all__ = ["request"]
+
+request = typer.Typer(
+    name="request",
+    no_args_is_help=True,
+    help="Deletion requests: what was asked, what was done about it, and the proof.",
+    epilog="In order: add, locate, run, verify, sweep, certificate, close.",
+)
+
+_PERSON = "stored as a keyed digest only"
+
+
+def add(
+    model: flags.Model,
+    data: flags.Data,
+    forget: Annotated[
+        list[str],
+        typer.Option(
+            "--forget",
+            "-f",
+            metavar="WHICH",
+            help="Records to delete: id1,id2 | @file | subject:NAME | rows:180-199 | text:EXACT | "
+            "contains:VALUE | field:COLUMN=VALUE (repeat for several).",
+        ),
+    ],
+    adapter: flags.Adapters = None,
+    holdout: flags.Holdout = None,
+    retain: flags.Retain = None,
+    template: flags.Template = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="Shown in lists and stored as it is: a ticket's number, never a person's name."
+        ),
+    ] = None,
+    person: Annotated[str | None, typer.Option(help=f"Who asks; {_PERSON}.")] = None,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Enter a request: which records, of which adapter.
+
+    What names the records is kept encrypted, beside the ledger, until the request is closed.
+
+    Example: unlearn request add --model BASE --adapter adapter --data records.jsonl
+    --forget subject:ann --label T-1042
+    """
+    from unlearn._cli.request_show import echo_json, plain, said
+    from unlearn.requests import desk
+    from unlearn.requests.ledger import Ledger
+
+    opened = Ledger.open(ledger)
+    setup = desk.Setup(model, tuple(adapter or ()), data, retain, holdout, template)
+    name = desk.add(opened, setup, forget, label=label, person=person)
+    entered = opened.get(name)
+    if as_json:
+        echo_json(plain(entered))
+    else:
+        said(f"Request [bold]{name}[/bold] (number {entered.number}) is received.")
+        said(f"Next: unlearn request locate {name}")
+
+
+def locate(
+    name: flags.RequestName,
+    near: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least similarity (Jaccard, 5-character pieces) of near-duplicates; 0 looks for "
+            "none.",
+        ),
+    ] = 0.8,
+    include: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IDS|all", help="Near-duplicates to delete too, by id, or all that are shown."
+        ),
+    ] = None,
+    yes: flags.Yes = False,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Show the records' text on the screen.")
+    ] = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Find a request's records, what nearly repeats them, and their secrets in other records.
+
+    What was found is shown and must be confirmed (--yes confirms; with --json and without --yes
+    nothing is noted). The records are put in escrow, encrypted. May be repeated until the request
+    is run.
+    """
+    from unlearn._cli.request_show import (
+        confirmed,
+        echo_json,
+        located,
+        located_plain,
+        plain,
+        said,
+    )
+    from unlearn.requests import desk
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.locate import locate as search
+
+    opened = Ledger.open(ledger)
+    found_request = opened.get(name)
+    setup = desk.setup_of(opened, found_request)
+    selectors = desk.selectors_of(opened, found_request)
+
+    def look(ids: list[str]) -> Any:
+        return search(setup.data, selectors, retain=setup.retain, near=near or None, include=ids)
+
+    chosen = [part.strip() for part in (include or "").split(",") if part.strip()]
+    found = look([] if chosen == ["all"] else chosen)
+    if not as_json:
+        located(found, show_text)
+    if found.near and (
+        chosen == ["all"]
+        or (include is None and not yes and not as_json and confirmed("Delete these too?", yes))
+    ):
+        chosen = [entry.id for entry in found.near]
+        found = look(chosen)
+    if as_json and not yes:
+        echo_json({**plain(found_request), "confirmed": False, "found": located_plain(found)})
+        return
+    if not confirmed(f"Delete these {len(found.records)} record(s)?", yes):
+        said("Nothing was noted.")
+        raise typer.Exit(0)
+    done = desk.settle(opened, found_request, found, threshold=near or None, included=len(chosen))
+    if as_json:
+        echo_json({**plain(done), "confirmed": True, "found": located_plain(found)})
+    else:
+        said(f"Request [bold]{done.id}[/bold]: {len(found.records)} record(s) located.")
+        said("Next: unlearn request run")
+
+
+def list_(
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="Only requests in these states, by commas; `open` stands for all but closed."
+        ),
+    ] = None,
+    person: Annotated[
+        str | None, typer.Option(help="Only those that this person asked for.")
+    ] = None,
+    check_too: Annotated[
+        bool, typer.Option("--check", help="Check the ledger too, as `unlearn request check`.")
+    ] = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """List requests."""
+    from unlearn._cli.request_show import checked, checked_plain, echo_json, listed, plain
+    from unlearn.requests.check import check
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.states import OPEN, State, known_state
+
+    wanted: list[State] = []
+    for word in (state or "").replace(" ", "").split(","):
+        wanted += OPEN if word == "open" else [known_state(word)] if word else []
+    opened = Ledger.open(ledger)
+    rows = opened.requests(wanted, person=person)
+    result = check(opened) if check_too else None
+    if as_json:
+        both = {"requests": [plain(row) for row in rows]}
+        echo_json(both | ({"check": checked_plain(result)} if result else {}))
+    else:
+        listed(rows)
+        if result:
+            checked(result)
+    if result and not result.ok:
+        raise typer.Exit(1)
+
+
+def show(
+    name: flags.RequestName, ledger: flags.LedgerUrl = None, as_json: flags.Json = False
+) -> None:
+    """Show one request: where it stands, its artifacts and verdict, and its history."""
+    from unlearn._cli.request_show import echo_json, shown, shown_plain
+    from unlearn.requests.ledger import Ledger
+
+    opened = Ledger.open(ledger)
+    found = opened.get(name)
+    if as_json:
+        echo_json(shown_plain(opened, found))
+    else:
+        shown(opened, found)
+
+
+def check(
+    expect_head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HASH",
+            help="A head noted earlier: must still be in the history (finds a ledger that was put "
+            "back to an old copy).",
+        ),
+    ] = None,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Check that the ledger is as it was written, and that escrow, adapters and audits match it.
+
+    Exit code 1 when something does not hold; the first broken entry is named. Note the head
+    somewhere else: from the ledger alone it cannot be seen that all of it was put back to an older
+    copy, nor what somebody who has the key has changed.
+    """
+    from unlearn._cli.request_show import checked, checked_plain, echo_json
+    from unlearn.requests.check import check as check_ledger
+    from unlearn.requests.ledger import Ledger
+
+    result = check_ledger(Ledger.open(ledger), expect_head=expect_head)
+    if as_json:
+        echo_json(checked_plain(result))
+    else:
+        checked(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def close(
+    name: flags.RequestName,
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="pass | incomplete | fail | inconclusive | withdrawn. Default: what its state "
+            "says. pass needs a sweep, and no artifact left."
+        ),
+    ] = None,
+    yes: flags.Yes = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Close a request, and shred its records in the escrow."""
+    from unlearn._cli.request_show import confirmed, echo_json, plain, said
+    from unlearn.requests import desk
+    from unlearn.requests.ledger import Ledger
+
+    opened = Ledger.open(ledger)
+    found = opened.get(name)
+    chosen = desk.outcome_named(outcome)
+    if not confirmed(f"Close request {found.id} and shred its records?", yes):
+        raise typer.Exit(0)
+    done = desk.close(opened, found, chosen)
+    if as_json:
+        echo_json(plain(done))
+    else:
+        said(f"Request [bold]{done.id}[/bold] is closed: {done.facts['outcome']}.")
+
+
+for _verb in (add, locate, run, verify, sweep, certificate, close, list_, show, check):
+    request.command(_verb.__name__.rstrip("_"), help=flags.unwrapped(_verb))(_verb)

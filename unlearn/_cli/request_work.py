@@ -1,0 +1,255 @@
+"""`unlearn request run | verify | sweep | certificate`: what takes time, or changes other files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from unlearn._cli import flags
+
+__all__ = ["certificate", "run", "sweep", "verify"]
+
+_Some = Annotated[
+    list[str] | None, typer.Argument(metavar="REQUEST", help="Ids; default: all that wait.")
+]
+
+
+def run(
+    names: _Some = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="See `unlearn methods`.")
+    ] = None,
+    options: flags.Options = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder in which each run makes one of its own. Default: beside the ledger.",
+        ),
+    ] = None,
+    suppress: Annotated[
+        bool,
+        typer.Option(
+            "--suppress/--no-suppress",
+            help="Never train on these records again on this machine.",
+        ),
+    ] = True,
+    seed: flags.Seed = 0,
+    dtype: flags.Dtype = "auto",
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
+    load_in_4bit: flags.FourBit = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Take the records of all located requests out of their adapters.
+
+    Requests on the same adapter share one run, which starts from the newest adapter that earlier
+    runs made of it; requests that are still open must then be verified again. A run that was killed
+    is gone on with, as it was planned. Named requests that failed or were inconclusive are tried
+    again. Other data than what is to go is read from the file given when the request was added,
+    without any record that was ever asked to be deleted.
+    """
+    from unlearn import workflow
+    from unlearn._cli.request_show import echo_json, said
+    from unlearn._cli.screen import announce, progress_bar, show_note
+    from unlearn.options import parse_overrides
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.run import Settings, reopen, run_requests
+
+    opened = Ledger.open(ledger)
+    chosen = [opened.get(name) for name in names or ()]
+    for request in chosen:
+        if request.state in {"failed", "inconclusive"}:
+            reopen(opened, request)
+    settings = Settings(
+        method=method or workflow.DEFAULT_METHOD,
+        options=parse_overrides(options or []),
+        seed=seed,
+        output=str((output or opened.folder("adapters")).absolute()),
+        opening=flags.opening(dtype, device, trust_remote_code, load_in_4bit),
+        suppress=suppress,
+    )
+    with progress_bar("unlearning") as progress:
+        done, busy = run_requests(
+            opened,
+            settings,
+            only=[request.id for request in chosen],
+            announce=None if as_json else announce,
+            progress=progress,
+        )
+    if as_json:
+        echo_json({"runs": [vars(each) for each in done], "busy": busy})
+        return
+    for each in done:
+        how = "was finished before; noted now" if each.adopted else "done"
+        said(
+            f"Run [bold]{each.run}[/bold] {how}: {each.records} record(s) of "
+            f"{len(each.requests)} request(s) taken out"
+        )
+        said(f"  saved to [bold]{escape(each.folder)}[/bold]")
+        if each.again:
+            show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
+    for line in busy:
+        show_note(f"another process is at work on the adapter {line[:19]}…")
+    if not done and not busy:
+        said("No request is located and waiting.")
+
+
+def verify(
+    names: _Some = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="ADAPTER",
+            help="An adapter that never saw the records (repeat for several).",
+        ),
+    ] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="By which to decide.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder in which each audit makes one of its own. Default: beside the ledger.",
+        ),
+    ] = None,
+    also: Annotated[
+        str, typer.Option(metavar="NAMES", help="Further passes, as `unlearn audit --also`.")
+    ] = "",
+    robustness: Annotated[
+        str, typer.Option(metavar="NAMES", help="As `unlearn audit --robustness`.")
+    ] = "",
+    generate: Annotated[int, typer.Option(min=0, help="As `unlearn audit --generate`.")] = 64,
+    seed: flags.Seed = 0,
+    dtype: flags.Dtype = "auto",
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
+    load_in_4bit: flags.FourBit = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Measure the newest adapter for the records of each request, and decide.
+
+    Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
+    """
+    from unlearn._cli.request_show import echo_json, listed, plain
+    from unlearn._cli.screen import progress_bar
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.verify import AuditSettings, verify_request
+
+    opened = Ledger.open(ledger)
+    chosen = [opened.get(name) for name in names or ()] or opened.requests(["unlearned"])
+    words: dict[str, Any] = {
+        "also": [name for name in also.replace(" ", "").split(",") if name],
+        "robustness": [name for name in robustness.replace(" ", "").split(",") if name],
+        "generate": generate,
+        "seed": seed,
+    }
+    opening = flags.opening(dtype, device, trust_remote_code, load_in_4bit)
+    folder = str(output or opened.folder("audits"))
+    done = []
+    for request in chosen:
+        with progress_bar("scoring") as progress:
+            settings = AuditSettings(
+                folder, reference or (), policy, words | opening | {"progress": progress}
+            )
+            done.append(verify_request(opened, request, settings))
+    if as_json:
+        echo_json({"requests": [plain(request) for request in done]})
+    else:
+        listed(done)
+    states = {request.state for request in done}
+    if "failed" in states:
+        raise typer.Exit(3)
+    if "inconclusive" in states:
+        raise typer.Exit(4)
+
+
+def sweep(
+    name: flags.RequestName,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER", help="Where to look besides its own files."),
+    ] = None,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            "--purge",
+            help="Delete what was found, asking each time. Data files are rewritten without the "
+            "records; what is retained stays.",
+        ),
+    ] = False,
+    unclear: Annotated[
+        bool,
+        typer.Option(
+            "--unclear",
+            help="Purge too what may descend from the records; without it, only what is known to.",
+        ),
+    ] = False,
+    yes: flags.Yes = False,
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Find what else descends from a request's records: adapters, checkpoints, merges, data files.
+
+    Weights are told by lineage, by their digest, by the folder they lie in, and merges also by
+    comparing weights; data files by digest and by exact text. Of a folder with weights, only the
+    files that belong to them are deleted. Symbolic links are not followed. Exit code 1 when
+    something known is left.
+    """
+    from unlearn._cli.request_show import artifact_table, confirmed, echo_json, said, shown_plain
+    from unlearn._cli.screen import show_note
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.purge import purge_request
+    from unlearn.requests.sweep import Artifact, sweep_request
+
+    opened = Ledger.open(ledger)
+    request = opened.get(name)
+    result = sweep_request(opened, request, folders or ())
+    if not as_json:
+        if result.artifacts:
+            artifact_table([artifact.told() for artifact in result.artifacts])
+        for note in result.notes:
+            show_note(note)
+
+    def agreed(artifact: Artifact) -> bool:
+        return (unclear or artifact.status == "found") and confirmed(
+            f"{artifact.action} {artifact.path} ({artifact.kind})?", yes
+        )
+
+    if purge and result.artifacts:
+        result = purge_request(opened, request, folders or (), result, agreed)
+    request = opened.get(request.id)
+    left = [entry for entry in request.facts["artifacts"] if entry["status"] == "found"]
+    if as_json:
+        echo_json(shown_plain(opened, request) | {"notes": list(result.notes)})
+    else:
+        cleaned = [e for e in request.facts["artifacts"] if e["status"] == "cleaned"]
+        said(f"{len(left)} known artifact(s) left, {len(cleaned)} cleaned")
+    if left:
+        raise typer.Exit(1)
+
+
+def certificate(
+    name: flags.RequestName,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The certificate.")],
+    ledger: flags.LedgerUrl = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Write the signed certificate of a request that was verified."""
+    from unlearn._cli.request_show import echo_json, plain, said
+    from unlearn.requests.ledger import Ledger
+    from unlearn.requests.verify import certify_request
+
+    opened = Ledger.open(ledger)
+    file = certify_request(opened, opened.get(name), output)
+    if as_json:
+        echo_json({**plain(opened.get(name)), "certificate": str(file)})
+    else:
+        said(f"Saved to [bold]{escape(str(file))}[/bold]")

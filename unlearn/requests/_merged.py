@@ -1,0 +1,90 @@
+"""Tell from weights whether an adapter was merged into a model that does not say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["likeness"]
+
+_MODULES = 4
+
+
+def likeness(candidate: Path, base: Path, adapter: Path) -> float | None:
+    """Return the cosine between what a model adds to its base and what an adapter adds.
+
+    cos(W_candidate − W_base, B·A), over the (at most four) modules where ‖B·A‖ is largest. It is 1
+    for a merge in full precision at any scale, near 0 (± 1/√(number of weights)) for a model that
+    has nothing to do with the adapter.
+
+    Args:
+        candidate: folder of a whole model.
+        base: folder of the base.
+        adapter: folder of a LoRA adapter.
+
+    Returns:
+        The mean cosine; None where the weights cannot be compared (another shape, quantised).
+    """
+    import torch
+
+    theirs, ours = _index(candidate), _index(base)
+    updates = sorted(_updates(adapter), key=lambda item: -float(item[1].norm()))
+    cosines: list[float] = []
+    for name, update in updates:
+        key = _find(name, ours)
+        other = _find(name, theirs)
+        if key is None or other is None or len(cosines) == _MODULES:
+            continue
+        before, after = _tensor(ours[key], key), _tensor(theirs[other], other)
+        if before.shape != after.shape or not after.is_floating_point():
+            continue
+        difference = after.float() - before.float()
+        if difference.shape != update.shape:
+            update = update.T
+        if difference.shape != update.shape:
+            continue
+        norm = float(difference.norm() * update.norm())
+        cosines.append(float(torch.sum(difference * update)) / norm if norm > 0 else 0.0)
+    return sum(cosines) / len(cosines) if cosines else None
+
+
+def _updates(adapter: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (module, B·A) of a LoRA adapter; the scale does not matter for a direction."""
+    files = _index(adapter)
+    transposed = json.loads((adapter / "adapter_config.json").read_text()).get("fan_in_fan_out")
+    for key, file in files.items():
+        if key.endswith(".lora_A.weight"):
+            module = key.removesuffix(".lora_A.weight")
+            partner = f"{module}.lora_B.weight"
+            if partner in files:
+                product = _tensor(files[partner], partner).float() @ _tensor(file, key).float()
+                yield module, product.T if transposed else product
+
+
+def _find(module: str, tensors: dict[str, Path]) -> str | None:
+    """Return the weight of a module, whatever prefix the file puts before it."""
+    parts = module.split(".")
+    for start in range(len(parts)):
+        name = ".".join(parts[start:]) + ".weight"
+        if name in tensors:
+            return name
+    return None
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    from safetensors import safe_open
+
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found
+
+
+def _tensor(path: Path, name: str) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)

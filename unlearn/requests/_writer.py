@@ -1,0 +1,197 @@
+"""What a request is, and the writer through which everything happens to it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from unlearn.lineage import Key, now
+from unlearn.requests import _schema as schema
+from unlearn.requests._chain import canonical, entry_mac, head_mac, link
+from unlearn.requests.states import State, after
+
+__all__ = ["Event", "Request", "Writer", "merge", "new_id", "request_of"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where a request stands.
+
+    Attributes:
+        number: counts from 1.
+        id: 12 hexadecimal digits.
+        state: see `states`.
+        line: digest of the first adapter of the line that the request is about.
+        created: when it was added.
+        changed: when something last happened.
+        facts: what is known of it, as its history adds up.
+    """
+
+    number: int
+    id: str
+    state: State
+    line: str
+    created: str
+    changed: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry of the history: what happened, and the facts it set."""
+
+    seq: int
+    at: str
+    request: str
+    event: str
+    state: State
+    facts: Mapping[str, Any]
+
+
+class Writer:
+    """Makes changes within one transaction.
+
+    Args:
+        connection: which holds the head row.
+        key: the ledger's key.
+        seq: number of the last entry.
+        digest: its hash.
+    """
+
+    def __init__(self, connection: sa.Connection, key: Key, seq: int, digest: str) -> None:
+        self.connection, self._key = connection, key
+        self._seq, self._hash = seq, digest
+        self._entries: list[dict[str, Any]] = []
+
+    def add(self, facts: Sequence[Mapping[str, Any]], ids: Sequence[str] = ()) -> list[str]:
+        """Add requests.
+
+        Args:
+            facts: of each, among them its `line`.
+            ids: theirs, where they were drawn before (see `new_id`).
+
+        Returns:
+            The ids.
+        """
+        if not facts:
+            return []
+        number = self.connection.scalar(sa.select(sa.func.max(schema.requests.c.number))) or 0
+        known = set(self.connection.scalars(sa.select(schema.lines.c.line)))
+        lines = [x for x in dict.fromkeys(str(f["line"]) for f in facts) if x not in known]
+        if lines:
+            self.connection.execute(schema.lines.insert(), [{"line": line} for line in lines])
+        names = list(ids) or [new_id() for _ in facts]
+        rows = []
+        for i, (name, own) in enumerate(zip(names, facts, strict=True), start=1):
+            at = self._append(name, "added", "received", own)
+            rows.append(
+                {
+                    "number": number + i,
+                    "id": name,
+                    "state": "received",
+                    "line": own["line"],
+                    "created": at,
+                    "changed": at,
+                    "facts": canonical(merge({}, own)),
+                }
+            )
+        self.connection.execute(schema.requests.insert(), rows)
+        return names
+
+    def change(self, request: str, event: str, **facts: Any) -> Request:
+        """Let something happen to a request.
+
+        Args:
+            request: its id.
+            event: see `states.EVENTS`.
+            **facts: what is known now; None takes a fact back.
+
+        Returns:
+            The request afterwards.
+
+        Raises:
+            LedgerError: if that cannot happen in its state.
+        """
+        before = self.get(request)
+        state = after(event, before.state)
+        at = self._append(request, event, state, facts)
+        merged = merge(before.facts, facts)
+        self.connection.execute(
+            schema.requests.update()
+            .where(schema.requests.c.id == request)
+            .values(state=state, changed=at, facts=canonical(merged))
+        )
+        return Request(before.number, request, state, before.line, before.created, at, merged)
+
+    def get(self, request: str) -> Request:
+        """Return a request by its whole id, as it is within the transaction."""
+        table = schema.requests
+        return request_of(
+            self.connection.execute(sa.select(table).where(table.c.id == request)).one()
+        )
+
+    def deposits(self) -> set[str]:
+        """Return the names of all escrow files in force."""
+        rows = self.connection.scalars(
+            sa.select(schema.requests.c.facts).where(schema.requests.c.state != "closed")
+        )
+        found = (json.loads(row).get("escrow") for row in rows)
+        return {deposit["name"] for deposit in found if deposit}
+
+    def _append(self, request: str, event: str, state: State, facts: Mapping[str, Any]) -> str:
+        self._seq += 1
+        at = now()
+        content = canonical(
+            {
+                "seq": self._seq,
+                "at": at,
+                "request": request,
+                "event": event,
+                "state": state,
+                "facts": dict(facts),
+            }
+        )
+        self._hash = link(self._hash, content)
+        mac = entry_mac(self._key, self._hash)
+        self._entries.append(
+            {
+                "seq": self._seq,
+                "request": request,
+                "content": content,
+                "hash": self._hash,
+                "mac": mac,
+            }
+        )
+        return at
+
+    def finish(self, ledger: str) -> None:
+        """Write the new entries and the head."""
+        if not self._entries:
+            return
+        self.connection.execute(schema.history.insert(), self._entries)
+        mac = head_mac(self._key, ledger, self._seq, self._hash)
+        self.connection.execute(
+            schema.head.update().values(seq=self._seq, hash=self._hash, mac=mac)
+        )
+
+
+def new_id() -> str:
+    """Return a fresh id for a request."""
+    return secrets.token_hex(6)
+
+
+def merge(facts: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts with others put over them; None takes one away."""
+    return {key: value for key, value in {**facts, **patch}.items() if value is not None}
+
+
+def request_of(row: Any) -> Request:
+    """Return the request of a row."""
+    return Request(
+        row.number, row.id, row.state, row.line, row.created, row.changed, json.loads(row.facts)
+    )

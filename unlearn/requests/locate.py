@@ -1,0 +1,157 @@
+"""Find the records that a request is about: named ones, exact matches, and near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from unlearn._loading import read_rows
+from unlearn._selection import find
+from unlearn.errors import SelectionError, did_you_mean
+from unlearn.near_duplicates import near_duplicates
+from unlearn.records import Records
+from unlearn.requests._secrets import Elsewhere, normal, secrets_elsewhere, texts_of, value_pattern
+
+__all__ = ["Elsewhere", "Located", "Near", "find_records", "locate"]
+
+NEAR = 0.8
+"""Least Jaccard similarity of a near-duplicate unless told otherwise; not from a paper."""
+
+
+class Near(NamedTuple):
+    """A record that nearly repeats a located one."""
+
+    id: str
+    like: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a search found.
+
+    Attributes:
+        records: those that the selectors name.
+        near: others that nearly repeat one of them, most similar first; for confirmation.
+        elsewhere: secrets of `records` that records to be kept hold too.
+    """
+
+    records: Records
+    near: tuple[Near, ...]
+    elsewhere: tuple[Elsewhere, ...]
+
+
+def find_records(source: str, records: Records, selectors: Sequence[str]) -> list[int]:
+    """Return the positions of the records that any of some selectors names.
+
+    Args:
+        source: the file that the records come from; its own columns are searched.
+        records: as loaded from there.
+        selectors: IDS as everywhere, or `text:…` (a field that is exactly this), `contains:…`
+            (stands by itself in a field), or `field:NAME=VALUE` (any column of the file).
+
+    Returns:
+        Positions, ascending.
+
+    Raises:
+        SelectionError: naming a selector that finds nothing.
+    """
+    found: set[int] = set()
+    for selector in selectors:
+        kind, mark, rest = selector.strip().partition(":")
+        search = _SEARCHES.get(kind) if mark else None
+        if search is None:
+            found.update(find(records, selector))
+            continue
+        here = search(source, records, rest)
+        if not here:  # without the words: they may be what must not be in a log
+            raise SelectionError(f"{kind}: names no record of {records.source}")
+        found.update(here)
+    if not found:
+        raise SelectionError("name the records: ids, @file, subject:…, text:…, field:NAME=VALUE")
+    return sorted(found)
+
+
+def _exact(source: str, records: Records, wanted: str) -> list[int]:
+    plain = " ".join(normal(wanted).split())
+    return [
+        i
+        for i, record in enumerate(records)
+        if any(" ".join(normal(text).split()) == plain for _, text in texts_of(record))
+    ]
+
+
+def _containing(source: str, records: Records, wanted: str) -> list[int]:
+    pattern = value_pattern(wanted)
+    if pattern is None:
+        raise SelectionError("contains: needs a letter or a digit")
+    return [
+        i
+        for i, record in enumerate(records)
+        if any(pattern.search(normal(text)) for _, text in texts_of(record))
+    ]
+
+
+def _column(source: str, records: Records, condition: str) -> list[int]:
+    name, mark, value = condition.partition("=")
+    if not mark or not name:
+        raise SelectionError("write field:NAME=VALUE")
+    rows = [row for _, row in read_rows(source)]
+    known = sorted({str(key) for row in rows for key in row})
+    if name not in known:
+        raise SelectionError(f"{records.source} has no column {name!r}{did_you_mean(name, known)}")
+    return [i for i, row in enumerate(rows) if _equals(row.get(name), value)]
+
+
+def _equals(cell: Any, value: str) -> bool:
+    """Compare as text; a list equals when one of its elements does."""
+    if isinstance(cell, list | tuple):
+        return any(_equals(part, value) for part in cell)
+    if isinstance(cell, bool):
+        return value.lower() == str(cell).lower()
+    return cell is not None and normal(str(cell)).strip() == normal(value).strip()
+
+
+_SEARCHES: Mapping[str, Callable[[str, Records, str], list[int]]] = {
+    "text": _exact,
+    "contains": _containing,
+    "field": _column,
+}
+
+
+def locate(
+    source: str,
+    selectors: Sequence[str],
+    *,
+    retain: str | None = None,
+    near: float | None = NEAR,
+    include: Iterable[str] = (),
+) -> Located:
+    """Find a request's records, what nearly repeats them, and their secrets elsewhere.
+
+    Args:
+        source: the data that the model was trained on.
+        selectors: see `find_records`.
+        retain: the records to keep, when `source` no longer holds the rest.
+        near: least similarity of a near-duplicate; None looks for none.
+        include: ids of near-duplicates that were confirmed: they count as located.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UnlearnError: if the data cannot be read, or a selector finds nothing.
+    """
+    data = Records.load(source)
+    places = find_records(source, data, selectors)
+    confirmed = list(include)
+    if confirmed:
+        places += [data.ids.index(r.id) for r in data.select(",".join(confirmed))]
+    gone = data.take(places)
+    rest = data.without(gone)
+    best: dict[str, Near] = {}
+    for like, name, similarity in near_duplicates(gone, rest, near) if near else ():
+        best.setdefault(name, Near(name, like, similarity))
+    kept = rest if retain is None else Records.load(retain).without(gone)
+    return Located(gone, tuple(best.values()), tuple(secrets_elsewhere(gone, kept)))

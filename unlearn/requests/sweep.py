@@ -1,0 +1,254 @@
+"""Find what else descends from a request's records: weights, checkpoints, caches, data files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unlearn._folders import resolve_folder
+from unlearn.errors import DataError, LedgerError, UnlearnError
+from unlearn.lineage import home, now, weights_digest
+from unlearn.requests._datafiles import READABLE, TEXT, Matcher, held, is_dataset
+from unlearn.requests._descent import Family, descendants, node
+from unlearn.requests._writer import Request
+from unlearn.requests.desk import Setup, escrowed, setup_of
+from unlearn.requests.ledger import Ledger
+
+__all__ = ["Artifact", "Swept", "matcher_of", "note_sweep", "sweep_request"]
+
+Status = Literal["found", "unclear", "cleaned"]
+Action = Literal["delete", "rewrite", "by hand"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something that descends from the records, or may.
+
+    Attributes:
+        kind: adapter, model, checkpoint, quantized export, optimizer state, score cache, data file,
+            saved dataset or text file.
+        path: a file, or the folder of `files`.
+        why: how that is known.
+        status: `found` keeps a request from closing as passed; `unclear` is for people to look at.
+        action: what a purge does with it.
+        files: of a folder of weights: what a purge deletes.
+    """
+
+    kind: str
+    path: Path
+    why: str
+    status: Status
+    action: Action
+    files: tuple[Path, ...] = ()
+
+    def told(self) -> dict[str, str]:
+        """Return it for a table, or the ledger."""
+        return {
+            "kind": self.kind,
+            "path": str(self.path),
+            "why": self.why,
+            "status": self.status,
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found.
+
+    Attributes:
+        artifacts: in the order of their paths.
+        notes: what could not be looked into.
+        roots: where it looked, and below.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    notes: tuple[str, ...]
+    roots: tuple[Path, ...]
+
+
+def matcher_of(ledger: Ledger, request: Request) -> Matcher:
+    """Return what recognises a request's records in data files."""
+    return Matcher(request.facts["records"], ledger.key, escrowed(ledger, [request]))
+
+
+def sweep_request(ledger: Ledger, request: Request, folders: Iterable[Path]) -> Swept:
+    """Look for what descends from a request's records, and note it in the ledger.
+
+    Args:
+        ledger: which.
+        request: located or later, and open.
+        folders: where to look, besides the request's own data files and adapters and the cache of
+            scores. Links are not followed.
+
+    Returns:
+        What was found.
+
+    Raises:
+        LedgerError: if the request's records are not known (yet, or any more).
+        DataError: if a folder is not there.
+    """
+    if "records" not in request.facts or request.state == "closed":
+        raise LedgerError(f"request {request.id} is {request.state}: its records are not at hand")
+    setup = setup_of(ledger, request)
+    roots = _roots(ledger, request, setup, folders)
+    notes: list[str] = []
+    found = sorted(_look(ledger, request, setup, roots, notes), key=lambda a: str(a.path))
+    result = Swept(tuple(found), tuple(notes), roots)
+    note_sweep(ledger, request, result, "swept")
+    return result
+
+
+def _roots(
+    ledger: Ledger, request: Request, setup: Setup, folders: Iterable[Path]
+) -> tuple[Path, ...]:
+    given = [Path(os.path.realpath(folder.expanduser())) for folder in folders]
+    for folder in given:
+        if not folder.exists():
+            raise DataError(f"{folder}: no such folder to sweep")
+    own = [setup.data, setup.retain, *setup.adapters]
+    before = request.facts.get("before")
+    if before:
+        own.append(ledger.sealer.open(before["folder"], f"adapter {before['digest']}"))
+    there = [Path(os.path.realpath(name)) for name in own if name and Path(name).exists()]
+    roots = sorted({*given, *there})
+    return tuple(r for r in roots if not any(o != r and o in r.parents for o in roots))
+
+
+def _look(
+    ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], notes: list[str]
+) -> Iterator[Artifact]:
+    matcher = matcher_of(ledger, request)
+    nodes = []
+    links = skipped = 0
+    own = {ledger.escrow.folder.resolve()}
+    for folder, files, dataset in _walk(roots, own):
+        links += sum(path.is_symlink() for path in files)
+        real = [path for path in files if path.is_file() and not path.is_symlink()]
+        if dataset:
+            yield from _data(folder, "saved dataset", "rewrite", matcher, notes)
+            continue
+        found = node(folder, real) if folder.is_dir() else None
+        if found is not None:
+            nodes.append(found)
+        for path in set(real) - set(found.files if found else ()):
+            suffix = path.suffix.lower()
+            if suffix in READABLE:
+                yield from _data(path, "data file", "rewrite", matcher, notes)
+            elif suffix in TEXT:
+                yield from _data(path, "text file", "by hand", matcher, notes)
+            else:
+                skipped += 1
+    family = _family(ledger, request, setup)
+    for each, known, why in descendants(nodes, family):
+        status: Status = "found" if known else "unclear"
+        yield Artifact(each.kind, each.path, why, status, "delete", each.files)
+    scores = home() / "cache" / "scores"
+    if scores.is_dir() and (entries := sorted(p for p in scores.iterdir() if p.is_file())):
+        why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
+        yield Artifact("score cache", scores, why, "unclear", "delete", tuple(entries))
+    if links:
+        notes.append(f"{links} symbolic link(s) were not followed")
+    if skipped:
+        notes.append(f"{skipped} file(s) of other kinds were not looked into")
+
+
+def _walk(roots: Iterable[Path], leave_out: set[Path]) -> Iterator[tuple[Path, list[Path], bool]]:
+    """Yield (folder, its files, whether it is a saved dataset), never through a link."""
+    for root in roots:
+        if root.is_file():
+            yield root.parent / root.name, [root], False
+            continue
+        for name, below, files in os.walk(root):
+            folder = Path(name)
+            if folder.resolve() in leave_out:
+                below.clear()
+                continue
+            dataset = is_dataset(folder)
+            links = [entry for entry in below if (folder / entry).is_symlink()]
+            if dataset:
+                below.clear()
+            yield folder, [folder / entry for entry in sorted([*files, *links])], dataset
+
+
+def _data(
+    path: Path, kind: str, action: Action, matcher: Matcher, notes: list[str]
+) -> Iterator[Artifact]:
+    try:
+        rows = held(path, matcher)
+    except (DataError, OSError) as error:
+        notes.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
+        return
+    if rows:
+        what = f"{rows} row(s) hold one of the records" if action == "rewrite" else "holds the text"
+        yield Artifact(kind, path, what, "found", action)
+
+
+def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
+    """Gather the digests that the ledger knows of."""
+    after = request.facts.get("after")
+    tainted = {request.line}
+    for other in ledger.requests(line=request.line):
+        for fact in ("before", "after"):
+            if fact in other.facts:
+                tainted.add(str(other.facts[fact]["digest"]))
+    current = str(after["digest"]) if after else None
+    base, folder = None, None
+    if setup.adapters:
+        try:
+            folder = resolve_folder(setup.model, "model")
+            base = weights_digest(folder)
+        except UnlearnError:
+            folder = None
+    return Family(
+        ledger.key.id,
+        frozenset(request.facts["records"]),
+        current,
+        base,
+        folder,
+        tainted - {current},
+    )
+
+
+def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> Request:
+    """Write what was found into the request, beside what was cleaned before.
+
+    What an earlier sweep found, and this one looked at and did not find, counts as cleaned; so does
+    what is gone from elsewhere.
+
+    Args:
+        ledger: which.
+        request: which.
+        result: of the sweep.
+        event: `swept` or `cleaned`.
+
+    Returns:
+        The request.
+    """
+    with ledger.writing() as writer:
+        current = writer.get(request.id)
+        entries: dict[str, dict[str, Any]] = {}
+        for entry in current.facts.get("artifacts", ()):
+            told = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
+            entries[entry["name"]] = {**entry, "status": _now(entry, told, result)}
+        for artifact in result.artifacts:
+            told = artifact.told()
+            name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
+            hidden = {key: told.pop(key) for key in ("path", "why")}
+            sealed = ledger.sealer.seal(hidden, f"artifact {name}")
+            entries[name] = {**told, "name": name, "sealed": sealed}
+        kept = [e for e in entries.values() if e["status"] != "forgotten"]
+        swept = {"at": now(), "roots": len(result.roots)}
+        return writer.change(request.id, event, artifacts=kept, swept=swept)
+
+
+def _now(entry: Mapping[str, Any], told: Mapping[str, str], result: Swept) -> str:
+    """Say what has become of an artifact that an earlier sweep noted."""
+    path = Path(told["path"])
+    looked = any(root == path or root in path.parents for root in result.roots)
+    if not looked and path.exists():
+        return str(entry["status"])
+    return "cleaned" if entry["status"] in {"found", "cleaned"} else "forgotten"
