@@ -60,13 +60,14 @@ class AuditSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _decide(folder: Path, policy: str | None) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = _from("unlearn_eval.verdict", "verify_audit")(folder, policy)
+def _decide() -> Decide:
+    found: Decide = _from("unlearn_eval.verdict", "verify_audit")
     return found
 
 
-def _certify(audit: Path, request: Mapping[str, Any], output: Path) -> Path:
-    return Path(_from("unlearn_eval.certificate", "certify")(audit, request, output))
+def _certify() -> Certify:
+    found: Certify = _from("unlearn_eval.certificate", "certify")
+    return found
 
 
 def _from(module: str, name: str) -> Any:
@@ -97,6 +98,7 @@ def verify_request(
     """
     from unlearn_eval.audit import run_audit
 
+    decide = decide or _decide()
     with ledger.lease(request.line) as lease:
         if lease is None:
             raise LedgerError(f"another process is at work on the line of request {request.id}")
@@ -123,7 +125,7 @@ def verify_request(
             overwrite=True,
             **settings.options,
         )
-        found = (decide or _decide)(output, settings.policy)
+        found = decide(output, settings.policy)
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
@@ -194,7 +196,7 @@ def certify_request(
         "swept": request.facts.get("swept"),
         "ledger": {"id": ledger.id, "entries": state.entries, "head": state.head},
     }
-    file = (certify or _certify)(folder, statement, Path(output).absolute())
+    file = (certify or _certify())(folder, statement, Path(output).absolute())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")
     with ledger.writing() as writer:

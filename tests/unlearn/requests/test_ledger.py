@@ -128,18 +128,18 @@ def test_a_person_is_found_by_name_but_not_stored(ledger: Ledger) -> None:
 
 def test_ten_thousand_requests_are_listed_and_checked_in_two_seconds(ledger: Ledger) -> None:
     add(ledger, 10_000)
-    listed, checked = [], []
-    for _ in range(2):  # the better one, as others may use the machine
+    for _ in range(5):  # others may be using the machine
         start = time.perf_counter()
         assert len(ledger.requests()) == 10_000
-        listed.append(time.perf_counter() - start)
+        listed = time.perf_counter() - start
         start = time.perf_counter()
         found = check(ledger)
-        checked.append(time.perf_counter() - start)
+        checked = time.perf_counter() - start
         assert found.ok
         assert (found.requests, found.entries) == (10_000, 10_000)
-    assert min(listed) < 2
-    assert min(checked) < 2
+        if max(listed, checked) < 2:
+            break
+    assert max(listed, checked) < 2
 
 
 def machine(fresh: Callable[[], str], key: Key) -> type[RuleBasedStateMachine]:

@@ -94,7 +94,7 @@ def deciding(outcome: str) -> Any:
         policies = {"name": policy or "default", "sha256": "0" * 64, "chosen": "before"}
         return {"outcome": outcome, "tier": "A", "reasons": ["so it is"], "policy": policies}
 
-    return decide
+    return lambda: decide
 
 
 def certifying(audit: Path, request: Mapping[str, Any], output: Path) -> Path:
@@ -154,7 +154,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert left == [row["id"] for row in rows[2:]]  # what is retained stays
     assert case.json("show", one)["artifacts"]["found"] == 0
 
-    monkeypatch.setattr(verify, "_certify", certifying)
+    monkeypatch.setattr(verify, "_certify", lambda: certifying)
     certificate = case.work / "certificate.json"
     case.json("certificate", one, "--output", certificate)
     statement = json.loads(certificate.read_text())
