@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -24,11 +24,14 @@ __all__ = ["RETURNED", "Game", "Reading", "Return", "Side", "folded"]
 
 WHOLE = ("extraction.verbatim", "rate")
 SECRET = ("extraction.secret", "rate")
-LOSS = ("utility.loss", "mean")
 EXCESS = "excess[utility.loss]"
 
-RETURNED = 0.1
-"""A fall of the loss that matters, in nats a token: a tenth is 10 % of perplexity."""
+RETURNED = {
+    ("utility.loss", "mean"): (-1, 0.1),
+    ("membership.loss", "auc"): (1, 0.05),
+}
+"""What shows that records return: the sign of the change, and the least one that matters. A tenth
+of a nat a token is 10 % of perplexity; a twentieth of the AUC is 5 games of 100 more."""
 
 
 def folded(auc: float) -> float:
@@ -90,14 +93,16 @@ class Return:
 
     Attributes:
         deployment: which.
-        excess: how much lower the loss of the records fell than in references, in nats a token.
+        loss: by how much farther the loss of the records fell than in references, in nats a token.
+        games: by how much more an attacker who compares likelihoods gains, in AUC.
         out: share of the forget records given back word for word after it.
         n: of how many.
         others: the largest share given back by a reference after it.
     """
 
     deployment: str
-    excess: float
+    loss: float
+    games: float
     out: float
     n: int
     others: float
@@ -284,10 +289,11 @@ class Reading:
     def returns(self, level: float = 0.95) -> list[Return]:
         """Return the treatments that bring the records back more than they do in references.
 
-        That is: the loss of the forget records falls farther than in references, by more than
-        `RETURNED` with the interval at 1 − (1 − level)/m for m treatments (Bonferroni), and ends
-        below that of the references under the same treatment. The second condition passes over
-        records that were pushed away and only come back to where unseen ones are.
+        That is: the loss of the forget records falls, or the AUC of the loss (their likelihood
+        beside that of unseen records) rises, farther than in references, by more than `RETURNED`
+        with the interval at 1 − (1 − level)/m for m pairs of treatment and number (Bonferroni),
+        and ends beyond the references' mean under the same treatment. The last condition passes
+        over records that were pushed away and only come back to where unseen ones are.
 
         Args:
             level: at which the statements about all treatments hold together.
@@ -295,21 +301,45 @@ class Reading:
         Returns:
             The treatments, in the order of the audit.
         """
+        names = {f"excess[{probe}]" for probe, _ in RETURNED}
+        told = {(r.metric, r.deployment): r for r in self.audit.rows if r.metric in names}
+        limited = {key: row for key, row in told.items() if row.low is not None}
+        tail = (1 - level) / (2 * max(1, len(limited)))
         found = []
-        tail = (1 - level) / (2 * max(1, len(self.deployments)))
         for name in self.deployments:
-            row = next(r for r in self.audit.rows if (r.metric, r.deployment) == (EXCESS, name))
-            now = self._treated("after", *LOSS, name)
-            others = [self._treated(state, *LOSS, name) for state in self.references]
-            known = [value for value in others if value is not None]
-            if row.value is None or now is None or not known:
-                continue
-            half = row.params["standard_error"] * float(stats.t.isf(tail, row.params["freedom"]))
-            if row.value + half < -RETURNED and now < fmean(known):
-                out = self._treated("after", *WHOLE, name) or 0.0
+            if any(self._returned(*number, name, limited, tail) for number in RETURNED):
+                loss, games = (told.get((f"excess[{probe}]", name)) for probe, _ in RETURNED)
                 theirs = [self._treated(s, *WHOLE, name) or 0.0 for s in self.references]
-                found.append(Return(name, -row.value, out, row.n, max(theirs)))
+                found.append(
+                    Return(
+                        name,
+                        -(loss.value or 0.0) if loss else 0.0,
+                        (games.value or 0.0) if games else 0.0,
+                        self._treated("after", *WHOLE, name) or 0.0,
+                        loss.n if loss else 0,
+                        max(theirs),
+                    )
+                )
         return found
+
+    def _returned(
+        self,
+        probe: str,
+        metric: str,
+        deployment: str,
+        limited: Mapping[tuple[str, str], AuditRow],
+        tail: float,
+    ) -> bool:
+        """Say whether one number shows a return under one treatment."""
+        sign, least = RETURNED[probe, metric]
+        row = limited.get((f"excess[{probe}]", deployment))
+        now = self._treated("after", probe, metric, deployment)
+        others = [self._treated(state, probe, metric, deployment) for state in self.references]
+        known = [value for value in others if value is not None]
+        if row is None or row.value is None or now is None or not known:
+            return False
+        half = row.params["standard_error"] * float(stats.t.isf(tail, row.params["freedom"]))
+        return sign * row.value - half > least and sign * (now - fmean(known)) > 0
 
     def _treated(self, state: str, probe: str, metric: str, deployment: str) -> float | None:
         try:

@@ -283,16 +283,19 @@ def _lasting(reading: Reading) -> Answer | None:
     ways = f"{len(tried)} further change{'s' * (len(tried) != 1)}"
     text = (
         f"The model, and those that never saw the records, went through the same {ways}. One "
-        "counts where it makes the records better known than in those others: by more than a tenth "
-        "of a nat a token, and by more than luck allows."
+        "counts where it makes the records better known than in those others (a tenth of a nat a "
+        "token, or 5 games of 100), and by more than luck allows."
     )
     if not back:
-        short = f"none of {ways} brings them back"
-        return Answer(_LAST, "good", "In these tests", short, [], f"{text} None does.")
-    worst = max(back, key=lambda found: (found.out - found.others, found.excess))
+        short = f"none of {ways} was seen to bring them back"
+        text += " None was found to do that, which with few records says little."
+        return Answer(_LAST, "open", "No return was found", short, [], text)
+    worst = max(back, key=lambda found: (found.out - found.others, found.games, found.loss))
+    moved = f"{worst.loss:+.2f}".replace("-", "−")
     text += (
         f" {len(back)} of them, most of all “{worst.deployment}”: the loss of the records falls "
-        f"{worst.excess:.2f} nats a token farther"
+        f"farther by {moved} nats a token, and an attacker who picks the likelier record gains "
+        f"{100 * worst.games:.0f} games of 100 more"
     )
     if worst.out > worst.others:
         text += (

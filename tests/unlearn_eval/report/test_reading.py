@@ -128,19 +128,40 @@ def test_a_treatment_that_brings_the_records_back(good, excess, now, theirs, err
     lasting = next(a for a in said if "stay gone" in a.question)
     text, tone = headline(said)
     if back:
-        assert (found[0].excess, found[0].out, found[0].n) == (2.0, 0.4, 15)
+        assert (found[0].loss, found[0].out, found[0].n) == (2.0, 0.4, 15)
         assert lasting.tone == "bad"
         assert "6 of 15 come out word for word (from those others, 0)" in lasting.text
         assert "brings them back more than" in text
         assert tone == "bad"
     else:
-        assert (lasting.tone, "brings them back" in text) == ("good", False)
+        assert (lasting.tone, "brings them back" in text) == ("open", False)
         assert tone == "good"
 
 
 def test_without_treatments_nothing_is_said_of_them(good):
     assert not any("stay gone" in a.question for a in answers(Reading(good)))
     assert Reading(good).returns() == []
+
+
+@pytest.mark.parametrize(("games", "back"), [(0.4, True), (0.1, False), (-0.4, False)])
+def test_records_that_stand_out_from_unseen_ones_again_return_too(good, games, back):
+    """The loss need not fall: that of unseen records may rise."""
+    audit = treated(good, 0.3, 3.3, 3.0)
+    plain = treated(good, games, 0.5 + games, 0.5, error=0.05).rows[len(good.rows) :]
+    names = {"utility.loss": "membership.loss", "robustness.relearn": "robustness.relearn"}
+    rows = [
+        replace(
+            row,
+            probe=names[row.probe],
+            metric="auc" if row.metric == "mean" else "excess[membership.loss]",
+        )
+        for row in plain
+        if row.probe in names
+    ]
+    found = Reading(replace(audit, rows=[*audit.rows, *rows])).returns()
+    assert bool(found) is back
+    if back:
+        assert found[0].games == pytest.approx(games)
 
 
 def test_several_treatments_share_the_error(good):
