@@ -98,7 +98,7 @@ def _show(verdict: Verdict) -> None:
     for title, lines in (
         ("Because", verdict.reasons),
         ("What would decide", verdict.would_decide),
-        ("Controls", [f"{gate.gate} {_mark(gate.passed)}: {gate.words}" for gate in verdict.gates]),
+        ("Controls", [f"{gate.gate}{_mark(gate.passed)}: {gate.words}" for gate in verdict.gates]),
     ):
         if lines:
             console.print(f"[bold]{title}[/bold]")
@@ -112,4 +112,4 @@ def _show(verdict: Verdict) -> None:
 
 def _mark(passed: bool | None) -> str:
     """Write how a gate came out."""
-    return {True: "held", False: "did not hold", None: "not checked"}[passed]
+    return {True: " held", False: " did not hold", None: ""}[passed]
