@@ -7,6 +7,7 @@ One process alone does everything, and none of this costs anything.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -64,26 +65,29 @@ def together(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> T:
-        with _connection():
-            return everywhere(lambda: function(*args, **options))
+        _connect()
+        return everywhere(lambda: function(*args, **options))
 
     return run
 
 
-@contextlib.contextmanager
-def _connection() -> Iterator[None]:
-    """Connect the processes, unless they are already, or there is one."""
+def _connect() -> None:
+    """Connect the processes, unless they are already, or there is one.
+
+    They stay connected until they end: to meet anew, they would find addresses of the first time.
+    """
     if _size() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
         return
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
-    try:
-        yield
-    finally:
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
