@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ from unlearn.scoring import hidden_states, log_prob, target_positions, token_val
 from unlearn.training import Fit, total_steps
 
 __all__ = ["check_stackable", "fit_stacked", "save_stacked", "stack_adapters"]
+
+BESIDE = 4
+"""Adapters whose rows share a pass on a CPU. More make the passes larger than its caches or each
+adapter's part of them smaller, and either costs more than is saved: a step of one of 4, of 8 and of
+1 took 0.14, 0.15 and 0.16 s on a model of 656 thousand parameters, 16 rows each."""
 
 
 def check_stackable(config: Mapping[str, Any], training: TrainingOptions) -> None:
@@ -278,8 +283,14 @@ def _step(
     drawn = [learner.draw(training.batch_size) for learner in learners]
     counts = torch.tensor([sum(e.targets for e in rows) for rows in drawn], device=state.device)
     micro = training.micro_batch_size or training.batch_size
-    for start in range(0, training.batch_size, micro):
-        parts = [rows[start : start + micro] for rows in drawn]
+    beside = BESIDE if state.device.type == "cpu" else len(drawn)
+    for start, first in product(range(0, training.batch_size, micro), range(0, len(drawn), beside)):
+        parts = [
+            rows[start : start + micro] if first <= i < first + beside else []
+            for i, rows in enumerate(drawn)
+        ]
+        if not any(parts):
+            continue
         batch = collate([example for part in parts for example in part])
         batch["index"] = torch.arange(len(parts)).repeat_interleave(
             torch.tensor([*map(len, parts)])
