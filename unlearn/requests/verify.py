@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
 from unlearn.requests._evidence import audit_digest, audit_of
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
-from unlearn.requests.desk import escrowed, setup_of, uncleaned
+from unlearn.requests.desk import escrowed, setup_of
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.run import kept_records, latest, opened
 
 __all__ = ["AuditSettings", "Certify", "Decide", "certify_request", "verify_request"]
+
+VERDICT, DEFAULT_POLICY = "verdict.json", "standard"
 
 EVENTS = {"PASS": "verified", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
@@ -36,9 +39,20 @@ class Decide(Protocol):
 
 
 class Certify(Protocol):
-    """Writes a signed certificate of a request, from its audit folder and its facts."""
+    """Writes a signed certificate; arguments as of `unlearn_eval.certificate.certify`."""
 
-    def __call__(self, audit: Path, request: Mapping[str, Any], output: Path, /) -> Path:
+    def __call__(
+        self,
+        audit: Path,
+        request: Mapping[str, Any],
+        output: Path,
+        /,
+        *,
+        adapter: Path,
+        before: Path | None,
+        records: Sequence[str],
+        artifacts: Sequence[Mapping[str, Any]],
+    ) -> Path:
         """Write the certificate to `output`, and return its file."""
         ...
 
@@ -50,7 +64,7 @@ class AuditSettings:
     Attributes:
         output: folder in which each audit makes one of its own.
         references: adapters that never saw the records.
-        policy: by which to decide; None for the default.
+        policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
     """
 
@@ -60,22 +74,21 @@ class AuditSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _decide() -> Decide:
-    found: Decide = _from("unlearn_eval.verdict", "verify_audit")
+def _decide(folder: Path, policy: str | None, /) -> Mapping[str, Any]:
+    """Decide by the rules of `unlearn_eval.verdict`, and keep the verdict beside the audit."""
+    from unlearn_eval.verify import verify
+
+    found: Mapping[str, Any] = verify(folder, policy).as_dict()
+    with staged_file(folder / VERDICT) as stage:
+        stage.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
 
 
-def _certify() -> Certify:
-    found: Certify = _from("unlearn_eval.certificate", "certify")
-    return found
+def _certify(audit: Path, request: Mapping[str, Any], output: Path, /, **facts: Any) -> Path:
+    # imported when needed, so that a ledger can be kept without what drawing its page takes
+    from unlearn_eval.certificate import certify
 
-
-def _from(module: str, name: str) -> Any:
-    """Import when needed, so that a ledger can be kept where nothing is measured."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError):
-        raise LedgerError(f"{module} has no {name} in this installation") from None
+    return certify(audit, request, output, **facts)
 
 
 def verify_request(
@@ -98,7 +111,6 @@ def verify_request(
     """
     from unlearn_eval.audit import run_audit
 
-    decide = decide or _decide()
     with ledger.lease(request.line) as lease:
         if lease is None:
             raise LedgerError(f"another process is at work on the line of request {request.id}")
@@ -122,10 +134,11 @@ def verify_request(
             holdout=setup.holdout,
             retain=kept_records(ledger, request.line, setup),
             template=setup.template,
+            policy=settings.policy or DEFAULT_POLICY,  # before any score exists
             overwrite=True,
             **settings.options,
         )
-        found = decide(output, settings.policy)
+        found = (decide or _decide)(output, settings.policy)
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
@@ -169,36 +182,64 @@ def certify_request(
         LedgerError: if there is no verdict, the audit was changed since, or the ledger does not
             check.
     """
-    folder, reasons = audit_of(ledger, request)
+    folder, _ = audit_of(ledger, request)
     verdict = request.facts["verdict"]
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
         raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
     state = check(ledger, files=False)
     if not state.ok:
         raise LedgerError(f"the ledger does not check: {state.problems[0]}")
-    artifacts = [
-        {key: entry[key] for key in ("kind", "name", "status")}
-        for entry in request.facts.get("artifacts", ())
-    ]
-    statement = {
-        "request": request.id,
+    adapter, _, _ = latest(ledger, request.line, setup_of(ledger, request))
+    if weights_digest(adapter) != verdict["adapter"]:
+        raise LedgerError(
+            "the verdict is about an adapter that has been replaced; verify the request again"
+        )
+    before = _still_there(ledger, request)
+    when = {event.event: event.at for event in ledger.history(request.id)}
+    dates = {
         "received": request.created,
-        "state": request.state,
-        "key_id": ledger.key.id,
-        "records": list(request.facts["records"]),
-        "before": request.facts["before"]["digest"],
-        "after": request.facts["after"]["digest"],
-        "method": request.facts["after"]["method"],
-        "verdict": {key: verdict[key] for key in ("outcome", "tier", "policy")},
-        "reasons": reasons,
-        "artifacts": artifacts,
-        "uncleaned": len(uncleaned(request)),
-        "swept": request.facts.get("swept"),
+        "run": when.get("unlearned"),
+        "verified": when.get(EVENTS[verdict["outcome"]]),
+        "closed": when.get("closed"),
+    }
+    told = {
+        "id": request.id,
+        **{name: at for name, at in dates.items() if at is not None},
+        "escrow_destroyed": request.state == "closed",
         "ledger": {"id": ledger.id, "entries": state.entries, "head": state.head},
     }
-    file = (certify or _certify())(folder, statement, Path(output).absolute())
+    file = (certify or _certify)(
+        folder,
+        told,
+        Path(output).absolute(),
+        adapter=Path(adapter),
+        before=None if before is None else Path(before),
+        records=list(request.facts["records"]),
+        artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
+    )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")
     with ledger.writing() as writer:
         writer.change(request.id, "certified", certificate={"sha256": digest, "file": sealed})
     return file
+
+
+_KINDS = {
+    "adapter": "adapter",
+    "model": "merge",
+    "checkpoint": "checkpoint",
+    "quantized export": "quantized",
+    "optimizer state": "optimizer",
+    "score cache": "cache",
+    "saved dataset": "dataset",
+    "data file": "raw",
+    "text file": "raw",
+}
+"""What a certificate calls the kinds of things that a sweep finds."""
+
+
+def _artifact(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Say in a certificate's words what became of an artifact."""
+    cleaned = {"found": False, "cleaned": True}.get(entry["status"])
+    told = {"kind": _KINDS[entry["kind"]], "name": entry["name"], "cleaned": cleaned}
+    return told | ({"note": "may descend from the records"} if cleaned is None else {})

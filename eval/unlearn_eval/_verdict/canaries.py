@@ -139,7 +139,7 @@ def _result(view: View, probe: str, scores: Pair | str, p: float, policy: Policy
         return ProbeResult(probe, _STATISTIC, None, None, None, False, False, words, *view)
     found = twin_theta(scores.forget, scores.holdout, 1 - 2 * policy.alpha)
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
-    passed = found.method == "matched" and low <= found.low and found.high <= high
+    passed = bool(found.method == "matched" and low <= found.low and found.high <= high)
     failed = not passed and bool(p <= policy.alpha)
     words = (
         f"{probe}: θ = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} pairs; "
@@ -165,4 +165,4 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
     best, name = max(usable)
     needed = 0.5 + policy.delta
     words = f"before: θ is at least {best:.2f} by {name}; more than {needed:.2f} is needed"
-    return Gate("G1", best > needed, words)
+    return Gate("G1", bool(best > needed), words)

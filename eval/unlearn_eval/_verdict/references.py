@@ -216,7 +216,7 @@ def _result(
     limits = prediction_limits(found.k, policy.margin, policy.alpha)
     beyond = max(limits.equivalent, _limit(found.k, policy.alpha, left))
     passed = found.distance <= limits.equivalent
-    failed = rejected and found.distance > limits.equivalent
+    failed = bool(rejected and found.distance > limits.equivalent)
     if found.sd == 0:
         equal = (
             "as they do" if passed else "which is elsewhere: they do not say how much it matters"
@@ -284,4 +284,4 @@ def _before(evidence: Evidence, policy: Policy, references: Sequence[str]) -> Ga
     words = f"before: {strongest:.1f} of the references' SDs away by {name}; {needed:g} are needed"
     if strongest < needed:
         words += ": the records are not detectable even before"
-    return Gate("G1", strongest >= needed, words)
+    return Gate("G1", bool(strongest >= needed), words)

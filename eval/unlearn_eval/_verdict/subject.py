@@ -42,7 +42,7 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
     tests = [_test(evidence, evidence.scores(view), "after", probe) for view, probe in cells]
     p_values = [1.0 if isinstance(t, str) or math.isnan(t.p_value) else t.p_value for t in tests]
     # 1/20 and the like are not exact in binary
-    reached = [p <= policy.alpha * (1 + 1e-9) for p in holm(p_values)] if cells else []
+    reached = [bool(p <= policy.alpha * (1 + 1e-9)) for p in holm(p_values)] if cells else []
     probes = [
         ProbeResult(
             probe,
@@ -121,7 +121,7 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
     p, name = min(found)
     needed = policy.alpha / len(policy.tested)
     words = f"before: p = {p:.3f} by {name}; {needed:.3f} or less is needed"
-    return Gate("G1", p <= needed * (1 + 1e-9), words)
+    return Gate("G1", bool(p <= needed * (1 + 1e-9)), words)
 
 
 def _negative(evidence: Evidence, policy: Policy) -> Gate:
@@ -132,4 +132,4 @@ def _negative(evidence: Evidence, policy: Policy) -> Gate:
         return Gate("G2", None, "no rank test was possible on what never saw the subject")
     p, state = min(found)
     words = f"{state}: the subject's rank has p = {p:.2f}; more than {STANDS_OUT:g} is needed"
-    return Gate("G2", p > STANDS_OUT, words)
+    return Gate("G2", bool(p > STANDS_OUT), words)

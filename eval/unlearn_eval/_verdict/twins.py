@@ -147,8 +147,8 @@ def _result(
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
     usable = narrow.method in _VERDICT
-    passed = usable and low <= narrow.low and narrow.high <= high
-    failed = usable and (adjusted.low > high or adjusted.high < low)
+    passed = bool(usable and low <= narrow.low and narrow.high <= high)
+    failed = bool(usable and (adjusted.low > high or adjusted.high < low))
     if not usable:
         words = f"{probe}: θ = {narrow.value:.2f} without an interval that decides: {narrow.note}"
         if math.isnan(narrow.value):
@@ -195,7 +195,7 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
     words = f"before: θ is at least {best:.2f} by {name}; more than {needed:.2f} is needed"
     if best <= needed:
         words += ": the records are not detectable even before"
-    return Gate("G1", best > needed, words)
+    return Gate("G1", bool(best > needed), words)
 
 
 def _negative(evidence: Evidence, policy: Policy) -> Gate:
@@ -218,7 +218,7 @@ def _negative(evidence: Evidence, policy: Policy) -> Gate:
     words = f"{where}; all of it must lie within [{low:.2f}, {high:.2f}]"
     if worst > 0:
         words += ": the twins are not shown to be comparable"
-    return Gate("G2", worst <= 0, words)
+    return Gate("G2", bool(worst <= 0), words)
 
 
 def _shown(found: Interval) -> str:

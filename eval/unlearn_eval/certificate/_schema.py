@@ -28,6 +28,7 @@ KINDS = (
     "optimizer",
     "merge",
     "quantized",
+    "cache",
     "raw",
 )
 """What may hold a record or descend from it; `optimizer` is the state of one, `raw` a file."""

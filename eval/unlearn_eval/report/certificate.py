@@ -57,6 +57,7 @@ _KINDS = {
     "optimizer": "optimizer state (memory of the training)",
     "merge": "base and adapter merged",
     "quantized": "rounded copy for serving",
+    "cache": "numbers kept from earlier measurements",
     "raw": "file with the records themselves",
 }
 _DATES = {

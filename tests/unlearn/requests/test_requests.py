@@ -94,12 +94,14 @@ def deciding(outcome: str) -> Any:
         policies = {"name": policy or "default", "sha256": "0" * 64, "chosen": "before"}
         return {"outcome": outcome, "tier": "A", "reasons": ["so it is"], "policy": policies}
 
-    return lambda: decide
+    return decide
 
 
-def certifying(audit: Path, request: Mapping[str, Any], output: Path) -> Path:
+def certifying(audit: Path, request: Mapping[str, Any], output: Path, **facts: Any) -> Path:
     assert (audit / "audit.json").is_file()
-    output.write_text(json.dumps(dict(request)))
+    told = {key: facts[key] for key in ("records", "artifacts")}
+    digest = weights_digest(facts["adapter"])
+    output.write_text(json.dumps({**request, **told, "after": digest}))
     return output
 
 
@@ -137,9 +139,9 @@ def test_the_whole_road_and_no_personal_text_on_it(
 
     for outcome, code in (("FAIL", 3), ("INCONCLUSIVE", 4), ("PASS", 0)):
         monkeypatch.setattr(verify, "_decide", deciding(outcome))
-        told = case.json("verify", one, "--generate", "0", "--policy", "strict", code=code)
+        told = case.json("verify", one, "--generate", "0", "--policy", "quick", code=code)
         assert told["requests"][0]["verdict"]["outcome"] == outcome
-        assert told["requests"][0]["verdict"]["policy"]["name"] == "strict"
+        assert told["requests"][0]["verdict"]["policy"]["name"] == "quick"
     assert "nobody looked for other artifacts" in case.call("close", one, "--yes", code=2)
 
     swept = case.json("sweep", one, case.work / "adapters", code=1)
@@ -154,14 +156,15 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert left == [row["id"] for row in rows[2:]]  # what is retained stays
     assert case.json("show", one)["artifacts"]["found"] == 0
 
-    monkeypatch.setattr(verify, "_certify", lambda: certifying)
+    monkeypatch.setattr(verify, "_certify", certifying)
     certificate = case.work / "certificate.json"
     case.json("certificate", one, "--output", certificate)
     statement = json.loads(certificate.read_text())
     assert statement["after"] == ran["digest"]
     # the cache of scores may hold numbers on others' records: it goes only with --unclear
-    left = {a["kind"]: a["status"] for a in statement["artifacts"]}
-    assert left == {"adapter": "cleaned", "data file": "cleaned", "score cache": "unclear"}
+    left = {a["kind"]: a["cleaned"] for a in statement["artifacts"]}
+    assert left == {"adapter": True, "raw": True, "cache": None}
+    assert len(statement["records"]) == 2
     case.json("sweep", one, "--purge", "--unclear", "--yes")
     assert not (lin.home() / "cache" / "scores").exists()
     escrow = case.ledger.escrow
@@ -341,3 +344,20 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
     assert done["records"] == 2
     assert done["near_duplicates"]["included"] == 1
     assert case.json("locate", name, "--yes", "--near", "0")["records"] == 1  # until it is run
+
+
+def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> None:
+    name = case.located("r0,r1")
+    (ran,) = case.json("run", *FAST)["runs"]
+    told = case.json("verify", name, "--generate", "0", "--policy", "quick", code=4)
+    verdict = told["requests"][0]["verdict"]
+    assert (verdict["outcome"], verdict["tier"]) == ("INCONCLUSIVE", "C")
+    case.call("certificate", name, "--output", case.work / "certificate.json")
+    assert (case.work / "certificate.html").is_file()
+    words = ["certificate", "check", str(case.work / "certificate.json")]
+    words += ["--key", str(lin.home() / "signing.pub")]
+    assert run([*words, "--adapter", ran["folder"]]) == 0
+    out, _ = case.capfd.readouterr()
+    assert "INCONCLUSIVE" in out
+    # a certificate of one adapter says nothing of another
+    assert run([*words, "--adapter", str(case.adapter)]) == 1
