@@ -138,8 +138,9 @@ def verify(
 
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
-    from unlearn._cli.request_show import echo_json, listed, plain
+    from unlearn._cli.request_show import echo_json, listed, plain, said
     from unlearn._cli.screen import progress_bar
+    from unlearn.requests._evidence import audit_of
     from unlearn.requests.ledger import Ledger
     from unlearn.requests.verify import AuditSettings, verify_request
 
@@ -164,6 +165,12 @@ def verify(
         echo_json({"requests": [plain(request) for request in done]})
     else:
         listed(done)
+        for request in done:
+            where, reasons = audit_of(opened, request)
+            said(f"[bold]{request.id}[/bold] {request.facts['verdict']['outcome']}, because")
+            for reason in reasons:
+                said(f"  · {escape(reason)}")
+            said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
     states = {request.state for request in done}
     if "failed" in states:
         raise typer.Exit(3)

@@ -41,12 +41,24 @@ def verify(
             '["id", …]}}, with "randomised": true for canaries of which a coin included one.',
         ),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The adapter (or model) that was audited: writes a signed certificate.json about "
+            "it, too, and its page certificate.html. It must have a lineage.json.",
+        ),
+    ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The adapter before, for the certificate."),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="DIR", help="Where verdict.json goes. Default: --audit."),
+        typer.Option("--output", metavar="DIR", help="Where results go. Default: --audit."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a verdict.json that is there.")
+        bool, typer.Option("--overwrite", help="Replace a verdict that is there.")
     ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print verdict.json instead of sentences.")
@@ -60,27 +72,39 @@ def verify(
 
     Exit codes: 0 PASS; 3 FAIL; 4 INCONCLUSIVE; 2 the input is wrong.
 
-    Example: unlearn verify --audit audit --policy standard
+    Example: unlearn verify --audit audit --policy standard --adapter cleaned
     """
     import json
+
+    from rich.markup import escape
 
     from unlearn._cli.screen import console
     from unlearn._output import staged_file
     from unlearn.errors import OutputError
     from unlearn_eval.verify import verify as decide
 
-    file = (output or audit) / "verdict.json"
-    if file.exists() and not overwrite:
-        raise OutputError(f"{file} exists; pass --overwrite to replace it, or --output")
+    folder = output or audit
+    file, signed = folder / "verdict.json", folder / "certificate.json"
+    for known in [file, *([signed] if adapter else [])]:
+        if known.exists() and not overwrite:
+            raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
     verdict = decide(audit, policy, twins=twins)
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
+    if adapter is not None:
+        from unlearn_eval.certificate import certify
+
+        certify(audit, None, signed, adapter=adapter, before=before, verdict=verdict.as_dict())
     if json_:
         typer.echo(text)
     else:
         _show(verdict)
-        console.print(f"Saved to [bold]{file}[/bold]", soft_wrap=True)
+        console.print(f"Saved to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
+        if adapter is not None:
+            page = escape(str(signed.with_suffix(".html")))
+            console.print(f"Signed   [bold]{escape(str(signed))}[/bold]", soft_wrap=True)
+            console.print(f"Look at  [bold]{page}[/bold] in a browser", soft_wrap=True)
     raise typer.Exit(_CODES[verdict.outcome])
 
 
