@@ -25,6 +25,7 @@ __all__ = [
     "FinetuneSettings",
     "ForgetRecipe",
     "MethodSettings",
+    "TuneSettings",
     "load_recipe",
     "recipe_folder",
     "recipe_names",
@@ -49,11 +50,23 @@ class FinetuneSettings(StrictModel):
 
 
 class MethodSettings(StrictModel):
-    """One row of a comparison; `name` is needed where two rows have the same method."""
+    """One row of a comparison; `name` is needed where two rows have the same method.
+
+    `search` lists values to try for some options, where the recipe says to `tune`.
+    """
 
     name: str = Field("", pattern=r"^[\w .,:+=()/-]*$")  # it stands in file names and drawings
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class TuneSettings(StrictModel):
+    """How methods are tuned: so many trials each, on records that no reported cell forgets."""
+
+    trials: Annotated[int, Field(ge=2)]
+    forget: str
+    seed: int = 0
 
 
 class Expected(StrictModel):
@@ -88,6 +101,7 @@ class CompareRecipe(StrictModel):
     methods: Annotated[list[MethodSettings], Field(min_length=1)]
     generate: Annotated[int, Field(ge=0)] = 64
     robustness: tuple[str, ...] = ()
+    tune: TuneSettings | None = None
     expect: Expected = Expected()
 
     @property

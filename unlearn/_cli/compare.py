@@ -53,7 +53,8 @@ def compare(
     loaded = load_recipe(recipe, CompareRecipe, overrides or [])
     opening = {"dtype": dtype, "device": device}
     if plan:
-        _show(*comparing.planned(loaded, output, **opening))
+        for title, study, layout in comparing.stages(loaded, output, **opening):
+            _show(title, study, layout)
         return
     watcher = _Screen()
     done = comparing.compare(
@@ -94,8 +95,8 @@ class _Screen:
             console.print(f"  {escape(step.label)}: {duration(facts['wall'])}{escape(why)}")
 
 
-def _show(study: Study, layout: Layout) -> None:
-    """Show what there is to do, and what it will take."""
+def _show(title: str, study: Study, layout: Layout) -> None:
+    """Show what there is to do in one stage, and what it will take."""
     from unlearn._cli.screen import console, duration, table
     from unlearn.compare.expected import costs, counts
 
@@ -103,7 +104,7 @@ def _show(study: Study, layout: Layout) -> None:
     expected = costs(study, layout, found)
     sets = " + ".join(f"{n:,}" for n in found.forget)
     console.print(
-        f"[bold]{len(layout.cells)} cells[/bold]: {_many(study.recipe.methods, 'method')} × "
+        f"[bold]{title}{len(layout.cells)} cells[/bold]: {_many(study.recipe.methods, 'method')} × "
         f"{_many(study.recipe.seeds, 'seed')} × {_many(found.forget, 'forget set')}; "
         f"references a set: {study.recipe.references}"
     )

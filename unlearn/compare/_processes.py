@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
@@ -117,6 +118,8 @@ def _serve(pipe: Connection, study: Study, number: int, threads: int) -> None:
     """Do what comes through the pipe, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it and stops this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries would talk over the first process's output
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is imported
         os.environ[name] = str(threads)

@@ -12,13 +12,15 @@ from typing import Any
 
 from unlearn._output import check_output, staged_file
 from unlearn._recipes import CompareRecipe
+from unlearn.compare.collect import collect
 from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.running import Progress, Watcher, held, run_steps
 from unlearn.compare.study import Study
+from unlearn.compare.tuning import Trial, chosen_of, tuned, tuning_recipe
 from unlearn.errors import UnlearnError
-from unlearn_eval.comparison import lines
+from unlearn_eval.comparison import Tuned, lines
 
-__all__ = ["Compared", "compare", "planned"]
+__all__ = ["Compared", "compare", "planned", "stages"]
 
 _RESULT = "comparison.json"
 _OURS = ("shared", "cells")
@@ -76,6 +78,32 @@ def planned(recipe: CompareRecipe, output: str | Path, **opening: Any) -> tuple[
     return study, lay_out(study)
 
 
+def stages(
+    recipe: CompareRecipe, output: str | Path, **opening: Any
+) -> list[tuple[str, Study, Layout]]:
+    """Return what a comparison consists of, one after the other: the trials, if any, and the cells.
+
+    Args:
+        recipe: the recipe.
+        output: the folder where it will be, or is.
+        **opening: `dtype` and `device` of `open_model`.
+
+    Returns:
+        (beginning of its title, the study, its steps) of each. As long as trials are left, the
+        cells are those of the recipe's own options.
+
+    Raises:
+        UnlearnError: if the recipe cannot work.
+    """
+    if not recipe.tune:
+        return [("", *planned(recipe, output, **opening))]
+    study, layout = planned(tuning_recipe(recipe), output, **opening)
+    best = recipe
+    if all(step.done for step in layout.steps):
+        best = tuned(recipe, chosen_of(recipe, collect(study, layout, {})))
+    return [("tuning: ", study, layout), ("", *planned(best, output, **opening))]
+
+
 def compare(
     recipe: CompareRecipe,
     output: str | Path,
@@ -107,24 +135,41 @@ def compare(
             adapter under study cannot be trained.
     """
     root = _folder(output, overwrite=overwrite)
-    study, layout = planned(recipe, root, **opening)
-    if overwrite or not all(step.done for step in layout.steps):
+    found = [(study, layout) for _, study, layout in stages(recipe, root, **opening)]
+    if overwrite or not all(step.done for _, layout in found for step in layout.steps):
         from unlearn.compare.work import check
 
-        check(study)  # before anything is written
+        check(planned(recipe, root, **opening)[0])  # before anything is written
+        check(found[0][0])
     root.mkdir(parents=True, exist_ok=True)
     with held(root):
         if overwrite:
             _clear(root)
-        kept = _kept(root, layout)
-        if kept is not None:
+        watcher = watcher or _Silent()
+        trials: list[Trial] = []
+        failures: dict[Path, str] = {}
+        steps = 0
+        if recipe.tune:
+            steps, failures = _run(*found[0], watcher, jobs)
+            trials = chosen_of(recipe, collect(*found[0], failures))
+            recipe = tuned(recipe, trials)
+        study, layout = planned(recipe, root, **opening)
+        if not steps and not failures and (kept := _kept(root, layout)) is not None:
             return kept
-        left = [step for step in layout.steps if not step.done]
-        _write_json(root / "recipe.json", _resolved(study))
-        failures = run_steps(left, study, watcher or _Silent(), jobs) if left else {}
-        if layout.target.folder in failures:
-            raise UnlearnError(failures[layout.target.folder])
-        return _write_up(study, layout, failures, len(left))
+        more, failed = _run(study, layout, watcher, jobs)
+        return _write_up(study, layout, failed, trials, (*failures.values(),), steps + more)
+
+
+def _run(study: Study, layout: Layout, watcher: Watcher, jobs: int) -> tuple[int, dict[Path, str]]:
+    """Do what is not done; return how many steps that were, and why some have failed."""
+    left = [step for step in layout.steps if not step.done]
+    if not left:
+        return 0, {}
+    _write_json(study.root / "recipe.json", _resolved(study))
+    failures = run_steps(left, study, watcher, jobs)
+    if layout.target.folder in failures:
+        raise UnlearnError(failures[layout.target.folder])
+    return len(left), failures
 
 
 def _folder(output: str | Path, *, overwrite: bool) -> Path:
@@ -158,9 +203,15 @@ def _kept(root: Path, layout: Layout) -> Compared | None:
     return Compared(root, table["heads"], table["rows"], content["said"], (), 0)
 
 
-def _write_up(study: Study, layout: Layout, failures: Mapping[Path, str], steps: int) -> Compared:
+def _write_up(
+    study: Study,
+    layout: Layout,
+    failures: Mapping[Path, str],
+    trials: Sequence[Trial] = (),
+    before: Sequence[str] = (),
+    steps: int = 0,
+) -> Compared:
     """Write every file that sums the comparison up."""
-    from unlearn.compare.collect import collect
     from unlearn_eval.comparison.contests import CONTESTED, contest
     from unlearn_eval.comparison.words import advice
     from unlearn_eval.report.comparison import as_csv, comparison_page, shown_measures
@@ -179,6 +230,7 @@ def _write_up(study: Study, layout: Layout, failures: Mapping[Path, str], steps:
         **_resolved(study),
         "table": {"heads": heads, "rows": means},
         "said": said,
+        "tuning": [asdict(trial) for trial in trials],
         "price": dict(found.price),
         "lines": [asdict(line) for line in rows],
         "contests": [
@@ -199,9 +251,24 @@ def _write_up(study: Study, layout: Layout, failures: Mapping[Path, str], steps:
     }
     _write_text(study.root / "comparison.csv", as_csv(found))
     _write_text(study.root / "comparison.md", _markdown(heads, whole))
-    _write_text(study.root / "report.html", comparison_page(found, rows, contests))
+    _write_text(study.root / "report.html", comparison_page(found, rows, contests, _tried(trials)))
     _write_json(study.root / _RESULT, content)  # last: it says that the others are there
-    return Compared(study.root, heads, means, said, tuple(dict.fromkeys(failures.values())), steps)
+    return Compared(
+        study.root, heads, means, said, tuple(dict.fromkeys([*before, *failures.values()])), steps
+    )
+
+
+def _tried(trials: Sequence[Trial]) -> list[Tuned]:
+    """Sum up how each method was tuned, for the page."""
+    return [
+        Tuned(
+            trial.method,
+            sum(other.method == trial.method for other in trials),
+            ", ".join(f"{key} = {value}" for key, value in trial.options.items()) or "defaults",
+        )
+        for trial in trials
+        if trial.chosen
+    ]
 
 
 def _finite(value: float) -> float | None:

@@ -35,6 +35,7 @@ def check(study: Study) -> None:
     Raises:
         UnlearnError: saying what is wrong with the recipe or the data.
     """
+    from unlearn.compare.tuning import check_tuning
     from unlearn.errors import SelectionError
     from unlearn.methods import get_method, resolve
     from unlearn_eval.robustness import chosen
@@ -44,6 +45,7 @@ def check(study: Study) -> None:
         resolve(get_method(settings.method), settings.options)
     chosen(recipe.robustness)
     pool = _pool(study)
+    check_tuning(recipe, pool)
     train = set(pool.positions(recipe.train))
     pool.positions(recipe.holdout)
     for selector in recipe.forget_sets:

@@ -11,6 +11,7 @@ from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import (
     Comparison,
     Outcome,
+    Tuned,
     aim_of,
     forgetting,
     numbers_of,
@@ -23,6 +24,7 @@ __all__ = [
     "Line",
     "Measure",
     "Outcome",
+    "Tuned",
     "aim_of",
     "forgetting",
     "lines",

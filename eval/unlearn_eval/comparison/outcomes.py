@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "Comparison",
     "Outcome",
+    "Tuned",
     "aim_of",
     "forgetting",
     "numbers_of",
@@ -54,6 +55,21 @@ class Outcome:
     stopped: str = ""
     error: str = ""
     link: str = ""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How the options of a method were found.
+
+    Attributes:
+        method: name of the row.
+        trials: how many settings were tried.
+        options: those that were best, in words.
+    """
+
+    method: str
+    trials: int
+    options: str
 
 
 @dataclass(frozen=True)

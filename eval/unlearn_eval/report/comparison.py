@@ -12,7 +12,7 @@ from unlearn import lineage as lin
 from unlearn_eval.comparison.contests import Contest
 from unlearn_eval.comparison.lines import Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
-from unlearn_eval.comparison.outcomes import Comparison, Outcome
+from unlearn_eval.comparison.outcomes import Comparison, Outcome, Tuned
 from unlearn_eval.comparison.words import about_contest, advice, headline
 from unlearn_eval.report import comparison_plots as plots
 from unlearn_eval.report._page import render
@@ -25,7 +25,10 @@ _CELL = ("gap", "auc", "forget_recall", "retain_recall", "rise", "wall_share", "
 
 
 def comparison_page(
-    comparison: Comparison, lines: Sequence[Line], contests: Sequence[Contest]
+    comparison: Comparison,
+    lines: Sequence[Line],
+    contests: Sequence[Contest],
+    tuning: Sequence[Tuned] = (),
 ) -> str:
     """Return the report of a comparison as one self-contained HTML page.
 
@@ -33,6 +36,7 @@ def comparison_page(
         comparison: the comparison.
         lines: a line a method, the model before and the references.
         contests: ranks and tests, one a measure.
+        tuning: how each method was tuned; none where the recipe's options were taken.
 
     Returns:
         HTML; it holds numbers, names of methods and selectors of records only.
@@ -60,6 +64,7 @@ def comparison_page(
         cell_heads=[MEASURES[name].head for name in _CELL],
         several=len(comparison.forget_sets) > 1,
         forget_sets=list(enumerate(comparison.forget_sets)),
+        tuning=tuning,
         pairs=[pair for found in contests for pair in _pairs(found)],
         csv=base64.b64encode(as_csv(comparison).encode()).decode(),
     )

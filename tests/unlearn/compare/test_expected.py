@@ -11,6 +11,7 @@ import pytest
 from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_path
 from unlearn.compare import Study, lay_out
 from unlearn.compare.expected import Work, costs, counts, parameters, training_tokens
+from unlearn.compare.tuning import tuning_recipe
 from unlearn.errors import OptionError
 from unlearn.methods import METHODS, get_method, resolve
 from unlearn.options import TrainingOptions
@@ -79,7 +80,8 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     assert len(layout.cells) == len(recipe.methods) * len(recipe.seeds) * len(recipe.forget_sets)
     assert set(found.work) == {step.folder for step in layout.steps}
     assert found.seconds
-    for settings in recipe.methods:
+    tried = tuning_recipe(recipe).methods if recipe.tune else recipe.methods
+    for settings in tried:
         resolve(get_method(settings.method), settings.options)
     assert not (tmp_path / "none").exists()
 
