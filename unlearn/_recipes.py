@@ -21,9 +21,11 @@ from unlearn.options import StrictModel, parse_overrides, validated
 
 __all__ = [
     "CompareRecipe",
+    "Expected",
     "FinetuneSettings",
     "ForgetRecipe",
     "MethodSettings",
+    "TuneSettings",
     "load_recipe",
     "recipe_folder",
     "recipe_names",
@@ -48,28 +50,64 @@ class FinetuneSettings(StrictModel):
 
 
 class MethodSettings(StrictModel):
-    """One row of a comparison."""
+    """One row of a comparison; `name` is needed where two rows have the same method.
 
-    name: str = ""
+    `search` lists values to try for some options, where the recipe says to `tune`.
+    """
+
+    name: str = Field("", pattern=r"^[\w .,:+=()/-]*$")  # it stands in file names and drawings
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class TuneSettings(StrictModel):
+    """How methods are tuned: so many trials each, on records that no reported cell forgets."""
+
+    trials: Annotated[int, Field(ge=2)]
+    forget: str
+    seed: int = 0
+
+
+class Expected(StrictModel):
+    """What a plan cannot look up while model or data are still on the hub."""
+
+    parameters: Annotated[float, Field(gt=0)] | None = None
+    records: dict[str, int] = Field(default_factory=dict)
+    tokens: Annotated[float, Field(gt=0)] | None = None
+    tflops: Annotated[float, Field(gt=0)] | None = None
 
 
 class CompareRecipe(StrictModel):
-    """Methods side by side on one set of records, for `unlearn compare`."""
+    """Methods side by side on the same records, for `unlearn compare`.
+
+    `data` is one source, or several by name; `train`, `forget` and `holdout` say which records of
+    it are meant, in IDS syntax or as `part:NAME,NAME[0-99]`. `forget` may list several sets. What
+    `expect` says serves the plan alone: parameters of the model, records by part, mean tokens of a
+    record, and the speed of the machine it is meant for.
+    """
 
     kind: Literal["compare"]
     description: str = ""
     model: str
-    data: str
+    data: str | dict[str, str]
     train: str
-    forget: str
+    forget: str | Annotated[list[str], Field(min_length=1)]
     holdout: str
     template: str | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     references: Annotated[int, Field(ge=1)] = 1
     finetune: FinetuneSettings = FinetuneSettings()
     methods: Annotated[list[MethodSettings], Field(min_length=1)]
+    generate: Annotated[int, Field(ge=0)] = 64
+    robustness: tuple[str, ...] = ()
+    tune: TuneSettings | None = None
+    expect: Expected = Expected()
+
+    @property
+    def forget_sets(self) -> tuple[str, ...]:
+        """The selectors of the records to forget, one a set."""
+        return (self.forget,) if isinstance(self.forget, str) else tuple(self.forget)
 
 
 R = TypeVar("R", bound=StrictModel)
@@ -93,7 +131,8 @@ def recipe_path(name: str) -> Path:
     """Find a recipe by name, or a file of the user's own.
 
     Args:
-        name: such as `tofu_small`, or a path that ends with `.yaml`.
+        name: such as `compare/tofu_small`; its last part where no other recipe has the same; or a
+            path that ends with `.yaml`.
 
     Returns:
         The file.
@@ -106,13 +145,13 @@ def recipe_path(name: str) -> Path:
         if own.is_file():
             return own
         raise OptionError(f"the recipe {name} does not exist")
-    path = recipe_folder() / f"{name}.yaml"
     known = list(recipe_names())
-    if name not in known:
+    found = [k for k in known if name in (k, k.rpartition("/")[2])]
+    if len(found) != 1 and name not in found:
         raise OptionError(
             f"unknown recipe {name!r}{did_you_mean(name, known)}; `unlearn recipes ls` lists them"
         )
-    return path
+    return recipe_folder() / f"{name if name in found else found[0]}.yaml"
 
 
 def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:

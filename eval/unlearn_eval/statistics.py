@@ -35,6 +35,7 @@ from unlearn_eval._statistics.means import (
     paired_difference,
     tost,
 )
+from unlearn_eval._statistics.ranks import Ranking, critical_difference, friedman
 from unlearn_eval._statistics.rates import proportion_interval, tpr_at_fpr
 from unlearn_eval._statistics.sign_flip import SignFlip, sign_flip_test
 from unlearn_eval._statistics.sizes import (
@@ -53,12 +54,15 @@ __all__ = [
     "KsTest",
     "PredictionLimits",
     "RankTest",
+    "Ranking",
     "SignFlip",
     "auc",
     "auc_difference",
     "auc_interval",
     "auc_tost",
     "benjamini_hochberg",
+    "critical_difference",
+    "friedman",
     "holm",
     "holm_intervals",
     "ks_exact",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from unlearn_eval.report.words import duration, percent, state_name
@@ -12,7 +13,7 @@ from unlearn_eval.report.words import duration, percent, state_name
 __all__ = ["render", "short"]
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
     """Fill in a template of this package.
 
     Everything is escaped but the script and the drawings of `plots`, which hold numbers and names
@@ -21,13 +22,15 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: file name under `templates`.
+        scripts: files there that run after the page's own script, as part of it.
         **values: what the template names.
 
     Returns:
         HTML.
     """
     environment = _environment()
-    script = environment.loader.get_source(environment, "page.js")[0]
+    files = ("page.js", *scripts)
+    script = "".join(environment.loader.get_source(environment, file)[0] for file in files)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return str(environment.get_template(template).render(policy=policy, script=script, **values))

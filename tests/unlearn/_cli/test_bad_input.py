@@ -178,7 +178,9 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "unknown option": (lambda f: forget(f, "-o", "learning_rat=1"), "'learning_rate'"),
     "wrong value": (lambda f: forget(f, "-o", "epochs=-1"), "epochs: Input should be greater"),
     "no key": (lambda f: forget(f, "-o", "epochs"), "write key=value"),
-    "unknown recipe": (lambda f: ["recipes", "show", "tofu_smal"], "did you mean 'tofu_small'"),
+    "unknown recipe": (
+        lambda f: ["recipes", "show", "tofu_smal"], "did you mean 'compare/tofu_small'"
+    ),
     "unknown recipe key": (
         lambda f: [
             "compare", "tofu_small", "model=m", "data=d", "seedz=[1]", "--output", str(f.work / "o")

@@ -1,0 +1,33 @@
+"""Several methods side by side: what each cell shows, tests between methods, which to use when.
+
+Pure functions of audit rows and numbers; nothing here sees a model, or imports torch or scipy
+before a test is asked for.
+"""
+
+from __future__ import annotations
+
+from unlearn_eval.comparison.lines import Line, lines
+from unlearn_eval.comparison.measures import MEASURES, Measure
+from unlearn_eval.comparison.outcomes import (
+    Comparison,
+    Outcome,
+    Tuned,
+    aim_of,
+    forgetting,
+    numbers_of,
+    trials_of,
+)
+
+__all__ = [
+    "MEASURES",
+    "Comparison",
+    "Line",
+    "Measure",
+    "Outcome",
+    "Tuned",
+    "aim_of",
+    "forgetting",
+    "lines",
+    "numbers_of",
+    "trials_of",
+]

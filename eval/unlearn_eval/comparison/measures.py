@@ -1,0 +1,104 @@
+"""What a comparison tells of every cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["MEASURES", "Measure"]
+
+Better = Literal["lower", "higher", "references"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One column.
+
+    Attributes:
+        name: key in an outcome's numbers.
+        head: heading of its column.
+        means: what it is, in half a sentence.
+        better: which way is good; `references` for numbers to be compared with theirs.
+        digits: shown after the point.
+    """
+
+    name: str
+    head: str
+    means: str
+    better: Better = "references"
+    digits: int = 2
+
+    def text(self, value: float | None) -> str:
+        """Write a value; a dash where there is none."""
+        if value is None:
+            return "–"
+        # + 0.0: no negative zero
+        number = round(value, self.digits) + 0.0
+        return f"{number:,.{self.digits}f}".replace("-", "−")
+
+
+MEASURES: dict[str, Measure] = {
+    m.name: m
+    for m in (
+        Measure(
+            "gap",
+            "distance",
+            "how far the AUC of the attack that gives most away lies from the references' mean; 0 "
+            "is a model that never saw the records",
+            "lower",
+        ),
+        Measure(
+            "gap_sd",
+            "in SDs",
+            "that distance in standard deviations of the references",
+            "lower",
+            1,
+        ),
+        Measure(
+            "auc",
+            "AUC",
+            "how often that attack ranks a record to forget above an unseen one; .5 is guessing",
+        ),
+        Measure(
+            "forget_recall",
+            "forget recall",
+            "share of the records to forget that are given back word for word",
+        ),
+        Measure(
+            "tries",
+            "in 10⁴ tries",
+            "share of the records to forget that 10,000 random answers probably hold",
+        ),
+        Measure("forget_loss", "forget loss", "surprise at the records to forget, nats a token"),
+        Measure(
+            "retain_recall",
+            "retain recall",
+            "share of the records to keep that are given back word for word",
+            "higher",
+        ),
+        Measure(
+            "rise",
+            "retain loss +",
+            "by how much the loss on the records to keep has risen, nats a token",
+            "lower",
+        ),
+        Measure(
+            "robust",
+            "changed",
+            "the distance of the loss attack's AUC from the references' after the further change "
+            "that brings out most",
+            "lower",
+        ),
+        Measure("wall_share", "time", "wall time, retraining being 1", "lower"),
+        Measure(
+            "tokens_share", "tokens", "tokens forward and backward, retraining being 1", "lower"
+        ),
+        Measure(
+            "memory_share",
+            "memory",
+            "most memory in training beyond what was in use before, retraining being 1",
+            "lower",
+        ),
+    )
+}
+"""The columns, in the order of the table."""

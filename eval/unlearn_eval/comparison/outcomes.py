@@ -1,0 +1,213 @@
+"""What one cell of a comparison shows, read off the rows of its audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+__all__ = [
+    "Comparison",
+    "Outcome",
+    "Tuned",
+    "aim_of",
+    "forgetting",
+    "numbers_of",
+    "trials_of",
+]
+
+Row = Mapping[str, Any]
+Numbers = dict[str, float]
+
+# (split, probe, metric) of what is told of every state
+_WHERE = {
+    "forget_recall": ("forget", "extraction.verbatim", "rate"),
+    "forget_first": ("forget", "extraction.exact", "mean"),
+    "tries": ("forget", "extraction.discoverable", "rate@n=10000"),
+    "forget_loss": ("forget", "utility.loss", "mean"),
+    "retain_recall": ("retain", "extraction.verbatim", "rate"),
+    "retain_loss": ("retain", "utility.loss", "mean"),
+    "holdout_loss": ("holdout", "utility.loss", "mean"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cell: a method with one seed on one forget set; or the model before, or a reference.
+
+    Attributes:
+        method: name of the row.
+        seed: its seed; of a reference, its number.
+        forget: number of the forget set, from 0.
+        numbers: by the names of `MEASURES` and some more; what was not measured is absent.
+        attack: the attack behind `auc` and `gap`.
+        stopped: the rule that ended training, if one did.
+        error: why it failed, if it did.
+        link: its audit's page, relative to that of the comparison.
+    """
+
+    method: str
+    seed: int
+    forget: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    attack: str = ""
+    stopped: str = ""
+    error: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How the options of a method were found.
+
+    Attributes:
+        method: name of the row.
+        trials: how many settings were tried.
+        options: those that were best, in words.
+    """
+
+    method: str
+    trials: int
+    options: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report of a comparison is made from.
+
+    Attributes:
+        title: what was compared, in a few words.
+        outcomes: the cells, in the order of the recipe.
+        before: the model before, one a forget set.
+        references: the retrained models.
+        forget_sets: what the forget sets are.
+        price: what retraining took: `wall` seconds, `tokens`, `memory` in bytes, where known.
+    """
+
+    title: str
+    outcomes: Sequence[Outcome]
+    before: Sequence[Outcome] = ()
+    references: Sequence[Outcome] = ()
+    forget_sets: Sequence[str] = ("",)
+    price: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """The rows, in the order of the recipe."""
+        return list(dict.fromkeys(outcome.method for outcome in self.outcomes))
+
+    def of(self, method: str) -> list[Outcome]:
+        """Return the cells of one row that have numbers."""
+        return [o for o in self.outcomes if o.method == method and not o.error]
+
+    def reach(self, name: str) -> float | None:
+        """Return how far references lie from each other: their largest value of a measure."""
+        values = [o.numbers[name] for o in self.references if name in o.numbers]
+        return max(values) if values else None
+
+
+def _plain(rows: Sequence[Row], state: str) -> list[Row]:
+    """Return the rows of a state as it is, asked as in training."""
+    return [
+        row
+        for row in rows
+        if row["state"] == state
+        and row["deployment"] == "as-is"
+        and row["prompt_state"] == "verbatim"
+        and row["value"] is not None
+    ]
+
+
+def numbers_of(rows: Sequence[Row], state: str) -> Numbers:
+    """Return the numbers of one state of an audit.
+
+    Args:
+        rows: of its `audit.json`.
+        state: the state.
+
+    Returns:
+        By name; what the audit does not hold is absent.
+    """
+    found = {(r["split"], r["probe"], r["metric"]): r["value"] for r in _plain(rows, state)}
+    return {name: float(found[where]) for name, where in _WHERE.items() if where in found}
+
+
+def _aucs(rows: Sequence[Row], state: str) -> Numbers:
+    return {
+        row["probe"].removeprefix("membership."): float(row["value"])
+        for row in _plain(rows, state)
+        if row["probe"].startswith("membership.")
+        and row["metric"] == "auc"
+        and row["split"] == "forget"
+    }
+
+
+def forgetting(rows: Sequence[Row], state: str) -> tuple[Numbers, str]:
+    """Return how far the attack that gives most away is from what forgetting would give.
+
+    gap = max over attacks of |AUC − m| with m the mean over the references (without the state
+    itself, if it is one), or ½ without references. It counts both ways: records that a model knows
+    suspiciously badly stand out, too. gap_sd is that of the same attack divided by the references'
+    standard deviation, but no less than the step 1/n in which a reference's AUC moves for n records
+    to forget, so that references that happen to agree do not make every distance infinite.
+
+    Args:
+        rows: of an `audit.json`.
+        state: the state.
+
+    Returns:
+        (`gap`, `auc` and, with two or more references, `gap_sd`; the name of the attack). Empty
+        where no attack has an AUC on this state and on all references.
+    """
+    states = dict.fromkeys(row["state"] for row in rows)
+    others = [
+        _aucs(rows, other) for other in states if other.startswith("reference:") and other != state
+    ]
+    ours = _aucs(rows, state)
+    known = [name for name in ours if all(name in other for other in others)]
+    if not known:
+        return {}, ""
+
+    def aim(name: str) -> float:
+        return fmean(other[name] for other in others) if others else 0.5
+
+    # the first in case of ties, so that equal audits name equal attacks
+    attack = max(known, key=lambda name: round(abs(ours[name] - aim(name)), 9))
+    found = {"auc": ours[attack], "gap": abs(ours[attack] - aim(attack))}
+    if len(others) > 1:
+        records = next(r["n"] for r in _plain(rows, state) if r["split"] == "forget")
+        spread = max(stdev(other[attack] for other in others), 1 / max(1, records))
+        found["gap_sd"] = found["gap"] / spread
+    return found, attack
+
+
+def trials_of(rows: Sequence[Row]) -> Numbers:
+    """Return the AUC of the loss attack after each further change, by what was done."""
+    return {
+        row["deployment"]: float(row["value"])
+        for row in rows
+        if row["state"] == "after"
+        and row["deployment"] != "as-is"
+        and (row["split"], row["probe"], row["metric"]) == ("forget", "membership.loss", "auc")
+        and row["value"] is not None
+    }
+
+
+def aim_of(ours: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> Numbers:
+    """Return how far the further change that brings out most takes a model from the references.
+
+    Args:
+        ours: by what was done, the AUC of the unlearned model.
+        others: the same of each reference.
+
+    Returns:
+        `robust`: max over changes of |AUC − mean of the references' after the same change|. Empty
+        without references.
+    """
+    gaps = [
+        abs(auc - fmean(other[name] for other in others))
+        for name, auc in ours.items()
+        if others and all(name in other for other in others)
+    ]
+    return {"robust": max(gaps)} if gaps else {}

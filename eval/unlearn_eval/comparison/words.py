@@ -1,0 +1,213 @@
+"""Say what a comparison found, and which method to use when; every word follows from numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unlearn_eval.comparison.contests import Contest
+from unlearn_eval.comparison.lines import DAMAGE, Line
+from unlearn_eval.comparison.measures import MEASURES
+from unlearn_eval.comparison.outcomes import Comparison
+
+__all__ = ["about_contest", "advice", "headline"]
+
+_ALPHA = 0.05
+_LISTED = 8
+
+
+def headline(comparison: Comparison, found: Sequence[Line]) -> str:
+    """Say in a sentence or two how close the methods come to retraining.
+
+    Args:
+        comparison: the comparison.
+        found: its lines.
+
+    Returns:
+        Text.
+    """
+    methods = [line for line in found if line.kind == "after" and "gap" in line.mean]
+    if not methods:
+        return "No method could be measured."
+    reach = comparison.reach("gap")
+    sound = sorted((x for x in methods if not x.damaged), key=lambda x: x.mean["gap"])
+    if not sound:
+        return (
+            f"Every method damaged the model: the loss on the records to keep rose by more than "
+            f"{DAMAGE:g} nats a token."
+        )
+    best = sound[0]
+    text = (
+        f"{best.name} comes closest to models that never saw the records without damaging the "
+        f"rest: an attacker's AUC is {_value(best, 'gap')} from theirs"
+    )
+    if reach is not None:
+        inside = best.mean["gap"] <= reach
+        text += (
+            f", within the {_number('gap', reach)} by which they differ among themselves"
+            if inside
+            else f", where they differ by up to {_number('gap', reach)} among themselves"
+        )
+    if "wall_share" in best.mean:
+        text += f"; it takes {_share(best)} of the time of retraining"
+    return text + "."
+
+
+def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
+    """Say which method to use when.
+
+    Args:
+        comparison: the comparison.
+        found: its lines.
+
+    Returns:
+        Sentences, none that no number stands behind.
+    """
+    methods = [line for line in found if line.kind == "after" and line.cells]
+    measured = [line for line in methods if "gap" in line.mean and "rise" in line.mean]
+    sound = [line for line in measured if not line.damaged]
+    said = [*_certain(comparison, sound), *_closest(sound), *_cheapest(comparison, sound)]
+    said += _gentlest(sound)
+    harmed = [line.name for line in measured if line.damaged]
+    if harmed:
+        said.append(
+            f"Not as they were set here: {_names(harmed)}. The loss on the records to keep rose by "
+            f"more than {DAMAGE:g} nats a token."
+        )
+    most = comparison.reach("forget_recall") or 0.0
+    leaky = [x.name for x in methods if x.mean.get("forget_recall", 0.0) > most]
+    if leaky:
+        said.append(f"Records to forget still come out word for word after {_names(leaky)}.")
+    back = [x for x in sound if x.mean.get("robust", 0.0) > 2 * max(x.mean["gap"], 0.05)]
+    if back:
+        worst = max(back, key=lambda x: x.mean["robust"])
+        said.append(
+            f"Further changes to the model bring back what {_names([x.name for x in back])} hid: "
+            f"for {worst.name} the distance grows from {_value(worst, 'gap')} to "
+            f"{_value(worst, 'robust')}."
+        )
+    failed = [f"{x.name} ({x.failed})" for x in found if x.failed]
+    if failed:
+        said.append(f"Cells that failed, and count nowhere: {', '.join(failed)}.")
+    return said
+
+
+def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
+    """Retraining, and what the others would have to cost to be worth it."""
+    price = comparison.price.get("wall")
+    if price is None:
+        return []
+    dear = [x.name for x in sound if x.mean.get("wall_share", 0.0) >= 1]
+    text = f"To be certain: retrain, {_seconds(price)} here; the records were never in it then."
+    if dear:
+        text += f" {_names(dear)} took as long or longer."
+    return [text]
+
+
+def _closest(sound: Sequence[Line]) -> list[str]:
+    if not sound:
+        return []
+    best = min(sound, key=lambda x: x.mean["gap"])
+    text = (
+        f"To give least away: {best.name}, {_value(best, 'gap')} from the references"
+        + (
+            f" ({_value(best, 'gap_sd')} of their standard deviations)"
+            if "gap_sd" in best.mean
+            else ""
+        )
+        + f", with the loss on the rest changed by {_value(best, 'rise')} nats a token"
+    )
+    if "wall_share" in best.mean:
+        text += f" and {_share(best)} of the time of retraining"
+    return [text + "."]
+
+
+def _cheapest(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
+    """The cheapest method as close as references are to each other, where there is one."""
+    reach = comparison.reach("gap")
+    timed = [x for x in sound if "wall_share" in x.mean]
+    if reach is None or not timed:
+        return []
+    inside = [x for x in timed if x.mean["gap"] <= reach]
+    if not inside:
+        return [
+            "No method that kept the rest came as close to the references as they are to each "
+            f"other ({_number('gap', reach)}): where that matters, retrain."
+        ]
+    best = min(inside, key=lambda x: x.mean["wall_share"])
+    return [
+        f"To save time: {best.name} is the cheapest of {len(inside)} within the references' own "
+        f"spread ({_number('gap', reach)}), at {_share(best)} of retraining."
+    ]
+
+
+def _gentlest(sound: Sequence[Line]) -> list[str]:
+    """The method that changes the rest least among those that move at all towards forgetting."""
+    if len(sound) < 2:
+        return []
+    best = min(sound, key=lambda x: x.mean["rise"])
+    closest = min(sound, key=lambda x: x.mean["gap"])
+    if best is closest:
+        return []
+    return [
+        f"To keep the rest as it was: {best.name} raised its loss by {_value(best, 'rise')}, with "
+        f"{_value(best, 'gap')} from the references."
+    ]
+
+
+def about_contest(found: Contest, level: float = _ALPHA) -> str:
+    """Say what tests and ranks show, and what so few cells cannot show.
+
+    Args:
+        found: the contest.
+        level: error that is accepted over all pairs.
+
+    Returns:
+        Text.
+    """
+    cells = found.ranking.cases
+    sure = [p for p in found.pairs if p.adjusted < level]
+    best = found.methods[0]
+    text = f"{cells} cell{'s' * (cells != 1)} a method, {len(found.pairs)} pairs of methods. "
+    if found.least * len(found.pairs) >= level:
+        text += (
+            f"So few cells cannot show a difference after correction: the smallest p is "
+            f"{found.least:.2g} before it. "
+        )
+    elif sure:
+        ahead = [p.second for p in sure if p.first == best and p.mean < 0]
+        text += f"{len(sure)} pairs differ after correction"
+        text += f"; {best} is ahead of {_names(ahead)}. " if ahead else ". "
+    else:
+        text += "No pair differs after correction. "
+    gap = found.ranking.difference
+    text += f"Mean ranks that differ by more than {gap:.2f} differ (Nemenyi, 5 %)."
+    if found.ranking.p_value == found.ranking.p_value:  # not NaN
+        text += f" That all rank alike: p = {found.ranking.p_value:.2g} (Friedman)."
+    if found.left_out:
+        text += f" Without {_names(found.left_out)}, which lack a number."
+    return text
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = list(names[:_LISTED])
+    if len(names) > _LISTED:
+        return f"{', '.join(shown)} and {len(names) - _LISTED} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _value(line: Line, measure: str) -> str:
+    return MEASURES[measure].text(line.mean.get(measure))
+
+
+def _share(line: Line) -> str:
+    return f"{line.mean['wall_share']:.0%}"
+
+
+def _number(measure: str, value: float) -> str:
+    return MEASURES[measure].text(value)
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,154 @@
+"""The page of a comparison, and its numbers as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from unlearn import lineage as lin
+from unlearn_eval.comparison.contests import Contest
+from unlearn_eval.comparison.lines import Line
+from unlearn_eval.comparison.measures import MEASURES, Measure
+from unlearn_eval.comparison.outcomes import Comparison, Outcome, Tuned
+from unlearn_eval.comparison.words import about_contest, advice, headline
+from unlearn_eval.report import comparison_plots as plots
+from unlearn_eval.report._page import render
+from unlearn_eval.report.audit import Picture
+
+__all__ = ["as_csv", "comparison_page", "shown_measures"]
+
+_WIDE = 7.6  # inches: the first picture has the page's width to itself
+_CELL = ("gap", "auc", "forget_recall", "retain_recall", "rise", "wall_share", "tokens_share")
+
+
+def comparison_page(
+    comparison: Comparison,
+    lines: Sequence[Line],
+    contests: Sequence[Contest],
+    tuning: Sequence[Tuned] = (),
+) -> str:
+    """Return the report of a comparison as one self-contained HTML page.
+
+    Args:
+        comparison: the comparison.
+        lines: a line a method, the model before and the references.
+        contests: ranks and tests, one a measure.
+        tuning: how each method was tuned; none where the recipe's options were taken.
+
+    Returns:
+        HTML; it holds numbers, names of methods and selectors of records only.
+    """
+    measures = shown_measures(lines)
+    reach = {
+        name: value for name in ("gap", "rise") if (value := comparison.reach(name)) is not None
+    }
+    drawn = [line for line in lines if line.kind != "before"]
+    return render(
+        "comparison.html",
+        scripts=("comparison.js",),
+        title=f"Unlearning compared: {comparison.title}",
+        made=lin.now(),
+        headline=headline(comparison, lines),
+        advice=advice(comparison, lines),
+        summary=[
+            ("wide", plots.trade_off("summary", drawn, reach, _WIDE)),
+            ("narrow", plots.trade_off("small", drawn, reach)),
+        ],
+        measures=measures,
+        lines=[_row(line, measures) for line in lines],
+        pictures=[_ranked(found) for found in contests],
+        cells=[_cell(outcome, comparison) for outcome in comparison.outcomes],
+        cell_heads=[MEASURES[name].head for name in _CELL],
+        several=len(comparison.forget_sets) > 1,
+        forget_sets=list(enumerate(comparison.forget_sets)),
+        tuning=tuning,
+        pairs=[pair for found in contests for pair in _pairs(found)],
+        csv=base64.b64encode(as_csv(comparison).encode()).decode(),
+    )
+
+
+def shown_measures(lines: Sequence[Line]) -> list[Measure]:
+    """Return the measures that some line has a number for."""
+    return [m for m in MEASURES.values() if any(m.name in line.mean for line in lines)]
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Return every number of a comparison, a row a cell.
+
+    Args:
+        comparison: the comparison.
+
+    Returns:
+        CSV with a head.
+    """
+    everything = [*comparison.before, *comparison.references, *comparison.outcomes]
+    names = list(dict.fromkeys(name for o in everything for name in o.numbers))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "seed", "forget_set", "attack", *names, "stopped", "error"])
+    for o in everything:
+        numbers = [repr(o.numbers[name]) if name in o.numbers else "" for name in names]
+        text = [_plain(o.stopped), _plain(o.error)]
+        writer.writerow([_plain(o.method), o.seed, o.forget, o.attack, *numbers, *text])
+    return file.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Keep a spreadsheet from taking text for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _row(line: Line, measures: Sequence[Measure]) -> dict[str, Any]:
+    cells = []
+    for measure in measures:
+        value = line.mean.get(measure.name)
+        cells.append(
+            {
+                "value": "" if value is None else repr(value),
+                "text": measure.text(value),
+                "spread": f"± {measure.text(line.spread[measure.name])}"
+                if measure.name in line.spread
+                else "",
+            }
+        )
+    return {"line": line, "cells": cells}
+
+
+def _cell(outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
+    found = []
+    for name in _CELL:
+        value = outcome.numbers.get(name)
+        found.append(
+            {"value": "" if value is None else repr(value), "text": MEASURES[name].text(value)}
+        )
+    return {"outcome": outcome, "cells": found}
+
+
+def _ranked(found: Contest) -> Picture:
+    title = {"gap": "Ranks in forgetting", "rise": "Ranks in keeping the rest"}
+    return Picture(
+        title.get(found.measure, found.measure),
+        plots.ranks(f"ranks-{found.measure}", found),
+        about_contest(found),
+    )
+
+
+def _pairs(found: Contest) -> list[dict[str, str]]:
+    """Lay out the tests of the best-ranked method against each other one."""
+    measure = MEASURES[found.measure]
+    return [
+        {
+            "measure": measure.head,
+            "first": pair.first,
+            "second": pair.second,
+            "mean": f"{pair.mean:+.3f}".replace("-", "−"),
+            "p": f"{pair.p_value:.3g}",
+            "adjusted": f"{pair.adjusted:.3g}",
+            "cells": str(pair.cells),
+        }
+        for pair in found.pairs
+        if pair.first == found.methods[0]
+    ]

@@ -1,0 +1,188 @@
+"""A whole comparison on a tiny model: what is written, what fails, what is found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unlearn._cli import run
+from unlearn.compare import work
+from unlearn.compare.comparing import compare
+from unlearn.errors import OutputError, UnlearnError
+
+
+@pytest.fixture
+def file(recipe, tmp_path: Path) -> Path:
+    """The recipe as a file."""
+    path = tmp_path / "mine.yaml"
+    content = json.loads(recipe(seeds=(0,)).model_dump_json())
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_a_comparison_from_its_recipe_to_its_page(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["compare", str(file), "--output", str(out), "--dtype", "float32"]
+    assert run(words) == 1
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "failed: none to give, seed 0, set 0: " in shown
+    content = json.loads((out / "comparison.json").read_text())
+    cells = {(c["method"], c["forget"]): c for c in content["cells"]}
+    assert set(cells) == {(m, f) for m in ("npo", "none to give") for f in range(2)}
+    for (method, _), cell in cells.items():
+        if method == "npo":
+            assert not cell["error"]
+            assert (out / cell["link"]).is_file()
+            numbers = cell["numbers"]
+            assert numbers["tokens_share"] == pytest.approx(
+                numbers["tokens"] / content["price"]["tokens"], rel=0.2
+            )
+            assert {"gap", "gap_sd", "auc", "rise", "forget_recall", "wall"} <= set(numbers)
+        else:
+            assert "alternates" in cell["error"]
+            assert "gap" not in cell["numbers"]
+    assert [line["name"] for line in content["lines"]][:2] == ["before", "references"]
+    assert len(content["references"]) == 4
+    npo = next(line for line in content["lines"] if line["name"] == "npo")
+    values = [cells["npo", f]["numbers"]["gap"] for f in range(2)]
+    assert npo["mean"]["gap"] == pytest.approx(sum(values) / 2)
+    assert "none to give" in (out / "report.html").read_text()
+    folder = next((out / "cells").glob("npo-seed0-set1-*"))
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["forget"] == [["r2,r3", None]]
+    assert settings["data"]["data.data"].startswith("sha256:")
+    assert settings["options"] == {"max_steps": 2, "batch_size": 2}
+    # the same command again tries what failed, and nothing else
+    seen = watch(monkeypatch)
+    assert run(words) == 1
+    assert [(kind, label) for kind, label in seen if kind != "unlearn"] == []
+    assert len(seen) == 2
+    # a killed step's folder is as it was: it is done again, and what depends on it is not there
+    (folder / "done.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    (folder / ".adapter.partial-1").mkdir()
+    seen.clear()
+    assert run([*words, "methods=[{method: npo, options: {max_steps: 2, batch_size: 2}}]"]) == 0
+    assert seen == [("unlearn", "npo, seed 0, set 1")]
+    assert not (folder / ".adapter.partial-1").exists()
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Note every step that is really done."""
+    seen: list[tuple[str, str]] = []
+    kinds: dict[str, Any] = dict(work._KINDS)
+
+    def noted(kind: str) -> Any:
+        def do(step: Any, *rest: Any) -> Any:
+            seen.append((kind, step.label))
+            return kinds[kind](step, *rest)
+
+        return do
+
+    monkeypatch.setattr(work, "_KINDS", {kind: noted(kind) for kind in kinds})
+    return seen
+
+
+def test_a_killed_comparison_goes_on_and_a_finished_one_is_found(
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"max_steps": 2, "batch_size": 2}
+    mine = recipe(
+        methods=[{"method": "npo", "options": few}],
+        forget="r0,r1",
+        seeds=(0,),
+        robustness=["int8"],
+    )
+    out = tmp_path / "out"
+    seen = watch(monkeypatch)
+    real = work._KINDS["unlearn"]
+
+    def killed(step: Any, *rest: Any) -> Any:
+        (step.folder / ".adapter.partial-1").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(work._KINDS, "unlearn", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compare(mine, out, dtype="float32")
+    done = [kind for kind, _ in seen]
+    assert done == ["target", "reference", "reference", "audit", "trial", "trial"]
+    seen.clear()
+    assert work._KINDS["unlearn"] is real
+    found = compare(mine, out, dtype="float32")
+    assert [kind for kind, _ in seen] == ["unlearn", "audit", "trial"]
+    assert found.steps == 3
+    assert not list(out.rglob(".adapter.partial-*"))
+    assert "changed" in found.heads
+    content = json.loads((out / "comparison.json").read_text())
+    assert content["cells"][0]["numbers"]["robust"] >= 0
+    # nothing is left to do: read, without torch, what was written
+    seen.clear()
+    again = compare(mine, out, dtype="float32")
+    assert (again.steps, again.rows, seen) == (0, found.rows, [])
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(json.loads(mine.model_dump_json())))
+    code = f"""
+import sys
+from unlearn._cli import run
+assert run(["compare", {str(path)!r}, "--output", {str(out)!r}, "--dtype", "float32"]) == 0
+heavy = {{"torch", "transformers", "datasets", "scipy", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "nothing had to be run" in ended.stdout
+    # a new row alone is done
+    seen.clear()
+    both = mine.model_copy(update={"methods": [*mine.methods, mine.methods[0].model_copy()]})
+    both.methods[1].__dict__["name"] = "npo twice"
+    compare(both, out, dtype="float32")
+    assert [kind for kind, _ in seen] == ["unlearn", "audit", "trial"]
+
+
+def test_wrong_input_is_refused_before_anything_is_trained(
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(monkeypatch)
+    out = tmp_path / "out"
+    for changes, problem in (
+        ({"forget": "r0,r9"}, "train does not hold"),
+        ({"forget": "rows:0-7"}, "all records of train"),
+        ({"holdout": "r99"}, "no record 'r99'"),
+        ({"robustness": ["int9"]}, "int8"),
+        ({"methods": [{"method": "npo", "options": {"betta": 1}}]}, "did you mean 'beta'"),
+    ):
+        with pytest.raises(UnlearnError, match=problem):
+            compare(recipe(**changes), out)
+    assert not seen
+    assert not out.exists()
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("something else")
+    with pytest.raises(OutputError, match="--overwrite"):
+        compare(recipe(), taken)
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(recipe, tmp_path: Path) -> None:
+    few = {"max_steps": 2, "batch_size": 2}
+    methods = [{"method": "npo", "options": few}]
+    mine = recipe(methods=methods, forget="r0,r1", seeds=(0,), references=1)
+    one = compare(mine, tmp_path / "one", dtype="float32")
+    two = compare(mine, tmp_path / "two", jobs=2, dtype="float32")
+    timed = {"time", "memory"}
+    for a, b in zip(one.rows, two.rows, strict=True):
+        for head, x, y in zip(one.heads, a, b, strict=True):
+            assert head in timed or x == y

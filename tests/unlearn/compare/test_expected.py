@@ -1,0 +1,126 @@
+"""What a plan says, and that it says it without loading anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_path
+from unlearn.compare import Study, lay_out
+from unlearn.compare.expected import Work, costs, counts, parameters, training_tokens
+from unlearn.compare.tuning import tuning_recipe
+from unlearn.errors import OptionError
+from unlearn.methods import METHODS, get_method, resolve
+from unlearn.options import TrainingOptions
+
+OURS = [name for name in recipe_names() if name.startswith("compare/")]
+GIVEN = {"compare/tofu_small": ["model=demo", "data=demo:800"]}
+
+
+def test_counts_are_of_the_records_themselves(study, tiny_model):
+    from transformers import AutoTokenizer
+
+    found = counts(study())
+    assert (found.train, found.forget, found.holdout) == (8, (2, 2), 4)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    texts = [
+        f"Question: What is the number of {i}?\nAnswer: It is {(i * 7919 + 13) % 10007}."
+        for i in range(8)
+    ]
+    # an end token comes on top
+    assert found.tokens == sum(len(tokenizer(t).input_ids) + 1 for t in texts) / 8
+
+
+def test_parameters_are_read_off_the_headers(study, tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert parameters(study()) == sum(p.numel() for p in model.parameters())
+
+
+def plain(name, **options):
+    """Tokens of a method for 20 records to forget and 80 to keep, of 10 tokens each."""
+    how = TrainingOptions(epochs=3, batch_size=16)
+    return training_tokens(get_method(name), options, how, 20, 80, 10.0)
+
+
+def test_tokens_by_hand():
+    # 36 steps of 8 are more than 10 epochs of 20; a retain record for each
+    assert plain("npo") == 36 * 8 * 2 * 10
+    assert plain("npo", retain_loss="none") == 36 * 8 * 10
+    assert plain("npo", epochs=2, batch_size=4, retain_ratio=3) == 10 * 4 * 4 * 10
+    assert plain("npo", max_steps=5) == 5 * 8 * 2 * 10
+    assert plain("grad_ascent", epochs=20) == 50 * 8 * 10
+    assert plain("idk_dpo", max_steps=1) == 8 * 3 * 10
+    # two epochs over the retained records first, then 40 steps of 4 with 4 retained each
+    assert plain("pilot") == (2 * 80 + 40 * 4 * 5) * 10
+    # as the original training, on the retained records
+    assert plain("retrain") == 15 * 16 * 10
+    assert plain("retrain", epochs=1) == 5 * 16 * 10
+
+
+def test_operations():
+    assert Work(trained=10, scored=100).operations(7) == 7 * (4 * 10 + 2 * 100)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_planned(name):
+    assert plain(name, epochs=1) > 0
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
+    recipe = load_recipe(name, CompareRecipe, GIVEN.get(name, []))
+    study = Study.of(recipe, tmp_path / "none", {})
+    layout = lay_out(study)
+    found = costs(study, layout, counts(study))
+    assert len(layout.cells) == len(recipe.methods) * len(recipe.seeds) * len(recipe.forget_sets)
+    assert set(found.work) == {step.folder for step in layout.steps}
+    assert found.seconds
+    tried = tuning_recipe(recipe).methods if recipe.tune else recipe.methods
+    for settings in tried:
+        resolve(get_method(settings.method), settings.options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_short_names_find_a_recipe_where_only_one_has_it():
+    assert recipe_path("tofu_small") == recipe_path("compare/tofu_small")
+    with pytest.raises(OptionError, match="did you mean"):
+        recipe_path("tofu_smal")
+
+
+def test_sizes_of_what_is_on_the_hub_come_from_the_recipe(study):
+    far = {"a": "owner/name#x:train", "b": "owner/name#x:test"}
+    made = study(
+        data=far,
+        train="part:a",
+        forget="part:a[0-9]",
+        holdout="part:b",
+        expect={"records": {"a": 50, "b": 7}},
+    )
+    found = counts(made)
+    assert (found.train, found.forget, found.holdout) == (50, (10,), 7)
+    with pytest.raises(OptionError, match="expect"):
+        counts(study(data=far, train="part:a", forget="part:a[0-9]", holdout="part:b"))
+
+
+def test_a_plan_imports_nothing_heavy(data, tmp_path):
+    code = f"""
+import sys
+from unlearn._cli import run
+words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
+words += ["forget=r0,r1", "holdout=rows:8-11", "--plan", "--output", {str(tmp_path / "o")!r}]
+assert run(words) == 0
+assert run(["compare", "muse", "--plan"]) == 0
+import json
+print("loaded:" + json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown, _, loaded = done.stdout.partition("loaded:")
+    assert "81 cells: 27 methods × 3 seeds × 1 forget set;" in shown
+    assert not {"torch", "transformers", "datasets", "scipy"} & set(json.loads(loaded))
+    assert not (tmp_path / "o").exists()

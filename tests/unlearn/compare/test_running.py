@@ -1,0 +1,138 @@
+"""In which order steps are done, what failures take with them, and that processes end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn.compare import Step, Study
+from unlearn.compare import running as module
+from unlearn.compare.layout import DONE
+from unlearn.compare.running import held, run_steps
+from unlearn.errors import OptionError, OutputError
+
+
+class Log:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.begun_: list[str] = []
+        self.ended_: dict[str, str | None] = {}
+
+    @contextlib.contextmanager
+    def begun(self, step: Step) -> Iterator[Any]:
+        self.begun_.append(step.label)
+        yield None
+
+    def ended(self, step: Step, failure: str | None) -> None:
+        self.ended_[step.label] = failure
+
+
+@pytest.fixture
+def step(tmp_path: Path):
+    def make(label: str, *needs: Step) -> Step:
+        return Step(
+            "audit", label, tmp_path, label, {"label": label}, needs=tuple(n.folder for n in needs)
+        )
+
+    return make
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Do as a step's label says, in this process."""
+    from unlearn.compare import work as heavy
+
+    def do(step: Step, study: Study, progress: Any = None) -> None:
+        if step.label.startswith("bad"):
+            raise OptionError("no such thing")
+        if step.label.startswith("bug"):
+            raise ZeroDivisionError("oh")
+        step.folder.mkdir()
+        (step.folder / DONE).write_text(json.dumps({"pid": os.getpid()}))
+
+    monkeypatch.setattr(heavy, "do", do)
+
+
+def test_a_failure_takes_only_what_needs_it_along(step, work, study):
+    bad, good, bug = step("bad"), step("good"), step("bug")
+    on_bad, on_good = step("on bad", bad, good), step("on good", good)
+    on_both = step("on both", on_bad, on_good)
+    log = Log()
+    failures = run_steps([bad, good, bug, on_bad, on_good, on_both], study(), log)
+    assert log.begun_ == ["bad", "good", "bug", "on good"]
+    why = "bad: no such thing"
+    assert log.ended_ == {
+        "bad": why,
+        "good": None,
+        "bug": "bug: ZeroDivisionError: oh",
+        "on bad": why,
+        "on good": None,
+        "on both": why,
+    }
+    assert failures == {s.folder: why for s in (bad, on_bad, on_both)} | {
+        bug.folder: "bug: ZeroDivisionError: oh"
+    }
+    # once more: what is done is left alone, and what failed is tried again
+    again = Log()
+    run_steps([bad, good, on_good], study(), again)
+    assert again.begun_ == ["bad"]
+
+
+def test_nobody_writes_into_a_folder_that_another_writes_into(tmp_path):
+    refused = pytest.raises(OutputError, match="another comparison is running")
+    with held(tmp_path), refused, held(tmp_path):
+        pass
+    with held(tmp_path):  # free again
+        pass
+
+
+@pytest.mark.slow
+def test_processes_do_what_there_is_and_all_end(step, study, tmp_path):
+    import multiprocessing
+
+    missing = [step(f"s{i}") for i in range(3)]
+    log = Log()
+    # these steps have no records to work on, and say so from another process
+    failures = run_steps(missing, study(), log, jobs=2)
+    assert set(failures) == {s.folder for s in missing}
+    assert all("KeyError" in reason for reason in failures.values())
+    assert not log.begun_
+    assert (missing[0].folder / "error.txt").read_text().startswith("Traceback")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_its_step_along(step, study, monkeypatch):
+    import multiprocessing
+
+    from unlearn.compare import _processes
+
+    monkeypatch.setattr(_processes, "_serve", die)
+    steps = [step(f"s{i}") for i in range(3)]
+    failures = run_steps(steps, study(), Log(), jobs=2)
+    assert sorted(failures.values()) == [
+        f"s{i}: its process ended unexpectedly (exit code 9)" for i in range(3)
+    ]
+    assert not multiprocessing.active_children()
+
+
+def die(pipe: Any, *_: Any) -> None:
+    """Stand in for a process that the system kills."""
+    pipe.recv()
+    os._exit(9)
+
+
+def test_an_interruption_goes_through(step, study, monkeypatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "attempt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_steps([step("one")], study(), Log())

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from unlearn_eval.comparison import Comparison, Outcome
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def row() -> Callable[..., dict[str, Any]]:
+    """Make a row of an `audit.json`."""
+
+    def make(state: str, probe: str, metric: str, value: float | None, **more: Any) -> Any:
+        plain = {"split": "forget", "deployment": "as-is", "prompt_state": "verbatim", "n": 20}
+        given = {"state": state, "probe": probe, "metric": metric, "value": value}
+        return plain | given | more
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Comparison:
+    """Three methods, three seeds, two forget sets: one good, one that leaks, one that damages."""
+    shape = {"good": (0.05, 0.01, 0.3), "leaky": (0.40, 0.00, 0.1), "harsh": (0.10, 1.50, 0.05)}
+    outcomes = [
+        Outcome(
+            method,
+            seed,
+            forget,
+            {
+                "gap": gap + 0.002 * seed + 0.001 * forget,
+                "auc": 0.6 + gap,
+                "gap_sd": gap / 0.02,
+                "rise": rise,
+                "forget_recall": 0.25 if method == "leaky" else 0.0,
+                "retain_recall": 1.0 - 0.5 * rise,
+                "retain_loss": rise,
+                "wall_share": share,
+                "robust": 0.5 if method == "good" else gap,
+            },
+            attack="loss",
+            link=f"cells/{method}-{seed}-{forget}/audit/report.html",
+        )
+        for forget in range(2)
+        for method, (gap, rise, share) in shape.items()
+        for seed in range(3)
+    ]
+    references = [
+        Outcome(
+            "references", i, f, {"gap": 0.03 * i, "auc": 0.6, "rise": 0.0, "forget_recall": 0.0}
+        )
+        for f in range(2)
+        for i in range(3)
+    ]
+    before = [Outcome("before", 0, f, {"gap": 0.4, "auc": 1.0, "rise": 0.0}) for f in range(2)]
+    return Comparison(
+        "three methods",
+        outcomes,
+        before,
+        references,
+        ("rows:0-9", "rows:10-19"),
+        {"wall": 300.0},
+    )

@@ -1,0 +1,179 @@
+"""The page of a comparison, as text and in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unlearn_eval.comparison import Outcome, lines
+from unlearn_eval.comparison.contests import CONTESTED, contest
+from unlearn_eval.report.comparison import as_csv, comparison_page
+
+HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
+
+
+def page_of(comparison):
+    contests = [c for measure in CONTESTED if (c := contest(comparison, measure)) is not None]
+    return comparison_page(comparison, lines(comparison), contests)
+
+
+@pytest.fixture(scope="module")
+def shown(comparison):
+    """The comparison, with a cell that failed for a hostile reason."""
+    broken = Outcome("harsh", 9, 0, error=HOSTILE)
+    return replace(comparison, outcomes=[*comparison.outcomes, broken])
+
+
+@pytest.fixture(scope="module")
+def page(shown):
+    return page_of(shown)
+
+
+def test_the_page_is_one_file_that_quotes_nothing_as_markup(page, shown):
+    assert page.count("<script>") == 1
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+    assert len(page) < 3_000_000
+    assert "not legal proof of erasure" in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert "#0102" not in page  # every stand-in colour became one of the theme
+    assert re.sub(r"\d{4}-\d\d-\d\d", "", page) == re.sub(r"\d{4}-\d\d-\d\d", "", page_of(shown))
+
+
+def test_csv_holds_every_cell_and_no_formula(shown):
+    rows = list(csv.DictReader(io.StringIO(as_csv(shown))))
+    assert len(rows) == len(shown.before) + len(shown.references) + len(shown.outcomes)
+    good = [row for row in rows if row["method"] == "good"]
+    assert [float(row["gap"]) for row in good] == [o.numbers["gap"] for o in shown.of("good")]
+    assert rows[-1]["error"] == HOSTILE
+    assert rows[-1]["gap"] == ""
+    formula = replace(shown, outcomes=[Outcome("=1+1", 0, 0)])
+    assert "\n'=1+1," in as_csv(formula)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_a_real_browser(browser, page, tmp_path: Path, width, dark):
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    opened = browser.open(file, width, dark=dark)
+    assert opened.console == []
+    assert [u for u in opened.requests if not u.startswith(("chrome://", "data:"))] == [
+        file.as_uri()
+    ]
+    assert opened.overflow() == []
+    assert opened.run("return document.title") != "owned"
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    assert (opened.run(colour) == "rgb(20, 23, 27)") is dark
+    opened.run("document.getElementById('theme').click()")
+    assert (opened.run(colour) == "rgb(20, 23, 27)") is not dark
+    smallest, seen = opened.run(
+        """
+        const svgs = [...document.querySelectorAll(".summary svg")];
+        const seen = svgs.filter(svg => svg.getBoundingClientRect().width);
+        const scale = seen[0].getBoundingClientRect().width / seen[0].viewBox.baseVal.width;
+        const texts = [...seen[0].querySelectorAll("text")];
+        return [Math.min(...texts.map(t => parseFloat(getComputedStyle(t).fontSize))) * scale,
+                seen.length];
+        """
+    )
+    assert seen == 1  # the drawing for this width, not both
+    assert smallest >= 10.5
+
+
+NAMES = """
+    return [...document.querySelectorAll("#methods tbody tr")]
+      .filter(row => row.getBoundingClientRect().height).map(row => row.dataset.method);
+"""
+PRESS = "document.querySelectorAll('#methods thead button')[{}].click()"
+
+
+def test_sorts_filters_and_is_operable_by_keyboard(browser, page, tmp_path: Path):
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    opened = browser.open(file, 1440)
+    assert opened.run(NAMES) == ["before", "references", "good", "leaky", "harsh"]
+    opened.run(PRESS.format(1))  # by distance
+    upwards = ["references", "good", "harsh", "before", "leaky"]
+    assert opened.run(NAMES) == upwards
+    sorts = "return [...document.querySelectorAll('#methods th')].map(h => h.ariaSort)"
+    assert opened.run(sorts)[1] == "ascending"
+    opened.run(PRESS.format(1))
+    assert opened.run(NAMES) == upwards[::-1]
+    assert opened.run(sorts)[1] == "descending"
+    opened.run(PRESS.format(2))  # in SDs: before and references have no number, and stay last
+    assert opened.run(NAMES) == ["good", "harsh", "leaky", "before", "references"]
+    opened.run(PRESS.format(2))
+    assert opened.run(NAMES) == ["leaky", "harsh", "good", "before", "references"]
+    # the same without the heads, which a phone does not show
+    choose = """
+        const order = document.getElementById("order");
+        order.value = arguments[0];
+        order.dispatchEvent(new Event("change"));
+    """
+    opened.driver.execute_script(choose, "-1")
+    assert opened.run(NAMES) == ["harsh", "leaky", "good", "references", "before"]
+    opened.run("document.getElementById('turn').click()")
+    assert opened.run(NAMES) == ["before", "references", "good", "leaky", "harsh"]
+    find = opened.driver.find_element("id", "find")
+    find.send_keys("LEAK")
+    assert opened.run(NAMES) == ["leaky"]
+    assert opened.run("return document.getElementById('count').textContent") == "1 of 5 rows"
+    cells = "return document.querySelectorAll('#cells tbody tr:not([hidden])').length"
+    assert opened.run(cells) == 6
+    find.clear()
+    find.send_keys(" ")
+    assert len(opened.run(NAMES)) == 5
+    # all that does something is reached by the tab key (U+E004), in the order of the page
+    opened.run("document.getElementById('theme').focus()")
+    reach = "return document.activeElement.id || document.activeElement.textContent.trim()"
+    reached = []
+    for _ in range(9):
+        opened.driver.switch_to.active_element.send_keys("\ue004")
+        reached.append(opened.run(reach))
+    wanted = ["find", "front", "order", "turn", "Download every cell as CSV", "method"]
+    assert [name for name in reached if name in wanted] == wanted
+    opened.driver.find_element("id", "front").send_keys(" ")
+    assert set(opened.run(NAMES)) == {"before", "references", "good", "leaky", "harsh"}
+    data = opened.run("return document.querySelector('a[download]').href")
+    assert data.startswith("data:text/csv;base64,")
+
+
+def test_fifty_cells_open_and_sort_at_once(browser, comparison, tmp_path: Path):
+    many = [
+        replace(o, method=f"{o.method} {i}", numbers={**o.numbers, "gap": 0.01 * i})
+        for i in range(3)
+        for o in comparison.outcomes
+    ]
+    file = tmp_path / "report.html"
+    file.write_text(page_of(replace(comparison, outcomes=many)), encoding="utf-8")
+    start = time.perf_counter()
+    opened = browser.open(file, 1440)
+    opened.run(PRESS.format(1))
+    assert len(opened.run(NAMES)) == 11
+    took = opened.run(
+        """
+        const start = performance.now();
+        document.querySelectorAll("#cells thead button")[1].click();
+        document.body.getBoundingClientRect();
+        return performance.now() - start;
+        """
+    )
+    assert took < 1000
+    assert time.perf_counter() - start < 30  # the machine may be busy with other tests
+
+
+def test_prints_on_paper(browser, page, tmp_path: Path):
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    browser.open(file, 1440, dark=True)
+    paper = browser.pdf()
+    pages = len(re.findall(rb"/Type\s*/Page\b", paper))
+    assert 2 <= pages <= 6

@@ -1,0 +1,217 @@
+"""Do one step: train, unlearn or audit, and note what it took."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unlearn._output import staged_file
+from unlearn.compare._memory import peak
+from unlearn.compare.data import Pool
+from unlearn.compare.layout import DONE, Step
+from unlearn.compare.study import Study
+from unlearn.records import Records
+from unlearn.workflow import Result, finetune, forget
+
+__all__ = ["check", "do"]
+
+Progress = Callable[[int, int], None]
+
+_POINTS = 100
+"""Points of a training curve that are kept."""
+
+
+def check(study: Study) -> None:
+    """Refuse a recipe that cannot work, before anything is trained.
+
+    Args:
+        study: the comparison.
+
+    Raises:
+        UnlearnError: saying what is wrong with the recipe or the data.
+    """
+    from unlearn.compare.tuning import check_tuning
+    from unlearn.errors import SelectionError
+    from unlearn.methods import get_method, resolve
+    from unlearn_eval.robustness import chosen
+
+    recipe = study.recipe
+    for settings in recipe.methods:
+        resolve(get_method(settings.method), settings.options)
+    chosen(recipe.robustness)
+    pool = _pool(study)
+    check_tuning(recipe, pool)
+    train = set(pool.positions(recipe.train))
+    pool.positions(recipe.holdout)
+    for selector in recipe.forget_sets:
+        gone = set(pool.positions(selector))
+        if not gone < train:
+            what = "all records of train" if gone == train else "records that train does not hold"
+            raise SelectionError(f"forget {selector!r} names {what}")
+
+
+def do(step: Step, study: Study, progress: Progress | None = None) -> None:
+    """Do a step, unless it is done; its folder is complete once `done.json` is there.
+
+    Args:
+        step: the step.
+        study: the comparison.
+        progress: called with (steps or records done, in all).
+
+    Raises:
+        UnlearnError: for any input that cannot be used.
+    """
+    if step.done:
+        return
+    step.folder.mkdir(parents=True, exist_ok=True)
+    for left in step.folder.glob(".*.partial-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    _write(step.folder / "settings.json", {"kind": step.kind, **step.settings})
+    _warm()
+    start = time.perf_counter()
+    with peak() as most:
+        facts = _KINDS[step.kind](step, study, progress)
+    took = {"wall": time.perf_counter() - start, "memory": most.bytes}
+    _write(step.folder / DONE, {"digest": step.digest, **took, **facts})
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with staged_file(path) as stage:
+        stage.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@functools.cache
+def _warm() -> None:
+    """Import what takes seconds, so that no step's time holds it."""
+    import peft
+    import transformers
+
+    for package, name in ((transformers, "Trainer"), (peft, "LoraConfig")):
+        getattr(package, name)
+
+
+def _pool(study: Study) -> Pool:
+    """Return all records, read once in the life of a process."""
+    key = json.dumps([study.recipe.data, study.common()["data"]], sort_keys=True)
+    if key not in _POOLS:
+        _POOLS.clear()
+        _POOLS[key] = Pool.load(study.recipe)
+    return _POOLS[key]
+
+
+_POOLS: dict[str, Pool] = {}
+
+
+def _target(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+    return _finetune(step, study, _train(study), progress)
+
+
+def _reference(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+    return _finetune(step, study, _train(study).without(_gone(step, study)), progress)
+
+
+def _finetune(
+    step: Step, study: Study, records: Records, progress: Progress | None
+) -> dict[str, Any]:
+    recipe = study.recipe
+    made = finetune(
+        study.model,
+        records,
+        step.result,
+        template=recipe.template,
+        lora=recipe.finetune.lora,
+        options=recipe.finetune.options,
+        seed=step.settings["seed"],
+        overwrite=True,
+        progress=progress,
+        **study.opening,
+    )
+    return _told(made)
+
+
+def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+    made = forget(
+        study.model,
+        _train(study),
+        _ids(step, study),
+        step.result,
+        adapter=step.paths["adapter"],
+        method=step.settings["method"],
+        holdout=_pool(study).select(study.recipe.holdout),
+        options=step.settings["options"],
+        seed=step.settings["seed"],
+        overwrite=True,
+        progress=progress,
+        **study.opening,
+    )
+    return _told(made)
+
+
+def _audit(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+    from unlearn_eval.audit import run_audit
+
+    run_audit(
+        study.model,
+        _train(study),
+        _ids(step, study),
+        step.result,
+        adapter=step.paths["adapter"],
+        before=step.paths.get("before"),
+        references=step.paths.get("references", ()),
+        holdout=_pool(study).select(study.recipe.holdout),
+        generate=step.settings["generate"],
+        robustness=step.settings.get("robustness", ()),
+        overwrite=True,
+        progress=progress,
+        **study.opening,
+    )
+    return {}
+
+
+_KINDS: Mapping[str, Callable[[Step, Study, Progress | None], dict[str, Any]]] = {
+    "target": _target,
+    "reference": _reference,
+    "unlearn": _unlearn,
+    "audit": _audit,
+    "trial": _audit,
+}
+
+
+def _train(study: Study) -> Records:
+    return _pool(study).select(study.recipe.train)
+
+
+def _gone(step: Step, study: Study) -> Records:
+    return _pool(study).select(step.settings["forget"][0][0])
+
+
+def _ids(step: Step, study: Study) -> str:
+    """Write the forget ids to a file: rows of the whole data are other rows of the training set."""
+    file = step.folder / "forget-ids.txt"
+    file.write_text("\n".join(_gone(step, study).ids) + "\n", encoding="utf-8")
+    return f"@{file}"
+
+
+def _told(made: Result) -> dict[str, Any]:
+    """Return what a comparison tells of a training run."""
+    fit = made.fit
+    curve = [
+        {key: entry[key] for key in ("step", "loss") if key in entry}
+        for entry in fit.history
+        if "loss" in entry
+    ]
+    return {
+        "seconds": fit.seconds,
+        "tokens": fit.tokens,
+        "steps": fit.steps,
+        "planned_steps": fit.planned_steps,
+        "stopped": fit.stopped,
+        "notes": list(made.notes),
+        "weights": made.lineage.digest,
+        "curve": curve[:: max(1, len(curve) // _POINTS)],
+    }
