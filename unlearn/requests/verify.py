@@ -98,13 +98,13 @@ def verify_request(
     """
     from unlearn_eval.audit import run_audit
 
-    decide = decide or _decide()
     with ledger.lease(request.line) as lease:
         if lease is None:
             raise LedgerError(f"another process is at work on the line of request {request.id}")
         request = ledger.get(request.id)
         if request.state not in {"unlearned", *EVENTS.values()}:
             raise LedgerError(f"request {request.id} is {request.state}: run it first")
+        decide = decide or _decide()  # before the audit, which takes long
         setup = setup_of(ledger, request)
         folder, digest, count = latest(ledger, request.line, setup)
         gone = escrowed(ledger, [request])
