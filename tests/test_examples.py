@@ -53,3 +53,22 @@ def test_the_demo(tmp_path: Path) -> None:
     assert cells[1] == "0 of 20"
     kept, _, of = cells[3].partition(" of ")
     assert int(kept) >= 0.9 * int(of)
+
+
+@pytest.mark.slow
+def test_deletion_request(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "deletion_request.py"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The certificate verifies." in done.stdout
+    assert "everything holds" in done.stdout
+    assert (tmp_path / "out" / "certificate.html").is_file()
+    people = (tmp_path / "out" / "records.jsonl").read_text()
+    secret = json.loads(people.splitlines()[0])["completion"]
+    for name in ("certificate.json", "certificate.html", "home/ledger.db"):
+        assert secret.encode() not in (tmp_path / "out" / name).read_bytes()

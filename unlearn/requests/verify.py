@@ -117,7 +117,6 @@ def verify_request(
         request = ledger.get(request.id)
         if request.state not in {"unlearned", *EVENTS.values()}:
             raise LedgerError(f"request {request.id} is {request.state}: run it first")
-        decide = decide or _decide()  # before the audit, which takes long
         setup = setup_of(ledger, request)
         folder, digest, count = latest(ledger, request.line, setup)
         gone = escrowed(ledger, [request])
