@@ -236,6 +236,7 @@ def test_the_verb(
     assert "2 of 2 are there already" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_audit_takes_folders_of_references_and_of_shadow_models(
     tiny_model: Path,
     adapter: Path,

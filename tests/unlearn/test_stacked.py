@@ -79,6 +79,7 @@ def test_initial_weights_are_those_of_each_seed_alone(tiny_model: Path) -> None:
     assert trainable == {k for k, _ in stacked.model.named_parameters() if ".lora_" in k}
 
 
+@pytest.mark.slow
 def test_each_equals_the_one_trained_alone(tiny_model: Path, tmp_path: Path) -> None:
     training = options()
     stacked = stack_adapters(open_model(tiny_model), LORA, SEEDS)

@@ -117,6 +117,7 @@ class Killed(BaseException):
     """As a signal: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_a_killed_audit_goes_on_where_it_was(audit, monkeypatch, tmp_path):
     options = {"before": None, "generate": 2, "also": ["grad_norm", "recall", "prompt_states"]}
     options["robustness"] = ["relearn", "int8"]

@@ -152,6 +152,7 @@ def locate(
     rest = data.without(gone)
     best: dict[str, Near] = {}
     for like, name, similarity in near_duplicates(gone, rest, near) if near else ():
-        best.setdefault(name, Near(name, like, similarity))
+        if name not in best or similarity > best[name].similarity:
+            best[name] = Near(name, like, similarity)
     kept = rest if retain is None else Records.load(retain).without(gone)
     return Located(gone, tuple(best.values()), tuple(secrets_elsewhere(gone, kept)))

@@ -93,6 +93,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_a_finished_one_is_found(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ def make_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], 
     return create
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def fresh_url(request: pytest.FixtureRequest, make_url: Callable[[str], str]) -> Callable[[], str]:
     """Makes the URL of an empty database, a new one with each call."""
     return lambda: make_url(request.param)

@@ -192,6 +192,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
         assert word not in case.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_requests_follow_each_other_on_the_newest_adapter(
     case: Case, monkeypatch: pytest.MonkeyPatch

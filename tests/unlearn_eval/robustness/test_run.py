@@ -112,6 +112,7 @@ def test_a_reference_that_is_the_state_itself_responds_alike(open_state, example
     assert {r.state for r in rows} == {"after", "reference:0"}
 
 
+@pytest.mark.slow
 def test_treating_leaves_the_rest_of_an_audit_as_it_is(
     tiny_model, adapter, data_file, holdout_file, other
 ):
