@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -217,7 +219,7 @@ PASSES = ["grad_norm", "recall", "con_recall", "neighbourhood", "prompt_states",
 def test_two_processes_equal_one(
     tiny_model, adapter, data_file, holdout_file, lineage_key, tmp_path, monkeypatch
 ):
-    """Torchrun rather than `accelerate launch`, which starts a second process for GPUs only."""
+    """Started as a launcher does: `accelerate launch` starts a second process for GPUs only."""
     monkeypatch.setenv("UNLEARN_KEY", lineage_key)
     rows = [json.loads(line) for line in data_file.read_text().splitlines()]
     rows[0]["secrets"] = [{"field": "completion", "start": 6, "end": 8, "kind": "pin"}]
@@ -227,10 +229,23 @@ def test_two_processes_equal_one(
     given = {"model": tiny_model, "data": data, "adapter": adapter, "holdout": holdout_file}
     given = {key: str(path) for key, path in given.items()}
     given |= {"forget": "r0,r1,r2", "generate": 3, "also": PASSES, "robustness": ["all"]}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(script), json.dumps(given), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(script), json.dumps(given), str(tmp_path)]
+    started = []
+    for rank in ("0", "1"):
+        names = {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}
+        with (tmp_path / f"log{rank}").open("w") as log:
+            environment = os.environ | where | names
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    try:
+        codes = [process.wait(240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [0, 0], (tmp_path / "log0").read_text()[-3000:]
 
     run_audit(**given, output=tmp_path / "one", cache=False)
     names = ("one", "two")
