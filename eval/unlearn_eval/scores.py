@@ -235,13 +235,14 @@ class TokenScores:
             values = [getattr(part, name) for part in full]
             return None if any(v is None for v in values) else np.concatenate(values)
 
+        names = (*_TOKEN_TYPES, *_OPTIONAL_TOKEN_TYPES, "text_bytes")
         samplers = [key for key in full[0].sampled if all(key in part.sampled for part in full)]
         lengths = np.concatenate([part.lengths for part in full])
         return cls(
             ids=tuple(name for part in full for name in part.ids),
             offsets=np.concatenate(([0], np.cumsum(lengths))),
             sampled={key: np.concatenate([p.sampled[key] for p in full]) for key in samplers},
-            **{name: column(name) for name in (*_TOKEN_TYPES, "text_bytes", "secret")},
+            **{name: column(name) for name in names},
         )
 
     def spans(self, record: int) -> list[slice]:

@@ -201,14 +201,16 @@ def test_scores_survive_being_sent_and_joined(make_scores):
     assert TokenScores.joined([whole, make_scores([[-1.0]])]).secret is None
 
 
-def close(one: Any, other: Any) -> bool:
+def close(one: Any, other: Any, far: float = 1e-6) -> bool:
     """Say whether two values are equal, numbers but for rounding."""
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(close(one[k], other[k]) for k in one)
+        return one.keys() == other.keys() and all(close(one[k], other[k], far) for k in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(close, one, other))
+        return len(one) == len(other) and all(
+            close(a, b, far) for a, b in zip(one, other, strict=True)
+        )
     if isinstance(one, float) and isinstance(other, float):
-        return one == other or math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
+        return one == other or math.isclose(one, other, rel_tol=far, abs_tol=far)
     return bool(one == other)
 
 
@@ -254,7 +256,8 @@ def test_two_processes_equal_one(
     assert len(one) == len(two)
     assert [(a, b) for a, b in zip(one, two, strict=True) if not close(a, b)] == []
     one, two = (pq.read_table(tmp_path / n / "scores.parquet").to_pylist() for n in names)
-    assert [(a, b) for a, b in zip(one, two, strict=True) if not close(a, b)] == []
+    # what float32 gives a token in another batch
+    assert [(a, b) for a, b in zip(one, two, strict=True) if not close(a, b, 1e-5)] == []
 
     told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(2)]
     for found in told:
