@@ -75,6 +75,7 @@ class Audit:
         said: by state, what it wrote when it continued forget records, by position; empty unless
             the user asked for text.
         notes: what the user should know.
+        files: digests of the files that decide what the unlearned state computes, by name.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
     """
@@ -91,6 +92,7 @@ class Audit:
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
 
     def get(
@@ -133,6 +135,7 @@ class Audit:
                 "created": lin.now(),
                 "model": self.model,
                 "states": dict(self.states),
+                "files": dict(self.files),
                 "training": {state: dict(facts) for state, facts in self.training.items()},
                 "notes": list(self.notes),
                 "policy": None if self.policy is None else dict(self.policy),

@@ -27,6 +27,7 @@ from unlearn_eval._scores_file import scores_table
 from unlearn_eval._shadows import Shadows, membership
 from unlearn_eval._table import Audit, AuditRow, audit_rows
 from unlearn_eval._verdict.fixed import Fixed
+from unlearn_eval.certificate._files import deciding_files
 from unlearn_eval.passes import check, plan
 from unlearn_eval.passes._base import Material, View
 from unlearn_eval.passes._paraphrases import read_paraphrases
@@ -226,6 +227,7 @@ def run_audit(
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
         notes=(*assumed, *near),
+        files=deciding_files(state.adapter or state.folder),
         policy=None if fixed is None else fixed.as_dict(),
     )
     if output is not None and first():

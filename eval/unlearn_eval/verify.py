@@ -25,7 +25,8 @@ def verify(
         audit: folder of `audit.json` and `scores.parquet`.
         policy: by name or file; by default the one that the audit was run with, else `standard`. It
             counts as chosen before the scores only if it is, hash by hash, the audit's.
-        twins: a file of twins or canaries, see `load_evidence`.
+        twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
+            after the scores.
 
     Returns:
         The verdict.
@@ -43,7 +44,8 @@ def verify(
         name, chosen = str(stored.get("name", "")), fixed
     else:
         name, chosen = load_policy(policy or DEFAULT)
-    before = stored is not None and stored["sha256"] == chosen.sha256
+    # which records are twins is part of what must be fixed, and no audit holds it
+    before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
     return decide(
         load_evidence(audit, twins),
         chosen,

@@ -22,6 +22,9 @@ from unlearn.errors import DataError, OutputError
 from unlearn.lineage import Key
 from unlearn.requests._secrets import texts_of
 
+_LEAST = 24
+"""Characters of a record that tell it within a longer text: fewer may be there by chance."""
+
 __all__ = ["READABLE", "TEXT", "Matcher", "held", "is_dataset", "rewrite"]
 
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -50,7 +53,12 @@ class Matcher:
                 return True
         except DataError:
             pass
-        return self.text("\n".join(_strings(row)))
+        found = [_plain(text) for text in _strings(row)]
+        return any(
+            all(part in found for part in parts)
+            or (sum(map(len, parts)) >= _LEAST and all(part in "\n".join(found) for part in parts))
+            for parts in self._parts
+        )
 
     def text(self, text: str) -> bool:
         """Say whether a text holds all the text of one of the records."""
@@ -60,6 +68,14 @@ class Matcher:
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
+
+
+def _is_record(row: Any) -> bool:
+    try:
+        record_of(row, "row")
+    except DataError:
+        return False
+    return True
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -191,9 +207,15 @@ def _json(path: Path, matcher: Matcher) -> Split:
     inner = whole.get("data") if isinstance(whole, dict) else whole
     if not isinstance(inner, list):
         gone = matcher.row(whole)
-        return Split(
-            int(gone), int(not gone), lambda stage: _write_text(stage, "" if gone else text)
-        )
+
+        def write(stage: Path) -> None:
+            if gone and not _is_record(whole):  # nothing says which part of it is the record
+                raise OutputError(
+                    f"{path} is one JSON object, not a list of records: take them out by hand"
+                )
+            _write_text(stage, "" if gone else text)
+
+        return Split(int(gone), int(not gone), write)
     marks = [matcher.row(row) for row in inner]
     kept = [row for row, gone in zip(inner, marks, strict=True) if not gone]
     result = {**whole, "data": kept} if isinstance(whole, dict) else kept
@@ -210,7 +232,7 @@ def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
     pieces: list[tuple[str, bool]] = []
     header: list[str] | None = None
     start = 0
-    for values in reader:
+    for values in _rows(path, reader):
         piece = "".join(lines[start : reader.line_num])
         start = reader.line_num
         if header is None:
@@ -220,6 +242,13 @@ def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
             row = {name: value for name, value in zip(header, values, strict=False) if value}
             pieces.append((piece, bool(row) and matcher.row(row)))
     return _lines(pieces, headers=1 if header else 0)
+
+
+def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
 
 
 def _parquet(path: Path, matcher: Matcher, _: str) -> Split:

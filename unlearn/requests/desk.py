@@ -246,6 +246,7 @@ def settle(
             near={"threshold": threshold, "seen": len(found.near), "included": included},
             elsewhere=len({entry.id for entry in found.elsewhere}),
             artifacts=None,
+            swept=None,
         )
     ledger.escrow.shred(ledger.escrow.folder / old.name)
     return done
@@ -337,5 +338,7 @@ def _allow(request: Request, outcome: Outcome) -> None:
                 f"request {request.id}: nobody looked for other artifacts; run `unlearn request "
                 "sweep` over the folders where some may be, or pass --outcome incomplete"
             )
-    elif outcome in {"fail", "inconclusive"} and request.state == "verified":
-        raise LedgerError(f"request {request.id} is verified; pass or incomplete are what fits")
+    elif outcome in {"fail", "inconclusive"} and outcome != _by_state(request):
+        raise LedgerError(
+            f"request {request.id} is {request.state}: it cannot be closed as {outcome}"
+        )

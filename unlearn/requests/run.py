@@ -255,10 +255,10 @@ def _carry_out(
     with ledger.writing(lease, line) as writer:
         for request in batch:
             first = request.facts.get("before", before)  # of a second attempt: what it started from
-            writer.change(request.id, "unlearned", run=None, before=first, after=after)
+            writer.change(request.id, "unlearned", run=None, before=first, after=after, swept=None)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:
-            writer.change(name, "superseded", after=after, verdict=None)
+            writer.change(name, "superseded", after=after, verdict=None, swept=None)
     names = tuple(request.id for request in batch)
     return Done(plan.run, str(plan.folder), made, names, tuple(others), len(gone), adopted)
 

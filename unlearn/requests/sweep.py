@@ -110,12 +110,16 @@ def _roots(
         if not folder.exists():
             raise DataError(f"{folder}: no such folder to sweep")
     own = [setup.data, setup.retain, *setup.adapters]
-    before = request.facts.get("before")
-    if before:
-        own.append(ledger.sealer.open(before["folder"], f"adapter {before['digest']}"))
+    # what earlier runs made, of this request and of others on the same adapter
+    made = [fact for other in ledger.requests(line=request.line) for fact in _made(other)]
+    own += [ledger.sealer.open(fact["folder"], f"adapter {fact['digest']}") for fact in made]
     there = [Path(os.path.realpath(name)) for name in own if name and Path(name).exists()]
     roots = sorted({*given, *there})
     return tuple(r for r in roots if not any(o != r and o in r.parents for o in roots))
+
+
+def _made(request: Request) -> list[Mapping[str, Any]]:
+    return [request.facts[name] for name in ("before", "after") if name in request.facts]
 
 
 def _look(
@@ -125,7 +129,7 @@ def _look(
     nodes = []
     links = skipped = 0
     own = {ledger.escrow.folder.resolve()}
-    for folder, files, dataset in _walk(roots, own):
+    for folder, files, dataset in _walk(roots, own, notes):
         links += sum(path.is_symlink() for path in files)
         real = [path for path in files if path.is_file() and not path.is_symlink()]
         if dataset:
@@ -156,13 +160,19 @@ def _look(
         notes.append(f"{skipped} file(s) of other kinds were not looked into")
 
 
-def _walk(roots: Iterable[Path], leave_out: set[Path]) -> Iterator[tuple[Path, list[Path], bool]]:
+def _walk(
+    roots: Iterable[Path], leave_out: set[Path], notes: list[str]
+) -> Iterator[tuple[Path, list[Path], bool]]:
     """Yield (folder, its files, whether it is a saved dataset), never through a link."""
+
+    def closed(error: OSError) -> None:
+        notes.append(f"{error.filename} could not be looked into: {error.strerror}")
+
     for root in roots:
         if root.is_file():
             yield root.parent / root.name, [root], False
             continue
-        for name, below, files in os.walk(root):
+        for name, below, files in os.walk(root, onerror=closed):
             folder = Path(name)
             if folder.resolve() in leave_out:
                 below.clear()

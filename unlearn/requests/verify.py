@@ -119,6 +119,7 @@ def verify_request(
             raise LedgerError(f"request {request.id} is {request.state}: run it first")
         setup = setup_of(ledger, request)
         folder, digest, count = latest(ledger, request.line, setup)
+        _same_policy(request, digest, settings.policy)
         gone = escrowed(ledger, [request])
         model, adapters = opened(setup, folder)
         output = Path(settings.output).absolute() / f"{request.id}-{count}"
@@ -148,10 +149,31 @@ def verify_request(
             "policy": {key: policy.get(key) for key in ("name", "sha256")},
             "adapter": digest,
             "audit": audit_digest(output),
+            "file": _file_digest(output / VERDICT),
             "sealed": ledger.sealer.seal(told, f"verdict on request {request.id}"),
         }
         with ledger.writing(lease, request.line) as writer:
             return writer.change(request.id, EVENTS[outcome], verdict=verdict)
+
+
+def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
+    """Refuse to decide on the same adapter by another policy, once its numbers are known."""
+    from unlearn_eval.verdict import load_policy
+
+    known = request.facts.get("verdict")
+    if known is None or known["adapter"] != adapter:
+        return
+    name, wanted = load_policy(policy or DEFAULT_POLICY)
+    if wanted.sha256 != known["policy"]["sha256"]:
+        raise LedgerError(
+            f"request {request.id} was decided on this adapter by the policy "
+            f"{known['policy']['name']!r}: {name!r} would be chosen after its numbers are known; "
+            "run the request again first"
+        )
+
+
+def _file_digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _still_there(ledger: Ledger, request: Request) -> str | None:
@@ -186,6 +208,10 @@ def certify_request(
     verdict = request.facts["verdict"]
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
         raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
+    if _file_digest(folder / VERDICT) != verdict.get("file"):
+        raise LedgerError(
+            f"{folder / VERDICT} is not the verdict that the ledger holds; verify the request again"
+        )
     state = check(ledger, files=False)
     if not state.ok:
         raise LedgerError(f"the ledger does not check: {state.problems[0]}")

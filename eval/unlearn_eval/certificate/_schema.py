@@ -104,7 +104,7 @@ VERDICT: dict[str, Any] = {
     "audit_sha256": HEX,
     "created": TIME,
 }
-AUDIT = {"created": TIME, "states": OBJECT}
+AUDIT = {"created": TIME, "states": OBJECT, "files": Maybe(OBJECT)}
 LINEAGE: dict[str, Any] = {
     "created": TIME,
     "base": {"name": TEXT, "digest": WEIGHTS},

@@ -97,6 +97,7 @@ def build_certificate(
     _agree("base", states.get("base"), after["base"]["digest"])
     if adapter is not None:
         _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
+        _same_files(seen["files"], deciding_files(adapter), adapter)
     digests = _digests(after, before, records, found["counts"]["forget"])
     prior = states.get("before") or (before["digest"] if before else after["parent"])
     made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
@@ -168,6 +169,15 @@ def _request(request: Mapping[str, Any] | None) -> Any:
         near = did_you_mean(str(unknown[0]), REQUEST)
         raise MisfitError(f"request: {unknown[0]!r} has no place in a certificate{near}")
     return fit(request, Maybe(REQUEST), "request")
+
+
+def _same_files(audited: Mapping[str, str] | None, now: Mapping[str, str], where: Any) -> None:
+    """Refuse an adapter whose configuration is not the audited one: its scale is part of it."""
+    changed = sorted(k for k in {*(audited or {}), *now} if (audited or {}).get(k) != now.get(k))
+    if audited and changed:
+        raise LineageError(
+            f"{where}: {changed[0]} is not what was audited; run the audit and verify again"
+        )
 
 
 def _agree(what: str, measured: Any, known: str) -> None:

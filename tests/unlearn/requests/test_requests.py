@@ -19,6 +19,7 @@ from unlearn.requests._writer import Writer
 from unlearn.requests.check import check
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.run import kept_records
+from unlearn_eval.verdict import load_policy
 
 FAST = ["-o", "max_steps=2", "-o", "batch_size=2", "--method", "npo"]
 PHONE = "555-0184-77"
@@ -91,7 +92,8 @@ def case(
 def deciding(outcome: str) -> Any:
     def decide(folder: Path, policy: str | None) -> Mapping[str, Any]:
         assert (folder / "audit.json").is_file()
-        policies = {"name": policy or "default", "sha256": "0" * 64, "chosen": "before"}
+        name, content = load_policy(policy or "standard")
+        policies = {"name": name, "sha256": content.sha256, "chosen": "before"}
         return {"outcome": outcome, "tier": "A", "reasons": ["so it is"], "policy": policies}
 
     return decide
@@ -360,5 +362,12 @@ def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> N
     assert run([*words, "--adapter", ran["folder"]]) == 0
     out, _ = case.capfd.readouterr()
     assert "INCONCLUSIVE" in out
+    # once the numbers are known, no other policy is asked
+    assert "after its numbers are known" in case.call("verify", name, "--policy", "strict", code=2)
+    # nor is another verdict certified than the one that was noted
+    (verdict,) = case.ledger.folder("audits").glob("*/verdict.json")
+    verdict.write_text(verdict.read_text().replace("INCONCLUSIVE", "PASS"))
+    again = ["certificate", name, "--output", case.work / "other.json"]
+    assert "is not the verdict that the ledger holds" in case.call(*again, code=2)
     # a certificate of one adapter says nothing of another
     assert run([*words, "--adapter", str(case.adapter)]) == 1

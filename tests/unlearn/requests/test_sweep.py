@@ -158,7 +158,9 @@ def test_what_cannot_be_parsed_is_an_error_and_left(matcher: Matcher, tmp_path: 
 
 
 def nodes_under(folder: Path) -> list[Node]:
-    found = (node(f, [p for p in files if p.is_file()]) for f, files, _ in _walk([folder], set()))
+    found = (
+        node(f, [p for p in files if p.is_file()]) for f, files, _ in _walk([folder], set(), [])
+    )
     return [each for each in found if each is not None]
 
 
@@ -269,7 +271,7 @@ def test_links_are_neither_followed_nor_purged_through(matcher: Matcher, tmp_pat
         (folder / "data.jsonl").write_text(lines(ROWS))
     (inside / "way_out").symlink_to(outside)
     (inside / "link.jsonl").symlink_to(outside / "data.jsonl")
-    seen = {path for _, files, _ in _walk([inside], set()) for path in files}
+    seen = {path for _, files, _ in _walk([inside], set(), []) for path in files}
     assert not [path for path in seen if "way_out/" in str(path)]
     before = (outside / "data.jsonl").read_bytes()
     through = Artifact("data file", inside / "way_out" / "data.jsonl", "", "found", "rewrite")
@@ -319,3 +321,23 @@ def test_a_rewrite_that_would_lose_a_row_is_refused(
         rewrite(path, matcher)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.jsonl"]  # noqa: PTH208
+
+
+def test_an_object_that_is_no_record_is_left_whole(tmp_path: Path) -> None:
+    row = {"prompt": "Where does Ann live?", "completion": "At 5 Mill Lane, in Hollow."}
+    record = Records.from_rows([{"id": "r", **row}])[0]
+    matcher = Matcher([], Key.load(), [record])
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": [row], "test": [{"prompt": "?", "completion": "!"}]}))
+    before = path.read_bytes()
+    assert held(path, matcher) == 1
+    with pytest.raises(OutputError, match="by hand"):
+        rewrite(path, matcher)
+    assert path.read_bytes() == before
+
+
+def test_a_short_record_is_not_seen_in_others_by_chance(tmp_path: Path) -> None:
+    record = Records.from_rows([{"id": "r", "prompt": "Name?", "completion": "Ann"}])[0]
+    matcher = Matcher([], Key.load(), [record])
+    assert matcher.row({"question": "Name?", "answer": "Ann"})
+    assert not matcher.row({"question": "Her Name?", "answer": "Annabel"})
