@@ -59,6 +59,7 @@ def test_errors_are_as_rare_as_claimed(case, wrong):
         assert passed(found) == pytest.approx(expected, abs=0.045)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c, wrong in CASES if wrong == "not FAIL"], ids=label)
 def test_models_that_remember_or_broke_never_pass(case):
     audits = 30
