@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearn._activation import TRAINABLE
 from unlearn.batches import Example, collate, token_budget_batches
 from unlearn.errors import ModelError
-from unlearn.models import TRAINABLE, ModelState
+from unlearn.models import ModelState
 from unlearn.scoring import log_prob, target_positions
 
 __all__ = ["lora_layers", "row_information"]

@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn._activation import TRAINABLE
 from unlearn._fisher import lora_layers, row_information
 from unlearn.errors import ModelError, OptionError
 from unlearn.job import Job, run_loss
-from unlearn.models import TRAINABLE, ModelState
+from unlearn.models import ModelState
 from unlearn.training import Fit
 
 __all__ = ["refactored", "row_weights", "run"]

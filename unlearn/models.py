@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unlearn._activation import TRAINABLE, activate, attach
 from unlearn._adapters import check_adapter_folder, check_finite
 from unlearn._folders import check_model_folder, one_line, resolve_folder
 from unlearn._switching import Switched, switched
@@ -35,7 +36,6 @@ __all__ = [
 
 Reference = Literal["base", "before"]
 
-TRAINABLE = "default"  # PEFT saves the adapter of this name at the folder's root
 _BEFORE = "before"
 
 
@@ -270,10 +270,10 @@ def _with_adapters(bare: ModelState, paths: Sequence[Path], *, trainable: bool) 
         check_finite(path)
         _check_base(path, bare)
         name = TRAINABLE if i == len(paths) - 1 else f"frozen{i}"
-        net = _attach(net, path, name, trainable=trainable and name == TRAINABLE)
+        net = attach(net, path, name, trainable=trainable and name == TRAINABLE)
         stack.append(name)
     if len(stack) > 1:
-        _activate(net, stack, trainable)
+        activate(net, stack, trainable)
     net.eval()
     return replace(
         bare,
@@ -332,54 +332,6 @@ def _check_base(adapter: Path, bare: ModelState) -> None:
             f"the adapter {adapter} was trained on another base ({lineage.base.name}) than "
             f"{bare.name}: their weights differ"
         )
-
-
-def _attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
-    """Load one adapter, turning PEFT's many ways to say 'does not fit' into one error."""
-    from peft import PeftModel
-
-    problem = f"the adapter {path} was made for another base than this model"
-    try:
-        if isinstance(net, PeftModel):
-            result = net.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
-            missing = list(result.missing_keys)
-        else:
-            net = PeftModel.from_pretrained(
-                net, str(path), adapter_name=name, is_trainable=trainable
-            )
-            missing = []
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"{problem}: {one_line(error)}") from error
-    with_weights = _adapter_keys(path)
-    expected = {
-        key.replace(f".{name}.", ".").removesuffix(f".{name}")
-        for key in net.state_dict()
-        if _is_factor(key) and f".{name}" in key
-    }
-    lost = sorted(expected - with_weights)
-    unused = sorted(k for k in with_weights - expected if _is_factor(k))
-    if lost or unused or any(map(_is_factor, missing)):
-        example = (lost or unused or missing)[0]
-        raise ModelError(f"{problem}: its weights and the model's layers differ ({example})")
-    return net
-
-
-def _is_factor(key: str) -> bool:
-    return any(part in key for part in (".lora_A", ".lora_B", ".lora_embedding_"))
-
-
-def _adapter_keys(path: Path) -> set[str]:
-    import safetensors
-
-    with safetensors.safe_open(path / "adapter_model.safetensors", framework="pt") as file:
-        return set(file.keys())
-
-
-def _activate(net: Any, names: Sequence[str], trainable: bool) -> None:
-    """Make several adapters active at once, only the last one trainable."""
-    net.base_model.set_adapter(list(names))
-    for key, parameter in net.named_parameters():
-        parameter.requires_grad_(trainable and f".{TRAINABLE}" in key)
 
 
 def _dtype(name: str, place: torch.device) -> torch.dtype:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unlearn._activation import TRAINABLE
 from unlearn.batches import Example, collate, token_budget_batches
 from unlearn.errors import DataError, ModelError
-from unlearn.models import TRAINABLE
 from unlearn.scoring import (
     TOKEN_BUDGET,
     Head,

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from unlearn._activation import TRAINABLE
 from unlearn.batches import Example
 from unlearn.errors import DataError, ModelError
 from unlearn.losses import NLL
-from unlearn.models import TRAINABLE, ModelState
+from unlearn.models import ModelState
 from unlearn.options import TrainingOptions, validated
 from unlearn.trainer import Objective
 from unlearn.training import fit

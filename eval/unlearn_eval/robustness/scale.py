@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from unlearn._activation import TRAINABLE
 from unlearn.errors import ModelError
-from unlearn.models import TRAINABLE, ModelState
+from unlearn.models import ModelState
 from unlearn_eval.robustness.options import FACTORS
 from unlearn_eval.robustness.treated import Examples, Setting, Treated, score
 

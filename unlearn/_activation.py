@@ -1,0 +1,81 @@
+"""Put adapters from disk on a base that is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn._folders import one_line
+from unlearn.errors import ModelError
+
+__all__ = ["TRAINABLE", "activate", "attach"]
+
+TRAINABLE = "default"  # PEFT saves the adapter of this name at the folder's root
+
+
+def attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
+    """Load one adapter, turning PEFT's many ways to say 'does not fit' into one error.
+
+    Args:
+        net: the base, or the PEFT model around it.
+        path: the adapter's folder.
+        name: under which it is known from now on.
+        trainable: let gradients reach it.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        ModelError: if its weights are not those of the model's layers.
+    """
+    from peft import PeftModel
+
+    problem = f"the adapter {path} was made for another base than this model"
+    try:
+        if isinstance(net, PeftModel):
+            result = net.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
+            missing = list(result.missing_keys)
+        else:
+            net = PeftModel.from_pretrained(
+                net, str(path), adapter_name=name, is_trainable=trainable
+            )
+            missing = []
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"{problem}: {one_line(error)}") from error
+    with_weights = _adapter_keys(path)
+    expected = {
+        key.replace(f".{name}.", ".").removesuffix(f".{name}")
+        for key in net.state_dict()
+        if _is_factor(key) and f".{name}" in key
+    }
+    lost = sorted(expected - with_weights)
+    unused = sorted(k for k in with_weights - expected if _is_factor(k))
+    if lost or unused or any(map(_is_factor, missing)):
+        example = (lost or unused or missing)[0]
+        raise ModelError(f"{problem}: its weights and the model's layers differ ({example})")
+    return net
+
+
+def activate(net: Any, names: Sequence[str], trainable: bool) -> None:
+    """Make several adapters active at once, only the last one trainable.
+
+    Args:
+        net: a PEFT model.
+        names: of the adapters.
+        trainable: let gradients reach the one named `TRAINABLE`.
+    """
+    net.base_model.set_adapter(list(names))
+    for key, parameter in net.named_parameters():
+        parameter.requires_grad_(trainable and f".{TRAINABLE}" in key)
+
+
+def _is_factor(key: str) -> bool:
+    return any(part in key for part in (".lora_A", ".lora_B", ".lora_embedding_"))
+
+
+def _adapter_keys(path: Path) -> set[str]:
+    import safetensors
+
+    with safetensors.safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        return set(file.keys())
