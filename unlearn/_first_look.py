@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,11 +18,40 @@ __all__ = ["Measured", "measure", "warnings_of"]
 
 @dataclass(frozen=True)
 class Measured:
-    """A first look at some records: mean token loss, and the share recalled word for word."""
+    """A first look at some records: mean token loss, and the share recalled word for word.
+
+    Attributes:
+        loss: mean over records, nats a token.
+        recall: share of them.
+        n: how many records.
+        losses: of each record.
+    """
 
     loss: float
     recall: float
     n: int
+    losses: tuple[float, ...] = field(default=(), repr=False)
+
+    def rise_since(self, before: Measured, records: int) -> tuple[float, float]:
+        """Return how much the mean loss of all records has risen, as far as these tell.
+
+        d̄ = (1/n) Σ dᵢ with dᵢ the difference of record i's losses, and its standard error
+        √((1 − n/N) · s²/n) with s² the unbiased variance of d, for n drawn from N records
+        (Cochran, Sampling Techniques, section 2.5).
+
+        Args:
+            before: the same records before.
+            records: N, how many these were taken from.
+
+        Returns:
+            (d̄, its standard error), nats a token; the error is infinite for one record of several.
+        """
+        change = np.subtract(self.losses, before.losses)
+        n = len(change)
+        if n >= records:
+            return float(change.mean()), 0.0
+        spread = float(change.var(ddof=1)) if n > 1 else math.inf
+        return float(change.mean()), math.sqrt((1 - n / records) * spread / n)
 
 
 # A first look is of 64 records: a change of a tenth is more than its noise.
@@ -55,8 +85,10 @@ def measure(state: ModelState, examples: Sequence[Example]) -> Measured:
     """Score some examples once and summarise them."""
     statistics, offsets = score_examples(state.model, state.head, examples)
     recalled = np.minimum.reduceat(statistics.hit.numpy(), offsets[:-1])
+    losses = record_losses(statistics, offsets)
     return Measured(
-        loss=float(record_losses(statistics, offsets).mean()),
+        loss=float(losses.mean()),
         recall=float(recalled.mean()),
         n=len(examples),
+        losses=tuple(losses.tolist()),
     )

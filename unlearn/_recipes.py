@@ -52,13 +52,14 @@ class FinetuneSettings(StrictModel):
 class MethodSettings(StrictModel):
     """One row of a comparison; `name` is needed where two rows have the same method.
 
-    `search` lists values to try for some options, where the recipe says to `tune`.
+    `search` says what to try for some options, where the recipe says to `tune`: a list of values,
+    or `{low: 1e-4, high: 1e-2, log: true}`.
     """
 
     name: str = Field("", pattern=r"^[\w .,:+=()/-]*$")  # it stands in file names and drawings
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
-    search: dict[str, list[Any]] = Field(default_factory=dict)
+    search: dict[str, list[Any] | dict[str, Any]] = Field(default_factory=dict)
 
 
 class TuneSettings(StrictModel):

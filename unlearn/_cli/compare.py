@@ -13,7 +13,8 @@ from rich.markup import escape
 from unlearn._cli import flags
 
 if TYPE_CHECKING:
-    from unlearn.compare import Layout, Step, Study
+    from unlearn.compare import Step
+    from unlearn.compare.comparing import Stage
     from unlearn.compare.expected import Costs
 
 __all__ = ["compare"]
@@ -53,13 +54,17 @@ def compare(
     loaded = load_recipe(recipe, CompareRecipe, overrides or [])
     opening = {"dtype": dtype, "device": device}
     if plan:
-        for title, study, layout in comparing.stages(loaded, output, **opening):
-            _show(title, study, layout)
+        for stage in comparing.stages(loaded, output, **opening):
+            _show(stage)
         return
     watcher = _Screen()
     done = comparing.compare(
         loaded, output, jobs=jobs, overwrite=overwrite, watcher=watcher, **opening
     )
+    if done.tuning:
+        heads = ["tuned", "trials", "pruned", "options taken"]
+        rows = [[t.method, str(t.trials), str(t.pruned), t.options] for t in done.tuning]
+        table("", heads, [[escape(word) for word in row] for row in rows])
     table("", done.heads, done.rows)
     for sentence in done.said:
         console.print(f"  {escape(sentence)}")
@@ -95,17 +100,19 @@ class _Screen:
             console.print(f"  {escape(step.label)}: {duration(facts['wall'])}{escape(why)}")
 
 
-def _show(title: str, study: Study, layout: Layout) -> None:
+def _show(stage: Stage) -> None:
     """Show what there is to do in one stage, and what it will take."""
     from unlearn._cli.screen import console, duration, table
     from unlearn.compare.expected import costs, counts
 
+    study, layout = stage.study, stage.layout
     found = counts(study)
     expected = costs(study, layout, found)
     sets = " + ".join(f"{n:,}" for n in found.forget)
     console.print(
-        f"[bold]{title}{len(layout.cells)} cells[/bold]: {_many(study.recipe.methods, 'method')} × "
-        f"{_many(study.recipe.seeds, 'seed')} × {_many(found.forget, 'forget set')}; "
+        f"[bold]{stage.title}{len(layout.cells)} cells[/bold]: "
+        f"{_many(study.recipe.methods, 'method')} × {_many(study.recipe.seeds, 'seed')} × "
+        f"{_many(found.forget, 'forget set')}; "
         f"references a set: {study.recipe.references}"
     )
     console.print(

@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unlearn._output import check_output, staged_file
 from unlearn._recipes import CompareRecipe
+from unlearn.compare._memo import MEMORY
 from unlearn.compare.collect import collect
 from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.running import Progress, Watcher, held, run_steps
 from unlearn.compare.study import Study
-from unlearn.compare.tuning import Trial, chosen_of, tuned, tuning_recipe
+from unlearn.compare.tuning import Round, Trial, Tuning, tuned
 from unlearn.errors import UnlearnError
 from unlearn_eval.comparison import Tuned, lines
 
-__all__ = ["Compared", "compare", "planned", "stages"]
+__all__ = ["Compared", "Stage", "compare", "planned", "stages"]
 
 _RESULT = "comparison.json"
 _OURS = ("shared", "cells")
@@ -38,6 +39,7 @@ class Compared:
         said: which method to use when, a sentence each.
         failures: why cells have failed, each reason once.
         steps: how many steps were done now.
+        tuning: how methods were tuned; empty where they were not.
     """
 
     folder: Path
@@ -46,6 +48,24 @@ class Compared:
     said: Sequence[str]
     failures: Sequence[str]
     steps: int
+    tuning: Sequence[Tuned] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the two parts of a comparison: the trials, or the cells.
+
+    Attributes:
+        title: beginning of its title.
+        study: what it is about.
+        layout: its steps.
+        done: whether nothing of it is left to do.
+    """
+
+    title: str
+    study: Study
+    layout: Layout
+    done: bool
 
 
 class _Silent:
@@ -78,9 +98,7 @@ def planned(recipe: CompareRecipe, output: str | Path, **opening: Any) -> tuple[
     return study, lay_out(study)
 
 
-def stages(
-    recipe: CompareRecipe, output: str | Path, **opening: Any
-) -> list[tuple[str, Study, Layout]]:
+def stages(recipe: CompareRecipe, output: str | Path, **opening: Any) -> list[Stage]:
     """Return what a comparison consists of, one after the other: the trials, if any, and the cells.
 
     Args:
@@ -89,19 +107,29 @@ def stages(
         **opening: `dtype` and `device` of `open_model`.
 
     Returns:
-        (beginning of its title, the study, its steps) of each. As long as trials are left, the
-        cells are those of the recipe's own options.
+        The stages. As long as trials are left, those that are not known yet and the cells are those
+        of the recipe's own options.
 
     Raises:
         UnlearnError: if the recipe cannot work.
     """
-    if not recipe.tune:
-        return [("", *planned(recipe, output, **opening))]
-    study, layout = planned(tuning_recipe(recipe), output, **opening)
-    best = recipe
-    if all(step.done for step in layout.steps):
-        best = tuned(recipe, chosen_of(recipe, collect(study, layout, {})))
-    return [("tuning: ", study, layout), ("", *planned(best, output, **opening))]
+    found = []
+    if recipe.tune:
+        tuning = Tuning(recipe, Path(output).expanduser().absolute(), opening)
+        left = any(round_.left for round_ in _over(tuning))
+        found.append(Stage("tuning: ", *tuning.whole(), not left))
+        if not left:
+            recipe = tuned(recipe, tuning.chosen)
+    study, layout = planned(recipe, output, **opening)
+    return [*found, Stage("", study, layout, all(step.done for step in layout.steps))]
+
+
+def _over(tuning: Tuning) -> Iterator[Round]:
+    """Yield the rounds of trials that are over, and the first that is not."""
+    for round_ in tuning.rounds():
+        yield round_
+        if round_.left:
+            return
 
 
 def compare(
@@ -135,12 +163,12 @@ def compare(
             adapter under study cannot be trained.
     """
     root = _folder(output, overwrite=overwrite)
-    found = [(study, layout) for _, study, layout in stages(recipe, root, **opening)]
-    if overwrite or not all(step.done for _, layout in found for step in layout.steps):
+    found = stages(recipe, root, **opening)
+    if overwrite or not all(stage.done for stage in found):
         from unlearn.compare.work import check
 
         check(planned(recipe, root, **opening)[0])  # before anything is written
-        check(found[0][0])
+        check(found[0].study)
     root.mkdir(parents=True, exist_ok=True)
     with held(root):
         if overwrite:
@@ -150,26 +178,39 @@ def compare(
         failures: dict[Path, str] = {}
         steps = 0
         if recipe.tune:
-            steps, failures = _run(*found[0], watcher, jobs)
-            trials = chosen_of(recipe, collect(*found[0], failures))
+            tuning = Tuning(recipe, root, opening)
+            for round_ in tuning.rounds():
+                begun, failed = _run(
+                    round_.study, round_.layout, watcher, jobs, round_.left, round_.spared
+                )
+                steps += begun
+                tuning.failures |= failed
+            failures, trials = tuning.failures, tuning.chosen
             recipe = tuned(recipe, trials)
         study, layout = planned(recipe, root, **opening)
         if not steps and not failures and (kept := _kept(root, layout)) is not None:
             return kept
-        more, failed = _run(study, layout, watcher, jobs)
+        left = [step for step in layout.steps if not step.done]
+        more, failed = _run(study, layout, watcher, jobs, left)
         return _write_up(study, layout, failed, trials, (*failures.values(),), steps + more)
 
 
-def _run(study: Study, layout: Layout, watcher: Watcher, jobs: int) -> tuple[int, dict[Path, str]]:
-    """Do what is not done; return how many steps that were, and why some have failed."""
-    left = [step for step in layout.steps if not step.done]
+def _run(
+    study: Study,
+    layout: Layout,
+    watcher: Watcher,
+    jobs: int,
+    left: Sequence[Step],
+    spared: Callable[[Step], bool] = lambda _: False,
+) -> tuple[int, dict[Path, str]]:
+    """Do what is left; return how many steps were begun, and why some have failed."""
     if not left:
         return 0, {}
     _write_json(study.root / "recipe.json", _resolved(study))
-    failures = run_steps(left, study, watcher, jobs)
+    failures = run_steps(left, study, watcher, jobs, spared)
     if layout.target.folder in failures:
         raise UnlearnError(failures[layout.target.folder])
-    return len(left), failures
+    return sum(step.done or step.folder in failures for step in left), failures
 
 
 def _folder(output: str | Path, *, overwrite: bool) -> Path:
@@ -182,7 +223,7 @@ def _clear(root: Path) -> None:
     """Take away what a comparison has left in a folder, and nothing else."""
     for name in _OURS:
         shutil.rmtree(root / name, ignore_errors=True)
-    for name in _WRITTEN:
+    for name in (*_WRITTEN, MEMORY):
         (root / name).unlink(missing_ok=True)
 
 
@@ -200,7 +241,8 @@ def _kept(root: Path, layout: Layout) -> Compared | None:
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
         return None
     table = content["table"]
-    return Compared(root, table["heads"], table["rows"], content["said"], (), 0)
+    tuning = _tried([Trial(**trial) for trial in content["tuning"]])
+    return Compared(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
 
 
 def _write_up(
@@ -253,9 +295,8 @@ def _write_up(
     _write_text(study.root / "comparison.md", _markdown(heads, whole))
     _write_text(study.root / "report.html", comparison_page(found, rows, contests, _tried(trials)))
     _write_json(study.root / _RESULT, content)  # last: it says that the others are there
-    return Compared(
-        study.root, heads, means, said, tuple(dict.fromkeys([*before, *failures.values()])), steps
-    )
+    why = tuple(dict.fromkeys([*before, *failures.values()]))
+    return Compared(study.root, heads, means, said, why, steps, _tried(trials))
 
 
 def _tried(trials: Sequence[Trial]) -> list[Tuned]:
@@ -265,6 +306,7 @@ def _tried(trials: Sequence[Trial]) -> list[Tuned]:
             trial.method,
             sum(other.method == trial.method for other in trials),
             ", ".join(f"{key} = {value}" for key, value in trial.options.items()) or "defaults",
+            sum(other.method == trial.method and other.pruned for other in trials),
         )
         for trial in trials
         if trial.chosen

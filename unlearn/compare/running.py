@@ -36,11 +36,13 @@ class Ledger:
         left: steps to be started, in order.
         failures: by folder, why a step has failed.
         running: folders of steps that are being done.
+        spared: asked when all is there for a step; whether it need not be done after all.
     """
 
     left: list[Step]
     failures: dict[Path, str]
     running: set[Path]
+    spared: Callable[[Step], bool] = lambda _: False
 
     def sort_out(self) -> Iterator[tuple[Step, str]]:
         """Take out and yield the steps that cannot be done, as what they need has failed."""
@@ -54,9 +56,12 @@ class Ledger:
     def next(self) -> Step | None:
         """Take out the first step for which all is there."""
         pending = {step.folder for step in self.left} | self.running
-        for step in self.left:
+        for step in list(self.left):
             if not pending & set(step.needs):
                 self.left.remove(step)
+                if self.spared(step):
+                    pending.discard(step.folder)
+                    continue
                 self.running.add(step.folder)
                 return step
         return None
@@ -69,7 +74,11 @@ class Ledger:
 
 
 def run_steps(
-    steps: Sequence[Step], study: Study, watcher: Watcher, jobs: int = 1
+    steps: Sequence[Step],
+    study: Study,
+    watcher: Watcher,
+    jobs: int = 1,
+    spared: Callable[[Step], bool] = lambda _: False,
 ) -> dict[Path, str]:
     """Do every step that is not done, as far as what it needs is there.
 
@@ -78,11 +87,12 @@ def run_steps(
         study: the comparison.
         watcher: told what happens.
         jobs: processes at once; with 1 the work is done in this one.
+        spared: asked when all is there for a step; whether it need not be done after all.
 
     Returns:
         By folder, why a step has failed; a step whose needs have failed has their reason.
     """
-    ledger = Ledger([step for step in steps if not step.done], {}, set())
+    ledger = Ledger([step for step in steps if not step.done], {}, set(), spared)
     if jobs > 1 and len(ledger.left) > 1:
         from unlearn.compare._processes import run_apart
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -149,7 +150,12 @@ def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, A
         progress=progress,
         **study.opening,
     )
-    return _told(made)
+    facts = _told(made)
+    if "retain" in made.after:
+        kept = len(_train(study)) - len(_gone(step, study))
+        rise, error = made.after["retain"].rise_since(made.before["retain"], kept)
+        facts["rise"] = {"mean": rise, "error": error if math.isfinite(error) else None}
+    return facts
 
 
 def _audit(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:

@@ -65,11 +65,13 @@ class Tuned:
         method: name of the row.
         trials: how many settings were tried.
         options: those that were best, in words.
+        pruned: how many of the trials were given up before their audit.
     """
 
     method: str
     trials: int
     options: str
+    pruned: int = 0
 
 
 @dataclass(frozen=True)

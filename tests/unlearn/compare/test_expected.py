@@ -10,8 +10,9 @@ import pytest
 
 from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_path
 from unlearn.compare import Study, lay_out
+from unlearn.compare.data import Pool
 from unlearn.compare.expected import Work, costs, counts, parameters, training_tokens
-from unlearn.compare.tuning import tuning_recipe
+from unlearn.compare.tuning import check_tuning
 from unlearn.errors import OptionError
 from unlearn.methods import METHODS, get_method, resolve
 from unlearn.options import TrainingOptions
@@ -80,9 +81,11 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     assert len(layout.cells) == len(recipe.methods) * len(recipe.seeds) * len(recipe.forget_sets)
     assert set(found.work) == {step.folder for step in layout.steps}
     assert found.seconds
-    tried = tuning_recipe(recipe).methods if recipe.tune else recipe.methods
-    for settings in tried:
+    for settings in recipe.methods:
         resolve(get_method(settings.method), settings.options)
+    if recipe.tune:  # only here are the records at hand that search spaces are checked beside
+        small = {"model": "demo", "data": "demo:800"}
+        check_tuning(recipe, Pool.sketch(recipe.model_copy(update=small)))
     assert not (tmp_path / "none").exists()
 
 
@@ -112,7 +115,8 @@ def test_a_plan_imports_nothing_heavy(data, tmp_path):
 import sys
 from unlearn._cli import run
 words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
-words += ["forget=r0,r1", "holdout=rows:8-11", "--plan", "--output", {str(tmp_path / "o")!r}]
+words += ["forget=r0,r1", "holdout=rows:8-11", "tune.forget=r6", "--plan"]
+words += ["--output", {str(tmp_path / "o")!r}]
 assert run(words) == 0
 assert run(["compare", "muse", "--plan"]) == 0
 import json
@@ -121,6 +125,7 @@ print("loaded:" + json.dumps(sorted(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     shown, _, loaded = done.stdout.partition("loaded:")
-    assert "81 cells: 27 methods × 3 seeds × 1 forget set;" in shown
-    assert not {"torch", "transformers", "datasets", "scipy"} & set(json.loads(loaded))
+    assert "tuning: 56 cells: 56 methods × 1 seed × 1 forget set;" in shown
+    assert "45 cells: 15 methods × 3 seeds × 1 forget set;" in shown
+    assert not {"torch", "transformers", "datasets", "scipy", "optuna"} & set(json.loads(loaded))
     assert not (tmp_path / "o").exists()
