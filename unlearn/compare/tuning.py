@@ -97,6 +97,7 @@ def tuning_recipe(recipe: CompareRecipe) -> CompareRecipe:
         "forget": [recipe.tune.forget],
         "seeds": (recipe.tune.seed,),
         "robustness": (),
+        "policy": None,
         "methods": rows,
         "tune": None,
     }
