@@ -83,7 +83,8 @@ class CompareRecipe(StrictModel):
     """Methods side by side on the same records, for `unlearn compare`.
 
     `data` is one source, or several by name; `train`, `forget` and `holdout` say which records of
-    it are meant, in IDS syntax or as `part:NAME,NAME[0-99]`. `forget` may list several sets. What
+    it are meant, in IDS syntax or as `part:NAME,NAME[0-99]`. `forget` may list several sets.
+    `policy` is that of the verdicts on the cells, by name or file; null for none. What
     `expect` says serves the plan alone: parameters of the model, records by part, mean tokens of a
     record, and the speed of the machine it is meant for.
     """
@@ -102,6 +103,7 @@ class CompareRecipe(StrictModel):
     methods: Annotated[list[MethodSettings], Field(min_length=1)]
     generate: Annotated[int, Field(ge=0)] = 64
     robustness: tuple[str, ...] = ()
+    policy: str | None = "standard"
     tune: TuneSettings | None = None
     expect: Expected = Expected()
 

@@ -10,7 +10,16 @@ from typing import Any
 
 from unlearn.compare.layout import Cell, Layout, Step
 from unlearn.compare.study import Study
-from unlearn_eval.comparison import Comparison, Outcome, aim_of, forgetting, numbers_of, trials_of
+from unlearn.compare.verdicts import ruling_of, rulings_before
+from unlearn_eval.comparison import (
+    Comparison,
+    Outcome,
+    Ruling,
+    aim_of,
+    forgetting,
+    numbers_of,
+    trials_of,
+)
 
 __all__ = ["collect"]
 
@@ -37,9 +46,10 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         rows = _rows(step)
         found = numbers_of(rows, "after")
         found["rise"] = 0.0
-        before.append(
-            Outcome("before", 0, f, found | forgetting(rows, "after")[0], link=_link(step, study))
-        )
+        first, others = rulings_before(step) if study.recipe.policy else (Ruling(), [])
+        strongest, attack = forgetting(rows, "after")
+        link = _link(step, study)
+        before.append(Outcome("before", 0, f, found | strongest, attack, link=link, ruling=first))
         for i, reference in enumerate(layout.references[f]):
             state = f"reference:{i}"
             numbers = numbers_of(rows, state)
@@ -48,7 +58,8 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
             if "retain_loss" in numbers and "retain_loss" in found:
                 numbers["rise"] = numbers["retain_loss"] - found["retain_loss"]
             numbers |= _relative(reference, price[f])
-            references.append(Outcome("references", i, f, numbers, attack=attack))
+            ruling = others[i] if i < len(others) else Ruling()
+            references.append(Outcome("references", i, f, numbers, attack, ruling=ruling))
     return Comparison(
         title=_title(study),
         outcomes=outcomes,
@@ -56,6 +67,7 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         references=references,
         forget_sets=study.recipe.forget_sets,
         price={key: fmean(values) for key, values in _together(price).items()},
+        policy=Path(study.recipe.policy or "").stem,
     )
 
 
@@ -115,6 +127,7 @@ def _outcome(
     link = ""
     numbers: dict[str, float] = {}
     attack = stopped = ""
+    ruling = Ruling()
     if cell.unlearn.done:
         facts = cell.unlearn.facts()
         numbers |= _relative(cell.unlearn, price[cell.forget])
@@ -122,6 +135,7 @@ def _outcome(
     if cell.audit.done:
         rows = _rows(cell.audit)
         link = _link(cell.audit, study)
+        ruling = ruling_of(cell.audit) if study.recipe.policy else ruling
         numbers |= numbers_of(rows, "after")
         strongest, attack = forgetting(rows, "after")
         numbers |= strongest
@@ -140,4 +154,5 @@ def _outcome(
         stopped=stopped,
         error=failed[0] if failed else "",
         link=link,
+        ruling=ruling,
     )

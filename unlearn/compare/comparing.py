@@ -262,12 +262,16 @@ def _write_up(
     rows = lines(found)
     contests = [c for measure in CONTESTED if (c := contest(found, measure)) is not None]
     measures = shown_measures(rows)
-    heads = ["method", *(m.head for m in measures)]
-    whole = [[line.name, *(line.text(m.name) for m in measures)] for line in rows]
-    means = [[line.name, *(m.text(line.mean.get(m.name)) for m in measures)] for line in rows]
+    verdicts = ["verdicts"] if found.policy else []
+    ruled = {line.name: [line.ruled] if found.policy else [] for line in rows}
+    heads = ["method", *verdicts, *(m.head for m in measures)]
+    whole = [[x.name, *ruled[x.name], *(x.text(m.name) for m in measures)] for x in rows]
+    means = [
+        [x.name, *ruled[x.name], *(m.text(x.mean.get(m.name)) for m in measures)] for x in rows
+    ]
     said = advice(found, rows)
     content = {
-        "schema": 2,
+        "schema": 3,
         "of": layout.digest,
         **_resolved(study),
         "table": {"heads": heads, "rows": means},

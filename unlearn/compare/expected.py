@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn._auto import decided
-from unlearn._recipes import CompareRecipe
+from unlearn._recipes import CompareRecipe, recipe_path
 from unlearn.compare.data import Pool, is_hub, parts_of, sources
 from unlearn.compare.layout import Layout, Step
 from unlearn.compare.study import Study
@@ -251,6 +251,7 @@ def costs(study: Study, layout: Layout, found: Counts) -> Costs:
     )
     validated(LoraOptions, recipe.finetune.lora, "lora")
     treatments = chosen(recipe.robustness)
+    forms = chosen(_deployments(recipe.policy)) if recipe.policy else ()
     mean = found.tokens
     everything = (found.train + found.holdout) * mean
     written = recipe.generate * 3 * mean
@@ -263,9 +264,12 @@ def costs(study: Study, layout: Layout, found: Counts) -> Costs:
     add(layout.target, _rows(tuning, found.train) * mean)
     for f, gone in enumerate(found.forget):
         tried = sum(t.passes for t in treatments) * (gone + found.holdout + 64) * mean
+        shown = everything + written
+        judged = sum(t.passes for t in forms) * (gone + found.holdout + 64) * mean
         for step in layout.references[f]:
             add(step, _rows(tuning, found.train - gone) * mean)
-        add(layout.before[f], scored=(everything + written) * (2 + recipe.references))
+        looked = shown * (2 + recipe.references) + judged * (1 + recipe.references)
+        add(layout.before[f], scored=looked)
         for step in layout.trials[f]:
             add(step, scored=tried)
     for cell in layout.cells:
@@ -277,13 +281,25 @@ def costs(study: Study, layout: Layout, found: Counts) -> Costs:
                 get_method(cell.method), options, tuning, gone, found.train - gone, mean
             ),
         )
-        add(cell.audit, scored=everything + written)
+        judged = sum(t.passes for t in forms) * (gone + found.holdout + 64) * mean
+        add(cell.audit, scored=everything + written + judged)
         if cell.trial:
             passes = sum(t.passes for t in treatments)
             add(cell.trial, scored=passes * (gone + found.holdout + 64) * mean)
     size = parameters(study)
     seconds, how = _time(study, layout, work, size)
     return Costs(work, size, seconds, how)
+
+
+def _deployments(policy: str) -> list[str]:
+    """Return the forms in which a policy asks for the model, read without what checks policies."""
+    from omegaconf import OmegaConf
+
+    own = policy.endswith((".yaml", ".yml"))
+    path = recipe_path(policy if own else f"policies/{policy}")
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    named = content.get("deployments", []) if isinstance(content, dict) else []
+    return [str(name) for name in named if name != "as-is"]
 
 
 def _time(

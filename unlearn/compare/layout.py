@@ -184,7 +184,9 @@ def lay_out(study: Study) -> Layout:
             "holdout": study.chosen(recipe.holdout),
             "generate": recipe.generate,
         }
-        first = _audit(f"audit before{words}", shared, f"before{mark}", looked, target, made)
+        judged = {"policy": study.chosen(recipe.policy)} if recipe.policy else {}
+        told = looked | judged
+        first = _audit(f"audit before{words}", shared, f"before{mark}", told, target, made)
         references.append(made)
         before.append(first)
         trials.append(
@@ -217,7 +219,7 @@ def lay_out(study: Study) -> Layout:
                     (target.folder,),
                 )
                 audit = _audit(
-                    f"audit of {label}", unlearn.folder, "audit", looked, unlearn, made, first
+                    f"audit of {label}", unlearn.folder, "audit", told, unlearn, made, first
                 )
                 trial = (
                     _trial(recipe, looked, unlearn, label, unlearn.folder)

@@ -60,6 +60,7 @@ class Study:
         options = [method.options for method in recipe.methods]
         named = [recipe.train, recipe.holdout, *recipe.forget_sets]
         named += [recipe.tune.forget] if recipe.tune else []
+        named += [recipe.policy] if recipe.policy else []
         named += [value for given in options for value in given.values() if isinstance(value, str)]
         for text in named:
             path = Path(text.removeprefix("@")).expanduser()

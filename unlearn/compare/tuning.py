@@ -109,6 +109,7 @@ def tuning_recipe(
         "forget": [recipe.tune.forget],
         "seeds": (recipe.tune.seed,),
         "robustness": (),
+        "policy": None,
         "methods": rows,
         "tune": None,
     }

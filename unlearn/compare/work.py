@@ -39,12 +39,15 @@ def check(study: Study) -> None:
     from unlearn.compare.tuning import check_tuning
     from unlearn.errors import SelectionError
     from unlearn.methods import get_method, resolve
+    from unlearn_eval._verdict.policy import load_policy
     from unlearn_eval.robustness import chosen
 
     recipe = study.recipe
     for settings in recipe.methods:
         resolve(get_method(settings.method), settings.options)
     chosen(recipe.robustness)
+    if recipe.policy:
+        load_policy(recipe.policy)
     pool = _pool(study)
     check_tuning(recipe, pool)
     train = set(pool.positions(recipe.train))
@@ -172,6 +175,7 @@ def _audit(step: Step, study: Study, progress: Progress | None) -> dict[str, Any
         holdout=_pool(study).select(study.recipe.holdout),
         generate=step.settings["generate"],
         robustness=step.settings.get("robustness", ()),
+        policy=step.settings["policy"][0][0] if "policy" in step.settings else None,
         overwrite=True,
         progress=progress,
         **study.opening,

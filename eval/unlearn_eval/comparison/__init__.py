@@ -11,6 +11,7 @@ from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import (
     Comparison,
     Outcome,
+    Ruling,
     Tuned,
     aim_of,
     forgetting,
@@ -24,6 +25,7 @@ __all__ = [
     "Line",
     "Measure",
     "Outcome",
+    "Ruling",
     "Tuned",
     "aim_of",
     "forgetting",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 
-__all__ = ["DAMAGE", "Line", "front", "lines"]
+__all__ = ["DAMAGE", "VERDICTS", "Line", "front", "lines"]
+
+VERDICTS = {"FAIL": "FAIL", "INCONCLUSIVE": "?", "PASS": "PASS"}
+"""How a table writes each verdict."""
 
 DAMAGE = 0.1
 """Rise of the retain loss, in nats a token, from which a model counts as damaged: 10 % of
@@ -31,6 +35,7 @@ class Line:
         failed: how many have none.
         front: whether no other method is better in one of forgetting, utility and cost without
             being worse in another.
+        verdicts: how many cells have each verdict.
     """
 
     name: str
@@ -40,11 +45,23 @@ class Line:
     cells: int
     failed: int = 0
     front: bool = False
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def damaged(self) -> bool:
         """Whether what should have been kept has suffered."""
         return self.mean.get("rise", 0.0) > DAMAGE
+
+    @property
+    def ruled(self) -> str:
+        """How many cells have each verdict, as text; those that no cell has are left out."""
+        found = [f"{self.verdicts[v]} {word}" for v, word in VERDICTS.items() if v in self.verdicts]
+        return " · ".join(found) or "–"
+
+    @property
+    def failing(self) -> float | None:
+        """The share of verdicts that are FAIL; None without verdicts."""
+        return self.verdicts.get("FAIL", 0) / n if (n := sum(self.verdicts.values())) else None
 
     def text(self, measure: str) -> str:
         """Write a mean with its spread."""
@@ -79,18 +96,7 @@ def lines(comparison: Comparison) -> list[Line]:
         for name in comparison.methods
     ]
     best = front({line.name: line.mean for line in methods})
-    return found + [
-        Line(
-            line.name,
-            line.kind,
-            line.mean,
-            line.spread,
-            line.cells,
-            line.failed,
-            line.name in best,
-        )
-        for line in methods
-    ]
+    return found + [replace(line, front=line.name in best) for line in methods]
 
 
 def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> Line:
@@ -105,6 +111,7 @@ def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) ->
         {key: stdev(v) for key, v in values.items() if len(v) > 1},
         len(outcomes),
         failed,
+        verdicts=dict(Counter(o.ruling.outcome for o in outcomes if o.ruling.outcome)),
     )
 
 

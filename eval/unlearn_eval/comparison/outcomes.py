@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "Comparison",
     "Outcome",
+    "Ruling",
     "Tuned",
     "aim_of",
     "forgetting",
@@ -33,6 +34,23 @@ _WHERE = {
 
 
 @dataclass(frozen=True)
+class Ruling:
+    """What a policy says of one model.
+
+    Attributes:
+        outcome: `PASS`, `FAIL` or `INCONCLUSIVE`; empty where nothing could be decided.
+        tier: what stood for models that never saw the records: `A` references, `C` unseen records.
+        reasons: in plain words.
+        would_decide: what would turn INCONCLUSIVE into a decision.
+    """
+
+    outcome: str = ""
+    tier: str = ""
+    reasons: Sequence[str] = ()
+    would_decide: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One cell: a method with one seed on one forget set; or the model before, or a reference.
 
@@ -45,6 +63,7 @@ class Outcome:
         stopped: the rule that ended training, if one did.
         error: why it failed, if it did.
         link: its audit's page, relative to that of the comparison.
+        ruling: the verdict, where the comparison has a policy.
     """
 
     method: str
@@ -55,6 +74,7 @@ class Outcome:
     stopped: str = ""
     error: str = ""
     link: str = ""
+    ruling: Ruling = Ruling()
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ class Comparison:
         references: the retrained models.
         forget_sets: what the forget sets are.
         price: what retraining took: `wall` seconds, `tokens`, `memory` in bytes, where known.
+        policy: name of that of the verdicts; empty without any.
     """
 
     title: str
@@ -93,6 +114,7 @@ class Comparison:
     references: Sequence[Outcome] = ()
     forget_sets: Sequence[str] = ("",)
     price: Mapping[str, float] = field(default_factory=dict)
+    policy: str = ""
 
     @property
     def methods(self) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from unlearn_eval.comparison.contests import Contest
 from unlearn_eval.comparison.lines import DAMAGE, Line
@@ -49,6 +50,8 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
         )
     if "wall_share" in best.mean:
         text += f"; it takes {_share(best)} of the time of retraining"
+    if best.verdicts:
+        text += f". Verdicts on it under the policy {comparison.policy}: {_ruled(best.verdicts)}"
     return text + "."
 
 
@@ -66,6 +69,7 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
     measured = [line for line in methods if "gap" in line.mean and "rise" in line.mean]
     sound = [line for line in measured if not line.damaged]
     said = [*_certain(comparison, sound), *_closest(sound), *_cheapest(comparison, sound)]
+    said += _verdicts(comparison, methods)
     said += _gentlest(sound)
     harmed = [line.name for line in measured if line.damaged]
     if harmed:
@@ -119,6 +123,44 @@ def _closest(sound: Sequence[Line]) -> list[str]:
     if "wall_share" in best.mean:
         text += f" and {_share(best)} of the time of retraining"
     return [text + "."]
+
+
+def _verdicts(comparison: Comparison, methods: Sequence[Line]) -> list[str]:
+    """Say what the policy decides, and how often it errs on models that never saw the records."""
+    judged = [line for line in methods if line.verdicts]
+    if not judged:
+        return []
+    passing = [x.name for x in judged if set(x.verdicts) == {"PASS"}]
+    failing = [x.name for x in judged if "FAIL" in x.verdicts]
+    rest = [x for x in judged if x.name not in {*passing, *failing}]
+    whole = [x.name for x in rest if set(x.verdicts) == {"INCONCLUSIVE"}]
+    parts = []
+    if passing:
+        parts.append(f"{_names(passing)} PASS{'ES' * (len(passing) == 1)} in every cell")
+    if failing:
+        parts.append(f"{_names(failing)} FAIL{'S' * (len(failing) == 1)} in at least one")
+    if whole:
+        parts.append(f"{_names(whole)} stay{'s' * (len(whole) == 1)} INCONCLUSIVE in every cell")
+    parts += [
+        f"{x.name} stays INCONCLUSIVE in {x.verdicts['INCONCLUSIVE']} of {x.cells}"
+        for x in rest
+        if x.name not in whole
+    ]
+    text = f"Verdicts under the policy {comparison.policy}: {'; '.join(parts)}."
+    open_ = [o.ruling for o in comparison.outcomes if o.ruling.outcome == "INCONCLUSIVE"]
+    wanted = open_[0].would_decide if open_ else ()
+    shared = [words for words in wanted if all(words in r.would_decide for r in open_)]
+    if shared:
+        text += f" What is open would take {'; '.join(shared)}."
+    theirs = Counter(o.ruling.outcome for o in comparison.references if o.ruling.outcome)
+    if theirs:
+        text += f" Retrained models, judged the same way: {_ruled(theirs)}."
+    return [text]
+
+
+def _ruled(verdicts: Mapping[str, int]) -> str:
+    known = ("PASS", "FAIL", "INCONCLUSIVE")
+    return ", ".join(f"{verdicts[word]} {word}" for word in known if verdicts.get(word))
 
 
 def _cheapest(comparison: Comparison, sound: Sequence[Line]) -> list[str]:

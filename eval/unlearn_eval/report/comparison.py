@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn import lineage as lin
 from unlearn_eval.comparison.contests import Contest
-from unlearn_eval.comparison.lines import Line
+from unlearn_eval.comparison.lines import VERDICTS, Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import Comparison, Outcome, Tuned
 from unlearn_eval.comparison.words import about_contest, advice, headline
@@ -21,6 +21,11 @@ from unlearn_eval.report.audit import Picture
 __all__ = ["as_csv", "comparison_page", "shown_measures"]
 
 _WIDE = 7.6  # inches: the first picture has the page's width to itself
+_VERDICT = (
+    "how many cells FAIL, stay open (?: INCONCLUSIVE) or PASS under the policy {}. FAIL: it was "
+    "shown that the records leave a trace, or that the rest suffers; PASS: that neither is so to "
+    "an extent that matters. Each reference is judged as if it were an unlearned model"
+)
 _CELL = ("gap", "auc", "forget_recall", "retain_recall", "rise", "wall_share", "tokens_share")
 
 
@@ -57,6 +62,7 @@ def comparison_page(
             ("wide", plots.trade_off("summary", drawn, reach, _WIDE)),
             ("narrow", plots.trade_off("small", drawn, reach)),
         ],
+        verdict_means=_VERDICT.format(comparison.policy) if comparison.policy else "",
         measures=measures,
         lines=[_row(line, measures) for line in lines],
         pictures=[_ranked(found) for found in contests],
@@ -88,11 +94,13 @@ def as_csv(comparison: Comparison) -> str:
     names = list(dict.fromkeys(name for o in everything for name in o.numbers))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "seed", "forget_set", "attack", *names, "stopped", "error"])
+    head = ["method", "seed", "forget_set", "verdict", "attack", *names]
+    writer.writerow([*head, "stopped", "error", "reasons"])
     for o in everything:
         numbers = [repr(o.numbers[name]) if name in o.numbers else "" for name in names]
-        text = [_plain(o.stopped), _plain(o.error)]
-        writer.writerow([_plain(o.method), o.seed, o.forget, o.attack, *numbers, *text])
+        text = [_plain(t) for t in (o.stopped, o.error, "; ".join(o.ruling.reasons))]
+        whose = [_plain(o.method), o.seed, o.forget, o.ruling.outcome]
+        writer.writerow([*whose, o.attack, *numbers, *text])
     return file.getvalue()
 
 
@@ -114,7 +122,8 @@ def _row(line: Line, measures: Sequence[Measure]) -> dict[str, Any]:
                 else "",
             }
         )
-    return {"line": line, "cells": cells}
+    failing = "" if line.failing is None else repr(line.failing)
+    return {"line": line, "cells": cells, "failing": failing}
 
 
 def _cell(outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
@@ -124,7 +133,10 @@ def _cell(outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
         found.append(
             {"value": "" if value is None else repr(value), "text": MEASURES[name].text(value)}
         )
-    return {"outcome": outcome, "cells": found}
+    ruling = outcome.ruling
+    why = "; ".join([*ruling.reasons, *(f"would decide: {text}" for text in ruling.would_decide)])
+    word = VERDICTS.get(ruling.outcome, "–")
+    return {"outcome": outcome, "cells": found, "verdict": word, "why": why}
 
 
 def _ranked(found: Contest) -> Picture:

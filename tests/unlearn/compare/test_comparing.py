@@ -48,11 +48,17 @@ def test_a_comparison_from_its_recipe_to_its_page(
                 numbers["tokens"] / content["price"]["tokens"], rel=0.2
             )
             assert {"gap", "gap_sd", "auc", "rise", "forget_recall", "wall"} <= set(numbers)
+            # two records of two people: nothing can be shown, and it is said what would
+            assert cell["ruling"]["outcome"] in ("FAIL", "INCONCLUSIVE")
+            assert cell["ruling"]["reasons"]
+            assert not any("not audited" in text for text in cell["ruling"]["reasons"])
         else:
             assert "alternates" in cell["error"]
             assert "gap" not in cell["numbers"]
     assert [line["name"] for line in content["lines"]][:2] == ["before", "references"]
     assert len(content["references"]) == 4
+    assert all(one["ruling"]["outcome"] for one in content["references"] + content["before"])
+    assert content["table"]["heads"][:2] == ["method", "verdicts"]
     npo = next(line for line in content["lines"] if line["name"] == "npo")
     values = [cells["npo", f]["numbers"]["gap"] for f in range(2)]
     assert npo["mean"]["gap"] == pytest.approx(sum(values) / 2)
@@ -163,6 +169,7 @@ def test_wrong_input_is_refused_before_anything_is_trained(
         ({"forget": "rows:0-7"}, "all records of train"),
         ({"holdout": "r99"}, "no record 'r99'"),
         ({"robustness": ["int9"]}, "int8"),
+        ({"policy": "standart"}, "did you mean 'standard'"),
         ({"methods": [{"method": "npo", "options": {"betta": 1}}]}, "did you mean 'beta'"),
     ):
         with pytest.raises(UnlearnError, match=problem):

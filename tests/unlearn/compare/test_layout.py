@@ -52,6 +52,9 @@ def test_only_what_changed_is_done_again(study):
     assert changed(study, references=3) == {"reference": 2, "audit": 10}
     assert changed(study, generate=4) == {"audit": 10}
     assert changed(study, robustness=["int8"]) == {"trial": 12}
+    # judging asks for audits again, and for no training or trial
+    assert changed(study, policy="strict") == {"audit": 10}
+    assert changed(study, policy=None) == {"audit": 10}
     longer = {"lora": {"r": 2}, "options": few | {"max_steps": 3}}
     everything = {"target": 1, "reference": 4, "audit": 10, "unlearn": 8}
     assert changed(study, finetune=longer) == everything

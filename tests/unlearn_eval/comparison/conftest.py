@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from unlearn_eval.comparison import Comparison, Outcome
+from unlearn_eval.comparison import Comparison, Outcome, Ruling
 
 Rows = list[dict[str, Any]]
 
@@ -64,4 +65,32 @@ def comparison() -> Comparison:
         references,
         ("rows:0-9", "rows:10-19"),
         {"wall": 300.0},
+    )
+
+
+@pytest.fixture(scope="session")
+def judged(comparison: Comparison) -> Comparison:
+    """The same with verdicts: good is open but with seed 2, which passes; the others fail."""
+    fails = Ruling("FAIL", "C", ("loss tells them apart",))
+    passes = Ruling("PASS", "C", ("loss is guessing",))
+    wanted = ("5 references (there are 3)",)
+
+    def ruled(o: Outcome) -> Outcome:
+        if o.method in ("before", "leaky", "harsh"):
+            return replace(o, ruling=fails)
+        if o.method == "references":
+            open_ = Ruling("INCONCLUSIVE", "C", ("loss is wide",), wanted)
+            return replace(o, ruling=fails if (o.seed, o.forget) == (2, 1) else open_)
+        more = (f"more of set {o.forget}", *wanted)
+        return replace(
+            o,
+            ruling=passes if o.seed == 2 else Ruling("INCONCLUSIVE", "C", ("loss is wide",), more),
+        )
+
+    return replace(
+        comparison,
+        outcomes=[ruled(o) for o in comparison.outcomes],
+        before=[ruled(o) for o in comparison.before],
+        references=[ruled(o) for o in comparison.references],
+        policy="standard",
     )

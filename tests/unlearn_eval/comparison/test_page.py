@@ -47,6 +47,26 @@ def test_the_page_is_one_file_that_quotes_nothing_as_markup(page, shown):
     assert re.sub(r"\d{4}-\d\d-\d\d", "", page) == re.sub(r"\d{4}-\d\d-\d\d", "", page_of(shown))
 
 
+def test_verdicts_are_shown_where_there_is_a_policy(browser, page, judged, tmp_path: Path):
+    assert "verdict" not in page
+    file = tmp_path / "report.html"
+    file.write_text(page_of(judged), encoding="utf-8")
+    opened = browser.open(file, 1440)
+    opened.run(PRESS.format(1))
+    opened.run(PRESS.format(1))  # most FAIL first, then as it was
+    assert opened.run(NAMES) == ["before", "leaky", "harsh", "references", "good"]
+    opened.run(PRESS.format(1))
+    assert opened.run(NAMES) == ["good", "references", "before", "leaky", "harsh"]
+    cell = "#cells tr[data-method=good] td"
+    assert opened.run(f"return document.querySelector('{cell}').textContent") == "?"
+    assert "would decide: 5 references (there are 3)" in opened.run(
+        f"return document.querySelector('{cell}').title"
+    )
+    rows = list(csv.DictReader(io.StringIO(as_csv(judged))))
+    assert [r["verdict"] for r in rows if r["method"] == "before"] == ["FAIL", "FAIL"]
+    assert {r["reasons"] for r in rows if r["verdict"] == "PASS"} == {"loss is guessing"}
+
+
 def test_csv_holds_every_cell_and_no_formula(shown):
     rows = list(csv.DictReader(io.StringIO(as_csv(shown))))
     assert len(rows) == len(shown.before) + len(shown.references) + len(shown.outcomes)

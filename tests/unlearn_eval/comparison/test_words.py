@@ -76,6 +76,30 @@ def test_advice_follows_the_numbers(comparison):
     assert "for good the distance grows from 0.05 to 0.50" in said
 
 
+def test_verdicts_are_counted_and_said(judged):
+    rows = {line.name: line for line in lines(judged)}
+    assert rows["good"].ruled == "4 ? · 2 PASS"
+    assert rows["leaky"].ruled == "6 FAIL"
+    assert (rows["good"].failing, rows["leaky"].failing) == (0.0, 1.0)
+    assert rows["references"].ruled == "1 FAIL · 5 ?"
+    assert rows["before"].ruled == "2 FAIL"
+    said = " ".join(advice(judged, lines(judged)))
+    assert (
+        "Verdicts under the policy standard: leaky and harsh FAIL in at least one; good stays "
+        "INCONCLUSIVE in 4 of 6. What is open would take 5 references (there are 3). Retrained "
+        "models, judged the same way: 1 FAIL, 5 INCONCLUSIVE." in said
+    )
+    assert headline(judged, lines(judged)).endswith(
+        "Verdicts on it under the policy standard: 2 PASS, 4 INCONCLUSIVE."
+    )
+
+
+def test_without_a_policy_nothing_is_said_of_verdicts(comparison):
+    assert all(line.failing is None and line.ruled == "–" for line in lines(comparison))
+    assert "Verdict" not in " ".join([*advice(comparison, lines(comparison))])
+    assert "Verdict" not in headline(comparison, lines(comparison))
+
+
 def test_advice_changes_with_the_numbers(comparison):
     def moved(outcome):
         return replace(outcome, numbers={**outcome.numbers, "gap": outcome.numbers["gap"] + 0.2})
