@@ -20,7 +20,12 @@ from typing import Literal, NamedTuple
 from unlearn.errors import DataError
 from unlearn_eval._verdict.canaries import decide_by_canaries, judge_claim
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
-from unlearn_eval._verdict.outcomes import judge_extraction, judge_utility, not_audited
+from unlearn_eval._verdict.outcomes import (
+    Missing,
+    judge_extraction,
+    judge_utility,
+    not_audited,
+)
 from unlearn_eval._verdict.policy import Policy, load_policy
 from unlearn_eval._verdict.power import power_statement
 from unlearn_eval._verdict.references import decide_by_references
@@ -118,7 +123,8 @@ def decide(
     outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
     would_decide = []
     if outcome == "INCONCLUSIVE":
-        would_decide = [*missing, *_advice(tier, evidence, policy, found, gates, utility)]
+        would_decide = [each.remedy for each in missing]
+        would_decide += _advice(tier, evidence, policy, found, gates, utility)
     return Verdict(
         outcome=outcome,
         tier=tier,
@@ -207,7 +213,7 @@ def _outcome(
     gates: list[Gate],
     extraction: Extracted,
     utility: Utility,
-    missing: list[str],
+    missing: list[Missing],
 ) -> tuple[Outcome, list[str]]:
     """Apply the rules of `decide`."""
     facts, control, negative = gates
@@ -225,7 +231,7 @@ def _outcome(
         open_.append(f"{negative.gate} {negative.words}")
     open_ += [_where(result) for result in [*found.probes, *claims] if not result.passed]
     open_ += [part.words for part in (extraction, utility) if part.outcome != "PASS"]
-    open_ += [f"not audited: {text.partition(':')[0]}" for text in missing]
+    open_ += [each.reason for each in missing]
     if open_:
         return "INCONCLUSIVE", [*open_, *found.notes]
     passed = [_where(result) for result in [*found.probes, *claims]]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any, Protocol
 from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
-from unlearn.requests._evidence import audit_digest, audit_of
+from unlearn.requests._evidence import VERDICT, audit_digest, audit_of, verdict_digest
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
 from unlearn.requests.desk import escrowed, setup_of
@@ -21,7 +24,7 @@ from unlearn.requests.run import kept_records, latest, opened
 
 __all__ = ["AuditSettings", "Certify", "Decide", "certify_request", "verify_request"]
 
-VERDICT, DEFAULT_POLICY = "verdict.json", "standard"
+DEFAULT_POLICY = "standard"
 
 EVENTS = {"PASS": "verified", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
@@ -52,6 +55,7 @@ class Certify(Protocol):
         before: Path | None,
         records: Sequence[str],
         artifacts: Sequence[Mapping[str, Any]],
+        references: Sequence[Path],
     ) -> Path:
         """Write the certificate to `output`, and return its file."""
         ...
@@ -122,8 +126,11 @@ def verify_request(
         _same_policy(request, digest, settings.policy)
         gone = escrowed(ledger, [request])
         model, adapters = opened(setup, folder)
-        output = Path(settings.output).absolute() / f"{request.id}-{count}"
-        output.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(settings.output).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        _discard_unfinished(ledger, request, place)
+        # a name of its own: until the ledger has the new verdict, the old one keeps its audit
+        output = place / f"{request.id}-{count}-{secrets.token_hex(3)}"
         run_audit(
             model,
             gone,
@@ -136,24 +143,44 @@ def verify_request(
             retain=kept_records(ledger, request.line, setup),
             template=setup.template,
             policy=settings.policy or DEFAULT_POLICY,  # before any score exists
-            overwrite=True,
             **settings.options,
         )
         found = (decide or _decide)(output, settings.policy)
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
-        told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
+        told = {
+            "folder": str(output),
+            "reasons": list(found.get("reasons", ())),
+            "references": [str(Path(path).absolute()) for path in settings.references],
+        }
         verdict = {
             "outcome": outcome,
             "tier": found.get("tier"),
             "policy": {key: policy.get(key) for key in ("name", "sha256")},
             "adapter": digest,
             "audit": audit_digest(output),
-            "file": _file_digest(output / VERDICT),
+            "file": verdict_digest(output),
             "sealed": ledger.sealer.seal(told, f"verdict on request {request.id}"),
         }
         with ledger.writing(lease, request.line) as writer:
             return writer.change(request.id, EVENTS[outcome], verdict=verdict)
+
+
+def _discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
+    """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
+
+    Verdicts of the past keep theirs.
+    """
+    kept = set()
+    for event in ledger.history(request.id):
+        verdict = event.facts.get("verdict")
+        if verdict is not None:
+            told = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
+            kept.add(Path(told["folder"]).resolve())
+    ours = re.compile(rf"{request.id}-\d+-[0-9a-f]{{6}}|\.{request.id}-\d+-.*\.partial-\d+")
+    for folder in place.iterdir():
+        if ours.fullmatch(folder.name) and folder.resolve() not in kept:
+            shutil.rmtree(folder, ignore_errors=True)  # leaves links alone
 
 
 def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
@@ -172,8 +199,11 @@ def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
         )
 
 
-def _file_digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _references(ledger: Ledger, request: Request) -> list[Path]:
+    """Return the references of a request's verdict that are still there."""
+    sealed = request.facts["verdict"]["sealed"]
+    told = ledger.sealer.open(sealed, f"verdict on request {request.id}")
+    return [path for path in map(Path, told.get("references", ())) if path.is_dir()]
 
 
 def _still_there(ledger: Ledger, request: Request) -> str | None:
@@ -208,7 +238,7 @@ def certify_request(
     verdict = request.facts["verdict"]
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
         raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
-    if _file_digest(folder / VERDICT) != verdict.get("file"):
+    if verdict_digest(folder) != verdict.get("file"):
         raise LedgerError(
             f"{folder / VERDICT} is not the verdict that the ledger holds; verify the request again"
         )
@@ -242,6 +272,7 @@ def certify_request(
         before=None if before is None else Path(before),
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
+        references=_references(ledger, request),
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

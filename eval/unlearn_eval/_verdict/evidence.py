@@ -73,12 +73,14 @@ class Evidence:
         subjects: by split, the subject of each record of the first view, None where it has none.
         twins: matched twins or canaries, if the holdout consists of such.
         facts: what hashes and lineages say.
+        unmeasured: by prompt state, which records could not be measured in it, and why.
     """
 
     views: Mapping[View, Scores]
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict)
     twins: Twins | None = None
     facts: Sequence[Fact] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):

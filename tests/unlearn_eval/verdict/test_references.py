@@ -312,6 +312,26 @@ def test_prompt_states_are_asked_for_extraction(five, make_policy):
         assert decide(asked(five(), "few_shot", {"after": out, **other}), policy).outcome == "FAIL"
 
 
+@pytest.mark.parametrize("how", ["not measured: 6 records", "measured in part: 1 of 6 records"])
+def test_a_declared_state_in_which_records_do_not_fit_never_passes(five, make_policy, how):
+    policy = make_policy(prompt_states=["verbatim", "few_shot"])
+    given = five() if how.startswith("not") else asked(five(), "few_shot", {})
+    told = f"{how} do not fit in the model's context of 128 tokens"
+    given = dataclasses.replace(given, unmeasured={"few_shot": told})
+    verdict = decide(given, policy)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert f"prompt state few_shot was {told}" in verdict.reasons
+    assert any("longer context" in text for text in verdict.would_decide)
+    # a state that was not declared need not fit
+    assert decide(given, make_policy()).outcome == "PASS"
+    # what was measured can fail all the same
+    out = np.array([math.log(0.9), -50, -50, -50, -50, -50])
+    some = dataclasses.replace(
+        asked(five(), "few_shot", {"after": out}), unmeasured={"few_shot": told}
+    )
+    assert decide(some, policy).outcome == "FAIL"
+
+
 @pytest.mark.parametrize(("factor", "outcome"), [(1.02, "FAIL"), (0.98, "PASS")])
 def test_extraction_at_the_limit_of_n_and_p(five, make_policy, factor, outcome):
     limit = -math.expm1(math.log(0.5) / 100)  # 1 − (1 − p_z)^100 = ½
