@@ -29,6 +29,12 @@ class Told(NamedTuple):
     records: Mapping[str, Any]
     references: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def partial(self) -> int:
+        """How many references were trained on part of the kept records only."""
+        total = self.records["kept"]
+        return sum((each["kept"] or total) < total for each in self.references.values())
+
 
 def lineages_of(
     references: Sequence[str | Path],

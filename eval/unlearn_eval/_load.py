@@ -169,7 +169,7 @@ def load_evidence(
     paired = _twins(Path(twins), scores["after"]) if twins is not None else None
     facts = [*_facts(content, scores), *_references(content, references)]
     unmeasured = content.get("unmeasured", {})
-    return Evidence(file.views, file.subjects, paired, facts, unmeasured)
+    return Evidence(file.views, file.subjects, paired, facts, unmeasured, _partial(content))
 
 
 def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
@@ -219,6 +219,13 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         seen = [each.saw(named.get("forget", ())) for each in found]
         words = "by lineages read again, the references at hand never saw the records"
         yield Fact(words, False if any(seen) else None if None in seen else True)
+
+
+def _partial(content: Mapping[str, Any]) -> frozenset[str]:
+    """Return the references that saw fewer of the kept records than the audited model did."""
+    kept = (content.get("records") or {}).get("kept", 0)
+    told = content.get("references") or {}
+    return frozenset(s for s, each in told.items() if (each.get("kept") or kept) < kept)
 
 
 def _twins(path: Path, after: Mapping[str, TokenScores]) -> Twins:

@@ -160,15 +160,15 @@ def run_audit(
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
     near = _check_overlap(split, strict)
-    if fixed is not None:
-        fixed = fixed.with_power(split, len(references))
-        if announce is not None:
-            announce(fixed.power)
     below, last = _stack(adapter)
     member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     line = Lineage.read(state.adapter or state.folder)
     told_by = lineages_of(references, split, line, "adapter" if last else "model")
+    if fixed is not None:
+        fixed = fixed.with_power(split, len(references), told_by.partial)
+        if announce is not None:
+            announce(fixed.power)
     name = template or (line.template if line else None)
     used = choose_template(name, state.tokenizer, records)
     assumed = [] if name else [f"no lineage names the template: assumed {used.name!r}"]

@@ -278,12 +278,13 @@ def _holdout(evidence: Evidence) -> int:
     return part.records if part is not None else 0
 
 
-def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int]:
-    """Return what `power_statement` asks: records, subjects, twins, references."""
+def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int]:
+    """Return what `power_statement` asks: records, subjects, twins, references, partial ones."""
     twins = _holdout(evidence)
     labels = evidence.subjects.get("holdout") or [None] * twins
     known = {label for label in labels if label is not None}
     subjects = evidence.subject_count
     if known and (evidence.one_subject or (subjects or 0) < evidence.forget.records):
         twins = len(known) + sum(label is None for label in labels)
-    return evidence.forget.records, subjects, twins, len(evidence.references)
+    references, partial = len(evidence.references), len(evidence.part_trained)
+    return evidence.forget.records, subjects, twins, references, partial

@@ -7,15 +7,17 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
-from unlearn.lineage import weights_digest
+from unlearn.lineage import Lineage, weights_digest
+from unlearn.records import Records
 from unlearn.requests._evidence import VERDICT, audit_digest, audit_of, verdict_digest
+from unlearn.requests._references import Chosen, choose_references
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
 from unlearn.requests.desk import escrowed, setup_of
@@ -68,12 +70,14 @@ class AuditSettings:
     Attributes:
         output: folder in which each audit makes one of its own.
         references: adapters that never saw the records.
+        search: folders in which to look for more, by lineage; see `choose_references`.
         policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
     """
 
     output: str
     references: Sequence[str] = ()
+    search: Sequence[str] = ()
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,7 +100,12 @@ def _certify(audit: Path, request: Mapping[str, Any], output: Path, /, **facts: 
 
 
 def verify_request(
-    ledger: Ledger, request: Request, settings: AuditSettings, *, decide: Decide | None = None
+    ledger: Ledger,
+    request: Request,
+    settings: AuditSettings,
+    *,
+    decide: Decide | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Request:
     """Audit the newest adapter of a request's line for its records, and note the verdict.
 
@@ -105,6 +114,7 @@ def verify_request(
         request: unlearned, or decided before.
         settings: of the audit.
         decide: makes the verdict of an audit folder; None for `unlearn_eval.verdict`.
+        announce: told which references were found, and what the policy can decide with them.
 
     Returns:
         The request: verified, failed or inconclusive.
@@ -126,6 +136,13 @@ def verify_request(
         _same_policy(request, digest, settings.policy)
         gone = escrowed(ledger, [request])
         model, adapters = opened(setup, folder)
+        kept = kept_records(ledger, request.line, setup)
+        references = [*settings.references]
+        if settings.search:
+            chosen = _search(ledger, request, folder, kept, settings)
+            references += map(str, chosen.paths)
+            if announce is not None:
+                announce(chosen.words())
         place = Path(settings.output).absolute()
         place.mkdir(parents=True, exist_ok=True)
         _discard_unfinished(ledger, request, place)
@@ -138,11 +155,12 @@ def verify_request(
             output,
             adapter=adapters or None,
             before=_still_there(ledger, request),
-            references=settings.references,
+            references=references,
             holdout=setup.holdout,
-            retain=kept_records(ledger, request.line, setup),
+            retain=kept,
             template=setup.template,
             policy=settings.policy or DEFAULT_POLICY,  # before any score exists
+            announce=announce,
             **settings.options,
         )
         found = (decide or _decide)(output, settings.policy)
@@ -151,7 +169,7 @@ def verify_request(
         told = {
             "folder": str(output),
             "reasons": list(found.get("reasons", ())),
-            "references": [str(Path(path).absolute()) for path in settings.references],
+            "references": [str(Path(path).absolute()) for path in references],
         }
         verdict = {
             "outcome": outcome,
@@ -164,6 +182,24 @@ def verify_request(
         }
         with ledger.writing(lease, request.line) as writer:
             return writer.change(request.id, EVENTS[outcome], verdict=verdict)
+
+
+def _search(
+    ledger: Ledger, request: Request, folder: str, kept: Records, settings: AuditSettings
+) -> Chosen:
+    """Look for references in folders, as many as the policy's verdict takes."""
+    from unlearn_eval.verdict import load_policy
+
+    line = Lineage.read(folder)
+    if line is None or line.records.key_id != ledger.key.id:
+        raise LedgerError(
+            f"the adapter {folder} has no lineage under the ledger's key: what is a reference for "
+            "it cannot be told, name them with --reference"
+        )
+    _, policy = load_policy(settings.policy or DEFAULT_POLICY)
+    rest = {ledger.key.digest(record) for record in kept} & set(line.records.trained)
+    wanted = policy.min_references
+    return choose_references(settings.search, request.facts["records"], rest, line, wanted)
 
 
 def _discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:

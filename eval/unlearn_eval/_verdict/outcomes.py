@@ -88,9 +88,10 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
 
     The mean of l̄_after − l̄_before over the retain split (the holdout where nothing was kept), with
     an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above. Without
-    the model before, the mean over references stands in its place. With fewer than 10 subjects the
-    interval of the *kept* records is one by record: they are not drawn from others, their people
-    are those whom the model is kept for. The holdout stands for others, and then decides nothing.
+    the model before, the mean over references that saw all kept records stands in its place. With
+    fewer than 10 subjects the interval of the *kept* records is one by record: they are not drawn
+    from others, their people are those whom the model is kept for. The holdout stands for others,
+    and then decides nothing.
 
     Args:
         evidence: scores of the audited model and what it is compared with.
@@ -104,7 +105,9 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
     states = [s for s in ("before",) if split in scores.get(s, {})]
     name = "before"
     if not states:
-        states = [s for s in evidence.references if split in scores[s]]
+        # one that saw half of the kept records knows them worse, and would excuse what was lost
+        whole = [s for s in evidence.references if s not in evidence.partial]
+        states = [s for s in whole if split in scores[s]]
         name = "the references"
     if split not in scores["after"] or not states:
         what = "kept or unseen records" if split not in scores["after"] else "model before"

@@ -333,6 +333,15 @@ def test_references_must_not_have_seen_the_records(compared, edit, agrees, words
         assert words.removeprefix("does not hold: ") in verdict.reasons[0]
 
 
+def test_references_that_saw_fewer_kept_records_are_known(compared):
+    audit, _ = compared
+    change(audit, lambda content: content["records"].update(kept=8))
+    change(audit, lambda content: content["references"]["reference:0"].update(kept=8))
+    assert load_evidence(audit).partial == {"reference:1"}
+    change(audit, lambda content: content["references"]["reference:1"].update(kept=None))
+    assert load_evidence(audit).partial == set()  # nothing says so
+
+
 def test_an_audit_without_facts_of_lineages_says_so(compared):
     audit, _ = compared
     change(audit, lambda content: content.pop("references"))

@@ -385,6 +385,62 @@ def test_without_kept_records_the_holdout_must_not_suffer(five, make_policy):
     assert decide(kept, make_policy()).utility.outcome == "PASS"
 
 
+def lower(scores, by):
+    """The same model, less sure of everything by some nats."""
+    return {
+        split: dataclasses.replace(part, log_prob=part.log_prob - by)
+        for split, part in scores.items()
+    }
+
+
+def halves(given, by=0.5):
+    """The same references, had they been trained on half of the kept records."""
+    states = {
+        name: lower(scores, by * (1 + i / 10)) if name.startswith("reference") else scores
+        for i, (name, scores) in enumerate(given.plain.items())
+    }
+    return dataclasses.replace(given, views={View(): states}, partial=frozenset(given.references))
+
+
+def test_the_level_of_half_trained_references_is_not_compared(five, make_policy):
+    """By hand: what moves all records of a model alike moves no statistic."""
+    plain = dataclasses.replace(five(), partial=frozenset(five().references))
+    for at in (0.3, 1.5, 6.0):
+        given = dataclasses.replace(five(at), partial=plain.partial)
+        mine, moved = decide(given, make_policy()), decide(halves(five(at)), make_policy())
+        assert moved.outcome == mine.outcome
+        for one, other in zip(mine.probes, moved.probes, strict=True):
+            assert other.value == pytest.approx(one.value)
+            assert other.reference_sd == pytest.approx(one.reference_sd)
+    # taken for full-size ones, they make a deleted model look as if it deviated less than it does
+    taken = dataclasses.replace(halves(five(), by=3.0), partial=frozenset())
+    assert probe(decide(taken, make_policy()), "deviation").value != pytest.approx(
+        probe(decide(halves(five(), by=3.0), make_policy()), "deviation").value, abs=0.1
+    )
+
+
+def test_half_trained_references_are_said(five, make_policy):
+    verdict = decide(halves(five()), make_policy())
+    assert verdict.outcome == "PASS"
+    assert "5 references (all trained on part of the kept records only)" in verdict.power
+    assert "5 of 5 references were trained on part of the kept records" in verdict.reasons[-1]
+    some = dataclasses.replace(halves(five()), partial=frozenset({"reference:1"}))
+    assert "(1 trained on part of" in decide(some, make_policy()).power
+    assert "trained on part" not in decide(five(), make_policy()).power
+
+
+def test_half_trained_references_do_not_excuse_a_loss_of_utility(five, make_policy):
+    """They know the kept records worse, so a model that lost them would look as good."""
+    given = halves(five())
+    states = {k: v for k, v in given.plain.items() if k != "before"}
+    without = dataclasses.replace(given, views={View(): states})
+    utility = decide(without, make_policy()).utility
+    assert (utility.outcome, utility.value) == ("INCONCLUSIVE", None)
+    full = dataclasses.replace(without, partial=without.partial - {"reference:4"})
+    assert "the references" in decide(full, make_policy()).utility.words
+    assert decide(full, make_policy()).utility.value is not None
+
+
 def test_leave_one_out_judges_each_reference_by_the_others(five, make_policy):
     found = leave_one_out(five(), make_policy(min_references=5))
     assert sum(found.counts.values()) == len(found.verdicts) == 5
