@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ def lineages_of(
     audited: Lineage | None,
     what: str,
 ) -> Told:
-    """Read what references were trained on, and refuse one that saw the records.
+    """Read what models were trained on; refuse references that saw the records, or a seen holdout.
 
     Args:
         references: their folders.
@@ -54,14 +54,17 @@ def lineages_of(
         What they say.
 
     Raises:
-        LineageError: if a lineage shows that its model saw the records, is of other weights than
-            lie beside it, or cannot be read.
+        LineageError: if a lineage shows that its model saw the records, or one of the holdout, is
+            of other weights than lie beside it, or cannot be read.
     """
     key = lin.Key.load()
     gone = {key.digest(record): record.id for record in split["forget"]}
     kept = {key.digest(r) for name in ("retain", "neighbour") for r in split.get(name, ())}
     if audited is not None and audited.records.key_id == key.id:
         kept &= set(audited.records.trained)
+    unseen = {key.digest(record): record.id for record in split.get("holdout", ())}
+    if audited is not None and audited.records.key_id == key.id:
+        _check_unseen("the audited model", audited.records.trained, unseen)
     told: dict[str, dict[str, Any]] = {}
     for i, path in enumerate(references):
         found = trained_on(resolve_folder(path, what), key.id)
@@ -73,6 +76,7 @@ def lineages_of(
                 f"the records to forget, first {shared[0]!r}; a reference must never have seen "
                 "them (half-splits go to --shadow)"
             )
+        _check_unseen(f"--reference {path}", seen or (), unseen)
         told[f"reference:{i}"] = {
             "weights": found.weights,
             "trained": None if seen is None else len(seen),
@@ -80,3 +84,13 @@ def lineages_of(
             "kept": found.saw(kept),
         }
     return Told({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
+
+
+def _check_unseen(what: str, trained: Iterable[str], unseen: Mapping[str, str]) -> None:
+    """Refuse a holdout of which a model saw a record: it would hide what is left of the others."""
+    shared = [unseen[digest] for digest in trained if digest in unseen]
+    if shared:
+        raise LineageError(
+            f"--holdout: {what} was trained on {len(shared)} of its records, by its lineage, first "
+            f"{shared[0]!r}; a holdout must be unseen"
+        )

@@ -58,6 +58,7 @@ class Certify(Protocol):
         records: Sequence[str],
         artifacts: Sequence[Mapping[str, Any]],
         references: Sequence[Path],
+        not_claimed: Sequence[str],
     ) -> Path:
         """Write the certificate to `output`, and return its file."""
         ...
@@ -123,6 +124,7 @@ def verify_request(
         UnlearnError: if it is not unlearned yet, another process is at work on the line, or the
             audit cannot be made.
     """
+    from unlearn.references import reference_folders
     from unlearn_eval.audit import run_audit
 
     with ledger.lease(request.line) as lease:
@@ -137,10 +139,10 @@ def verify_request(
         gone = escrowed(ledger, [request])
         model, adapters = opened(setup, folder)
         kept = kept_records(ledger, request.line, setup)
-        references = [*settings.references]
+        references = [one for path in settings.references for one in reference_folders(path)]
         if settings.search:
             chosen = _search(ledger, request, folder, kept, settings)
-            references += map(str, chosen.paths)
+            references += chosen.paths
             if announce is not None:
                 announce(chosen.words())
         place = Path(settings.output).absolute()
@@ -242,6 +244,20 @@ def _references(ledger: Ledger, request: Request) -> list[Path]:
     return [path for path in map(Path, told.get("references", ())) if path.is_dir()]
 
 
+def _earlier(ledger: Ledger, request: Request) -> list[str]:
+    """Say which verdicts there were on the same adapter before: with other references, say."""
+    verdicts = [event.facts.get("verdict") for event in ledger.history(request.id)]
+    adapter = request.facts["verdict"]["adapter"]
+    *before, _ = [v["outcome"] for v in verdicts if v is not None and v["adapter"] == adapter]
+    if not before:
+        return []
+    return [
+        "That this was the only try: on the same adapter, verdicts before this one were "
+        f"{', '.join(before)}. Whoever tries again until a verdict pleases errs more often than "
+        "the policy says."
+    ]
+
+
 def _still_there(ledger: Ledger, request: Request) -> str | None:
     """Return the adapter before, unless it was purged or changed."""
     before = request.facts["before"]
@@ -309,6 +325,7 @@ def certify_request(
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
         references=_references(ledger, request),
+        not_claimed=_earlier(ledger, request),
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

@@ -69,8 +69,10 @@ def statistics(
     limits of raw differences to an error of 9 % (5 references, simulated); logarithms have 5.
 
     References that were trained on fewer records have another level of loss, on all records that
-    they never saw alike. It cancels in differences of means, but not in |s_i − median|: without
-    `level`, each model's mean over the holdout is taken off its scores before they are compared.
+    they never saw alike (measured on TOFU: 6.71 ± .16 nats after half of the data, 6.46 ± .13 after
+    all of it, with the same forget − holdout). It cancels in differences of means, but not in
+    |s_i − median|: without `level`, each model's mean over the holdout is taken off its scores
+    before they are compared.
 
     Args:
         probe: a probe's name.

@@ -119,7 +119,7 @@ def deciding(outcome: str) -> Any:
 
 def certifying(audit: Path, request: Mapping[str, Any], output: Path, **facts: Any) -> Path:
     assert (audit / "audit.json").is_file()
-    told = {key: facts[key] for key in ("records", "artifacts")}
+    told = {key: facts[key] for key in ("records", "artifacts", "not_claimed")}
     digest = weights_digest(facts["adapter"])
     output.write_text(json.dumps({**request, **told, "after": digest}))
     return output
@@ -191,6 +191,8 @@ def test_the_whole_road_and_no_personal_text_on_it(
     left = {a["kind"]: a["cleaned"] for a in statement["artifacts"]}
     assert left == {"adapter": True, "raw": True, "cache": None}
     assert len(statement["records"]) == 2
+    # it was decided twice before on this adapter, which a reader must know
+    assert "verdicts before this one were FAIL, INCONCLUSIVE." in statement["not_claimed"][0]
     case.json("sweep", one, "--purge", "--unclear", "--yes")
     assert not (lin.home() / "cache" / "scores").exists()
     escrow = case.ledger.escrow
@@ -411,6 +413,38 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
     assert desk.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
 
 
+def test_an_interrupted_verification_leaves_the_verdict_before(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended between the new audit and the ledger's word of it: nothing has been replaced."""
+    name = case.located("r0")
+    case.json("run", *FAST)
+    monkeypatch.setattr(verify, "_decide", deciding("PASS"))
+    case.json("verify", "--generate", "0")
+    before = case.ledger.get(name).facts["verdict"]
+
+    def killed(folder: Path, policy: str | None) -> Any:
+        assert (folder / "audit.json").is_file()
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(verify, "_decide", killed)
+        run(["request", "verify", name, "--generate", "0", "--ledger", case.url])
+    case.capfd.readouterr()
+    assert check(case.ledger).ok
+    assert case.ledger.get(name).facts["verdict"] == before
+    folder = case.ledger.folder("audits")
+    assert len(list(folder.iterdir())) == 2
+    mine = folder / f"{name}-notes"  # what a user keeps there is none of ours
+    mine.mkdir()
+    case.json("verify", name, "--generate", "0")
+    assert case.ledger.get(name).facts["verdict"] != before
+    kept = {Path(audit_of(case.ledger, case.ledger.get(name))[0]), mine}
+    first = next(e for e in case.ledger.history(name) if e.event == "verified")
+    told = case.ledger.sealer.open(first.facts["verdict"]["sealed"], f"verdict on request {name}")
+    assert set(folder.iterdir()) == kept | {Path(told["folder"])}
+
+
 def test_evidence_that_was_changed_is_found(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     name = case.located("r0")
     case.json("run", *FAST)
@@ -477,6 +511,7 @@ def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> N
     assert run([*words, "--adapter", ran["folder"]]) == 0
     out, _ = case.capfd.readouterr()
     assert "INCONCLUSIVE" in out
+    assert "only try" not in (case.work / "certificate.html").read_text()
     # nor is an adapter certified whose scale is not the audited one
     config = Path(ran["folder"]) / "adapter_config.json"
     audited = config.read_text()

@@ -355,7 +355,7 @@ def test_references_at_hand_are_looked_at_again(compared, capfd):
     audit, folder = compared
     gate = verify(audit, references=[folder]).gates[0]
     assert gate.passed is True
-    assert "at hand are those that were measured; by lineages read again" in gate.words
+    assert "at hand (2 of 2) are ones that were measured; by lineages read again" in gate.words
     # one that was exchanged after the audit, for one that saw the records or any other
     one = folder / "reference-00"
     kept = {path: path.read_bytes() for path in one.iterdir()}
@@ -365,7 +365,10 @@ def test_references_at_hand_are_looked_at_again(compared, capfd):
     (one / "lineage.json").unlink()
     gate = verify(audit, references=[folder]).gates[0]
     assert gate.passed is False
-    assert "at hand are those that were measured" in gate.words
+    assert (
+        gate.words == "does not hold: the references at hand (2 of 2) are ones that were measured"
+    )
+    assert verify(audit, references=[folder / "reference-01"]).gates[0].passed is True
     # one whose lineage names a record after all: the audit's facts were edited
     for path, content in kept.items():
         path.write_bytes(content)
@@ -397,3 +400,16 @@ def test_a_reference_under_the_lineage_of_another_is_refused(
     with pytest.raises(LineageError, match=r"reference/lineage\.json is of other weights"):
         run_audit(tiny_model, data_file, "r0", tmp_path / "out", **keep)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_holdout_that_the_model_saw_is_refused(
+    tiny_model, adapter, data_file, lineage_key, tmp_path, monkeypatch
+):
+    """Its data file no longer holds these records, and its lineage still does."""
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    rows = data_file.read_text().splitlines(keepends=True)
+    now, seen = tmp_path / "now.jsonl", tmp_path / "seen.jsonl"
+    now.write_text("".join(rows[:6]))
+    seen.write_text("".join(rows[6:]))
+    with pytest.raises(LineageError, match="the audited model was trained on 6 of its records"):
+        run_audit(tiny_model, now, "r0", adapter=adapter, holdout=seen, generate=0)
