@@ -16,6 +16,7 @@ from unlearn_eval._result import Audit, AuditRow
 from unlearn_eval._scores_file import read_scores
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
 from unlearn_eval._verdict.policy import AS_IS, VERBATIM
+from unlearn_eval.certificate._references import folders_in, trained_on
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.utility import loss
 
@@ -132,30 +133,43 @@ def load_audit(folder: str | Path) -> Audit:
         treated=treated,
         subjects=file.subjects,
         notes=tuple(content.get("notes", ())),
+        unmeasured=content.get("unmeasured", {}),
+        files=content.get("files", {}),
+        records=content.get("records", {}),
+        references=content.get("references", {}),
         policy=content.get("policy"),
     )
 
 
-def load_evidence(folder: str | Path, twins: str | Path | None = None) -> Evidence:
+def load_evidence(
+    folder: str | Path,
+    twins: str | Path | None = None,
+    references: Sequence[str | Path] = (),
+) -> Evidence:
     """Read from an audit's folder what a verdict is decided from, and check that it is one story.
 
     Args:
         folder: what `unlearn audit` wrote.
         twins: a JSON file `{"randomised": false, "twins": {"forget id": ["holdout id", …]}}`;
             `randomised` for canaries of which a coin included one of each pair.
+        references: folders of the audit's references, or of several, to look at again: they must
+            be those that were measured, with lineages that name none of the records.
 
     Returns:
         The evidence, with facts for G0.
 
     Raises:
         DataError: if a file is missing or holds something else.
+        LineageError: if a reference's folder holds no weights, or the lineage of others.
     """
     content, file = read_audit(folder), load_scores(folder)
     scores = file.views.get(View(), {})
     if "forget" not in scores.get("after", {}):
         raise DataError(f"{Path(folder) / SCORES}: no scores of the state 'after' to judge")
     paired = _twins(Path(twins), scores["after"]) if twins is not None else None
-    return Evidence(file.views, file.subjects, paired, list(_facts(content, scores)))
+    facts = [*_facts(content, scores), *_references(content, references)]
+    unmeasured = content.get("unmeasured", {})
+    return Evidence(file.views, file.subjects, paired, facts, unmeasured, _partial(content))
 
 
 def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
@@ -179,6 +193,42 @@ def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
         others = {states[s] for s in ("after", "before") if s in states}
         distinct = len(set(references)) == len(references) and not others & set(references)
         yield Fact("the references differ from each other and from the audited model", distinct)
+
+
+def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Fact]:
+    """Yield whether the references never saw the records: by the audit, and by folders at hand."""
+    states = {s: d for s, d in content["states"].items() if s.startswith("reference:")}
+    told = content.get("references") or {}
+    if not isinstance(told, dict) or not all(isinstance(each, dict) for each in told.values()):
+        raise DataError("audit.json: references: no facts of references; run the audit again")
+    if states:
+        same = all(told[s].get("weights") == d for s, d in states.items() if s in told)
+        if told:
+            yield Fact("their lineages are of the references that were measured", same)
+        saw = [told.get(state, {}).get("saw") for state in states]
+        silent = saw.count(None)
+        words = "the references never saw the records, by their lineages"
+        if silent:
+            words += f" ({silent} of {len(states)} have none that says so)"
+        yield Fact(words, False if any(saw) else None if silent else True)
+    if folders:
+        named = content.get("records") or {}
+        found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
+        known = {each.weights for each in found}
+        words = (
+            f"the references at hand ({len(known)} of {len(states)}) are ones that were measured"
+        )
+        yield Fact(words, known <= set(states.values()))
+        seen = [each.saw(named.get("forget", ())) for each in found]
+        words = "by lineages read again, the references at hand never saw the records"
+        yield Fact(words, False if any(seen) else None if None in seen else True)
+
+
+def _partial(content: Mapping[str, Any]) -> frozenset[str]:
+    """Return the references that saw fewer of the kept records than the audited model did."""
+    kept = (content.get("records") or {}).get("kept", 0)
+    told = content.get("references") or {}
+    return frozenset(s for s, each in told.items() if (each.get("kept") or kept) < kept)
 
 
 def _twins(path: Path, after: Mapping[str, TokenScores]) -> Twins:

@@ -75,7 +75,10 @@ class Audit:
         said: by state, what it wrote when it continued forget records, by position; empty unless
             the user asked for text.
         notes: what the user should know.
+        unmeasured: by prompt state, which records do not fit in the model's context.
         files: digests of the files that decide what the unlearned state computes, by name.
+        records: keyed digests of the records to forget, see `unlearn_eval._lineages.Told`.
+        references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
     """
@@ -92,7 +95,10 @@ class Audit:
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict, repr=False)
     said: Mapping[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    records: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
 
     def get(
@@ -136,8 +142,11 @@ class Audit:
                 "model": self.model,
                 "states": dict(self.states),
                 "files": dict(self.files),
+                "records": dict(self.records),
+                "references": {state: dict(facts) for state, facts in self.references.items()},
                 "training": {state: dict(facts) for state, facts in self.training.items()},
                 "notes": list(self.notes),
+                "unmeasured": dict(self.unmeasured),
                 "policy": None if self.policy is None else dict(self.policy),
                 "rows": [asdict(row) for row in self.rows],
             },

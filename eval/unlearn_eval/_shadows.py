@@ -46,7 +46,8 @@ def membership(
         By split, bool [models, records].
 
     Raises:
-        LineageError: if a lineage is missing, or its digests were made under another key.
+        LineageError: if a lineage is missing or of other weights, or its digests were made under
+            another key.
     """
     if not shadows:
         return {}
@@ -54,7 +55,8 @@ def membership(
     digests = {name: [key.digest(record) for record in part] for name, part in splits.items()}
     trained = []
     for path in shadows:
-        line = Lineage.read(resolve_folder(path, what))
+        folder = resolve_folder(path, what)
+        line = Lineage.read(folder)
         if line is None:
             raise LineageError(
                 f"--shadow {path} has no lineage.json: which records it was trained on is not "
@@ -64,6 +66,11 @@ def membership(
             raise LineageError(
                 f"--shadow {path}: its records are named under the key {line.records.key_id}, and "
                 f"the key in use is {key.id}; set UNLEARN_KEY to the key that it was made with"
+            )
+        if line.digest != lin.weights_digest(folder):
+            raise LineageError(
+                f"--shadow {path}: its lineage is of other weights than lie beside it: which "
+                "records these were trained on is not known"
             )
         trained.append(set(line.records.trained))
     return {

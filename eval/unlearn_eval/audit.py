@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearn import lineage as lin
 from unlearn._auto import trained_with
 from unlearn._output import check_output, staged_folder
 from unlearn.batches import encode
-from unlearn.errors import DataError, LineageError, OutputError
+from unlearn.errors import DataError, OutputError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.near_duplicates import near_duplicates
@@ -20,6 +19,7 @@ from unlearn.records import Records
 from unlearn.references import reference_folders
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
+from unlearn_eval._lineages import lineages_of
 from unlearn_eval._look import Look
 from unlearn_eval._neighbours import neighbours
 from unlearn_eval._processes import first, together
@@ -160,15 +160,15 @@ def run_audit(
         split["holdout"] = _load(holdout)
     split = {name: part for name, part in split.items() if len(part)}
     near = _check_overlap(split, strict)
-    if fixed is not None:
-        fixed = fixed.with_power(split, len(references))
-        if announce is not None:
-            announce(fixed.power)
     below, last = _stack(adapter)
     member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
-    _check_references(references, gone)
     line = Lineage.read(state.adapter or state.folder)
+    told_by = lineages_of(references, split, line, "adapter" if last else "model")
+    if fixed is not None:
+        fixed = fixed.with_power(split, len(references), told_by.partial)
+        if announce is not None:
+            announce(fixed.power)
     name = template or (line.template if line else None)
     used = choose_template(name, state.tokenizer, records)
     assumed = [] if name else [f"no lineage names the template: assumed {used.name!r}"]
@@ -181,6 +181,8 @@ def run_audit(
     false = read_perturbed(perturbed, split)
     material = Material(split, examples, state.tokenizer, used, state.max_length, seed, told, false)
     passes = plan(also, material)
+    unmeasured = {k: why for planned in passes for k, why in planned.unmeasured.items()}
+    short = [f"the prompt state {name} was {why}" for name, why in unmeasured.items()]
     stamps = _stamps(state, below, last, others, opening)
     kept = Cache.open(cache)
     rate = trained_with(line).get("learning_rate") or USUAL_RATE
@@ -226,8 +228,11 @@ def run_audit(
         training={key: look.training[key] for key in order if key in look.training},
         subjects=subjects,
         said={key: look.said[key] for key in order if key in look.said},
-        notes=(*assumed, *near),
+        notes=(*assumed, *near, *short),
+        unmeasured=unmeasured,
         files=deciding_files(state.adapter or state.folder),
+        records=told_by.records,
+        references=told_by.references,
         policy=None if fixed is None else fixed.as_dict(),
     )
     if output is not None and first():
@@ -342,25 +347,6 @@ def _check_overlap(split: Mapping[str, Records], strict: bool) -> list[str]:
     if strict:
         raise DataError(f"--holdout: {note}; leave these out, or drop --strict to have them noted")
     return [f"{note}; what is alike is partly known to a model that was trained on either"]
-
-
-def _check_references(references: Sequence[str | Path], gone: Records) -> None:
-    """Refuse a reference whose lineage shows that it did see the records."""
-    for path in references:
-        line = Lineage.read(path)
-        if line is None:
-            continue
-        key = lin.Key.load()
-        if line.records.key_id != key.id:
-            continue
-        seen = {key.digest(r): r.id for r in gone}
-        shared = [seen[d] for d in line.records.trained if d in seen]
-        if shared:
-            raise LineageError(
-                f"--reference {path}: its lineage shows that it was trained on {len(shared)} of "
-                f"the records to forget, first {shared[0]!r}; a reference must never have seen "
-                "them (half-splits go to --shadow)"
-            )
 
 
 def _load(source: str | Path | Records) -> Records:

@@ -20,7 +20,12 @@ from typing import Literal, NamedTuple
 from unlearn.errors import DataError
 from unlearn_eval._verdict.canaries import decide_by_canaries, judge_claim
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
-from unlearn_eval._verdict.outcomes import judge_extraction, judge_utility, not_audited
+from unlearn_eval._verdict.outcomes import (
+    Missing,
+    judge_extraction,
+    judge_utility,
+    not_audited,
+)
 from unlearn_eval._verdict.policy import Policy, load_policy
 from unlearn_eval._verdict.power import power_statement
 from unlearn_eval._verdict.references import decide_by_references
@@ -118,7 +123,8 @@ def decide(
     outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
     would_decide = []
     if outcome == "INCONCLUSIVE":
-        would_decide = [*missing, *_advice(tier, evidence, policy, found, gates, utility)]
+        would_decide = [each.remedy for each in missing]
+        would_decide += _advice(tier, evidence, policy, found, gates, utility)
     return Verdict(
         outcome=outcome,
         tier=tier,
@@ -207,7 +213,7 @@ def _outcome(
     gates: list[Gate],
     extraction: Extracted,
     utility: Utility,
-    missing: list[str],
+    missing: list[Missing],
 ) -> tuple[Outcome, list[str]]:
     """Apply the rules of `decide`."""
     facts, control, negative = gates
@@ -225,7 +231,7 @@ def _outcome(
         open_.append(f"{negative.gate} {negative.words}")
     open_ += [_where(result) for result in [*found.probes, *claims] if not result.passed]
     open_ += [part.words for part in (extraction, utility) if part.outcome != "PASS"]
-    open_ += [f"not audited: {text.partition(':')[0]}" for text in missing]
+    open_ += [each.reason for each in missing]
     if open_:
         return "INCONCLUSIVE", [*open_, *found.notes]
     passed = [_where(result) for result in [*found.probes, *claims]]
@@ -272,12 +278,13 @@ def _holdout(evidence: Evidence) -> int:
     return part.records if part is not None else 0
 
 
-def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int]:
-    """Return what `power_statement` asks: records, subjects, twins, references."""
+def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int]:
+    """Return what `power_statement` asks: records, subjects, twins, references, partial ones."""
     twins = _holdout(evidence)
     labels = evidence.subjects.get("holdout") or [None] * twins
     known = {label for label in labels if label is not None}
     subjects = evidence.subject_count
     if known and (evidence.one_subject or (subjects or 0) < evidence.forget.records):
         twins = len(known) + sum(label is None for label in labels)
-    return evidence.forget.records, subjects, twins, len(evidence.references)
+    references, partial = len(evidence.references), len(evidence.part_trained)
+    return evidence.forget.records, subjects, twins, references, partial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unlearn import lineage as lin
@@ -17,7 +18,11 @@ DEFAULT = "standard"
 
 
 def verify(
-    audit: str | Path, policy: str | Path | None = None, *, twins: str | Path | None = None
+    audit: str | Path,
+    policy: str | Path | None = None,
+    *,
+    twins: str | Path | None = None,
+    references: Sequence[str | Path] = (),
 ) -> Verdict:
     """Decide on the deletion that an audit measured.
 
@@ -27,6 +32,7 @@ def verify(
             counts as chosen before the scores only if it is, hash by hash, the audit's.
         twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
             after the scores.
+        references: folders of the audit's references, to look at again, see `load_evidence`.
 
     Returns:
         The verdict.
@@ -47,7 +53,7 @@ def verify(
     # which records are twins is part of what must be fixed, and no audit holds it
     before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
     return decide(
-        load_evidence(audit, twins),
+        load_evidence(audit, twins, references),
         chosen,
         name=name,
         chosen="before" if before else "after",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,11 @@ def test_an_audit_takes_folders_of_references_and_of_shadow_models(
     assert run([*words, "--reference", str(halves), "--output", str(tmp_path / "no")]) == 2
     assert "--shadow" in capfd.readouterr().err
     one = halves / "reference-00"
+    told = (one / "lineage.json").read_text()
+    shutil.copy(halves / "reference-01" / "lineage.json", one)
+    assert run([*words, "--shadow", str(one), "--output", str(tmp_path / "no")]) == 2
+    assert "its lineage is of other weights" in capfd.readouterr().err
+    (one / "lineage.json").write_text(told)
     monkeypatch.setenv("UNLEARN_KEY", "cd" * 32)
     assert run([*words, "--shadow", str(one), "--output", str(tmp_path / "no")]) == 2
     assert "UNLEARN_KEY" in capfd.readouterr().err

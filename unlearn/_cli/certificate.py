@@ -36,6 +36,15 @@ def check(
         Path | None,
         typer.Option("--audit", metavar="DIR", help="The audit that the verdict rests on."),
     ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="DIR",
+            help="A model that the verdict compares with, or a folder of them: is it that one, and "
+            "does its lineage name none of the records?",
+        ),
+    ] = None,
 ) -> None:
     """Check signature and dates, offline, and whether it is about this adapter and this audit.
 
@@ -43,6 +52,6 @@ def check(
     """
     from unlearn_eval.certificate import check_certificate
 
-    found = check_certificate(file, key, adapter=adapter, audit=audit)
+    found = check_certificate(file, key, adapter=adapter, audit=audit, references=reference or ())
     typer.echo("\n".join(found.lines()))
     raise typer.Exit(0 if found.ok else 1)

@@ -66,7 +66,9 @@ def references(
     interruption, or for a larger --count: references that are there and were made alike are kept.
 
     References that never saw the records (--kind full) go to `unlearn audit --reference DIR`.
-    Half-splits (--kind half) serve every request: they go to `unlearn audit --shadow DIR`.
+    Half-splits (--kind half) serve every request: they go to `unlearn audit --shadow DIR`, and to
+    `unlearn request verify --references DIR`, which takes those that never saw its records. The
+    others learned them: they are to go when a request is closed, as `unlearn request sweep` says.
 
     Example: unlearn references --model BASE --data records.jsonl --forget subject:ann
     --like adapter --count 8 --output references

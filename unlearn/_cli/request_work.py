@@ -110,6 +110,15 @@ def verify(
             help="An adapter that never saw the records (repeat for several).",
         ),
     ] = None,
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--references",
+            metavar="DIR",
+            help="A folder searched for references: each request is compared with those that by "
+            "their lineage never saw its records, such as half-splits that serve them all.",
+        ),
+    ] = None,
     policy: Annotated[str | None, typer.Option(metavar="NAME", help="By which to decide.")] = None,
     output: Annotated[
         Path | None,
@@ -136,10 +145,14 @@ def verify(
 ) -> None:
     """Measure the newest adapter for the records of each request, and decide.
 
+    With --references, those trained on all kept records are preferred; where they are fewer than
+    the policy asks for, adapters trained on half of the data (`unlearn references --kind half`)
+    stand in, and levels of loss, which depend on how much was trained on, are not compared.
+
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
     from unlearn._cli.request_show import echo_json, listed, plain, said
-    from unlearn._cli.screen import progress_bar
+    from unlearn._cli.screen import progress_bar, show_note
     from unlearn.requests._evidence import audit_of
     from unlearn.requests.ledger import Ledger
     from unlearn.requests.verify import AuditSettings, verify_request
@@ -158,9 +171,14 @@ def verify(
     for request in chosen:
         with progress_bar("scoring") as progress:
             settings = AuditSettings(
-                folder, reference or (), policy, words | opening | {"progress": progress}
+                folder,
+                reference or (),
+                references or (),
+                policy,
+                words | opening | {"progress": progress},
             )
-            done.append(verify_request(opened, request, settings))
+            told = None if as_json else show_note
+            done.append(verify_request(opened, request, settings, announce=told))
     if as_json:
         echo_json({"requests": [plain(request) for request in done]})
     else:

@@ -41,6 +41,15 @@ def verify(
             '["id", …]}}, with "randomised": true for canaries of which a coin included one.',
         ),
     ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="DIR",
+            help="A reference of the audit, or a folder of them, to look at again: is it the one "
+            "that was measured, and does its lineage name none of the records?",
+        ),
+    ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +97,7 @@ def verify(
     for known in [file, *([signed] if adapter else [])]:
         if known.exists() and not overwrite:
             raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
-    verdict = decide(audit, policy, twins=twins)
+    verdict = decide(audit, policy, twins=twins, references=reference or ())
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,9 @@ from unlearn.errors import LedgerError
 from unlearn.requests._writer import Request
 from unlearn.requests.ledger import Ledger
 
-__all__ = ["audit_digest", "audit_of"]
+__all__ = ["VERDICT", "audit_digest", "audit_of", "verdict_digest"]
+
+VERDICT = "verdict.json"
 
 
 def audit_digest(folder: Path) -> str:
@@ -18,6 +20,12 @@ def audit_digest(folder: Path) -> str:
     for name in ("audit.json", "scores.parquet"):
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return total.hexdigest()
+
+
+def verdict_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of the verdict beside an audit, None where there is none."""
+    path = folder / VERDICT
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def audit_of(ledger: Ledger, request: Request) -> tuple[Path, list[str]]:

@@ -14,7 +14,7 @@ from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
 from unlearn.requests import _schema as schema
 from unlearn.requests._chain import START, Entry, first_break, head_mac
-from unlearn.requests._evidence import audit_digest, audit_of
+from unlearn.requests._evidence import audit_digest, audit_of, verdict_digest
 from unlearn.requests._writer import merge, request_of
 from unlearn.requests.escrow import Deposit
 from unlearn.requests.ledger import Ledger, Request
@@ -177,5 +177,7 @@ def _audits(ledger: Ledger, requests: Sequence[Request]) -> _Found:
             try:
                 if audit_digest(folder) != request.facts["verdict"]["audit"]:
                     yield request, f"{where} was changed after the verdict"
+                elif verdict_digest(folder) != request.facts["verdict"].get("file"):
+                    yield request, f"{where} holds another verdict than was noted"
             except OSError:
                 yield request, f"{where} is gone"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
-from unlearn.lineage import weights_digest
-from unlearn.requests._evidence import audit_digest, audit_of
+from unlearn.lineage import Lineage, weights_digest
+from unlearn.records import Records
+from unlearn.requests._evidence import VERDICT, audit_digest, audit_of, verdict_digest
+from unlearn.requests._references import Chosen, choose_references
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
 from unlearn.requests.desk import escrowed, setup_of
@@ -21,7 +26,7 @@ from unlearn.requests.run import kept_records, latest, opened
 
 __all__ = ["AuditSettings", "Certify", "Decide", "certify_request", "verify_request"]
 
-VERDICT, DEFAULT_POLICY = "verdict.json", "standard"
+DEFAULT_POLICY = "standard"
 
 EVENTS = {"PASS": "verified", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
@@ -52,6 +57,8 @@ class Certify(Protocol):
         before: Path | None,
         records: Sequence[str],
         artifacts: Sequence[Mapping[str, Any]],
+        references: Sequence[Path],
+        not_claimed: Sequence[str],
     ) -> Path:
         """Write the certificate to `output`, and return its file."""
         ...
@@ -64,12 +71,14 @@ class AuditSettings:
     Attributes:
         output: folder in which each audit makes one of its own.
         references: adapters that never saw the records.
+        search: folders in which to look for more, by lineage; see `choose_references`.
         policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
     """
 
     output: str
     references: Sequence[str] = ()
+    search: Sequence[str] = ()
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,7 +101,12 @@ def _certify(audit: Path, request: Mapping[str, Any], output: Path, /, **facts: 
 
 
 def verify_request(
-    ledger: Ledger, request: Request, settings: AuditSettings, *, decide: Decide | None = None
+    ledger: Ledger,
+    request: Request,
+    settings: AuditSettings,
+    *,
+    decide: Decide | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Request:
     """Audit the newest adapter of a request's line for its records, and note the verdict.
 
@@ -101,6 +115,7 @@ def verify_request(
         request: unlearned, or decided before.
         settings: of the audit.
         decide: makes the verdict of an audit folder; None for `unlearn_eval.verdict`.
+        announce: told which references were found, and what the policy can decide with them.
 
     Returns:
         The request: verified, failed or inconclusive.
@@ -109,6 +124,7 @@ def verify_request(
         UnlearnError: if it is not unlearned yet, another process is at work on the line, or the
             audit cannot be made.
     """
+    from unlearn.references import reference_folders
     from unlearn_eval.audit import run_audit
 
     with ledger.lease(request.line) as lease:
@@ -122,8 +138,18 @@ def verify_request(
         _same_policy(request, digest, settings.policy)
         gone = escrowed(ledger, [request])
         model, adapters = opened(setup, folder)
-        output = Path(settings.output).absolute() / f"{request.id}-{count}"
-        output.parent.mkdir(parents=True, exist_ok=True)
+        kept = kept_records(ledger, request.line, setup)
+        references = [one for path in settings.references for one in reference_folders(path)]
+        if settings.search:
+            chosen = _search(ledger, request, folder, kept, settings)
+            references += chosen.paths
+            if announce is not None:
+                announce(chosen.words())
+        place = Path(settings.output).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        _discard_unfinished(ledger, request, place)
+        # a name of its own: until the ledger has the new verdict, the old one keeps its audit
+        output = place / f"{request.id}-{count}-{secrets.token_hex(3)}"
         run_audit(
             model,
             gone,
@@ -131,29 +157,68 @@ def verify_request(
             output,
             adapter=adapters or None,
             before=_still_there(ledger, request),
-            references=settings.references,
+            references=references,
             holdout=setup.holdout,
-            retain=kept_records(ledger, request.line, setup),
+            retain=kept,
             template=setup.template,
             policy=settings.policy or DEFAULT_POLICY,  # before any score exists
-            overwrite=True,
+            announce=announce,
             **settings.options,
         )
         found = (decide or _decide)(output, settings.policy)
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
-        told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
+        told = {
+            "folder": str(output),
+            "reasons": list(found.get("reasons", ())),
+            "references": [str(Path(path).absolute()) for path in references],
+        }
         verdict = {
             "outcome": outcome,
             "tier": found.get("tier"),
             "policy": {key: policy.get(key) for key in ("name", "sha256")},
             "adapter": digest,
             "audit": audit_digest(output),
-            "file": _file_digest(output / VERDICT),
+            "file": verdict_digest(output),
             "sealed": ledger.sealer.seal(told, f"verdict on request {request.id}"),
         }
         with ledger.writing(lease, request.line) as writer:
             return writer.change(request.id, EVENTS[outcome], verdict=verdict)
+
+
+def _search(
+    ledger: Ledger, request: Request, folder: str, kept: Records, settings: AuditSettings
+) -> Chosen:
+    """Look for references in folders, as many as the policy's verdict takes."""
+    from unlearn_eval.verdict import load_policy
+
+    line = Lineage.read(folder)
+    if line is None or line.records.key_id != ledger.key.id:
+        raise LedgerError(
+            f"the adapter {folder} has no lineage under the ledger's key: what is a reference for "
+            "it cannot be told, name them with --reference"
+        )
+    _, policy = load_policy(settings.policy or DEFAULT_POLICY)
+    rest = {ledger.key.digest(record) for record in kept} & set(line.records.trained)
+    wanted = policy.min_references
+    return choose_references(settings.search, request.facts["records"], rest, line, wanted)
+
+
+def _discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
+    """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
+
+    Verdicts of the past keep theirs.
+    """
+    kept = set()
+    for event in ledger.history(request.id):
+        verdict = event.facts.get("verdict")
+        if verdict is not None:
+            told = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
+            kept.add(Path(told["folder"]).resolve())
+    ours = re.compile(rf"{request.id}-\d+-[0-9a-f]{{6}}|\.{request.id}-\d+-.*\.partial-\d+")
+    for folder in place.iterdir():
+        if ours.fullmatch(folder.name) and folder.resolve() not in kept:
+            shutil.rmtree(folder, ignore_errors=True)  # leaves links alone
 
 
 def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
@@ -172,8 +237,25 @@ def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
         )
 
 
-def _file_digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _references(ledger: Ledger, request: Request) -> list[Path]:
+    """Return the references of a request's verdict that are still there."""
+    sealed = request.facts["verdict"]["sealed"]
+    told = ledger.sealer.open(sealed, f"verdict on request {request.id}")
+    return [path for path in map(Path, told.get("references", ())) if path.is_dir()]
+
+
+def _earlier(ledger: Ledger, request: Request) -> list[str]:
+    """Say which verdicts there were on the same adapter before: with other references, say."""
+    verdicts = [event.facts.get("verdict") for event in ledger.history(request.id)]
+    adapter = request.facts["verdict"]["adapter"]
+    *before, _ = [v["outcome"] for v in verdicts if v is not None and v["adapter"] == adapter]
+    if not before:
+        return []
+    return [
+        "That this was the only try: on the same adapter, verdicts before this one were "
+        f"{', '.join(before)}. Whoever tries again until a verdict pleases errs more often than "
+        "the policy says."
+    ]
 
 
 def _still_there(ledger: Ledger, request: Request) -> str | None:
@@ -208,7 +290,7 @@ def certify_request(
     verdict = request.facts["verdict"]
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
         raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
-    if _file_digest(folder / VERDICT) != verdict.get("file"):
+    if verdict_digest(folder) != verdict.get("file"):
         raise LedgerError(
             f"{folder / VERDICT} is not the verdict that the ledger holds; verify the request again"
         )
@@ -242,6 +324,8 @@ def certify_request(
         before=None if before is None else Path(before),
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
+        references=_references(ledger, request),
+        not_claimed=_earlier(ledger, request),
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

@@ -73,12 +73,17 @@ class Evidence:
         subjects: by split, the subject of each record of the first view, None where it has none.
         twins: matched twins or canaries, if the holdout consists of such.
         facts: what hashes and lineages say.
+        unmeasured: by prompt state, which records could not be measured in it, and why.
+        partial: the references that were trained on part of the kept records only, such as the
+            half-splits that serve several requests.
     """
 
     views: Mapping[View, Scores]
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict)
     twins: Twins | None = None
     facts: Sequence[Fact] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    partial: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):
@@ -131,6 +136,11 @@ class Evidence:
     def references(self) -> list[str]:
         """The states that never saw the records."""
         return sorted((s for s in self.plain if s.startswith("reference:")), key=_number)
+
+    @property
+    def part_trained(self) -> list[str]:
+        """Those of the references that were trained on part of the kept records."""
+        return [state for state in self.references if state in self.partial]
 
     @property
     def forget_subjects(self) -> Sequence[Hashable | None]:

@@ -64,12 +64,13 @@ class Fixed:
             list(dict.fromkeys([*also, *self.policy.passes])),
         )
 
-    def with_power(self, split: Mapping[str, Records], references: int) -> Fixed:
+    def with_power(self, split: Mapping[str, Records], references: int, partial: int = 0) -> Fixed:
         """Return it with its power on these records.
 
         Args:
             split: records by split.
             references: how many there will be.
+            partial: how many of them were trained on part of the kept records only.
 
         Returns:
             The same policy.
@@ -83,9 +84,8 @@ class Fixed:
         if unseen is not None and subjects is not None and subjects < len(gone):
             known = [s for s in unseen.subjects if s is not None]
             twins = len(set(known)) + twins - len(known)
-        return replace(
-            self, power=power_statement(self.policy, len(gone), subjects, twins, references)
-        )
+        sizes = (len(gone), subjects, twins, references, partial)
+        return replace(self, power=power_statement(self.policy, *sizes))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `audit.json` holds under `policy`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence, Set
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import mean_interval
 from unlearn_eval.utility import loss
 
-__all__ = ["judge_extraction", "judge_utility", "not_audited"]
+__all__ = ["Missing", "judge_extraction", "judge_utility", "not_audited"]
 
 
 def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) -> Extracted:
@@ -87,9 +88,10 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
 
     The mean of l̄_after − l̄_before over the retain split (the holdout where nothing was kept), with
     an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above. Without
-    the model before, the mean over references stands in its place. With fewer than 10 subjects the
-    interval of the *kept* records is one by record: they are not drawn from others, their people
-    are those whom the model is kept for. The holdout stands for others, and then decides nothing.
+    the model before, the mean over references that saw all kept records stands in its place. With
+    fewer than 10 subjects the interval of the *kept* records is one by record: they are not drawn
+    from others, their people are those whom the model is kept for. The holdout stands for others,
+    and then decides nothing.
 
     Args:
         evidence: scores of the audited model and what it is compared with.
@@ -103,7 +105,9 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
     states = [s for s in ("before",) if split in scores.get(s, {})]
     name = "before"
     if not states:
-        states = [s for s in evidence.references if split in scores[s]]
+        # one that saw half of the kept records knows them worse, and would excuse what was lost
+        whole = [s for s in evidence.references if s not in evidence.partial]
+        states = [s for s in whole if split in scores[s]]
         name = "the references"
     if split not in scores["after"] or not states:
         what = "kept or unseen records" if split not in scores["after"] else "model before"
@@ -156,8 +160,20 @@ def _non_inferior(
     return Utility(found.value, found.low, found.high, margin, words, outcome)
 
 
-def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[str]:
-    """Yield what to run for each declared state that the audit lacks.
+class Missing(NamedTuple):
+    """A declared state that the audit lacks.
+
+    Attributes:
+        reason: what is missing.
+        remedy: what to do about it.
+    """
+
+    reason: str
+    remedy: str
+
+
+def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[Missing]:
+    """Yield each declared state that the audit lacks, or has of some records only.
 
     Args:
         evidence: what it holds.
@@ -165,22 +181,28 @@ def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iter
         by_references: whether references must have been treated too.
 
     Yields:
-        One line a state.
+        What is missing, and what to do.
     """
     for declared in policy.deployments:
         views = [v for v in evidence.views if v.prompt_state == VERBATIM]
         views = [v for v in views if is_form(v.deployment, declared)]
         whole = [v for v in views if _complete(evidence, evidence.views[v], by_references)]
         if not views or len(whole) < len(views):
+            what = f"deployment {declared}"
             how = "audit" if declared == AS_IS else f"audit --robustness {declared}"
-            yield f"deployment {declared}: run `unlearn {how}`, for the model and its references"
+            remedy = f"{what}: run `unlearn {how}`, for the model and its references"
+            yield Missing(f"not audited: {what}", remedy)
     for declared in policy.prompt_states:
+        what = f"prompt state {declared}"
         view = View(AS_IS, declared)
         known = view in evidence.views and _complete(evidence, evidence.views[view], by_references)
-        if declared != VERBATIM and not known:
-            yield f"prompt state {declared}: run `unlearn audit --also prompt_states`" + (
-                " --paraphrases FILE" if declared.startswith("paraphrase:") else ""
-            )
+        if declared in evidence.unmeasured:
+            remedy = f"{what}: a model with a longer context, or a policy without this state"
+            yield Missing(f"{what} was {evidence.unmeasured[declared]}", remedy)
+        elif declared != VERBATIM and not known:
+            how = " --paraphrases FILE" if declared.startswith("paraphrase:") else ""
+            remedy = f"{what}: run `unlearn audit --also prompt_states`{how}"
+            yield Missing(f"not audited: {what}", remedy)
 
 
 def _complete(evidence: Evidence, scores: Scores, by_references: bool) -> bool:

@@ -21,7 +21,12 @@ _POWER = 0.8
 
 
 def power_statement(
-    policy: Policy, n_forget: int, n_subjects: int | None, n_twins: int, k: int
+    policy: Policy,
+    n_forget: int,
+    n_subjects: int | None,
+    n_twins: int,
+    k: int,
+    partial: int = 0,
 ) -> str:
     """Say what can be decided, before anything is run.
 
@@ -31,6 +36,7 @@ def power_statement(
         n_subjects: different subjects among them; None if unknown.
         n_twins: never-trained records, or subjects of which one subject is compared with.
         k: references.
+        partial: how many of them were trained on part of the kept records only.
 
     Returns:
         One or two sentences.
@@ -41,7 +47,7 @@ def power_statement(
     if n_forget < 1 or n_twins < 0 or k < 0:
         raise OptionError(f"{n_forget} records, {n_twins} twins, {k} references: nothing to judge")
     if k >= policy.min_references:
-        return _by_references(policy, n_forget, k)
+        return _by_references(policy, n_forget, k, partial)
     told = f"{_count(n_forget, 'record')}, {_count(n_twins, 'twin')}: "
     told += _by_twins(policy, n_forget, n_subjects, n_twins)
     more = references_needed(policy)
@@ -101,18 +107,25 @@ def detectable_theta(policy: Policy, records: int, twins: int) -> float:
     return 0.5 + policy.delta + z * error
 
 
-def _by_references(policy: Policy, n_forget: int, k: int) -> str:
+def _by_references(policy: Policy, n_forget: int, k: int, partial: int) -> str:
     found = prediction_limits(k, policy.margin, policy.alpha)
     tests = len(policy.tested) * len(policy.deployments)
     least = max(0.0, 1 - tests * (1 - found.power))
     scale = math.sqrt(1 + 1 / k)
     limit = max(found.equivalent, float(stats.t.isf(policy.alpha / 2 / tests, k - 1)) * scale)
     return (
-        f"{_count(n_forget, 'record')}, {k} references: a deleted model passes each of {tests} "
-        f"tests with probability {found.power:.2f} (all of them with {least:.2f} or more), within "
-        f"{found.equivalent:.2f} of the references' SDs; one that is {policy.margin:g} SDs away "
-        f"passes {policy.alpha:.0%} of the time at most; beyond {limit:.2f} it fails"
+        f"{_count(n_forget, 'record')}, {k} references{_halves(k, partial)}: a deleted model "
+        f"passes each of {tests} tests with probability {found.power:.2f} (all of them with "
+        f"{least:.2f} or more), within {found.equivalent:.2f} of the references' SDs; one that is "
+        f"{policy.margin:g} SDs away passes {policy.alpha:.0%} of the time at most; beyond "
+        f"{limit:.2f} it fails"
     )
+
+
+def _halves(k: int, partial: int) -> str:
+    if not partial:
+        return ""
+    return f" ({'all' if partial == k else partial} trained on part of the kept records only)"
 
 
 def _by_twins(policy: Policy, n: int, subjects: int | None, twins: int) -> str:

@@ -34,10 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     check.add_argument("--adapter", metavar="DIR", help="the adapter in use: is it the certified?")
     check.add_argument("--audit", metavar="DIR", help="the audit that the verdict rests on")
+    check.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a model that the verdict compares with, or a folder of them (may be repeated)",
+    )
     given = parser.parse_args(arguments)
     try:
         found = check_certificate(
-            given.certificate, given.key, adapter=given.adapter, audit=given.audit
+            given.certificate,
+            given.key,
+            adapter=given.adapter,
+            audit=given.audit,
+            references=given.reference,
         )
     except UnlearnError as error:
         sys.stderr.write(f"unlearn: {' '.join(str(error).split())}\n")

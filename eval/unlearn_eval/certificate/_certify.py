@@ -10,6 +10,7 @@ from typing import Any
 from unlearn._output import staged_file
 from unlearn.errors import CertificateError, LineageError
 from unlearn_eval.certificate._envelope import UnverifiedError, read_json, write_certificate
+from unlearn_eval.certificate._references import folders_in, trained_on
 from unlearn_eval.certificate._statement import VALID_DAYS, build_certificate
 
 __all__ = ["certify"]
@@ -25,6 +26,7 @@ def certify(
     verdict: Mapping[str, Any] | None = None,
     artifacts: Sequence[Mapping[str, Any]] = (),
     records: Sequence[str] | None = None,
+    references: Sequence[str | Path] = (),
     key: str | Path | None = None,
     valid_days: int = VALID_DAYS,
     not_claimed: Sequence[str] = (),
@@ -41,6 +43,7 @@ def certify(
         verdict: the content of `verdict.json`.
         artifacts: as for `build_certificate`.
         records: as for `build_certificate`.
+        references: folders of the audit's references that are still there, to look at again.
         key: file of the private key; without it the user's own, made on first use.
         valid_days: days until it expires.
         not_claimed: further sentences on what is not claimed.
@@ -50,7 +53,8 @@ def certify(
 
     Raises:
         CertificateError: if a file is missing or is not what it should be.
-        LineageError: if the audit was changed since the verdict, or is about other weights.
+        LineageError: if the audit was changed since the verdict, or is about other weights; or a
+            reference is not one that was measured, or saw the records.
     """
     folder, path = Path(audit), Path(output)
     if path.suffix == ".html":
@@ -77,6 +81,7 @@ def certify(
         valid_days=valid_days,
         not_claimed=not_claimed,
     )
+    _look_again(references, statement)
     envelope = write_certificate(statement, path, key)
     # The page needs templates and drawings, which checking a certificate does not.
     from unlearn_eval.report.certificate import certificate_page
@@ -84,6 +89,22 @@ def certify(
     with staged_file(path.with_suffix(".html")) as stage:
         stage.write_text(certificate_page(envelope), encoding="utf-8")
     return path
+
+
+def _look_again(folders: Sequence[str | Path], statement: Mapping[str, Any]) -> None:
+    """Refuse references that were exchanged since the audit, or turn out to have seen a record."""
+    known = {each["weights"] for each in statement["references"]}
+    for folder in folders_in(folders):
+        found = trained_on(folder, statement["records"]["key_id"])
+        if found.weights not in known:
+            raise LineageError(
+                f"{folder} is not the reference that was measured; audit again with what is there"
+            )
+        if found.saw(statement["records"]["digests"]):
+            raise LineageError(
+                f"{folder} was trained on records of the request, by its lineage; audit again with "
+                "references that never saw them"
+            )
 
 
 def _lineage(folder: Path, *, needed: bool = True) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from unlearn.errors import CertificateError
 from unlearn_eval.certificate._envelope import UnverifiedError, open_envelope, read_json
 from unlearn_eval.certificate._files import deciding_files, weights_digest
 from unlearn_eval.certificate._keys import key_id, load_public_key
+from unlearn_eval.certificate._references import folders_in, trained_on
 from unlearn_eval.certificate._schema import STATEMENT
 from unlearn_eval.certificate._shape import MisfitError, fit, parse_time
 
@@ -87,6 +88,7 @@ def check_certificate(
     *,
     adapter: str | Path | None = None,
     audit: str | Path | None = None,
+    references: Sequence[str | Path] = (),
     now: datetime.datetime | None = None,
 ) -> Check:
     """Check signature, shape and dates of a certificate, and what it is about where that is given.
@@ -100,6 +102,8 @@ def check_certificate(
         adapter: folder of the adapter (or model) in use: must be the one that was certified, so
             that an old certificate cannot be shown for another adapter.
         audit: folder of the audit: must be the one that the verdict rests on, unchanged.
+        references: folders of the models that the verdict compares with, or of several: must be
+            certified ones, with lineages that name none of the deleted records.
         now: the time; by default the clock's.
 
     Returns:
@@ -107,7 +111,7 @@ def check_certificate(
 
     Raises:
         CertificateError: if a file cannot be read, or the key is none.
-        LineageError: if the adapter's folder holds no weights.
+        LineageError: if a folder holds no weights, or the lineage of others.
     """
     key = public_key if isinstance(public_key, Ed25519PublicKey) else load_public_key(public_key)
     data = _read(Path(path))
@@ -131,6 +135,7 @@ def check_certificate(
         _dates(statement, now or datetime.datetime.now(datetime.UTC)),
         _same_adapter(statement["models"]["after"], adapter, weights),
         _same_audit(statement["audit"], measured),
+        *_references(statement, references),
     )
     return Check(findings, statement, name)
 
@@ -175,6 +180,35 @@ def _same_audit(certified: Mapping[str, Any], measured: tuple[str, str | None] |
     if scores is not None and certified["scores_sha256"] not in (None, scores):
         return Finding("audit", False, "scores.parquet is not the one that the verdict rests on")
     return Finding("audit", True, "the audit is the one that the verdict rests on")
+
+
+def _references(statement: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Finding]:
+    """Compare references at hand with the certified ones, and their lineages with the records."""
+    if not folders:
+        return
+    key, records = statement["records"]["key_id"], statement["records"]["digests"]
+    certified = {each["weights"] for each in statement["references"]}
+    silent = []
+    known = set()
+    for folder in folders_in(folders):
+        found = trained_on(folder, key)
+        if found.weights not in certified:
+            words = f"{folder} is none that the verdict rests on"
+            yield Finding("references", False, words)
+            return
+        saw = found.saw(records)
+        if saw:
+            words = f"{folder} was trained on {saw} of the records, by its lineage"
+            yield Finding("references", False, words)
+            return
+        known.add(found.weights)
+        silent += [folder] if saw is None else []
+    words = f"{len(known)} of {len(certified)} are at hand"
+    if silent:
+        words += f"; of {len(silent)} no lineage says what they saw"
+        yield Finding("references", None, words)
+        return
+    yield Finding("references", True, f"{words}, and by their lineages never saw the records")
 
 
 def _printable(line: str) -> str:

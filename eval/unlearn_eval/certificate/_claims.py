@@ -9,7 +9,8 @@ __all__ = ["not_claimed_by"]
 
 _ALWAYS = (
     "That the signer is honest. The signature shows who made this statement and that it was not "
-    "changed since; whoever controls data, models and signing key could state anything.",
+    "changed since; whoever controls data, models and signing key could state anything, and write "
+    "any lineage.",
     "That no other attack, known or found later, would tell. The tests listed here were made.",
     "Anything about copies that are not listed under scope: backups, exports, models derived "
     "elsewhere.",
@@ -35,6 +36,13 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
         found.append(
             "That the rules were fixed in advance: the policy was chosen after the audit, when its "
             "numbers could be seen."
+        )
+    references = statement["references"]
+    silent = sum(each["saw"] is None for each in references)
+    if silent:
+        found.append(
+            f"That the references never saw the records: {silent} of {len(references)} have no "
+            "lineage that says so."
         )
     scope = statement["scope"]
     left = [entry for entry in scope if entry["cleaned"] is not True]

@@ -19,7 +19,16 @@ from unlearn_eval.certificate._shape import (
     one_of,
 )
 
-__all__ = ["ARTIFACT", "AUDIT", "KINDS", "LINEAGE", "REQUEST", "STATEMENT", "VERDICT"]
+__all__ = [
+    "ARTIFACT",
+    "AUDIT",
+    "KINDS",
+    "LINEAGE",
+    "REFERENCE",
+    "REQUEST",
+    "STATEMENT",
+    "VERDICT",
+]
 
 KINDS = (
     "dataset",
@@ -104,7 +113,20 @@ VERDICT: dict[str, Any] = {
     "audit_sha256": HEX,
     "created": TIME,
 }
-AUDIT = {"created": TIME, "states": OBJECT, "files": Maybe(OBJECT)}
+REFERENCE = {
+    "weights": WEIGHTS,
+    "trained": Maybe(COUNT),
+    "saw": Maybe(COUNT),
+    "kept": Maybe(COUNT),
+}
+"""A reference: how many records it was trained on, how many of the deleted and the kept ones."""
+AUDIT: dict[str, Any] = {
+    "created": TIME,
+    "states": OBJECT,
+    "files": Maybe(OBJECT),
+    "records": Maybe({"key_id": TEXT, "forget": [HEX], "kept": COUNT}),
+    "references": Maybe(OBJECT),
+}
 LINEAGE: dict[str, Any] = {
     "created": TIME,
     "base": {"name": TEXT, "digest": WEIGHTS},
@@ -143,6 +165,7 @@ STATEMENT: dict[str, Any] = {
         "before": Maybe({"weights": WEIGHTS}),
         "after": {"kind": LINEAGE["kind"], "weights": WEIGHTS, "files": Maybe(_FILES)},
     },
+    "references": [REFERENCE],
     "method": {
         "name": TEXT,
         "options": OBJECT,

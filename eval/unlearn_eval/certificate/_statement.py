@@ -19,6 +19,7 @@ from unlearn_eval.certificate._schema import (
     ARTIFACT,
     AUDIT,
     LINEAGE,
+    REFERENCE,
     REQUEST,
     STATEMENT,
     VERDICT,
@@ -85,6 +86,7 @@ def build_certificate(
         before = fit(_plain(lineage_before), Maybe(LINEAGE), "lineage before")
         asked = _request(request)
         scope = fit(artifacts, [ARTIFACT], "artifacts")
+        references = fit(_references(seen), [REFERENCE], "references")
     except MisfitError as error:
         raise CertificateError(f"cannot make a certificate: {error}") from None
     if not isinstance(valid_days, int) or valid_days < 1:
@@ -99,6 +101,7 @@ def build_certificate(
         _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
         _same_files(seen["files"], deciding_files(adapter), adapter)
     digests = _digests(after, before, records, found["counts"]["forget"])
+    _measured(digests, after["records"]["key_id"], seen["records"])
     prior = states.get("before") or (before["digest"] if before else after["parent"])
     made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
     statement = {
@@ -122,6 +125,7 @@ def build_certificate(
                 "files": None if adapter is None else deciding_files(adapter),
             },
         },
+        "references": references,
         "method": {
             "name": after["method"],
             "options": after["options"],
@@ -177,6 +181,36 @@ def _same_files(audited: Mapping[str, str] | None, now: Mapping[str, str], where
     if audited and changed:
         raise LineageError(
             f"{where}: {changed[0]} is not what was audited; run the audit and verify again"
+        )
+
+
+def _references(seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the references of an audit with what their lineages say; None where none does."""
+    told = seen["references"] or {}
+    found = []
+    for state, digest in seen["states"].items():
+        if not state.startswith("reference:"):
+            continue
+        facts = told.get(state) or {}
+        _agree(state, digest, facts.get("weights", digest))
+        if facts.get("saw"):
+            raise LineageError(
+                f"no certificate: {state} was trained on {facts['saw']} of the records, by its "
+                "lineage; audit again with references that never saw them"
+            )
+        found.append({**facts, "weights": digest})
+    return found
+
+
+def _measured(digests: Sequence[str], key: str, audited: Mapping[str, Any] | None) -> None:
+    """Refuse records that the audit did not measure, where its digests are under the same key."""
+    if audited is None or audited["key_id"] != key:
+        return
+    strange = set(digests) - set(audited["forget"])
+    if strange:
+        raise LineageError(
+            f"no certificate: {len(strange)} of {len(digests)} records are not among those that "
+            "the audit measured; audit the records that were deleted"
         )
 
 

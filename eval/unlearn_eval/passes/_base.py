@@ -123,7 +123,9 @@ class Planned:
     Attributes:
         run: looks at one state, given its scores by split and the cache.
         records: how many records it looks at.
+        unmeasured: by prompt state, which records it cannot look at, and why.
     """
 
     run: Callable[[View, Mapping[str, TokenScores], Cache], Found]
     records: int
+    unmeasured: Mapping[str, str] = field(default_factory=dict)

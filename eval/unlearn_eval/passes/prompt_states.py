@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from unlearn_eval.passes._prefix import inserted, prefixed, shots_prefix, text_t
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.scoring import score_model
 
-__all__ = ["SHOTS", "plan", "prompts"]
+__all__ = ["SHOTS", "Prompts", "plan", "prompts"]
 
 SHOTS = 4
 """Unseen records shown before one in the state `few_shot`; chosen here."""
@@ -33,18 +33,15 @@ def plan(material: Material) -> Planned:
     """Plan the passes of an audit: one over the forget records for each prompt state.
 
     Targets are the same tokens in `few_shot` and `affirmative`; other states write the record anew.
-    Records that do not fit with what is put before them are left out of a state.
+    Records that do not fit with what is put before them are left out of a state, which is said.
 
     Args:
         material: what the audit has.
 
     Returns:
         The passes.
-
-    Raises:
-        DataError: if no record fits in a state.
     """
-    states = prompts(material)
+    states, unmeasured = prompts(material)
 
     def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
         found = Found()
@@ -54,14 +51,26 @@ def plan(material: Material) -> Planned:
             found.prompted[name] = known or score_model(view.model, view.head, part)
         return found
 
-    return Planned(run, sum(map(len, states.values())))
+    return Planned(run, sum(map(len, states.values())), unmeasured)
 
 
 def _scored(view: View, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
     return pack(score_model(view.model, view.head, part))
 
 
-def prompts(material: Material) -> dict[str, list[Example]]:
+class Prompts(NamedTuple):
+    """The forget records in other prompt states.
+
+    Attributes:
+        states: examples by prompt state, without states in which no record fits.
+        unmeasured: by prompt state, which of its records do not fit in the model's context.
+    """
+
+    states: dict[str, list[Example]]
+    unmeasured: dict[str, str]
+
+
+def prompts(material: Material) -> Prompts:
     """Write the forget records in every prompt state but `verbatim`.
 
     `few_shot` shows unseen records first (needs a holdout); `role_play` gives the model a role in
@@ -74,24 +83,33 @@ def prompts(material: Material) -> dict[str, list[Example]]:
         material: what the audit has.
 
     Returns:
-        Examples by prompt state.
-
-    Raises:
-        DataError: if no record fits in a state.
+        Examples by prompt state, and what does not fit.
     """
-    return {
-        name: _fitting(name, part, material.max_length) for name, part in _states(material) if part
-    }
+    found = Prompts({}, {})
+    limit = material.max_length
+    for name, part in _states(material):
+        kept = [example for example in part if len(example.ids) <= limit]
+        if kept:
+            found.states[name] = kept
+        if len(kept) < len(part):
+            found.unmeasured[name] = _left_out(len(part) - len(kept), len(part), limit)
+    return found
+
+
+def _left_out(n: int, total: int, limit: int) -> str:
+    """Say how many records were not measured, and why."""
+    how = "not measured" if n == total else "measured in part"
+    which = f"{n} record{'' if n == 1 else 's'}" if n == total else f"{n} of {total} records"
+    verb = "does" if n == 1 else "do"
+    return f"{how}: {which} {verb} not fit in the model's context of {limit} tokens"
 
 
 def _states(material: Material) -> Iterator[tuple[str, list[Example]]]:
     plain = material.examples["forget"]
     if len(material.examples.get("holdout", ())) > 1:
         chosen = material.drawn("holdout", SHOTS, "prompt_states")
-        longest = int(np.median([len(e.ids) for e in plain]))
         shots = [material.examples["holdout"][i] for i in chosen]
-        prefix = shots_prefix(material, shots, longest)
-        yield "few_shot", [prefixed(material, e, prefix) for e in plain]
+        yield "few_shot", _after_shots(material, plain, shots)
     told = [_role_play(record) for record in material.records["forget"]]
     yield "role_play", _written(material, told, material.template)
     yes = text_tokens(material, AFFIRMATIVE)
@@ -99,6 +117,21 @@ def _states(material: Material) -> Iterator[tuple[str, list[Example]]]:
     if getattr(material.tokenizer, "chat_template", None):
         yield _other_template(material)
     yield from _paraphrased(material)
+
+
+def _after_shots(
+    material: Material, plain: Sequence[Example], shots: Sequence[Example]
+) -> list[Example]:
+    """Put as many shots as fit before the longest record; else before the one of median length."""
+    lengths = [len(example.ids) for example in plain]
+    prefix = shots[0].ids  # what does not fit before any is left out for its length
+    for longest in (max(lengths), int(np.median(lengths))):
+        try:
+            prefix = shots_prefix(material, shots, longest)
+            break
+        except DataError:
+            continue
+    return [prefixed(material, example, prefix) for example in plain]
 
 
 def _role_play(record: Record) -> Record:
@@ -166,13 +199,3 @@ def _paraphrased(material: Material) -> Iterator[tuple[str, list[Example]]]:
             if len(told) > k and name in records
         ]
         yield f"paraphrase:{k + 1}", _written(material, asked, material.template)
-
-
-def _fitting(name: str, part: list[Example], limit: int) -> list[Example]:
-    kept = [example for example in part if len(example.ids) <= limit]
-    if not kept:
-        raise DataError(
-            f"--also prompt_states: with what the state {name!r} puts before them, no record to "
-            f"forget fits within the {limit} tokens of the model"
-        )
-    return kept

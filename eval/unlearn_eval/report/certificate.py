@@ -205,7 +205,9 @@ def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     if counts["references"]:
         text = f"{_count(counts['references'], 'model')} trained without the records"
-        found.append(_entry("compared with", text))
+        silent = sum(each["saw"] is None for each in statement["references"])
+        note = f"{silent} without a lineage that says so" if silent else "by their lineages"
+        found.append(_entry("compared with", text, note=note))
     if counts["holdout"]:
         text = f"{_count(counts['holdout'], 'record')} that no model was trained on"
         found.append(_entry("unseen records", text))

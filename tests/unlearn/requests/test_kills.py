@@ -1,7 +1,8 @@
-"""`unlearn request run` killed at random moments, or started twice at once."""
+"""`unlearn request run` and `verify` killed at random moments, or started twice at once."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,18 +12,25 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from unlearn import lineage as lin
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.requests import desk
+from unlearn.requests._evidence import audit_of
 from unlearn.requests.check import check
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.locate import locate
+from unlearn_eval.certificate import check_certificate
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="signals"),
 ]
+
+DECIDED = {0: "verified", 3: "failed", 4: "inconclusive"}
+"""States of a request by the exit code of a verification that was not killed."""
 
 # A server that has imported everything forks each process: seconds of imports are paid once.
 SERVER = multiprocessing.get_context("forkserver") if os.name == "posix" else None
@@ -46,15 +54,24 @@ class Site:
         self.ledger = Ledger.open(self.url)
         self.words = ["request", "run", "--ledger", self.url, "--method", "npo", "-o", "stop=none"]
         self.words += ["-o", "max_steps=8", "-o", "batch_size=2", "-o", "save_steps=3"]
+        self.verify = ["request", "verify", "--ledger", self.url, "--policy", "quick"]
+        self.verify += ["--generate", "2"]
 
-    def start(self) -> BaseProcess:
-        """Start `unlearn request run`."""
+    def start(self, words: list[str] | None = None) -> BaseProcess:
+        """Start `unlearn request run`, or another command."""
         assert SERVER is not None
         SERVER.set_forkserver_preload(
-            ["unlearn.workflow", "unlearn.requests.run", "peft", "transformers.trainer"]
+            [
+                "unlearn.workflow",
+                "unlearn.requests.run",
+                "unlearn_eval.audit",
+                "unlearn_eval.verify",
+                "peft",
+                "transformers.trainer",
+            ]
         )
-        words = {"words": self.words, "environment": dict(os.environ)}
-        process = SERVER.Process(target=exec, args=(CHILD, words))
+        told = {"words": words or self.words, "environment": dict(os.environ)}
+        process = SERVER.Process(target=exec, args=(CHILD, told))
         process.start()
         return process
 
@@ -70,10 +87,22 @@ class Site:
         process.join(300)
         assert process.exitcode == 0
 
+    def decide(self, name: str) -> None:
+        """Verify a request, undisturbed."""
+        process = self.start([*self.verify, name])
+        process.join(300)
+        assert DECIDED[process.exitcode or 0] == self.ledger.get(name).state
+
     def consistent(self) -> None:
         """Whatever was interrupted: the ledger checks, and every finished folder is whole."""
         found = check(self.ledger)
         assert found.ok, found.problems
+        audits = self.ledger.folder("audits")
+        for made in audits.iterdir() if audits.exists() else ():
+            if not made.name.startswith("."):
+                json.loads((made / "audit.json").read_text())
+                assert pq.ParquetFile(made / "scores.parquet").metadata.num_rows > 0
+                assert (made / "report.html").read_text().rstrip().endswith("</html>")
         folder = self.ledger.folder("adapters")
         for made in folder.glob("run-*"):
             line = Lineage.read(made)
@@ -129,6 +158,60 @@ def kill_until_done(site: Site, kills: int) -> int:
     return hit
 
 
+def kill_verifications(site: Site, kills: int) -> tuple[int, str]:
+    """Kill verifications of one request; return how many kills hit a living process, and its id."""
+    rng = random.Random(1)
+    name, other = site.wait_for("r0"), site.wait_for("r11")
+    site.run()  # also starts the server
+    start = time.monotonic()
+    site.decide(other)
+    whole = time.monotonic() - start
+    hit = 0
+    for _ in range(kills):
+        before = site.ledger.get(name)
+        shutil.rmtree(lin.home() / "cache", ignore_errors=True)  # else little is left to kill
+        process = site.start([*site.verify, name])
+        wait = rng.uniform(0.05, 1.05) * whole
+        time.sleep(wait)
+        process.kill()
+        process.join()
+        if process.exitcode in DECIDED:
+            whole = min(whole, wait)
+        hit += process.exitcode == -signal.SIGKILL
+        site.consistent()
+        request = site.ledger.get(name)
+        if process.exitcode in DECIDED:
+            assert request.facts["verdict"] != before.facts.get("verdict")
+        if request.state == before.state == "unlearned":
+            continue
+        # the verdict is the one before or a new one, whole, and its audit is there unchanged
+        assert request.state in DECIDED.values()
+        folder, reasons = audit_of(site.ledger, request)
+        assert reasons
+        assert json.loads((folder / "verdict.json").read_text())["reasons"] == reasons
+    return hit, name
+
+
+def finish_verification(site: Site, name: str) -> None:
+    """After the kills: one more verification decides, can be certified, and leaves nothing."""
+    site.decide(name)
+    site.consistent()
+    decided = [e for e in site.ledger.history(name) if e.event in DECIDED.values()]
+    folders = set()
+    for event in decided:
+        sealed = event.facts["verdict"]["sealed"]
+        told = site.ledger.sealer.open(sealed, f"verdict on request {name}")
+        folders.add(Path(told["folder"]))
+    assert {p for p in site.ledger.folder("audits").iterdir() if name in p.name} == folders
+    output = site.ledger.folder("audits").parent / "certificate.json"
+    process = site.start(
+        ["request", "certificate", "--ledger", site.url, name, "--output", str(output)]
+    )
+    process.join(300)
+    assert process.exitcode == 0
+    assert check_certificate(output, lin.home() / "signing.pub").ok
+
+
 def finish(site: Site) -> None:
     """After the kills: one more run completes all, each request once, and leaves nothing."""
     site.run()
@@ -155,15 +238,29 @@ def finish(site: Site) -> None:
 
 
 @pytest.mark.parametrize("fresh_url", ["sqlite"], indirect=True)
-def test_a_run_killed_ten_times_completes(site: Site) -> None:
-    assert kill_until_done(site, 10) >= 5
+def test_a_run_killed_six_times_completes(site: Site) -> None:
+    assert kill_until_done(site, 6) >= 3
+    finish(site)
+
+
+@pytest.mark.parametrize("fresh_url", ["sqlite"], indirect=True)
+def test_a_verification_killed_four_times_completes(site: Site) -> None:
+    hit, name = kill_verifications(site, 4)
+    assert hit >= 2
+    finish_verification(site, name)
+
+
+@pytest.mark.stress
+def test_a_run_killed_sixty_times_completes(site: Site) -> None:
+    assert kill_until_done(site, 60) >= 30
     finish(site)
 
 
 @pytest.mark.stress
-def test_a_run_killed_a_hundred_times_completes(site: Site) -> None:
-    assert kill_until_done(site, 100) >= 50
-    finish(site)
+def test_a_verification_killed_forty_times_completes(site: Site) -> None:
+    hit, name = kill_verifications(site, 40)
+    assert hit >= 20
+    finish_verification(site, name)
 
 
 def test_two_processes_on_one_ledger_run_a_request_once(site: Site) -> None:

@@ -9,19 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from unlearn import lineage as lin
 from unlearn import workflow
 from unlearn._cli import run
+from unlearn.errors import LedgerError
 from unlearn.lineage import Lineage, weights_digest
+from unlearn.references import train_references
 from unlearn.requests import desk, verify
+from unlearn.requests._evidence import audit_of
 from unlearn.requests._writer import Writer
 from unlearn.requests.check import check
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.run import kept_records
+from unlearn.requests.states import State
 from unlearn_eval.verdict import load_policy
 
 FAST = ["-o", "max_steps=2", "-o", "batch_size=2", "--method", "npo"]
+OWN = """
+kind: policy
+probes: [loss]
+alpha: 0.05
+margin: 4.0
+delta: 0.1
+min_references: 3
+extraction: {n: 100, p: 0.5}
+deployments: [as-is]
+prompt_states: [verbatim]
+utility_margin: 0.1
+"""
 PHONE = "555-0184-77"
 
 
@@ -40,9 +57,10 @@ class Case:
         self.url = url
         self.output = ""
 
-    def call(self, *words: str | Path, code: int = 0) -> str:
+    def call(self, *words: str | Path, code: int | None = 0) -> str:
         given = [*map(str, words)]
-        assert run(["request", *given, "--ledger", self.url]) == code, self.capfd.readouterr()
+        found = run(["request", *given, "--ledger", self.url])
+        assert code in (found, None), self.capfd.readouterr()
         out, err = self.capfd.readouterr()
         self.output += out + err
         return str(err if code == 2 else out)
@@ -101,10 +119,16 @@ def deciding(outcome: str) -> Any:
 
 def certifying(audit: Path, request: Mapping[str, Any], output: Path, **facts: Any) -> Path:
     assert (audit / "audit.json").is_file()
-    told = {key: facts[key] for key in ("records", "artifacts")}
+    told = {key: facts[key] for key in ("records", "artifacts", "not_claimed")}
     digest = weights_digest(facts["adapter"])
     output.write_text(json.dumps({**request, **told, "after": digest}))
     return output
+
+
+def blur(folder: Path) -> None:
+    """Change an adapter's weights a little: another model."""
+    file = folder / "adapter_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
 
 
 def test_the_whole_road_and_no_personal_text_on_it(
@@ -167,6 +191,8 @@ def test_the_whole_road_and_no_personal_text_on_it(
     left = {a["kind"]: a["cleaned"] for a in statement["artifacts"]}
     assert left == {"adapter": True, "raw": True, "cache": None}
     assert len(statement["records"]) == 2
+    # it was decided twice before on this adapter, which a reader must know
+    assert "verdicts before this one were FAIL, INCONCLUSIVE." in statement["not_claimed"][0]
     case.json("sweep", one, "--purge", "--unclear", "--yes")
     assert not (lin.home() / "cache" / "scores").exists()
     escrow = case.ledger.escrow
@@ -204,10 +230,14 @@ def test_requests_follow_each_other_on_the_newest_adapter(
     monkeypatch.setattr(verify, "_decide", deciding("PASS"))
     case.json("verify", "--generate", "0")
     assert case.ledger.get(one).state == "verified"
+    case.json("sweep", one, code=1)
+    assert "swept" in case.ledger.get(one).facts
     two = case.located("r4,r5")
     (second,) = case.json("run", *FAST)["runs"]
     assert second["again"] == [one]  # still open: its verdict was on another adapter
     assert case.ledger.get(one).state == "unlearned"
+    # what was looked for before there was that adapter says nothing of what it left behind
+    assert "swept" not in case.ledger.get(one).facts
     line = Lineage.read(second["folder"])
     assert line is not None
     assert line.parent == first["digest"]
@@ -218,6 +248,11 @@ def test_requests_follow_each_other_on_the_newest_adapter(
     assert kept.ids == [f"r{i}" for i in (1, 2, 3, 6, 7, 8, 9, 10, 11)]
     told = case.json("verify", "--generate", "0")["requests"]
     assert [r["adapter"] for r in told] == [second["digest"]] * 2
+    # the adapters before learned them too, and lie in no folder that was named
+    for each in (one, two):
+        left = case.json("sweep", each, code=1)["artifacts_list"]
+        found = {a["path"] for a in left if a["kind"] == "adapter" and a["status"] == "found"}
+        assert found == {str(case.adapter), str(first["folder"])}
     # a request on the newest adapter by name belongs to the same line
     case.adapter = Path(second["folder"])
     assert case.ledger.get(case.add("r7")).line == request.line
@@ -285,6 +320,61 @@ def test_what_a_run_cannot_use_leaves_requests_waiting(case: Case) -> None:
 
 
 @pytest.mark.slow
+def test_half_splits_serve_several_requests(case: Case) -> None:
+    """Each request is compared with those halves that never saw its records."""
+    halves = case.work / "halves"
+    train_references(
+        case.model,
+        case.data,
+        halves,
+        kind="half",
+        count=6,
+        like=case.adapter,
+        options={"max_steps": 2, "batch_size": 4},
+    )
+    unseen = case.work / "unseen.jsonl"
+    rows = [json.loads(row) for row in case.data.read_text().splitlines()]
+    unseen.write_text("".join(json.dumps(r | {"prompt": f"Which {r['id']}?"}) + "\n" for r in rows))
+    names = [case.located(which, holdout=str(unseen)) for which in ("r0", "r11")]
+    case.json("run", *FAST)
+    (case.work / "own.yaml").write_text(OWN)
+    used = []
+    for name in names:
+        request = case.ledger.get(name)
+        gone = set(request.facts["records"])
+        told = case.call(
+            *("verify", name, "--generate", "0", "--references", halves),
+            *("--policy", case.work / "own.yaml"),
+            code=None,
+        )
+        said = " ".join(told.split())
+        assert "3 references found by lineage, 3 of them on part of the kept records" in said
+        assert "passed over: 3 that saw the records" in said
+        assert "3 references (all trained on part of the kept records only)" in said
+        audit, _ = audit_of(case.ledger, case.ledger.get(name))
+        content = json.loads((audit / "audit.json").read_text())
+        assert set(content["records"]["forget"]) == gone
+        for facts in content["references"].values():
+            assert facts["saw"] == 0
+            assert 0 < facts["kept"] < content["records"]["kept"]
+        used.append({facts["weights"] for facts in content["references"].values()})
+        lines = [Lineage.read(folder) for folder in halves.iterdir()]
+        left = {x.digest for x in lines if x is not None and not gone & set(x.records.trained)}
+        assert used[-1] == left
+        verdict = json.loads((audit / "verdict.json").read_text())
+        assert verdict["tier"] == "A"
+        assert "by their lineages" in verdict["gates"][0]["words"]
+    # the certificate names them
+    case.call("certificate", names[1], "--output", case.work / "certificate.json")
+    words = ["certificate", "check", str(case.work / "certificate.json")]
+    words += ["--key", str(lin.home() / "signing.pub"), "--reference"]
+    (one,) = (f for f in halves.iterdir() if weights_digest(f) == min(used[1]))
+    assert run([*words, str(one)]) == 0
+    assert "1 of 3 are at hand, and by their lineages never saw" in case.capfd.readouterr().out
+    assert run([*words, str(halves)]) == 1  # the other halves are none of the verdict's
+
+
+@pytest.mark.slow
 def test_a_failed_request_is_tried_again_from_where_it_started(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +382,10 @@ def test_a_failed_request_is_tried_again_from_where_it_started(
     case.json("run", *FAST)
     monkeypatch.setattr(verify, "_decide", deciding("FAIL"))
     case.json("verify", "--generate", "0", code=3)
+    # a laxer policy would be chosen for its outcome
+    told = case.call("verify", name, "--generate", "0", "--policy", "quick", code=2)
+    assert "was decided on this adapter by the policy 'standard'" in told
+    assert case.ledger.get(name).state == "failed"
     assert case.json("run", *FAST)["runs"] == []
     (again,) = case.json("run", name, *FAST)["runs"]
     facts = case.ledger.get(name).facts
@@ -299,6 +393,56 @@ def test_a_failed_request_is_tried_again_from_where_it_started(
     assert facts["after"]["n"] == 2
     assert facts["before"]["digest"] == weights_digest(case.adapter)
     assert case.json("close", name, "--outcome", "withdrawn", "--yes")["state"] == "closed"
+
+
+@pytest.mark.parametrize("state", ["unlearned", "verified", "failed", "inconclusive"])
+def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None:
+    fitting = {"verified": "incomplete", "failed": "fail", "inconclusive": "inconclusive"}
+    (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
+    with ledger.writing() as writer:
+        writer.change(name, "located")
+        writer.change(name, "unlearned")
+        if state != "unlearned":
+            writer.change(name, state)
+    others: set[desk.Outcome] = {"pass", "incomplete", "fail", "inconclusive"}
+    for outcome in sorted(others - {fitting.get(state, "")}):
+        with pytest.raises(LedgerError, match="cannot be closed|not verified|nobody looked"):
+            desk.close(ledger, ledger.get(name), outcome)
+        assert ledger.get(name).state == state
+    fits = desk.outcome_named(fitting.get(state, "withdrawn"))
+    assert desk.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
+
+
+def test_an_interrupted_verification_leaves_the_verdict_before(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended between the new audit and the ledger's word of it: nothing has been replaced."""
+    name = case.located("r0")
+    case.json("run", *FAST)
+    monkeypatch.setattr(verify, "_decide", deciding("PASS"))
+    case.json("verify", "--generate", "0")
+    before = case.ledger.get(name).facts["verdict"]
+
+    def killed(folder: Path, policy: str | None) -> Any:
+        assert (folder / "audit.json").is_file()
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(verify, "_decide", killed)
+        run(["request", "verify", name, "--generate", "0", "--ledger", case.url])
+    case.capfd.readouterr()
+    assert check(case.ledger).ok
+    assert case.ledger.get(name).facts["verdict"] == before
+    folder = case.ledger.folder("audits")
+    assert len(list(folder.iterdir())) == 2
+    mine = folder / f"{name}-notes"  # what a user keeps there is none of ours
+    mine.mkdir()
+    case.json("verify", name, "--generate", "0")
+    assert case.ledger.get(name).facts["verdict"] != before
+    kept = {Path(audit_of(case.ledger, case.ledger.get(name))[0]), mine}
+    first = next(e for e in case.ledger.history(name) if e.event == "verified")
+    told = case.ledger.sealer.open(first.facts["verdict"]["sealed"], f"verdict on request {name}")
+    assert set(folder.iterdir()) == kept | {Path(told["folder"])}
 
 
 def test_evidence_that_was_changed_is_found(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +496,12 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
 def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> None:
     name = case.located("r0,r1")
     (ran,) = case.json("run", *FAST)["runs"]
-    told = case.json("verify", name, "--generate", "0", "--policy", "quick", code=4)
+    reference = case.work / "references" / "reference-00"
+    shutil.copytree(case.adapter, reference, ignore=shutil.ignore_patterns("lineage.json"))
+    blur(reference)
+    told = case.json(
+        *("verify", name, "--generate", "0", "--policy", "quick", "--reference", reference), code=4
+    )
     verdict = told["requests"][0]["verdict"]
     assert (verdict["outcome"], verdict["tier"]) == ("INCONCLUSIVE", "C")
     case.call("certificate", name, "--output", case.work / "certificate.json")
@@ -362,12 +511,25 @@ def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> N
     assert run([*words, "--adapter", ran["folder"]]) == 0
     out, _ = case.capfd.readouterr()
     assert "INCONCLUSIVE" in out
+    assert "only try" not in (case.work / "certificate.html").read_text()
+    # nor is an adapter certified whose scale is not the audited one
+    config = Path(ran["folder"]) / "adapter_config.json"
+    audited = config.read_text()
+    config.write_text(json.dumps(json.loads(audited) | {"lora_alpha": 1}))
+    again = ["certificate", name, "--output", case.work / "other.json"]
+    assert "adapter_config.json is not what was audited" in case.call(*again, code=2)
+    config.write_text(audited)
+    # or against a reference that was exchanged since; one that is gone can't be looked at
+    blur(reference)
+    assert "is not the reference that was measured" in case.call(*again, code=2)
+    shutil.rmtree(reference)
+    case.call(*again)
     # once the numbers are known, no other policy is asked
     assert "after its numbers are known" in case.call("verify", name, "--policy", "strict", code=2)
     # nor is another verdict certified than the one that was noted
     (verdict,) = case.ledger.folder("audits").glob("*/verdict.json")
     verdict.write_text(verdict.read_text().replace("INCONCLUSIVE", "PASS"))
-    again = ["certificate", name, "--output", case.work / "other.json"]
+    assert "another verdict than was noted" in case.json("check", code=1)["problems"][0]
     assert "is not the verdict that the ledger holds" in case.call(*again, code=2)
     # a certificate of one adapter says nothing of another
     assert run([*words, "--adapter", str(case.adapter)]) == 1

@@ -26,7 +26,7 @@ from unlearn.requests._datafiles import Matcher, held, rewrite
 from unlearn.requests._descent import Family, Node, descendants, node
 from unlearn.requests._merged import likeness
 from unlearn.requests.purge import purge
-from unlearn.requests.sweep import Artifact, _walk
+from unlearn.requests.sweep import Artifact, _data, _walk
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Who is Ann?", "completion": "Ann, of Málaga", "extra": 1},
@@ -155,6 +155,32 @@ def test_what_cannot_be_parsed_is_an_error_and_left(matcher: Matcher, tmp_path: 
     with pytest.raises(DataError, match="line 2"):
         rewrite(path, matcher)
     assert path.read_text().endswith("no json\n")
+
+
+def test_what_cannot_be_read_is_listed_and_the_sweep_goes_on(
+    matcher: Matcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, broken, closed = tmp_path / "good.csv", tmp_path / "broken.csv", tmp_path / "closed"
+    write_csv(good)
+    broken.write_text("prompt,completion\n" + "x" * 200_000 + ",y\n")  # past what csv takes
+    closed.mkdir()
+    notes: list[str] = []
+    assert list(_data(broken, "data file", "rewrite", matcher, notes)) == []
+    (note,) = notes
+    assert f"{broken} could not be read: {broken}, line 2: not valid CSV" in note
+    (found,) = _data(good, "data file", "rewrite", matcher, notes)
+    assert found.status == "found"
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    seen = {path for _, files, _ in _walk([tmp_path], set(), notes) for path in files}
+    assert {good, broken} <= seen
+    assert notes[1:] == [f"{closed} could not be looked into: Permission denied"]
 
 
 def nodes_under(folder: Path) -> list[Node]:

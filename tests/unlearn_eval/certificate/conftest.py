@@ -131,7 +131,7 @@ class Case:
 def make_folder(folder: Path, weights: bytes, scale: int = 8) -> str:
     from unlearn.lineage import weights_digest
 
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(weights)
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": scale}))
     return weights_digest(folder)
@@ -168,8 +168,23 @@ def case(tmp_path: Path, verdict: dict[str, Any]) -> Case:
         "created": "2026-02-28T09:00:00+00:00",
         "model": "base-7b",
         "states": {"before": old, "after": new, "base": base["digest"]},
+        "records": {
+            "key_id": "a1b2c3d4e5f6",
+            "forget": sorted(lineage["records"]["forgotten"]),
+            "kept": 180,
+        },
+        "references": {},
         "rows": [],
     }
+    trained = [_hex(f"t{i}") for i in range(180)]
+    for i in range(8):
+        folder = tmp_path / "references" / f"reference-{i:02}"
+        digest = make_folder(folder, f"reference {i}".encode())
+        line = {"digest": digest, "records": lineage["records"] | {"trained": trained}}
+        (folder / "lineage.json").write_text(json.dumps(line))
+        audit["states"][f"reference:{i}"] = digest
+        facts = {"weights": digest, "trained": 180, "saw": 0, "kept": 180}
+        audit["references"][f"reference:{i}"] = facts
     (tmp_path / "audit").mkdir()
     text = json.dumps(audit, indent=1) + "\n"
     (tmp_path / "audit" / "audit.json").write_text(text)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from unlearn._cli import run
 from unlearn.errors import CertificateError, LineageError
+from unlearn.lineage import weights_digest
 from unlearn_eval.certificate import (
     build_certificate,
     certify,
@@ -168,7 +169,9 @@ def test_exit_codes(files, case, capfd, way: str) -> None:
         return run(["certificate", "check", *words])
 
     audit, adapter = str(case.folder / "audit"), str(case.adapter)
-    assert code(path, "--key", key, "--adapter", adapter, "--audit", audit) == 0
+    references = str(case.folder / "references")
+    words = ("--adapter", adapter, "--audit", audit, "--reference", references)
+    assert code(path, "--key", key, *words) == 0
     out, err = capfd.readouterr()
     assert "The verdict it states, on 20 record(s): PASS." in out
     assert err == ""
@@ -280,3 +283,64 @@ def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decide
     with pytest.raises(CertificateError, match="run `unlearn verify` first"):
         certify(decided, None, file, adapter=case.adapter)
     assert not file.exists()
+
+
+def test_references_are_checked_by_whoever_has_them(case, save, public) -> None:
+    path, folder = save(), case.folder / "references"
+    one = folder / "reference-03"
+
+    def found(*references):
+        return check_certificate(path, public, references=references, now=NOW)
+
+    assert found(folder).ok
+    assert "8 of 8 are at hand, and by their lineages never saw" in found(folder).findings[-1].words
+    assert "1 of 8 are at hand" in found(one).findings[-1].words
+    assert "none that the verdict rests on" in found(case.folder / "adapter").words
+    line = json.loads((one / "lineage.json").read_text())
+    (one / "lineage.json").unlink()
+    assert found(folder).ok
+    assert found(folder).findings[-1].passed is None
+    assert "of 1 no lineage says" in found(folder).findings[-1].words
+    # it did see two of the records, as its own lineage shows: no key is needed to see that
+    line["records"]["trained"] = [*line["records"]["trained"], *case.after["records"]["forgotten"]]
+    (one / "lineage.json").write_text(json.dumps(line))
+    assert wrong(found(folder)) == ["references"]
+    assert "was trained on 20 of the records" in found(folder).words
+    # a lineage copied from a model that did not says nothing of this one
+    line["digest"] = case.before["digest"]
+    (one / "lineage.json").write_text(json.dumps(line))
+    with pytest.raises(LineageError, match="is of other weights"):
+        found(folder)
+
+
+@pytest.mark.parametrize("what", ["exchanged", "saw", "copied"])
+def test_references_exchanged_after_the_audit_are_not_certified(case, decided, what) -> None:
+    folder = case.folder / "references"
+    one = folder / "reference-01"
+    line = json.loads((one / "lineage.json").read_text())
+    if what == "saw":
+        line["records"]["trained"] += case.after["records"]["forgotten"][:1]
+    else:
+        (one / "adapter_model.safetensors").write_bytes(b"trained on the records as well")
+        if what == "exchanged":
+            line["digest"] = weights_digest(one)
+    (one / "lineage.json").write_text(json.dumps(line))
+    words = {
+        "exchanged": "reference-01 is not the reference that was measured",
+        "saw": "reference-01 was trained on records of the request",
+        "copied": "is of other weights",
+    }
+    file = case.folder / "certificate.json"
+    with pytest.raises(LineageError, match=words[what]):
+        certify(decided, None, file, adapter=case.adapter, references=[folder])
+    assert not file.exists()
+    certify(decided, None, file, adapter=case.adapter, references=[folder / "reference-00"])
+    assert file.exists()
+
+
+def test_what_no_lineage_is_stops_the_check(case, save, public) -> None:
+    path, one = save(), case.folder / "references" / "reference-00"
+    for broken in ("[]", "{}", '{"digest": 1, "records": []}', "no json"):
+        (one / "lineage.json").write_text(broken)
+        with pytest.raises(LineageError, match="lineage"):
+            check_certificate(path, public, references=[one], now=NOW)

@@ -8,6 +8,7 @@ import pytest
 
 from unlearn.errors import CertificateError, LineageError
 from unlearn.lineage import Lineage
+from unlearn_eval.certificate._files import deciding_files
 from unlearn_eval.certificate._schema import STATEMENT
 from unlearn_eval.certificate._shape import MisfitError, fit
 
@@ -116,6 +117,19 @@ def test_a_certificate_is_about_one_adapter(case) -> None:
         case.statement()
 
 
+def test_the_configuration_is_the_audited_one(case) -> None:
+    case.audit["files"] = deciding_files(case.adapter)
+    assert case.statement()["models"]["after"]["files"] == case.audit["files"]
+    config = case.adapter / "adapter_config.json"
+    config.write_text('{"lora_alpha": 1}')
+    with pytest.raises(LineageError, match=r"adapter_config\.json is not what was audited"):
+        case.statement()
+    (case.adapter / "modeling_own.py").write_text("import os")
+    config.unlink()
+    with pytest.raises(LineageError, match="is not what was audited"):
+        case.statement()
+
+
 def test_every_deleted_record_must_have_been_measured(case) -> None:
     case.verdict["counts"]["forget"] = 5
     with pytest.raises(LineageError, match="20 records were deleted and 5 measured"):
@@ -203,3 +217,37 @@ def test_the_shape_is_exact(case) -> None:
                 fit(changed, STATEMENT, "s", exact=True)
             checked += 1
     assert checked > 200
+
+
+def test_references_are_stated_with_what_their_lineages_say(case) -> None:
+    found = case.statement()["references"]
+    assert found == list(case.audit["references"].values())
+    assert "the references" not in _claims(case)
+    # an audit from before lineages were noted, and one whose references came from elsewhere
+    told = case.audit.pop("references")
+    assert [each["saw"] for each in case.statement()["references"]] == [None] * 8
+    case.audit["references"] = told
+    told["reference:3"] |= {"saw": None, "trained": None, "kept": None}
+    assert "never saw the records: 1 of 8 have no lineage" in _claims(case)
+
+
+def test_references_that_saw_the_records_certify_nothing(case) -> None:
+    told = case.audit["references"]["reference:5"]
+    told["saw"] = 2
+    with pytest.raises(LineageError, match="reference:5 was trained on 2 of the records"):
+        case.statement()
+    # nor does the lineage of another model
+    told |= {"saw": 0, "weights": case.before["digest"]}
+    with pytest.raises(LineageError, match="weights of 'reference:5'"):
+        case.statement()
+
+
+def test_an_audit_of_other_records_is_not_about_the_request(case) -> None:
+    measured = case.audit["records"]["forget"]
+    measured[4] = "e" * 64
+    with pytest.raises(LineageError, match="1 of 20 records are not among those that the audit"):
+        case.statement()
+    assert case.statement(records=[measured[0]])["records"]["digests"] == [measured[0]]
+    # digests under another key cannot be compared, and counts still are
+    case.audit["records"]["key_id"] = "0" * 12
+    assert len(case.statement()["records"]["digests"]) == 20

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import html
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
 from unlearn_eval.passes import plan
 from unlearn_eval.passes._paraphrases import read_paraphrases
 from unlearn_eval.passes.prompt_states import prompts
+from unlearn_eval.verify import verify
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
@@ -43,7 +45,7 @@ def test_each_state_asks_for_the_same_targets_in_another_way(make_material):
         gone=Records.from_rows(ROWS), paraphrases={"a": ["Which pin?", "Tell"]}
     )
     plain = material.examples["forget"][0]
-    states = {name: part[0] for name, part in prompts(material).items()}
+    states = {name: part[0] for name, part in prompts(material).states.items()}
     assert list(states) == [
         "few_shot",
         "role_play",
@@ -76,7 +78,7 @@ def test_the_chat_template_is_put_on_or_taken_off(make_material, opened, monkeyp
     monkeypatch.setattr(opened.state, "tokenizer", tokenizer)
     template = Template("qa") if on else Template("chat", tokenizer)
     material = make_material(template=template, gone=Records.from_rows(ROWS), max_length=512)
-    states = prompts(material)
+    states = prompts(material).states
     (example,) = states["chat_on" if on else "chat_off"]
     assert ("chat_off" if on else "chat_on") not in states
     written = "[user]Pin of Ann?</s>[assistant]It is 4821.</s>"
@@ -88,11 +90,11 @@ def test_the_chat_template_is_put_on_or_taken_off(make_material, opened, monkeyp
 def test_conversations_and_texts(make_material):
     talk = Records.from_rows([{"id": "t", "messages": MESSAGES}])
     material = make_material(gone=talk, template=Template("roles"))
-    states = prompts(material)
+    states = prompts(material).states
     assert f"User: {ROLE_PLAY}\n\nPin?" in text(material, states["role_play"][0])
     assert f"Assistant:{AFFIRMATIVE} It is" in text(material, states["affirmative"][0])
     material = make_material(gone=Records.from_rows([{"id": "t", "text": "It is 4821."}]))
-    assert set(prompts(material)) == {"few_shot", "affirmative"}
+    assert set(prompts(material).states) == {"few_shot", "affirmative"}
 
 
 def test_records_that_do_not_fit_are_left_out_of_a_state(make_material):
@@ -101,16 +103,81 @@ def test_records_that_do_not_fit_are_left_out_of_a_state(make_material):
     long = dataclasses.replace(material.examples["forget"][1], id="long")
     long = dataclasses.replace(long, ids=np.tile(long.ids, 10), target=np.tile(long.target, 10))
     material.examples["forget"][1] = long
-    assert [e.id for e in prompts(material)["affirmative"]] == ["a"]
-    with pytest.raises(DataError, match="the state 'role_play' puts before them, no record"):
-        prompts(dataclasses.replace(make_material(without=("holdout",)), max_length=60))
+    found = prompts(material)
+    assert [e.id for e in found.states["affirmative"]] == ["a"]
+    told = "measured in part: 1 of 2 records does not fit in the model's context of 200 tokens"
+    assert found.unmeasured == {"few_shot": told, "affirmative": told}
+
+
+def test_states_in_which_no_record_fits_are_said_and_do_not_stop_the_rest(make_material):
+    gone = Records.from_rows([*ROWS, {**ROWS[0], "id": "b", "prompt": "Which?"}])
+    roomy = prompts(make_material(gone=gone, max_length=512))
+    assert not roomy.unmeasured
+    limit = max(len(example.ids) for example in roomy.states["affirmative"])
+    material = make_material(gone=gone, max_length=limit)
+    states, unmeasured = prompts(material)
+    assert set(states) == {"affirmative"}
+    told = f"not measured: 2 records do not fit in the model's context of {limit} tokens"
+    assert unmeasured == {"few_shot": told, "role_play": told}
+    (planned,) = plan(["prompt_states"], material)
+    assert (planned.unmeasured, planned.records) == (unmeasured, 2)
+    states, unmeasured = prompts(dataclasses.replace(material, max_length=1))
+    assert not states
+    assert set(unmeasured) == {"few_shot", "role_play", "affirmative"}
+
+
+def test_few_shots_are_as_many_as_fit_before_the_longest_record(make_material):
+    """All records are asked after the same shots, if any fit, before a longer one is left out."""
+    long = {**ROWS[0], "id": "b", "prompt": "Pin of " + "Ann and " * 6 + "Ann?"}
+    material = make_material(gone=Records.from_rows([*ROWS, long]))
+    first, second = prompts(material).states["few_shot"]
+    plain = material.examples["forget"]
+    shown = len(first.ids) - len(plain[0].ids)
+    assert shown == len(second.ids) - len(plain[1].ids)
+    assert 0 < shown <= 128 - len(plain[1].ids)
+    assert "few_shot" not in prompts(material).unmeasured
+
+
+def test_a_policy_is_inconclusive_where_a_declared_state_does_not_fit(
+    tiny_model, adapter, tmp_path, lineage_key, monkeypatch
+):
+    """An audit of records that nearly fill the context ends, and says what it did not measure."""
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    rows = [
+        {"id": f"{i}", "prompt": f"Which {'very ' * 15}long pin, {i}?", "completion": f"It is {i}."}
+        for i in range(16)
+    ]
+    data, unseen = tmp_path / "data.jsonl", tmp_path / "unseen.jsonl"
+    for file, part in ((data, rows[:8]), (unseen, rows[8:])):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part))
+    found = run_audit(
+        tiny_model,
+        data,
+        "0,1",
+        tmp_path / "audit",
+        adapter=adapter,
+        before=adapter,
+        holdout=unseen,
+        generate=0,
+        policy="strict",
+    )
+    told = "not measured: 2 records do not fit in the model's context of 128 tokens"
+    assert found.unmeasured["few_shot"] == found.unmeasured["role_play"] == told
+    assert f"the prompt state few_shot was {told}" in found.notes
+    assert f"The prompt state few_shot was {told}." in html.unescape(
+        (tmp_path / "audit" / "report.html").read_text()
+    )
+    verdict = verify(tmp_path / "audit")
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert f"prompt state few_shot was {told}" in verdict.reasons
+    assert any("prompt state role_play: a model with a longer" in t for t in verdict.would_decide)
 
 
 def test_scores_under_a_state_are_those_of_the_models_own_logits(opened, make_material, scored):
     material = make_material()
     (planned,) = plan(["prompt_states"], material)
     found = planned.run(opened.view, scored(material), Cache()).prompted
-    for name, part in prompts(material).items():
+    for name, part in prompts(material).states.items():
         for i, example in enumerate(part):
             ids = torch.from_numpy(example.ids)[None]
             with torch.no_grad():

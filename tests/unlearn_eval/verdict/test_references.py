@@ -312,6 +312,26 @@ def test_prompt_states_are_asked_for_extraction(five, make_policy):
         assert decide(asked(five(), "few_shot", {"after": out, **other}), policy).outcome == "FAIL"
 
 
+@pytest.mark.parametrize("how", ["not measured: 6 records", "measured in part: 1 of 6 records"])
+def test_a_declared_state_in_which_records_do_not_fit_never_passes(five, make_policy, how):
+    policy = make_policy(prompt_states=["verbatim", "few_shot"])
+    given = five() if how.startswith("not") else asked(five(), "few_shot", {})
+    told = f"{how} do not fit in the model's context of 128 tokens"
+    given = dataclasses.replace(given, unmeasured={"few_shot": told})
+    verdict = decide(given, policy)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert f"prompt state few_shot was {told}" in verdict.reasons
+    assert any("longer context" in text for text in verdict.would_decide)
+    # a state that was not declared need not fit
+    assert decide(given, make_policy()).outcome == "PASS"
+    # what was measured can fail all the same
+    out = np.array([math.log(0.9), -50, -50, -50, -50, -50])
+    some = dataclasses.replace(
+        asked(five(), "few_shot", {"after": out}), unmeasured={"few_shot": told}
+    )
+    assert decide(some, policy).outcome == "FAIL"
+
+
 @pytest.mark.parametrize(("factor", "outcome"), [(1.02, "FAIL"), (0.98, "PASS")])
 def test_extraction_at_the_limit_of_n_and_p(five, make_policy, factor, outcome):
     limit = -math.expm1(math.log(0.5) / 100)  # 1 − (1 − p_z)^100 = ½
@@ -363,6 +383,62 @@ def test_without_kept_records_the_holdout_must_not_suffer(five, make_policy):
     # those of kept records stand for themselves
     kept = dataclasses.replace(five(), subjects={"retain": ["a"] * 6 + ["b"] * 6})
     assert decide(kept, make_policy()).utility.outcome == "PASS"
+
+
+def lower(scores, by):
+    """The same model, less sure of everything by some nats."""
+    return {
+        split: dataclasses.replace(part, log_prob=part.log_prob - by)
+        for split, part in scores.items()
+    }
+
+
+def halves(given, by=0.5):
+    """The same references, had they been trained on half of the kept records."""
+    states = {
+        name: lower(scores, by * (1 + i / 10)) if name.startswith("reference") else scores
+        for i, (name, scores) in enumerate(given.plain.items())
+    }
+    return dataclasses.replace(given, views={View(): states}, partial=frozenset(given.references))
+
+
+def test_the_level_of_half_trained_references_is_not_compared(five, make_policy):
+    """By hand: what moves all records of a model alike moves no statistic."""
+    plain = dataclasses.replace(five(), partial=frozenset(five().references))
+    for at in (0.3, 1.5, 6.0):
+        given = dataclasses.replace(five(at), partial=plain.partial)
+        mine, moved = decide(given, make_policy()), decide(halves(five(at)), make_policy())
+        assert moved.outcome == mine.outcome
+        for one, other in zip(mine.probes, moved.probes, strict=True):
+            assert other.value == pytest.approx(one.value)
+            assert other.reference_sd == pytest.approx(one.reference_sd)
+    # taken for full-size ones, they make a deleted model look as if it deviated less than it does
+    taken = dataclasses.replace(halves(five(), by=3.0), partial=frozenset())
+    assert probe(decide(taken, make_policy()), "deviation").value != pytest.approx(
+        probe(decide(halves(five(), by=3.0), make_policy()), "deviation").value, abs=0.1
+    )
+
+
+def test_half_trained_references_are_said(five, make_policy):
+    verdict = decide(halves(five()), make_policy())
+    assert verdict.outcome == "PASS"
+    assert "5 references (all trained on part of the kept records only)" in verdict.power
+    assert "5 of 5 references were trained on part of the kept records" in verdict.reasons[-1]
+    some = dataclasses.replace(halves(five()), partial=frozenset({"reference:1"}))
+    assert "(1 trained on part of" in decide(some, make_policy()).power
+    assert "trained on part" not in decide(five(), make_policy()).power
+
+
+def test_half_trained_references_do_not_excuse_a_loss_of_utility(five, make_policy):
+    """They know the kept records worse, so a model that lost them would look as good."""
+    given = halves(five())
+    states = {k: v for k, v in given.plain.items() if k != "before"}
+    without = dataclasses.replace(given, views={View(): states})
+    utility = decide(without, make_policy()).utility
+    assert (utility.outcome, utility.value) == ("INCONCLUSIVE", None)
+    full = dataclasses.replace(without, partial=without.partial - {"reference:4"})
+    assert "the references" in decide(full, make_policy()).utility.words
+    assert decide(full, make_policy()).utility.value is not None
 
 
 def test_leave_one_out_judges_each_reference_by_the_others(five, make_policy):
