@@ -33,7 +33,16 @@ from unlearn.errors import DataError, LineageError, OptionError, OutputError
 from unlearn.lineage import Key, Lineage, Planted
 from unlearn.records import Records
 
-__all__ = ["Canaries", "Pair", "beside", "check_planted", "joined", "plan_for", "still_in"]
+__all__ = [
+    "Canaries",
+    "Pair",
+    "as_records",
+    "beside",
+    "check_planted",
+    "joined",
+    "plan_for",
+    "still_in",
+]
 
 
 class Pair(NamedTuple):
@@ -170,7 +179,8 @@ class Canaries:
         except OSError as error:
             raise OutputError(f"cannot write the canaries {path}: {error.strerror}") from error
         finally:
-            stage.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                stage.unlink()
 
 
 def _parsed(text: str) -> Canaries:
@@ -240,6 +250,19 @@ def plan_for(path: Path, records: Records, count: int, key: Key) -> Canaries:
     return found
 
 
+def as_records(canaries: Sequence[Record]) -> Records:
+    """Return canaries as data.
+
+    Args:
+        canaries: one or more.
+
+    Returns:
+        The same, in their order.
+    """
+    rows = [{k: v for k, v in asdict(one).items() if v} for one in canaries]
+    return Records.from_rows(rows, "the canaries")
+
+
 def joined(records: Records, canaries: Sequence[Record]) -> Records:
     """Return records followed by canaries.
 
@@ -263,9 +286,7 @@ def joined(records: Records, canaries: Sequence[Record]) -> Records:
             f"{records.source} holds canaries, or records with their ids: they come from the file "
             "of canaries alone"
         )
-    rows = [{k: v for k, v in asdict(one).items() if v} for one in canaries]
-    added = Records.from_rows(rows, "the canaries").dataset
-    both = datasets.concatenate_datasets([records.dataset, added])
+    both = datasets.concatenate_datasets([records.dataset, as_records(canaries).dataset])
     return Records(both, records.source, records.repeated)
 
 

@@ -78,6 +78,8 @@ class Audit:
         files: digests of the files that decide what the unlearned state computes, by name.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
+        canaries: `sha256` of their file, pairs `planted`, and `pairs` by id, included to left out,
+            where they were measured instead of records.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Audit:
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
+    canaries: Mapping[str, Any] | None = None
 
     def get(
         self,
@@ -139,6 +142,7 @@ class Audit:
                 "training": {state: dict(facts) for state, facts in self.training.items()},
                 "notes": list(self.notes),
                 "policy": None if self.policy is None else dict(self.policy),
+                "canaries": None if self.canaries is None else dict(self.canaries),
                 "rows": [asdict(row) for row in self.rows],
             },
             indent=1,

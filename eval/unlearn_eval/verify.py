@@ -17,7 +17,11 @@ DEFAULT = "standard"
 
 
 def verify(
-    audit: str | Path, policy: str | Path | None = None, *, twins: str | Path | None = None
+    audit: str | Path,
+    policy: str | Path | None = None,
+    *,
+    twins: str | Path | None = None,
+    canaries: str | Path | None = None,
 ) -> Verdict:
     """Decide on the deletion that an audit measured.
 
@@ -27,6 +31,7 @@ def verify(
             counts as chosen before the scores only if it is, hash by hash, the audit's.
         twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
             after the scores.
+        canaries: the file of those that the audit measured, to check that it is the very one.
 
     Returns:
         The verdict.
@@ -44,10 +49,10 @@ def verify(
         name, chosen = str(stored.get("name", "")), fixed
     else:
         name, chosen = load_policy(policy or DEFAULT)
-    # which records are twins is part of what must be fixed, and no audit holds it
+    # which records are twins is part of what must be fixed, and no audit of records holds it
     before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
     return decide(
-        load_evidence(audit, twins),
+        load_evidence(audit, twins, canaries),
         chosen,
         name=name,
         chosen="before" if before else "after",

@@ -41,6 +41,14 @@ def verify(
             '["id", …]}}, with "randomised": true for canaries of which a coin included one.',
         ),
     ] = None,
+    canaries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Check that an audit made with --canaries is of this file, to the byte. Such an "
+            "audit holds the pairs itself, and is decided by the coin (tier B).",
+        ),
+    ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +96,7 @@ def verify(
     for known in [file, *([signed] if adapter else [])]:
         if known.exists() and not overwrite:
             raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
-    verdict = decide(audit, policy, twins=twins)
+    verdict = decide(audit, policy, twins=twins, canaries=canaries)
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")

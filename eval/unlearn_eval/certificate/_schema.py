@@ -104,7 +104,12 @@ VERDICT: dict[str, Any] = {
     "audit_sha256": HEX,
     "created": TIME,
 }
-AUDIT = {"created": TIME, "states": OBJECT, "files": Maybe(OBJECT)}
+AUDIT = {
+    "created": TIME,
+    "states": OBJECT,
+    "files": Maybe(OBJECT),
+    "canaries": Maybe({"sha256": HEX, "planted": COUNT}),
+}
 LINEAGE: dict[str, Any] = {
     "created": TIME,
     "base": {"name": TEXT, "digest": WEIGHTS},
@@ -112,6 +117,7 @@ LINEAGE: dict[str, Any] = {
     "kind": one_of(["adapter", "full"]),
     "parent": Maybe(WEIGHTS),
     "records": {"key_id": TEXT, "forgotten": [HEX]},
+    "canaries": Maybe({"sha256": HEX, "pairs": COUNT}),
     "method": TEXT,
     "options": OBJECT,
     "seed": COUNT,
