@@ -165,10 +165,9 @@ class Canaries:
         Raises:
             OutputError: if the disk does not take it.
         """
-        stage = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        stage = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stage.unlink(missing_ok=True)
             descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self.text.encode())

@@ -10,7 +10,7 @@ from typing import Any
 from unlearn._folders import resolve_folder
 from unlearn._splits import loaded
 from unlearn.canaries import Canaries, as_records, check_planted, joined, still_in
-from unlearn.errors import DataError, OptionError
+from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.lineage import Key, Lineage, Planted
 from unlearn.records import Records
 
@@ -78,7 +78,7 @@ def split_canaries(
     """Choose what an audit of canaries measures.
 
     In question are all included canaries that were taken out of the adapter, as its lineage says;
-    all that were planted, if none was. Neither choice looks at the coin.
+    all that were planted, if nothing was. Neither choice looks at the coin.
 
     Args:
         file: of canaries.
@@ -90,7 +90,8 @@ def split_canaries(
         The splits; nothing that the lineage calls forgotten is retained.
 
     Raises:
-        UnlearnError: if the file is not the one that the adapter's lineage commits to.
+        UnlearnError: if the file is not the one that the adapter's lineage commits to, or records
+            were taken out and no canary.
     """
     key = Key.load()
     folder = resolve_folder(changed, "adapter or model")
@@ -99,6 +100,11 @@ def split_canaries(
     left, out = still_in(canaries, line, key)
     pairs = out or left
     gone = set(line.records.forgotten)
+    if gone and not out:
+        raise LineageError(
+            f"records were taken out of {folder}, but no canaries beside them, so these can say "
+            "nothing about it: take some out with `unlearn forget --with-canaries`"
+        )
     staying = [pair.included for pair in left] if out else []
     kept = joined(records if retain is None else loaded(retain), staying)
     kept = kept.take([i for i, record in enumerate(kept) if key.digest(record) not in gone])

@@ -106,8 +106,8 @@ def run_audit(
         holdout: records no state ever saw.
         retain: the records kept, where `data` no longer holds the rest.
         canaries: file of those planted in the adapter, to be measured instead of records: the
-            included ones that were taken out (all of them, if none was) are the forget split, what
-            the coin left out is the holdout, pair by pair.
+            included ones that were taken out (all of them, if nothing was) are the forget split,
+            and what the coin left out is the holdout, pair by pair.
         template: how records are written; by default what the lineage says.
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_a_file_is_private_whole_and_never_replaced(tmp_path: Path) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == made.commitment.sha256
     with pytest.raises(OutputError, match="cannot write the canaries"):
         drawn().publish(path / "under" / "a.json")
+
+
+def test_of_many_that_start_together_all_have_the_same(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.json", records()
+
+    def start(seed: int) -> Canaries:
+        Canaries.draw(data, 3, KEY, seed.to_bytes(32)).publish(path)
+        return plan_for(path, data, 3, KEY)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(start, range(8)))
+    assert all(one == Canaries.read(path) for one in found)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

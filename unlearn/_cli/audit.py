@@ -52,8 +52,8 @@ def audit(
             "--canaries",
             metavar="FILE",
             help="Measure canaries instead of records: ADAPTER.canaries.json, from `unlearn "
-            "finetune --canaries`. Those that were taken out (all, if none was) stand beside the "
-            "other of each pair, which a coin left out of training. The adapter's lineage must "
+            "finetune --canaries`. Those that were taken out (all, if nothing was) stand beside "
+            "the other of each pair, which a coin left out of training. The adapter's lineage must "
             "commit to this very file.",
         ),
     ] = None,

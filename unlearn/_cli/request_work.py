@@ -38,6 +38,17 @@ def run(
             help="Never train on these records again on this machine.",
         ),
     ] = True,
+    canaries: flags.Canaries = None,
+    with_canaries: Annotated[
+        int,
+        typer.Option(
+            "--with-canaries",
+            metavar="K",
+            min=0,
+            help="Take K of the canaries out beside the records; `request verify` measures them, "
+            "also for requests that are closed by then. Later runs find --canaries by themselves.",
+        ),
+    ] = 0,
     seed: flags.Seed = 0,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
@@ -73,6 +84,8 @@ def run(
         output=str((output or opened.folder("adapters")).absolute()),
         opening=flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         suppress=suppress,
+        canaries=str(Path(canaries).absolute()) if canaries else None,
+        with_canaries=with_canaries,
     )
     with progress_bar("unlearning") as progress:
         done, busy = run_requests(
@@ -111,6 +124,10 @@ def verify(
         ),
     ] = None,
     policy: Annotated[str | None, typer.Option(metavar="NAME", help="By which to decide.")] = None,
+    canaries: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where the canaries are now, if the file was moved."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -136,6 +153,10 @@ def verify(
 ) -> None:
     """Measure the newest adapter for the records of each request, and decide.
 
+    Where runs took canaries out, all of these are measured too, those of closed requests among
+    them, whose records are gone: a FAIL of either holds, references decide before canaries, and
+    these before records that were never trained on.
+
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
     from unlearn._cli.request_show import echo_json, listed, plain, said
@@ -158,7 +179,7 @@ def verify(
     for request in chosen:
         with progress_bar("scoring") as progress:
             settings = AuditSettings(
-                folder, reference or (), policy, words | opening | {"progress": progress}
+                folder, reference or (), policy, words | opening | {"progress": progress}, canaries
             )
             done.append(verify_request(opened, request, settings))
     if as_json:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
+from unlearn.requests import canaries
 from unlearn.requests._evidence import audit_digest, audit_of
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
@@ -52,6 +53,7 @@ class Certify(Protocol):
         before: Path | None,
         records: Sequence[str],
         artifacts: Sequence[Mapping[str, Any]],
+        not_claimed: Sequence[str],
     ) -> Path:
         """Write the certificate to `output`, and return its file."""
         ...
@@ -66,12 +68,14 @@ class AuditSettings:
         references: adapters that never saw the records.
         policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
+        canaries: their file, where it is not where the last run found it.
     """
 
     output: str
     references: Sequence[str] = ()
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    canaries: str | None = None
 
 
 def _decide(folder: Path, policy: str | None, /) -> Mapping[str, Any]:
@@ -124,22 +128,33 @@ def verify_request(
         model, adapters = opened(setup, folder)
         output = Path(settings.output).absolute() / f"{request.id}-{count}"
         output.parent.mkdir(parents=True, exist_ok=True)
+        file = canaries.measurable(ledger, request.line, settings.canaries)
+        closed = canaries.closed_before(ledger, request.line, folder, file is not None)
+        kept = kept_records(ledger, request.line, setup)
+        common = {
+            "adapter": adapters or None,
+            "before": _still_there(ledger, request),
+            "template": setup.template,
+            "policy": settings.policy or DEFAULT_POLICY,  # before any score exists
+            **settings.options,
+        }
         run_audit(
             model,
             gone,
             f"rows:0-{len(gone) - 1}",
             output,
-            adapter=adapters or None,
-            before=_still_there(ledger, request),
             references=settings.references,
             holdout=setup.holdout,
-            retain=kept_records(ledger, request.line, setup),
-            template=setup.template,
-            policy=settings.policy or DEFAULT_POLICY,  # before any score exists
+            retain=kept,
             overwrite=True,
-            **settings.options,
+            **common,
         )
         found = (decide or _decide)(output, settings.policy)
+        if file is not None:
+            beside = output.with_name(f"{output.name}-canaries")
+            by_coin = canaries.measure(beside, file, kept, model=model, **common)
+            if canaries.better(found, by_coin):
+                found, output = by_coin, beside
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {"folder": str(output), "reasons": list(found.get("reasons", ()))}
@@ -150,6 +165,7 @@ def verify_request(
             "adapter": digest,
             "audit": audit_digest(output),
             "file": _file_digest(output / VERDICT),
+            "closed": asdict(closed) if closed else None,
             "sealed": ledger.sealer.seal(told, f"verdict on request {request.id}"),
         }
         with ledger.writing(lease, request.line) as writer:
@@ -220,7 +236,7 @@ def certify_request(
         raise LedgerError(
             "the verdict is about an adapter that has been replaced; verify the request again"
         )
-    before = _still_there(ledger, request)
+    before, closed = _still_there(ledger, request), verdict.get("closed")
     when = {event.event: event.at for event in ledger.history(request.id)}
     dates = {
         "received": request.created,
@@ -242,6 +258,7 @@ def certify_request(
         before=None if before is None else Path(before),
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
+        not_claimed=[] if closed is None else [canaries.Closed(**closed).sentence],
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

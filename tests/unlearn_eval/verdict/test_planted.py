@@ -33,6 +33,8 @@ def planted(tiny_model, data_file, lineage_key, tmp_path_factory):
     work = tmp_path_factory.mktemp("planted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_KEY", lineage_key)
+        # the same canaries in every run of the suite
+        patch.setattr("unlearn.canaries.secrets.token_bytes", lambda n: b"s" * n)
         patch.setenv("UNLEARN_HOME", str(work / "home"))
         finetune(tiny_model, data_file, work / "adapter", canaries=PAIRS, options=QUICK)
         forget(
@@ -44,7 +46,7 @@ def planted(tiny_model, data_file, lineage_key, tmp_path_factory):
             canaries=beside(work / "adapter"),
             with_canaries=8,
             method="npo",
-            options=QUICK,
+            options=QUICK | {"learning_rate": 1e-5},  # which hurts nothing that is kept
         )
     return work
 
@@ -97,6 +99,18 @@ def test_what_an_audit_of_canaries_refuses(planted, tiny_model, data_file, adapt
     refused(OptionError, "drop --holdout", holdout=data_file)
     refused(SelectionError, "with --canaries", canaries=None)
     refused(LineageError, "names no canaries", adapter=adapter)
+    without = tmp_path / "without"
+    forget(
+        tiny_model,
+        data_file,
+        "r0",
+        without,
+        adapter=planted / "adapter",
+        canaries=beside(planted / "adapter"),
+        method="npo",
+        options=QUICK,
+    )
+    refused(LineageError, "no canaries beside them", adapter=without)
     other = tmp_path / "other.canaries.json"
     Canaries.draw(Records.load(data_file), PAIRS, Key.load()).publish(other)
     refused(LineageError, f"{other} is not the file of canaries", canaries=other)
@@ -115,7 +129,7 @@ def test_from_the_command_line_to_a_certificate(planted, tiny_model, data_file, 
     capfd.readouterr()
     code = run(words)
     out = capfd.readouterr().out
-    assert code in (3, 4), out
+    assert code == 4, out
     assert "tier B" in out
     verdict = json.loads((tmp_path / "audit" / "verdict.json").read_text())
     assert (verdict["tier"], verdict["policy"]["chosen"]) == ("B", "before")
@@ -189,13 +203,13 @@ def test_p_values_of_a_model_that_saw_none_are_uniform():
     """Scores of both sides are anything at all; only the coin decides which is called included."""
     data = Records.from_rows([{"id": "a", "text": "a"}])
     found = []
-    for seed in range(400):
+    for seed in range(200):
         canaries = Canaries.draw(data, 10, Key(b"k" * 32), (1000 + seed).to_bytes(32))
         score = {r.id: len(set(r.text)) + hash_of(r.text) for p in canaries.pairs for r in p}
         gap = [score[p.included.id] - score[p.left_out.id] for p in canaries.pairs]
         found.append(sign_flip_test(gap, "two-sided").p_value)
     assert stats.kstest(found, "uniform").pvalue > 1e-3
-    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.033)
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.046)
 
 
 def hash_of(text: str) -> float:
