@@ -33,6 +33,7 @@ __all__ = [
     "Base",
     "Key",
     "Lineage",
+    "Planted",
     "RecordDigests",
     "check_suppressed",
     "home",
@@ -132,13 +133,20 @@ class RecordDigests(_Model):
     forgotten: list[str] = Field(default_factory=list)
 
 
+class Planted(_Model):
+    """Canaries that training included by a coin: how many pairs, and the SHA-256 of their file."""
+
+    pairs: int
+    sha256: str
+
+
 class Lineage(_Model):
     """The content of `lineage.json`.
 
     `records.trained` holds every record that ever shaped the weights, those inherited from the
     parent included; `records.forgotten` those that a method was asked to take out. After exact
     retraining the forgotten records are not among the trained ones; after an approximate method
-    they are in both.
+    they are in both. `canaries` is handed down to what is made of the adapter.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -149,6 +157,7 @@ class Lineage(_Model):
     kind: Literal["adapter", "full"]
     parent: str | None = None
     records: RecordDigests
+    canaries: Planted | None = None
     template: str
     method: str
     options: dict[str, Any]

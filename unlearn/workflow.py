@@ -13,9 +13,12 @@ from unlearn import lineage as lin
 from unlearn._auto import decided
 from unlearn._first_look import Measured, measure, warnings_of
 from unlearn._output import check_output, staged_folder
+from unlearn._planting import lot_of
+from unlearn._splits import check_disjoint, loaded, retained
 from unlearn.alternates import alternates
 from unlearn.batches import Example, encode
-from unlearn.errors import DataError, OutputError, SelectionError
+from unlearn.canaries import beside, joined, plan_for
+from unlearn.errors import OutputError, SelectionError
 from unlearn.job import Job, Plan, expected_seconds
 from unlearn.lineage import Lineage
 from unlearn.losses import NLL
@@ -73,6 +76,7 @@ def finetune(
     output: str | Path,
     *,
     exclude: str | None = None,
+    canaries: int = 0,
     full: bool = False,
     template: str | None = None,
     lora: Mapping[str, Any] | None = None,
@@ -90,6 +94,8 @@ def finetune(
         data: the records.
         output: folder for the adapter.
         exclude: ids of records to leave out (IDS syntax).
+        canaries: pairs of made-up records to plant: one of each, by a coin, is trained on. They go
+            to `OUTPUT.canaries.json`; the same run started again goes on with those there.
         full: train the whole model instead of an adapter.
         template: how records are written as text; by default the chat template, else `qa`.
         lora: options of the new adapter, see `LoraOptions`.
@@ -112,7 +118,7 @@ def finetune(
     )
     check_wrappers(without_auto(options or {}), training, "finetune", forget=False, retain=True)
     adapter = validated(LoraOptions, lora or {}, "lora")
-    records = _load(data)
+    records = loaded(data)
     if exclude:
         left_out = records.select(exclude)
         if len(left_out) == len(records):
@@ -120,29 +126,45 @@ def finetune(
         records = records.without(left_out)
     key = lin.Key.load()
     lin.check_suppressed(records, key)
+    file = beside(target)
+    sown = plan_for(file, records, canaries, key) if canaries else None
     state = open_model(model, trainable=full, **opening)
     if not full:
         state = new_adapter(state, adapter.model_dump(), seed)
     chosen = choose_template(template, state.tokenizer, records)
-    examples = _encode(records, state, chosen, training)
+    trained = joined(records, sown.included) if sown else records
+    examples = _encode(trained, state, chosen, training)
     notes = _cut_notes(examples)
     steps = total_steps(training, len(examples))
     settings = {"training": training.model_dump(), "lora": None if full else adapter.model_dump()}
     if announce:
         what = f"train {'the whole model' if full else 'an adapter'} on {len(examples)} records"
         announce(Plan(what, steps, expected_seconds(state, examples, steps, training), notes))
+    signature: dict[str, Any] = {"verb": "finetune", "seed": seed, **settings}
+    if sown:
+        sown.publish(file)
+        there = plan_for(file, records, canaries, key)
+        if there != sown:  # of several processes another was first
+            trained = joined(records, there.included)
+            examples = _encode(trained, state, chosen, training)
+        sown = there
+        signature["canaries"] = sown.commitment.sha256
+        notes += (
+            f"{canaries} pairs of canaries were planted; keep {file}, apart from the adapter: only "
+            "with it can they be used, and whoever reads it knows them",
+        )
     done = fit(
         state,
         Objective(retain=NLL()),
         training,
         retain=examples,
         seed=seed,
-        checkpoints=_checkpoints(target, training, {"verb": "finetune", "seed": seed, **settings}),
+        checkpoints=_checkpoints(target, training, signature),
         progress=progress,
     )
     after = {"train": measure(state, sample(examples))}
     digests = lin.RecordDigests(
-        key_id=key.id, trained=sorted({key.digest(record) for record in records})
+        key_id=key.id, trained=sorted({key.digest(record) for record in trained})
     )
     line = _save(
         state,
@@ -151,6 +173,7 @@ def finetune(
         verb="finetune",
         parent=None,
         records=digests,
+        canaries=sown.commitment if sown else None,
         template=chosen.name,
         method="finetune",
         options=settings["training"],
@@ -171,6 +194,8 @@ def forget(
     method: str = DEFAULT_METHOD,
     holdout: str | Path | Records | None = None,
     retain: str | Path | Records | None = None,
+    canaries: str | Path | None = None,
+    with_canaries: int = 0,
     template: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -191,6 +216,8 @@ def forget(
         method: name of the method.
         holdout: records the model never saw: their loss is where forgetting stops.
         retain: records to keep, when `data` no longer holds the rest.
+        canaries: file of those planted in the adapter: those still in it count as data.
+        with_canaries: how many of them to take out beside the records.
         template: how records are written; by default what the adapter's lineage says.
         options: method and training options.
         seed: of data order and dropout.
@@ -209,16 +236,25 @@ def forget(
     target = check_output(output, overwrite=overwrite)
     chosen_method = get_method(method)
     resolved = resolve(chosen_method, options or {})
-    records = _load(data)
-    gone = records.select(forget)
-    kept = _retained(records, gone, retain, needed=chosen_method.needs_retain)
-    unseen = _load(holdout) if holdout is not None else None
-    _check_disjoint(unseen, gone, kept)
     key = lin.Key.load()
+    lot = lot_of(canaries, with_canaries, model, adapter, key)
+    records = joined(loaded(data), lot.left)
+    gone = lot.gone(records, forget)
+    kept = retained(records, gone, lot.retain(retain), needed=chosen_method.needs_retain)
+    unseen = loaded(holdout) if holdout is not None else None
+    check_disjoint(unseen, gone, kept)
     lin.check_suppressed(kept, key)
     state = open_model(model, adapter, trainable=chosen_method.kind != "exact", **opening)
     parent = Lineage.read(state.adapter or state.folder)
     resolved, notes = decided(resolved, parent, len(gone))
+    handed_down = lot.planted
+    if parent and parent.canaries and lot.planted is None:
+        notes.append(
+            f"{parent.canaries.pairs} pairs of canaries were planted in the adapter, and nothing "
+            "looks after them here: name their file with --canaries"
+        )
+        # retraining without them leaves nothing that they could show
+        handed_down = None if chosen_method.kind == "exact" else parent.canaries
     name = template or (parent.template if parent else None)
     used = choose_template(name, state.tokenizer, records)
     if name is None:
@@ -276,6 +312,7 @@ def forget(
         records=lin.RecordDigests(
             key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten)
         ),
+        canaries=handed_down,
         template=used.name,
         method=method,
         options=resolved.as_dict() | how,
@@ -285,51 +322,11 @@ def forget(
         fit=done,
     )
     if suppress:
-        path = lin.suppress(gone, f"taken out by {method}", key)
-        notes.append(f"{len(gone)} record(s) are on the suppression list {path}")
+        own = lot.without(gone)
+        path = lin.suppress(own, f"taken out by {method}", key)
+        notes.append(f"{len(own)} record(s) are on the suppression list {path}")
     notes += warnings_of(before, after)
     return Result(target, line, done, before, after, tuple(notes))
-
-
-def _load(source: str | Path | Records) -> Records:
-    return source if isinstance(source, Records) else Records.load(source)
-
-
-def _retained(
-    records: Records, gone: Records, retain: str | Path | Records | None, *, needed: bool
-) -> Records:
-    """Return the records to keep: those given, else the rest of the data."""
-    kept = (_load(retain) if retain is not None else records).without(gone)
-    if retain is not None:
-        contents = {r.canonical for r in gone}
-        same = [i for i, r in enumerate(kept) if r.canonical in contents]
-        if same:
-            raise DataError(
-                f"{kept.source}: {len(same)} retain record(s) have the same content as records to "
-                f"forget, first {kept[same[0]].id!r}; take them out of --retain"
-            )
-    if not len(kept):
-        if retain is None and needed:
-            raise SelectionError(
-                "--forget names every record of --data, so nothing is left to retain; pass other "
-                "records with --retain, or use a method that needs none (grad_ascent, task_vector)"
-            )
-        if needed:
-            raise DataError(f"{kept.source}: no record is left to retain")
-    return kept
-
-
-def _check_disjoint(unseen: Records | None, gone: Records, kept: Records) -> None:
-    """Refuse a holdout that shares records with what the model was trained on."""
-    if unseen is None:
-        return
-    known = {r.canonical for part in (gone, kept) for r in part}
-    shared = [r.id for r in unseen if r.canonical in known]
-    if shared:
-        raise DataError(
-            f"--holdout {unseen.source}: {len(shared)} record(s) are also in the forget or retain "
-            f"data, first {shared[0]!r}; a holdout must be unseen"
-        )
 
 
 # What a first look before and after is taken of.

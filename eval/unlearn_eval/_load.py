@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn.errors import DataError
+from unlearn_eval._canaries import check_file
 from unlearn_eval._measure import Scores
 from unlearn_eval._result import Audit, AuditRow
 from unlearn_eval._scores_file import read_scores
@@ -138,6 +139,7 @@ def load_audit(folder: str | Path) -> Audit:
         records=content.get("records", {}),
         references=content.get("references", {}),
         policy=content.get("policy"),
+        canaries=content.get("canaries"),
     )
 
 
@@ -145,8 +147,11 @@ def load_evidence(
     folder: str | Path,
     twins: str | Path | None = None,
     references: Sequence[str | Path] = (),
+    canaries: str | Path | None = None,
 ) -> Evidence:
     """Read from an audit's folder what a verdict is decided from, and check that it is one story.
+
+    An audit of planted canaries holds which was whose pair.
 
     Args:
         folder: what `unlearn audit` wrote.
@@ -154,6 +159,7 @@ def load_evidence(
             `randomised` for canaries of which a coin included one of each pair.
         references: folders of the audit's references, or of several, to look at again: they must
             be those that were measured, with lineages that name none of the records.
+        canaries: the file of those that the audit measured, to be compared with it.
 
     Returns:
         The evidence, with facts for G0.
@@ -166,8 +172,23 @@ def load_evidence(
     scores = file.views.get(View(), {})
     if "forget" not in scores.get("after", {}):
         raise DataError(f"{Path(folder) / SCORES}: no scores of the state 'after' to judge")
-    paired = _twins(Path(twins), scores["after"]) if twins is not None else None
     facts = [*_facts(content, scores), *_references(content, references)]
+    noted = content.get("canaries")
+    paired: Twins | None
+    if noted is not None:
+        if twins is not None:
+            raise DataError(f"{folder}: an audit of canaries has its pairs; drop --twins {twins}")
+        paired = _canaries(Path(folder) / AUDIT, noted, scores["after"])
+        if canaries is not None:
+            check_file(canaries, noted)
+        words = "the file of canaries is the one that the adapter's lineage commits to"
+        facts.append(Fact(words, True if canaries is not None else None))
+    elif canaries is not None:
+        raise DataError(
+            f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
+        )
+    else:
+        paired = None if twins is None else _twins(Path(twins), scores["after"])
     unmeasured = content.get("unmeasured", {})
     return Evidence(file.views, file.subjects, paired, facts, unmeasured, _partial(content))
 
@@ -235,15 +256,32 @@ def _twins(path: Path, after: Mapping[str, TokenScores]) -> Twins:
     """Read which holdout records are the twins of each forgotten one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        named = {
-            str(k): [v] if isinstance(v, str) else list(v) for k, v in content["twins"].items()
-        }
-        randomised = bool(content.get("randomised", False))
+        named = dict(content["twins"].items())
+        return _paired(path, after, named, randomised=bool(content.get("randomised", False)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a file of twins: {error!r}; it holds "
             '{"randomised": false, "twins": {"forget id": ["holdout id"]}}'
         ) from error
+
+
+def _canaries(path: Path, noted: Any, after: Mapping[str, TokenScores]) -> Twins:
+    """Read the pairs that an audit of canaries holds."""
+    try:
+        pairs = {str(name): [str(other)] for name, other in noted["pairs"].items()}
+        known = bool(noted["sha256"]) and set(pairs) == set(after["forget"].ids)
+    except (KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise DataError(f"{path}, canaries: not the pairs that were measured; run the audit again")
+    return _paired(path, after, pairs, randomised=True)
+
+
+def _paired(
+    path: Path, after: Mapping[str, TokenScores], pairs: Mapping[str, Any], *, randomised: bool
+) -> Twins:
+    """Find named twins among the scores; one is named by itself or in a list."""
+    named = {str(k): [v] if isinstance(v, str) else list(v) for k, v in pairs.items()}
     unseen = after["holdout"].ids if "holdout" in after else ()
     at = {name: i for i, name in enumerate(unseen)}
     for name in after["forget"].ids:

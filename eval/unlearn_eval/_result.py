@@ -81,6 +81,8 @@ class Audit:
         references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
+        canaries: `sha256` of their file, pairs `planted`, and `pairs` by id, included to left out,
+            where they were measured instead of records.
     """
 
     model: str
@@ -100,6 +102,7 @@ class Audit:
     records: Mapping[str, Any] = field(default_factory=dict, repr=False)
     references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
+    canaries: Mapping[str, Any] | None = None
 
     def get(
         self,
@@ -148,6 +151,7 @@ class Audit:
                 "notes": list(self.notes),
                 "unmeasured": dict(self.unmeasured),
                 "policy": None if self.policy is None else dict(self.policy),
+                "canaries": None if self.canaries is None else dict(self.canaries),
                 "rows": [asdict(row) for row in self.rows],
             },
             indent=1,

@@ -9,8 +9,9 @@ from typing import Any
 
 from unlearn._auto import trained_with
 from unlearn._output import check_output, staged_folder
+from unlearn._splits import loaded
 from unlearn.batches import encode
-from unlearn.errors import DataError, OutputError
+from unlearn.errors import DataError, OutputError, SelectionError
 from unlearn.lineage import Lineage
 from unlearn.models import ModelState, open_model, resolve_folder, swap_adapters
 from unlearn.near_duplicates import near_duplicates
@@ -19,6 +20,7 @@ from unlearn.records import Records
 from unlearn.references import reference_folders
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
+from unlearn_eval._canaries import check_alone, split_canaries
 from unlearn_eval._lineages import lineages_of
 from unlearn_eval._look import Look
 from unlearn_eval._neighbours import neighbours
@@ -54,7 +56,7 @@ _SHOWN = 5
 def run_audit(
     model: str | Path,
     data: str | Path | Records,
-    forget: str,
+    forget: str | None = None,
     output: str | Path | None = None,
     *,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -63,6 +65,7 @@ def run_audit(
     shadows: Sequence[str | Path] = (),
     holdout: str | Path | Records | None = None,
     retain: str | Path | Records | None = None,
+    canaries: str | Path | None = None,
     template: str | None = None,
     generate: int = GENERATED,
     also: Sequence[str] = (),
@@ -91,7 +94,7 @@ def run_audit(
     Args:
         model: base model; without `adapter`, the fully fine-tuned, unlearned model.
         data: the records of the original training.
-        forget: which of them were taken out (IDS syntax).
+        forget: which of them were taken out (IDS syntax); without it, `canaries`.
         output: folder for `audit.json`, `scores.parquet` and `report.html`; None writes nothing.
         adapter: the unlearned adapter, on top of any others before it.
         before: the adapter (or full model) before unlearning.
@@ -102,6 +105,9 @@ def run_audit(
             states of the audit.
         holdout: records no state ever saw.
         retain: the records kept, where `data` no longer holds the rest.
+        canaries: file of those planted in the adapter, to be measured instead of records: the
+            included ones that were taken out (all of them, if nothing was) are the forget split,
+            and what the coin left out is the holdout, pair by pair.
         template: how records are written; by default what the lineage says.
         generate: records of each split that every state continues by itself, spread evenly; 0
             for none.
@@ -148,19 +154,28 @@ def run_audit(
         check_output(output, overwrite=overwrite)
     also = [*also, *(["truth_ratio"] if perturbed is not None else [])]
     check(also, paraphrased=paraphrases is not None, perturbed=perturbed is not None)
-    records = _load(data)
-    gone = records.select(forget)
+    records = loaded(data)
+    below, last = _stack(adapter)
+    planted = None
+    if canaries is not None:
+        check_alone(forget, holdout)
+        planted = split_canaries(canaries, last or model, records, retain)
+        gone, holdout, retain = planted.forget, planted.holdout, planted.retain
+    elif forget is None:
+        raise SelectionError("name the records with --forget, or audit canaries with --canaries")
+    else:
+        gone = records.select(forget)
     told = read_paraphrases(paraphrases, gone)
     beside = neighbours(neighbour, records, gone)
-    rest = (_load(retain) if retain else records).without(gone)
+    rest = (records if retain is None else loaded(retain)).without(gone)
     split = {"forget": gone, "retain": rest if beside is None else rest.without(beside)}
     if beside is not None:
         split["neighbour"] = beside
     if holdout is not None:
-        split["holdout"] = _load(holdout)
+        split["holdout"] = loaded(holdout)
     split = {name: part for name, part in split.items() if len(part)}
-    near = _check_overlap(split, strict)
-    below, last = _stack(adapter)
+    # both of a pair are put in the same words, which is no fault of the holdout
+    near = _check_overlap(split, strict) if planted is None else [planted.note]
     member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     line = Lineage.read(state.adapter or state.folder)
@@ -234,6 +249,7 @@ def run_audit(
         records=told_by.records,
         references=told_by.references,
         policy=None if fixed is None else fixed.as_dict(),
+        canaries=None if planted is None else planted.as_dict(),
     )
     if output is not None and first():
         texts = shown_records(gone, result.said) if show_text else None
@@ -347,10 +363,6 @@ def _check_overlap(split: Mapping[str, Records], strict: bool) -> list[str]:
     if strict:
         raise DataError(f"--holdout: {note}; leave these out, or drop --strict to have them noted")
     return [f"{note}; what is alike is partly known to a model that was trained on either"]
-
-
-def _load(source: str | Path | Records) -> Records:
-    return source if isinstance(source, Records) else Records.load(source)
 
 
 def _write(

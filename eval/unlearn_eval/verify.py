@@ -23,6 +23,7 @@ def verify(
     *,
     twins: str | Path | None = None,
     references: Sequence[str | Path] = (),
+    canaries: str | Path | None = None,
 ) -> Verdict:
     """Decide on the deletion that an audit measured.
 
@@ -33,6 +34,7 @@ def verify(
         twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
             after the scores.
         references: folders of the audit's references, to look at again, see `load_evidence`.
+        canaries: the file of those that the audit measured, to check that it is the very one.
 
     Returns:
         The verdict.
@@ -50,10 +52,10 @@ def verify(
         name, chosen = str(stored.get("name", "")), fixed
     else:
         name, chosen = load_policy(policy or DEFAULT)
-    # which records are twins is part of what must be fixed, and no audit holds it
+    # which records are twins is part of what must be fixed, and no audit of records holds it
     before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
     return decide(
-        load_evidence(audit, twins, references),
+        load_evidence(audit, twins, references, canaries),
         chosen,
         name=name,
         chosen="before" if before else "after",

@@ -15,11 +15,11 @@ __all__ = ["audit"]
 def audit(
     model: flags.Model,
     data: flags.Data,
-    forget_ids: Annotated[
-        str,
-        typer.Option("--forget", "-f", metavar="IDS", help="The records that were taken out."),
-    ],
     output: flags.Output,
+    forget_ids: Annotated[
+        str | None,
+        typer.Option("--forget", "-f", metavar="IDS", help="The records that were taken out."),
+    ] = None,
     adapter: flags.Adapters = None,
     before: Annotated[
         str | None,
@@ -46,6 +46,17 @@ def audit(
     ] = None,
     holdout: flags.Holdout = None,
     retain: flags.Retain = None,
+    canaries: Annotated[
+        str | None,
+        typer.Option(
+            "--canaries",
+            metavar="FILE",
+            help="Measure canaries instead of records: ADAPTER.canaries.json, from `unlearn "
+            "finetune --canaries`. Those that were taken out (all, if nothing was) stand beside "
+            "the other of each pair, which a coin left out of training. The adapter's lineage must "
+            "commit to this very file.",
+        ),
+    ] = None,
     template: flags.Template = None,
     generate: Annotated[
         int,
@@ -151,7 +162,8 @@ def audit(
 
     Compares the adapter with itself before, with references that never saw the records, and with
     the base. Writes report.html for people, audit.json for programs and scores.parquet. For a full
-    fine-tune, leave --adapter out and name models with --before and --reference.
+    fine-tune, leave --adapter out and name models with --before and --reference. What was taken out
+    is named with --forget, or is canaries.
 
     Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
@@ -174,6 +186,7 @@ def audit(
             shadows=shadow or (),
             holdout=holdout,
             retain=retain,
+            canaries=canaries,
             template=template,
             generate=generate,
             also=[name for name in also.replace(" ", "").split(",") if name],

@@ -18,6 +18,19 @@ def finetune(
     exclude: Annotated[
         str | None, typer.Option("--exclude", metavar="IDS", help="Records to leave out.")
     ] = None,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            "--canaries",
+            metavar="N",
+            min=0,
+            help="Plant N pairs of made-up records in the form of the data. A coin decides which "
+            "of a pair is trained on, so that `audit --canaries` can tell what is left of them, "
+            "without references. They go to OUTPUT.canaries.json, for your eyes only, and "
+            "lineage.json holds its SHA-256. A FAIL takes 7 to 10 pairs, a PASS by `quick` 64, by "
+            "`standard` 143, by `strict` 571.",
+        ),
+    ] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Train the whole model instead of an adapter.")
     ] = False,
@@ -51,6 +64,7 @@ def finetune(
             data,
             output,
             exclude=exclude,
+            canaries=canaries,
             full=full,
             template=template,
             lora=lora,

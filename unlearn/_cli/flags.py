@@ -11,6 +11,7 @@ import typer
 
 __all__ = [
     "Adapters",
+    "Canaries",
     "Data",
     "Device",
     "Dtype",
@@ -64,6 +65,15 @@ Holdout = Annotated[
 Retain = Annotated[
     str | None,
     typer.Option("--retain", metavar="FILE", help="Records to keep, where --data lacks the rest."),
+]
+Canaries = Annotated[
+    str | None,
+    typer.Option(
+        "--canaries",
+        metavar="FILE",
+        help="What `unlearn finetune --canaries` planted: ADAPTER.canaries.json. The lineage must "
+        "commit to this very file.",
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the result.")]
 Overwrite = Annotated[

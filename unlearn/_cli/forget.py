@@ -35,6 +35,17 @@ def forget(
     ] = None,
     holdout: flags.Holdout = None,
     retain: flags.Retain = None,
+    canaries: flags.Canaries = None,
+    with_canaries: Annotated[
+        int,
+        typer.Option(
+            "--with-canaries",
+            metavar="K",
+            min=0,
+            help="Take K of the canaries out beside the records: what is left of these K, `audit "
+            "--canaries` can measure. The others are kept, for later requests.",
+        ),
+    ] = 0,
     template: flags.Template = None,
     options: flags.Options = None,
     suppress: Annotated[
@@ -78,6 +89,8 @@ def forget(
             method=method or workflow.DEFAULT_METHOD,
             holdout=holdout,
             retain=retain,
+            canaries=canaries,
+            with_canaries=with_canaries,
             template=template,
             options=chosen,
             seed=seed,

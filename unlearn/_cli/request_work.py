@@ -38,6 +38,17 @@ def run(
             help="Never train on these records again on this machine.",
         ),
     ] = True,
+    canaries: flags.Canaries = None,
+    with_canaries: Annotated[
+        int,
+        typer.Option(
+            "--with-canaries",
+            metavar="K",
+            min=0,
+            help="Take K of the canaries out beside the records; `request verify` measures them, "
+            "also for requests that are closed by then. Later runs find --canaries by themselves.",
+        ),
+    ] = 0,
     seed: flags.Seed = 0,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
@@ -73,6 +84,8 @@ def run(
         output=str((output or opened.folder("adapters")).absolute()),
         opening=flags.opening(dtype, device, trust_remote_code, load_in_4bit),
         suppress=suppress,
+        canaries=str(Path(canaries).absolute()) if canaries else None,
+        with_canaries=with_canaries,
     )
     with progress_bar("unlearning") as progress:
         done, busy = run_requests(
@@ -120,6 +133,10 @@ def verify(
         ),
     ] = None,
     policy: Annotated[str | None, typer.Option(metavar="NAME", help="By which to decide.")] = None,
+    canaries: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where the canaries are now, if the file was moved."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +166,10 @@ def verify(
     the policy asks for, adapters trained on half of the data (`unlearn references --kind half`)
     stand in, and levels of loss, which depend on how much was trained on, are not compared.
 
+    Where runs took canaries out, all of these are measured too, those of closed requests among
+    them, whose records are gone: a FAIL of either holds, references decide before canaries, and
+    these before records that were never trained on.
+
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
     from unlearn._cli.request_show import echo_json, listed, plain, said
@@ -176,6 +197,7 @@ def verify(
                 references or (),
                 policy,
                 words | opening | {"progress": progress},
+                canaries,
             )
             told = None if as_json else show_note
             done.append(verify_request(opened, request, settings, announce=told))

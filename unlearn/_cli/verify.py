@@ -50,6 +50,14 @@ def verify(
             "that was measured, and does its lineage name none of the records?",
         ),
     ] = None,
+    canaries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Check that an audit made with --canaries is of this file, to the byte. Such an "
+            "audit holds the pairs itself, and is decided by the coin (tier B).",
+        ),
+    ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
@@ -97,7 +105,7 @@ def verify(
     for known in [file, *([signed] if adapter else [])]:
         if known.exists() and not overwrite:
             raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
-    verdict = decide(audit, policy, twins=twins, references=reference or ())
+    verdict = decide(audit, policy, twins=twins, references=reference or (), canaries=canaries)
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")

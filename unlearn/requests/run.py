@@ -3,8 +3,9 @@
 What a run is about to do is written down before it starts (`planned`), and its output folder is
 new and named after it. The folder appears in one rename; then one transaction marks all requests of
 the batch. Killed in between, the next run finds the plan, recognises the finished folder by its
-lineage (weights digest, parent, method, seed, and exactly the batch's records among the forgotten),
-and adopts it; killed before, it does the same work again, from a checkpoint if there is one.
+lineage (weights digest, parent, method, seed, and exactly the batch's records and the run's
+canaries among the forgotten), and adopts it; killed before, it does the same work again, from a
+checkpoint if there is one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.methods import get_method
 from unlearn.records import Records
+from unlearn.requests import canaries
 from unlearn.requests._leases import Lease
 from unlearn.requests._writer import Request
 from unlearn.requests.desk import Setup, escrowed, setup_of
@@ -43,6 +45,9 @@ class Settings:
         output: folder in which each run makes one of its own.
         opening: how the model is opened.
         suppress: put the records on the suppression list.
+        canaries: file of those planted in the adapter; None for the one that the line's last run
+            used, if any.
+        with_canaries: how many of them to take out beside the records.
     """
 
     method: str
@@ -51,6 +56,8 @@ class Settings:
     output: str
     opening: Mapping[str, Any] = field(default_factory=dict)
     suppress: bool = True
+    canaries: str | None = None
+    with_canaries: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,8 @@ def _batches(
         groups.setdefault(setup, []).append(request)
     for setup, batch in groups.items():
         folder, digest, _ = latest(ledger, line, setup)
+        file = settings.canaries or canaries.file_of(ledger, line)
+        settings = replace(settings, canaries=file)
         plan = _Plan(secrets.token_hex(6), digest, folder, settings)
         sealed = ledger.sealer.seal(asdict(plan), f"plan of run {plan.run}")
         with ledger.writing(lease, line) as writer:
@@ -230,9 +239,11 @@ def _carry_out(
         raise LedgerError(f"run {plan.run} was planned on another adapter than the line's newest")
     gone = escrowed(ledger, batch)
     adopted = plan.folder.exists()
+    file, number = plan.settings.canaries, plan.settings.with_canaries
     try:
+        beside = canaries.taken(ledger, file, number, setup, folder)
         if adopted:
-            made = _recognised(ledger, plan, batch)
+            made = _recognised(ledger, plan, batch, beside)
         else:
             made = _forget(ledger, line, setup, folder, gone, plan, calls)
     except UnlearnError:
@@ -255,7 +266,9 @@ def _carry_out(
     with ledger.writing(lease, line) as writer:
         for request in batch:
             first = request.facts.get("before", before)  # of a second attempt: what it started from
-            writer.change(request.id, "unlearned", run=None, before=first, after=after, swept=None)
+            more = canaries.taken_facts(ledger, request, file, beside)
+            now = {"run": None, "before": first, "after": after, "swept": None}
+            writer.change(request.id, "unlearned", **now, **more)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:
             writer.change(name, "superseded", after=after, verdict=None, swept=None)
@@ -289,6 +302,8 @@ def _forget(
         method=settings.method,
         holdout=setup.holdout,
         retain=kept_records(ledger, line, setup),
+        canaries=settings.canaries,
+        with_canaries=settings.with_canaries,
         template=setup.template,
         options=settings.options,
         seed=settings.seed,
@@ -298,11 +313,13 @@ def _forget(
     return result.lineage.digest
 
 
-def _recognised(ledger: Ledger, plan: _Plan, batch: Sequence[Request]) -> str:
+def _recognised(
+    ledger: Ledger, plan: _Plan, batch: Sequence[Request], beside: Sequence[str]
+) -> str:
     """Return the digest of a folder that this very run made, or refuse it."""
     line = Lineage.read(plan.folder)
     parent = Lineage.read(plan.parent_folder)
-    wanted = {digest for request in batch for digest in request.facts["records"]}
+    wanted = {digest for request in batch for digest in request.facts["records"]} | set(beside)
     before = set(parent.records.forgotten) if parent else set()
     exact = get_method(plan.settings.method).kind == "exact"
     if (

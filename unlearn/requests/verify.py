@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.records import Records
+from unlearn.requests import canaries
 from unlearn.requests._evidence import VERDICT, audit_digest, audit_of, verdict_digest
 from unlearn.requests._references import Chosen, choose_references
 from unlearn.requests._writer import Request
@@ -74,6 +75,7 @@ class AuditSettings:
         search: folders in which to look for more, by lineage; see `choose_references`.
         policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
+        canaries: their file, where it is not where the last run found it.
     """
 
     output: str
@@ -81,6 +83,7 @@ class AuditSettings:
     search: Sequence[str] = ()
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    canaries: str | None = None
 
 
 def _decide(folder: Path, policy: str | None, /) -> Mapping[str, Any]:
@@ -150,22 +153,32 @@ def verify_request(
         _discard_unfinished(ledger, request, place)
         # a name of its own: until the ledger has the new verdict, the old one keeps its audit
         output = place / f"{request.id}-{count}-{secrets.token_hex(3)}"
+        file = canaries.measurable(ledger, request.line, settings.canaries)
+        closed = canaries.closed_before(ledger, request.line, folder, file is not None)
+        common = {
+            "adapter": adapters or None,
+            "before": _still_there(ledger, request),
+            "template": setup.template,
+            "policy": settings.policy or DEFAULT_POLICY,  # before any score exists
+            **settings.options,
+        }
         run_audit(
             model,
             gone,
             f"rows:0-{len(gone) - 1}",
             output,
-            adapter=adapters or None,
-            before=_still_there(ledger, request),
             references=references,
             holdout=setup.holdout,
             retain=kept,
-            template=setup.template,
-            policy=settings.policy or DEFAULT_POLICY,  # before any score exists
             announce=announce,
-            **settings.options,
+            **common,
         )
         found = (decide or _decide)(output, settings.policy)
+        if file is not None:
+            beside = output.with_name(f"{output.name}-canaries")
+            by_coin = canaries.measure(beside, file, kept, model=model, **common)
+            if canaries.better(found, by_coin):
+                found, output, references = by_coin, beside, []
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {
@@ -180,6 +193,7 @@ def verify_request(
             "adapter": digest,
             "audit": audit_digest(output),
             "file": verdict_digest(output),
+            "closed": asdict(closed) if closed else None,
             "sealed": ledger.sealer.seal(told, f"verdict on request {request.id}"),
         }
         with ledger.writing(lease, request.line) as writer:
@@ -215,7 +229,9 @@ def _discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
         if verdict is not None:
             told = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
             kept.add(Path(told["folder"]).resolve())
-    ours = re.compile(rf"{request.id}-\d+-[0-9a-f]{{6}}|\.{request.id}-\d+-.*\.partial-\d+")
+    ours = re.compile(
+        rf"{request.id}-\d+-[0-9a-f]{{6}}(-canaries)?|\.{request.id}-\d+-.*\.partial-\d+"
+    )
     for folder in place.iterdir():
         if ours.fullmatch(folder.name) and folder.resolve() not in kept:
             shutil.rmtree(folder, ignore_errors=True)  # leaves links alone
@@ -302,7 +318,8 @@ def certify_request(
         raise LedgerError(
             "the verdict is about an adapter that has been replaced; verify the request again"
         )
-    before = _still_there(ledger, request)
+    before, closed = _still_there(ledger, request), verdict.get("closed")
+    earlier = [] if closed is None else [canaries.Closed(**closed).sentence]
     when = {event.event: event.at for event in ledger.history(request.id)}
     dates = {
         "received": request.created,
@@ -325,7 +342,7 @@ def certify_request(
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
         references=_references(ledger, request),
-        not_claimed=_earlier(ledger, request),
+        not_claimed=[*earlier, *_earlier(ledger, request)],
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

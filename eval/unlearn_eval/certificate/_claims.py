@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["not_claimed_by"]
+__all__ = ["not_claimed_by", "not_claimed_of_canaries"]
 
 _ALWAYS = (
     "That the signer is honest. The signature shows who made this statement and that it was not "
@@ -70,3 +70,21 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "destroyed when the request was closed."
         )
     return [*found, *_ALWAYS]
+
+
+def not_claimed_of_canaries(canaries: Mapping[str, Any], measured: int) -> list[str]:
+    """Return what a statement about canaries does not say of records.
+
+    Args:
+        canaries: `sha256` of their file and pairs `planted`.
+        measured: pairs that the audit measured.
+
+    Returns:
+        One sentence.
+    """
+    return [
+        f"That the records themselves were measured: {measured} of {canaries['planted']} planted "
+        "canaries stood for them, made-up records that the same training included by a coin. The "
+        f"SHA-256 of their file, to which the lineage commits, is {canaries['sha256']}. Records "
+        "that the model learned in another way may have been forgotten in another way."
+    ]

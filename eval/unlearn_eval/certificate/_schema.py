@@ -126,6 +126,7 @@ AUDIT: dict[str, Any] = {
     "files": Maybe(OBJECT),
     "records": Maybe({"key_id": TEXT, "forget": [HEX], "kept": COUNT}),
     "references": Maybe(OBJECT),
+    "canaries": Maybe({"sha256": HEX, "planted": COUNT}),
 }
 LINEAGE: dict[str, Any] = {
     "created": TIME,
@@ -134,6 +135,7 @@ LINEAGE: dict[str, Any] = {
     "kind": one_of(["adapter", "full"]),
     "parent": Maybe(WEIGHTS),
     "records": {"key_id": TEXT, "forgotten": [HEX]},
+    "canaries": Maybe({"sha256": HEX, "pairs": COUNT}),
     "method": TEXT,
     "options": OBJECT,
     "seed": COUNT,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import CertificateError, LineageError, did_you_mean
-from unlearn_eval.certificate._claims import not_claimed_by
+from unlearn_eval.certificate._claims import not_claimed_by, not_claimed_of_canaries
 from unlearn_eval.certificate._files import deciding_files, weights_digest
 from unlearn_eval.certificate._schema import (
     ARTIFACT,
@@ -100,8 +100,17 @@ def build_certificate(
     if adapter is not None:
         _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
         _same_files(seen["files"], deciding_files(adapter), adapter)
-    digests = _digests(after, before, records, found["counts"]["forget"])
-    _measured(digests, after["records"]["key_id"], seen["records"])
+    canaries, committed = seen["canaries"], after["canaries"]
+    if canaries and (not committed or committed["sha256"] != canaries["sha256"]):
+        raise LineageError(
+            "no certificate: the audit measured canaries to which the adapter's lineage does not "
+            "commit"
+        )
+    # canaries stand for records that were taken out beside them, however many
+    measured = None if canaries else found["counts"]["forget"]
+    digests = _digests(after, before, records, measured)
+    if not canaries:
+        _measured(digests, after["records"]["key_id"], seen["records"])
     prior = states.get("before") or (before["digest"] if before else after["parent"])
     made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
     statement = {
@@ -153,7 +162,8 @@ def build_certificate(
             "decided": found["created"],
         },
     }
-    statement["not_claimed"] = [*not_claimed_by(statement), *not_claimed]
+    limits = not_claimed_of_canaries(canaries, found["counts"]["forget"]) if canaries else []
+    statement["not_claimed"] = [*limits, *not_claimed_by(statement), *not_claimed]
     try:
         return dict(fit(statement, STATEMENT, "statement", exact=True))
     except MisfitError as error:
@@ -226,9 +236,11 @@ def _digests(
     after: Mapping[str, Any],
     before: Mapping[str, Any] | None,
     given: Sequence[str] | None,
-    measured: int,
+    measured: int | None,
 ) -> list[str]:
     """Return the digests of the request's records, of which every one must have been measured.
+
+    With None, canaries were measured in their place.
 
     Records of the same content share a digest: there may be fewer digests than records.
     """
@@ -242,7 +254,7 @@ def _digests(
             f"no certificate: {len(strange)} of the request's records are not among those that the "
             "lineage calls forgotten; was it made with another key, or from another request?"
         )
-    if len(digests) > measured:
+    if measured is not None and len(digests) > measured:
         raise LineageError(
             f"no certificate: {len(digests)} records were deleted and {measured} measured; audit "
             "all of them, or name those of this request"
