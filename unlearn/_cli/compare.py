@@ -32,6 +32,16 @@ def compare(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Processes at once, on this machine.")
     ] = 1,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What does the work: local, or ray (unlearn[ray]).")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Join this Ray cluster; by default one of --jobs workers is started here.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds.")
     ] = False,
@@ -59,7 +69,14 @@ def compare(
         return
     watcher = _Screen()
     done = comparing.compare(
-        loaded, output, jobs=jobs, overwrite=overwrite, watcher=watcher, **opening
+        loaded,
+        output,
+        jobs=jobs,
+        engine=engine,
+        address=address,
+        overwrite=overwrite,
+        watcher=watcher,
+        **opening,
     )
     if done.tuning:
         heads = ["tuned", "trials", "pruned", "options taken"]

@@ -15,9 +15,18 @@ from unlearn._recipes import CompareRecipe
 from unlearn.compare._memo import MEMORY
 from unlearn.compare.collect import collect
 from unlearn.compare.layout import Layout, Step, lay_out
-from unlearn.compare.running import Progress, Watcher, held, run_steps
+from unlearn.compare.rounds import Round, Tuning
+from unlearn.compare.running import (
+    Progress,
+    Runner,
+    Watcher,
+    check_engine,
+    held,
+    run_steps,
+    runner,
+)
 from unlearn.compare.study import Study
-from unlearn.compare.tuning import Round, Trial, Tuning, tuned
+from unlearn.compare.tuning import Trial, tuned
 from unlearn.errors import UnlearnError
 from unlearn_eval.comparison import Tuned, lines
 
@@ -137,6 +146,8 @@ def compare(
     output: str | Path,
     *,
     jobs: int = 1,
+    engine: str = "local",
+    address: str | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,
     **opening: Any,
@@ -151,6 +162,8 @@ def compare(
         recipe: the recipe.
         output: folder for everything.
         jobs: processes at once.
+        engine: what does the steps, one of `running.ENGINES`.
+        address: of a Ray cluster to join, instead of one of this machine's.
         overwrite: begin anew, whatever the folder holds.
         watcher: told what happens.
         **opening: `dtype` and `device` of `open_model`.
@@ -162,6 +175,7 @@ def compare(
         UnlearnError: for any input that cannot be used; nothing is trained then. Also if the
             adapter under study cannot be trained.
     """
+    check_engine(engine, address)
     root = _folder(output, overwrite=overwrite)
     found = stages(recipe, root, **opening)
     if overwrite or not all(stage.done for stage in found):
@@ -170,7 +184,7 @@ def compare(
         check(planned(recipe, root, **opening)[0])  # before anything is written
         check(found[0].study)
     root.mkdir(parents=True, exist_ok=True)
-    with held(root):
+    with held(root), runner(engine, jobs, address) as run:
         if overwrite:
             _clear(root)
         watcher = watcher or _Silent()
@@ -181,7 +195,7 @@ def compare(
             tuning = Tuning(recipe, root, opening)
             for round_ in tuning.rounds():
                 begun, failed = _run(
-                    round_.study, round_.layout, watcher, jobs, round_.left, round_.spared
+                    round_.study, round_.layout, watcher, run, round_.left, round_.spared
                 )
                 steps += begun
                 tuning.failures |= failed
@@ -191,7 +205,7 @@ def compare(
         if not steps and not failures and (kept := _kept(root, layout)) is not None:
             return kept
         left = [step for step in layout.steps if not step.done]
-        more, failed = _run(study, layout, watcher, jobs, left)
+        more, failed = _run(study, layout, watcher, run, left)
         return _write_up(study, layout, failed, trials, (*failures.values(),), steps + more)
 
 
@@ -199,7 +213,7 @@ def _run(
     study: Study,
     layout: Layout,
     watcher: Watcher,
-    jobs: int,
+    run: Runner,
     left: Sequence[Step],
     spared: Callable[[Step], bool] = lambda _: False,
 ) -> tuple[int, dict[Path, str]]:
@@ -207,7 +221,7 @@ def _run(
     if not left:
         return 0, {}
     _write_json(study.root / "recipe.json", _resolved(study))
-    failures = run_steps(left, study, watcher, jobs, spared)
+    failures = run_steps(left, study, watcher, run, spared)
     if layout.target.folder in failures:
         raise UnlearnError(failures[layout.target.folder])
     return sum(step.done or step.folder in failures for step in left), failures

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,23 @@ from typing import Protocol
 
 from unlearn.compare.layout import Step
 from unlearn.compare.study import Study
-from unlearn.errors import OutputError, UnlearnError
+from unlearn.errors import OptionError, OutputError, UnlearnError, did_you_mean
 
-__all__ = ["Ledger", "Watcher", "advance", "attempt", "held", "run_steps"]
+__all__ = [
+    "ENGINES",
+    "Ledger",
+    "Runner",
+    "Watcher",
+    "advance",
+    "attempt",
+    "check_engine",
+    "held",
+    "run_steps",
+    "runner",
+]
+
+ENGINES = ("local", "ray")
+"""What does the steps: this machine, or a cluster of Ray's."""
 
 Progress = Callable[[int, int], None]
 
@@ -26,6 +42,10 @@ class Watcher(Protocol):
 
     def ended(self, step: Step, failure: str | None) -> None:
         """A step is done, or has failed."""
+
+
+Runner = Callable[["Ledger", Study, Watcher], None]
+"""Does the steps of a ledger until nothing is left that can be done."""
 
 
 @dataclass
@@ -73,11 +93,51 @@ class Ledger:
             self.failures[step.folder] = failure
 
 
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that is not there.
+
+    Args:
+        engine: its name.
+        address: of a cluster that is to be joined.
+
+    Raises:
+        OptionError: saying what to do.
+    """
+    if engine not in ENGINES:
+        hint = did_you_mean(engine, ENGINES)
+        raise OptionError(f"unknown engine {engine!r}{hint}; choose {', '.join(ENGINES)}")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise OptionError("--engine ray: Ray is not installed: pip install 'unlearn[ray]'")
+    if address and engine != "ray":
+        raise OptionError("--address is that of a Ray cluster: give --engine ray")
+
+
+@contextlib.contextmanager
+def runner(engine: str = "local", jobs: int = 1, address: str | None = None) -> Iterator[Runner]:
+    """Yield what does steps; nothing is started before there is one to do.
+
+    Args:
+        engine: one of `ENGINES`.
+        jobs: processes at once; with 1 the local engine works in this one.
+        address: of a Ray cluster to join.
+
+    Yields:
+        The runner.
+    """
+    if engine == "ray":
+        from unlearn.compare._ray import on_ray
+
+        with on_ray(jobs, address) as run:
+            yield run
+    else:
+        yield functools.partial(_locally, jobs=jobs)
+
+
 def run_steps(
     steps: Sequence[Step],
     study: Study,
     watcher: Watcher,
-    jobs: int = 1,
+    run: Runner | None = None,
     spared: Callable[[Step], bool] = lambda _: False,
 ) -> dict[Path, str]:
     """Do every step that is not done, as far as what it needs is there.
@@ -86,24 +146,29 @@ def run_steps(
         steps: what is needed first.
         study: the comparison.
         watcher: told what happens.
-        jobs: processes at once; with 1 the work is done in this one.
+        run: does them; by default one after the other in this process.
         spared: asked when all is there for a step; whether it need not be done after all.
 
     Returns:
         By folder, why a step has failed; a step whose needs have failed has their reason.
     """
     ledger = Ledger([step for step in steps if not step.done], {}, set(), spared)
+    (run or _locally)(ledger, study, watcher)
+    return ledger.failures
+
+
+def _locally(ledger: Ledger, study: Study, watcher: Watcher, jobs: int = 1) -> None:
+    """Do steps in this process, or in several of this machine's."""
     if jobs > 1 and len(ledger.left) > 1:
         from unlearn.compare._processes import run_apart
 
         run_apart(ledger, study, watcher, min(jobs, len(ledger.left)))
-        return ledger.failures
+        return
     while (step := advance(ledger, watcher)) is not None:
         with watcher.begun(step) as progress:
             failure = attempt(step, study, progress)
         ledger.end(step, failure)
         watcher.ended(step, failure)
-    return ledger.failures
 
 
 def advance(ledger: Ledger, watcher: Watcher) -> Step | None:

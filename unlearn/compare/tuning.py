@@ -1,42 +1,31 @@
 """Tune every method with the same budget, on records that no reported cell forgets.
 
-The first trial of a method is as the recipe gives it; each further one is what TPE suggests after
-those before (see `_spaces`). Trials go in rounds, one of every method in each: within a round they
-run side by side, and what was suggested follows from what was found, so that a comparison that was
-killed comes to the same trials again, and finds what it has done of them.
-
-A trial is given up between unlearning and its audit if it cannot become the best: the loss on the
-records to keep is known by then, on a sample, and an audit takes longer than most methods.
+Which settings a trial may have, what it is worth, which is best, and what a recipe must say for it;
+`rounds` runs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from unlearn._recipes import CompareRecipe, MethodSettings
-from unlearn.compare._memo import Memo
-from unlearn.compare._spaces import Tried, dimensions, need_optuna, size, suggest
-from unlearn.compare.collect import collect
+from unlearn.compare._spaces import dimensions, need_optuna
 from unlearn.compare.data import Pool
-from unlearn.compare.layout import Layout, Step, lay_out
-from unlearn.compare.study import Study
 from unlearn.errors import OptionError, SelectionError
 from unlearn.methods import get_method, resolve
 from unlearn.options import USUAL_RATE, without_auto
-from unlearn_eval.comparison import Comparison
 from unlearn_eval.comparison.lines import DAMAGE
 
 __all__ = [
-    "Round",
     "Trial",
-    "Tuning",
     "check_tuning",
     "chosen_of",
     "hopeless",
     "own_values",
+    "row_of",
+    "trial_name",
     "tuned",
     "tuning_recipe",
 ]
@@ -78,11 +67,13 @@ class Trial:
         return self.gap if self.rise <= DAMAGE and self.gap is not None else 1 + self.rise
 
 
-def _row(settings: MethodSettings) -> str:
+def row_of(settings: MethodSettings) -> str:
+    """Return the name of a method's row."""
     return settings.name or settings.method
 
 
-def _name(row: str, number: int) -> str:
+def trial_name(row: str, number: int) -> str:
+    """Return the name of a trial's row."""
     return f"{row} trial {number}"
 
 
@@ -99,9 +90,9 @@ def tuning_recipe(
         A recipe without `tune`. The adapter under study is that of the recipe.
     """
     assert recipe.tune is not None
-    methods = {_row(settings): settings.method for settings in recipe.methods}
+    methods = {row_of(settings): settings.method for settings in recipe.methods}
     rows = [
-        MethodSettings(name=_name(row, i), method=methods[row], options=dict(options))
+        MethodSettings(name=trial_name(row, i), method=methods[row], options=dict(options))
         for row, several in tried.items()
         for i, options in enumerate(several)
     ]
@@ -132,181 +123,6 @@ def hopeless(rise: float, error: float, earlier: Sequence[Trial]) -> bool:
     """
     values = [trial.value for trial in earlier if trial.value is not None]
     return bool(values) and rise - _SURE * error > max(DAMAGE, min(values) - 1)
-
-
-@dataclass(frozen=True)
-class Round:
-    """One trial of every row that has one left.
-
-    Attributes:
-        study: the comparison of all trials so far.
-        layout: its steps.
-        steps: those of this round.
-        earlier: by folder of a step that unlearns, the trials of its row before.
-    """
-
-    study: Study
-    layout: Layout
-    steps: tuple[Step, ...]
-    earlier: Mapping[Path, Sequence[Trial]]
-
-    def spared(self, step: Step) -> bool:
-        """Say whether an audit need not be done, as what it would measure is hopeless."""
-        before = self.earlier.get(step.parent)
-        if step.kind != "audit" or before is None:
-            return False
-        rise = _rise(self.layout, step.parent)
-        return rise is not None and hopeless(*rise, before)
-
-    @property
-    def left(self) -> list[Step]:
-        """The steps that are still to be done."""
-        return [step for step in self.steps if not step.done and not self.spared(step)]
-
-
-def _rise(layout: Layout, folder: Path) -> tuple[float, float] | None:
-    """Return what a step that unlearns has seen of the records to keep, and its standard error."""
-    for cell in layout.cells:
-        if cell.unlearn.folder == folder and cell.unlearn.done:
-            found = cell.unlearn.facts().get("rise") or {}
-            if found.get("error") is not None:
-                return found["mean"], found["error"]
-    return None
-
-
-class Tuning:
-    """The trials of a comparison, as they come.
-
-    Args:
-        recipe: a recipe with `tune`.
-        root: the output folder.
-        opening: `dtype` and `device` of `open_model`.
-
-    Attributes:
-        found: by row its trials so far.
-        failures: by folder, why a step has failed; to be filled while rounds are run.
-    """
-
-    def __init__(self, recipe: CompareRecipe, root: Path, opening: Mapping[str, Any]) -> None:
-        self._recipe = recipe
-        self._root = root
-        self._opening = opening
-        self._rows = [settings for settings in recipe.methods if settings.search]
-        self._memo = Memo(root)
-        self.found: dict[str, list[Trial]] = {_row(settings): [] for settings in self._rows}
-        self.failures: dict[Path, str] = {}
-
-    @property
-    def chosen(self) -> list[Trial]:
-        """All trials, the best of each row chosen."""
-        return [trial for trials in self.found.values() for trial in chosen_of(trials)]
-
-    def rounds(self) -> Iterator[Round]:
-        """Yield the rounds; who runs them comes back when a round is over.
-
-        Yields:
-            A round. What its steps have found is read when the next one is asked for.
-        """
-        assert self._recipe.tune is not None
-        for number in range(self._recipe.tune.trials):
-            new = {_row(s): self._next(s) for s in self._rows}
-            self._memo.keep()
-            if not any(options is not None for options in new.values()):
-                return
-            tried = {
-                row: [trial.options for trial in trials] + [o for o in [new[row]] if o is not None]
-                for row, trials in self.found.items()
-            }
-            study, layout = self._laid_out(tried)
-            mine = {_name(row, number): row for row in self.found}
-            cells = [cell for cell in layout.cells if cell.name in mine]
-            shared = layout.steps[: len(layout.steps) - sum(len(c.steps) for c in layout.cells)]
-            yield Round(
-                study,
-                layout,
-                (*shared, *(step for cell in cells for step in cell.steps)),
-                {cell.unlearn.folder: self.found[mine[cell.name]] for cell in cells},
-            )
-            self._read(tried, layout, collect(study, layout, self.failures))
-
-    def whole(self) -> tuple[Study, Layout]:
-        """Return all trials of the budget; those not known yet are as the recipe gives the row."""
-        assert self._recipe.tune is not None
-        tried = {}
-        for settings in self._rows:
-            known = [trial.options for trial in self.found[_row(settings)]]
-            total = self._budget(settings)
-            tried[_row(settings)] = known + [settings.options] * (total - len(known))
-        return self._laid_out(tried)
-
-    def _laid_out(self, tried: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Study, Layout]:
-        study = Study.of(tuning_recipe(self._recipe, tried), self._root, self._opening)
-        return study, lay_out(study)
-
-    def _budget(self, settings: MethodSettings) -> int:
-        """Return how many trials a row has: no more than its space and its own options hold."""
-        assert self._recipe.tune is not None
-        points = size(dimensions(settings.search, {}, _row(settings)))
-        return (
-            self._recipe.tune.trials
-            if points is None
-            else min(self._recipe.tune.trials, points + 1)
-        )
-
-    def _next(self, settings: MethodSettings) -> dict[str, Any] | None:
-        """Return the options of a row's next trial, None if its space holds no other."""
-        assert self._recipe.tune is not None
-        before = self.found[_row(settings)]
-        if not before:
-            return dict(settings.options)
-        question = [
-            settings.model_dump(),
-            self._recipe.finetune.options,
-            self._recipe.tune.seed,
-            [[dict(trial.options), trial.value, trial.pruned] for trial in before],
-        ]
-        point = self._memo.of(question, lambda: _suggested(self._recipe, settings, before))
-        return None if point is None else {**settings.options, **point}
-
-    def _read(
-        self,
-        tried: Mapping[str, Sequence[Mapping[str, Any]]],
-        layout: Layout,
-        comparison: Comparison,
-    ) -> None:
-        """Read what the last trial of each row has found."""
-        outcomes = {outcome.method: outcome for outcome in comparison.outcomes}
-        cells = {cell.name: cell for cell in layout.cells}
-        for row, options in tried.items():
-            before, number = self.found[row], len(options) - 1
-            if len(before) == len(options):
-                continue
-            name = _name(row, number)
-            outcome, cell = outcomes[name], cells[name]
-            trial = Trial(row, options[number], None, None)
-            if not outcome.error and cell.audit.done:
-                numbers = outcome.numbers
-                trial = replace(trial, gap=numbers.get("gap"), rise=numbers.get("rise"))
-            elif not outcome.error and (seen := _rise(layout, cell.unlearn.folder)):
-                trial = replace(trial, rise=seen[0], pruned=hopeless(*seen, before))
-            self.found[row] = [*before, trial]
-
-
-def _suggested(
-    recipe: CompareRecipe, settings: MethodSettings, before: Sequence[Trial]
-) -> dict[str, Any] | None:
-    """Ask for a point that is none of those before."""
-    assert recipe.tune is not None
-    need_optuna()
-    own = own_values(recipe, settings)
-    space = dimensions(settings.search, own, _row(settings))
-    keys = [dimension.key for dimension in space]
-    tried = []
-    for trial in before:
-        values = own | without_auto(trial.options)
-        point = {key: values.get(key) for key in keys}
-        tried.append(Tried(point, trial.value, trial.pruned))
-    return suggest(space, tried, f"{recipe.tune.seed} {_row(settings)} {len(before)}")
 
 
 def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any]:
@@ -363,7 +179,7 @@ def tuned(recipe: CompareRecipe, trials: Sequence[Trial]) -> CompareRecipe:
     best = {trial.method: trial.options for trial in trials if trial.chosen}
     methods = [
         settings.model_copy(
-            update={"options": dict(best.get(_row(settings), settings.options)), "search": {}}
+            update={"options": dict(best.get(row_of(settings), settings.options)), "search": {}}
         )
         for settings in recipe.methods
     ]
@@ -386,14 +202,14 @@ def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
     if recipe.tune is None:
         if spaces:
             raise OptionError(
-                f"method {_row(spaces[0])} has a search space, and nothing says to tune: give "
+                f"method {row_of(spaces[0])} has a search space, and nothing says to tune: give "
                 "tune: {trials: …, forget: …}, records of train that no set forgets"
             )
         return
     if not spaces:
         raise OptionError("tune: no method has a search space; give one its search: {OPTION: […]}")
     for settings in spaces:
-        for dimension in dimensions(settings.search, {}, _row(settings)):
+        for dimension in dimensions(settings.search, {}, row_of(settings)):
             for value in dimension.values or (dimension.low, dimension.high):
                 options = {**settings.options, dimension.key: value}
                 resolve(get_method(settings.method), options)

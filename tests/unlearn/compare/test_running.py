@@ -14,7 +14,7 @@ import pytest
 from unlearn.compare import Step, Study
 from unlearn.compare import running as module
 from unlearn.compare.layout import DONE
-from unlearn.compare.running import held, run_steps
+from unlearn.compare.running import check_engine, held, run_steps, runner
 from unlearn.errors import OptionError, OutputError
 
 
@@ -100,7 +100,8 @@ def test_processes_do_what_there_is_and_all_end(step, study, tmp_path):
     missing = [step(f"s{i}") for i in range(3)]
     log = Log()
     # these steps have no records to work on, and say so from another process
-    failures = run_steps(missing, study(), log, jobs=2)
+    with runner(jobs=2) as run:
+        failures = run_steps(missing, study(), log, run)
     assert set(failures) == {s.folder for s in missing}
     assert all("KeyError" in reason for reason in failures.values())
     assert not log.begun_
@@ -116,7 +117,8 @@ def test_a_process_that_dies_takes_its_step_along(step, study, monkeypatch):
 
     monkeypatch.setattr(_processes, "_serve", die)
     steps = [step(f"s{i}") for i in range(3)]
-    failures = run_steps(steps, study(), Log(), jobs=2)
+    with runner(jobs=2) as run:
+        failures = run_steps(steps, study(), Log(), run)
     assert sorted(failures.values()) == [
         f"s{i}: its process ended unexpectedly (exit code 9)" for i in range(3)
     ]
@@ -127,6 +129,34 @@ def die(pipe: Any, *_: Any) -> None:
     """Stand in for a process that the system kills."""
     pipe.recv()
     os._exit(9)
+
+
+def test_what_need_not_be_done_after_all_is_left_out(step, work, study):
+    first, spared = step("first"), step("spared")
+    asked = []
+
+    def is_spared(step: Step) -> bool:
+        asked.append((step.label, first.done))
+        return step.label == "spared"
+
+    needing = step("needs first", first)
+    log = Log()
+    assert run_steps([spared, first, needing], study(), log, spared=is_spared) == {}
+    assert log.begun_ == ["first", "needs first"]
+    assert not spared.done
+    assert ("needs first", True) in asked  # when all is there for it, and not before
+    assert ("needs first", False) not in asked
+
+
+def test_an_engine_that_is_not_there(monkeypatch):
+    check_engine("local", None)
+    with pytest.raises(OptionError, match="did you mean 'ray'"):
+        check_engine("rya", None)
+    with pytest.raises(OptionError, match="--engine ray"):
+        check_engine("local", "10.0.0.1:6379")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"pip install 'unlearn\[ray\]'"):
+        check_engine("ray", None)
 
 
 def test_an_interruption_goes_through(step, study, monkeypatch):

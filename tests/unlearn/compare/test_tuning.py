@@ -13,9 +13,9 @@ from unlearn.compare import lay_out, work
 from unlearn.compare.comparing import compare, stages
 from unlearn.compare.data import Pool
 from unlearn.compare.layout import DONE
+from unlearn.compare.rounds import Tuning
 from unlearn.compare.tuning import (
     Trial,
-    Tuning,
     check_tuning,
     chosen_of,
     hopeless,
@@ -132,7 +132,7 @@ def test_a_killed_tuning_comes_to_the_same_trials_and_does_none_twice(
     assert left[:2] == [[], [killed.label]]
     assert again.found == whole.found
     # all of it is found again, and nothing is asked but where nothing is remembered
-    monkeypatch.setattr("unlearn.compare.tuning.suggest", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("unlearn.compare.rounds.suggest", lambda *_: pytest.fail("asked again"))
     with pytest.raises(pytest.fail.Exception):
         list(Tuning(searched, tmp_path / "forgetful", {}).rounds())
     third = Tuning(searched, tmp_path / "out", {"dtype": "float32"})
