@@ -13,6 +13,7 @@ from typing import Any
 from unlearn._output import check_output, staged_file
 from unlearn._recipes import CompareRecipe
 from unlearn.compare.collect import collect
+from unlearn.compare.details import details
 from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.running import Progress, Watcher, held, run_steps
 from unlearn.compare.study import Study
@@ -255,7 +256,10 @@ def _write_up(
     }
     _write_text(study.root / "comparison.csv", as_csv(found))
     _write_text(study.root / "comparison.md", _markdown(heads, whole))
-    _write_text(study.root / "report.html", comparison_page(found, rows, contests, _tried(trials)))
+    _write_text(
+        study.root / "report.html",
+        comparison_page(found, rows, contests, _tried(trials), details(study, layout)),
+    )
     _write_json(study.root / _RESULT, content)  # last: it says that the others are there
     return Compared(
         study.root, heads, means, said, tuple(dict.fromkeys([*before, *failures.values()])), steps

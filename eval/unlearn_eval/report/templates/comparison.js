@@ -62,6 +62,18 @@
   });
   find.addEventListener("input", filter);
   front.addEventListener("change", filter);
+  // a link to a method's page opens it, also when it was followed before
+  const reveal = () => {
+    const page = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!page || page.tagName !== "DETAILS") return;
+    page.open = true;
+    page.scrollIntoView();
+    page.querySelector("summary").focus();
+  };
+  addEventListener("hashchange", reveal);
+  for (const link of document.querySelectorAll('a[href^="#"]'))
+    link.addEventListener("click", () => { if (link.hash === location.hash) reveal(); });
+  reveal();
   controls.addEventListener("submit", event => event.preventDefault());
   controls.hidden = false;
   filter();
