@@ -34,6 +34,14 @@ def compare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds.")
     ] = False,
+    show_text: Annotated[
+        bool,
+        typer.Option(
+            "--show-text",
+            help="Put the text of records into report.html, which otherwise holds numbers and ids "
+            "of records only. Nothing is run again for it.",
+        ),
+    ] = False,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
 ) -> None:
@@ -58,7 +66,13 @@ def compare(
         return
     watcher = _Screen()
     done = comparing.compare(
-        loaded, output, jobs=jobs, overwrite=overwrite, watcher=watcher, **opening
+        loaded,
+        output,
+        jobs=jobs,
+        overwrite=overwrite,
+        watcher=watcher,
+        show_text=show_text,
+        **opening,
     )
     table("", done.heads, done.rows)
     for sentence in done.said:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from unlearn._output import staged_file
+from unlearn.compare.data import Pool
 from unlearn.compare.layout import Cell, Layout
 from unlearn.compare.study import Study
 from unlearn.lineage import FILE_NAME
 from unlearn.methods import get_method
+from unlearn.records import Record
 from unlearn_eval.comparison import About, Run
+from unlearn_eval.comparison.records import CellRecords, read_records, records_table
 
-__all__ = ["details"]
+__all__ = ["details", "records_of", "texts_of", "write_records"]
+
+Key = tuple[str, int, int]
+"""A cell: its row, its seed and the number of its forget set."""
 
 
 def details(study: Study, layout: Layout) -> list[About]:
@@ -43,6 +51,54 @@ def details(study: Study, layout: Layout) -> list[About]:
             )
         )
     return found
+
+
+def records_of(layout: Layout) -> dict[Key, CellRecords]:
+    """Read what the audits of all cells say of each record.
+
+    Args:
+        layout: the steps.
+
+    Returns:
+        By cell; none of a cell that has no audit.
+
+    Raises:
+        DataError: if the scores of an audit cannot be read.
+    """
+    return {
+        (cell.name, cell.seed, cell.forget): read_records(cell.audit.result / "scores.parquet")
+        for cell in layout.cells
+        if cell.audit.done
+    }
+
+
+def texts_of(study: Study) -> dict[str, Record]:
+    """Return the records of the recipe by id.
+
+    Args:
+        study: the comparison.
+
+    Returns:
+        All records that an audit could hold.
+
+    Raises:
+        DataError: naming file and line of what cannot be used.
+    """
+    return {record.id: record for record in Pool.load(study.recipe).records}
+
+
+def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
+    """Write every record of every cell to a Parquet file, numbers only.
+
+    Args:
+        records: by cell.
+        path: the file.
+    """
+    import pyarrow.parquet as pq
+
+    table = records_table((*key, found) for key, found in records.items())
+    with staged_file(path) as stage:
+        pq.write_table(table, stage, compression="zstd")
 
 
 def _run(cell: Cell) -> Run:

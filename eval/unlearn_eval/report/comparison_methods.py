@@ -12,6 +12,7 @@ from unlearn_eval.comparison.lines import VERDICTS
 from unlearn_eval.comparison.measures import Measure
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 from unlearn_eval.report.comparison_curves import curves, in_words
+from unlearn_eval.report.comparison_records import key_of
 
 __all__ = ["MethodPage", "anchors", "cell_of", "method_pages"]
 
@@ -96,12 +97,13 @@ def cell_of(outcome: Outcome, measures: Sequence[Measure]) -> dict[str, Any]:
         measures: those that are shown.
 
     Returns:
-        `outcome`; `cells`, each number with its text; `verdict`, its word, and `why`.
+        `outcome`; its `key`; `cells`, each number with its text; `verdict`, its word, and `why`.
     """
     values = [outcome.numbers.get(measure.name) for measure in measures]
     ruling = outcome.ruling
     return {
         "outcome": outcome,
+        "key": key_of(outcome.method, outcome.seed, outcome.forget),
         "cells": [
             {"value": "" if value is None else repr(value), "text": measure.text(value)}
             for measure, value in zip(measures, values, strict=True)
