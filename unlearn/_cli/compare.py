@@ -45,6 +45,14 @@ def compare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds.")
     ] = False,
+    show_text: Annotated[
+        bool,
+        typer.Option(
+            "--show-text",
+            help="Put the text of records into report.html, which otherwise holds numbers and ids "
+            "of records only. Nothing is run again for it.",
+        ),
+    ] = False,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
 ) -> None:
@@ -76,6 +84,7 @@ def compare(
         address=address,
         overwrite=overwrite,
         watcher=watcher,
+        show_text=show_text,
         **opening,
     )
     if done.tuning:

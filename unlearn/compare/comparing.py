@@ -14,6 +14,7 @@ from unlearn._output import check_output, staged_file
 from unlearn._recipes import CompareRecipe
 from unlearn.compare._memo import MEMORY
 from unlearn.compare.collect import collect
+from unlearn.compare.details import details, records_of, texts_of, write_records
 from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.rounds import Round, Tuning
 from unlearn.compare.running import (
@@ -34,7 +35,14 @@ __all__ = ["Compared", "Stage", "compare", "planned", "stages"]
 
 _RESULT = "comparison.json"
 _OURS = ("shared", "cells")
-_WRITTEN = (_RESULT, "comparison.csv", "comparison.md", "report.html", "recipe.json")
+_WRITTEN = (
+    _RESULT,
+    "comparison.csv",
+    "comparison.md",
+    "report.html",
+    "records.parquet",
+    "recipe.json",
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,7 @@ def compare(
     address: str | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,
+    show_text: bool = False,
     **opening: Any,
 ) -> Compared:
     """Run methods side by side on the same records, beside retrained references.
@@ -166,6 +175,8 @@ def compare(
         address: of a Ray cluster to join, instead of one of this machine's.
         overwrite: begin anew, whatever the folder holds.
         watcher: told what happens.
+        show_text: put the text of records into the page, which otherwise holds ids and numbers; no
+            step is done again for it.
         **opening: `dtype` and `device` of `open_model`.
 
     Returns:
@@ -202,11 +213,13 @@ def compare(
             failures, trials = tuning.failures, tuning.chosen
             recipe = tuned(recipe, trials)
         study, layout = planned(recipe, root, **opening)
-        if not steps and not failures and (kept := _kept(root, layout)) is not None:
+        if not steps and not failures and (kept := _kept(root, layout, show_text)) is not None:
             return kept
         left = [step for step in layout.steps if not step.done]
         more, failed = _run(study, layout, watcher, run, left)
-        return _write_up(study, layout, failed, trials, (*failures.values(),), steps + more)
+        return _write_up(
+            study, layout, failed, trials, (*failures.values(),), steps + more, show_text
+        )
 
 
 def _run(
@@ -245,14 +258,16 @@ def _resolved(study: Study) -> dict[str, Any]:
     return {"recipe": study.recipe.model_dump(), "inputs": dict(study.inputs)}
 
 
-def _kept(root: Path, layout: Layout) -> Compared | None:
-    """Return what was written before, if it is of these steps and all of them are done."""
+def _kept(root: Path, layout: Layout, show_text: bool) -> Compared | None:
+    """Return what was written before, if it is of these steps, and shows as much."""
     try:
         content = json.loads((root / _RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     whole = all((root / name).is_file() for name in _WRITTEN)
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
+        return None
+    if content.get("show_text") is not show_text:
         return None
     table = content["table"]
     tuning = _tried([Trial(**trial) for trial in content["tuning"]])
@@ -266,6 +281,7 @@ def _write_up(
     trials: Sequence[Trial] = (),
     before: Sequence[str] = (),
     steps: int = 0,
+    show_text: bool = False,
 ) -> Compared:
     """Write every file that sums the comparison up."""
     from unlearn_eval.comparison.contests import CONTESTED, contest
@@ -273,6 +289,7 @@ def _write_up(
     from unlearn_eval.report.comparison import as_csv, comparison_page, shown_measures
 
     found = collect(study, layout, failures)
+    records = records_of(layout)
     rows = lines(found)
     contests = [c for measure in CONTESTED if (c := contest(found, measure)) is not None]
     measures = shown_measures(rows)
@@ -287,6 +304,7 @@ def _write_up(
     content = {
         "schema": 3,
         "of": layout.digest,
+        "show_text": show_text,
         **_resolved(study),
         "table": {"heads": heads, "rows": means},
         "said": said,
@@ -311,7 +329,17 @@ def _write_up(
     }
     _write_text(study.root / "comparison.csv", as_csv(found))
     _write_text(study.root / "comparison.md", _markdown(heads, whole))
-    _write_text(study.root / "report.html", comparison_page(found, rows, contests, _tried(trials)))
+    page = comparison_page(
+        found,
+        rows,
+        contests,
+        _tried(trials),
+        details(study, layout),
+        records,
+        texts_of(study) if show_text else None,
+    )
+    _write_text(study.root / "report.html", page)
+    write_records(records, study.root / "records.parquet")
     _write_json(study.root / _RESULT, content)  # last: it says that the others are there
     why = tuple(dict.fromkeys([*before, *failures.values()]))
     return Compared(study.root, heads, means, said, why, steps, _tried(trials))

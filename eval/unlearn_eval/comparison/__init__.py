@@ -6,6 +6,7 @@ before a test is asked for.
 
 from __future__ import annotations
 
+from unlearn_eval.comparison.details import About, Run
 from unlearn_eval.comparison.lines import Line, lines
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import (
@@ -21,11 +22,13 @@ from unlearn_eval.comparison.outcomes import (
 
 __all__ = [
     "MEASURES",
+    "About",
     "Comparison",
     "Line",
     "Measure",
     "Outcome",
     "Ruling",
+    "Run",
     "Tuned",
     "aim_of",
     "forgetting",

@@ -5,18 +5,23 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearn import lineage as lin
+from unlearn.records import Record
 from unlearn_eval.comparison.contests import Contest
-from unlearn_eval.comparison.lines import VERDICTS, Line
+from unlearn_eval.comparison.details import About
+from unlearn_eval.comparison.lines import Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
-from unlearn_eval.comparison.outcomes import Comparison, Outcome, Tuned
+from unlearn_eval.comparison.outcomes import Comparison, Tuned
+from unlearn_eval.comparison.records import CellRecords
 from unlearn_eval.comparison.words import about_contest, advice, headline
 from unlearn_eval.report import comparison_plots as plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.audit import Picture
+from unlearn_eval.report.comparison_methods import cell_of, method_pages
+from unlearn_eval.report.comparison_records import embedded, key_of
 
 __all__ = ["as_csv", "comparison_page", "shown_measures"]
 
@@ -34,6 +39,9 @@ def comparison_page(
     lines: Sequence[Line],
     contests: Sequence[Contest],
     tuning: Sequence[Tuned] = (),
+    about: Sequence[About] = (),
+    records: Mapping[tuple[str, int, int], CellRecords] | None = None,
+    texts: Mapping[str, Record] | None = None,
 ) -> str:
     """Return the report of a comparison as one self-contained HTML page.
 
@@ -42,18 +50,23 @@ def comparison_page(
         lines: a line a method, the model before and the references.
         contests: ranks and tests, one a measure.
         tuning: how each method was tuned; none where the recipe's options were taken.
+        about: what each row is and how its runs went, for the pages of the methods.
+        records: what is known of each record, by method, seed and number of the forget set.
+        texts: records by id, whose text is to be shown; None shows no text of any record.
 
     Returns:
-        HTML; it holds numbers, names of methods and selectors of records only.
+        HTML; without `texts` it holds numbers, names of methods, selectors and ids of records only.
     """
     measures = shown_measures(lines)
+    methods = method_pages(comparison, about, measures)
+    few = [MEASURES[name] for name in _CELL]
     reach = {
         name: value for name in ("gap", "rise") if (value := comparison.reach(name)) is not None
     }
     drawn = [line for line in lines if line.kind != "before"]
     return render(
         "comparison.html",
-        scripts=("comparison.js",),
+        scripts=("comparison.js", "comparison_records.js"),
         title=f"Unlearning compared: {comparison.title}",
         made=lin.now(),
         headline=headline(comparison, lines),
@@ -66,10 +79,14 @@ def comparison_page(
         measures=measures,
         lines=[_row(line, measures) for line in lines],
         pictures=[_ranked(found) for found in contests],
-        cells=[_cell(outcome, comparison) for outcome in comparison.outcomes],
-        cell_heads=[MEASURES[name].head for name in _CELL],
+        methods=methods,
+        anchors={page.about.name: page.anchor for page in methods},
+        cells=[cell_of(outcome, few) for outcome in comparison.outcomes],
+        cell_heads=[measure.head for measure in few],
         several=len(comparison.forget_sets) > 1,
         forget_sets=list(enumerate(comparison.forget_sets)),
+        records=embedded(records, texts) if records else "",
+        with_records={key_of(*key) for key in records or ()},
         tuning=tuning,
         pairs=[pair for found in contests for pair in _pairs(found)],
         csv=base64.b64encode(as_csv(comparison).encode()).decode(),
@@ -124,19 +141,6 @@ def _row(line: Line, measures: Sequence[Measure]) -> dict[str, Any]:
         )
     failing = "" if line.failing is None else repr(line.failing)
     return {"line": line, "cells": cells, "failing": failing}
-
-
-def _cell(outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
-    found = []
-    for name in _CELL:
-        value = outcome.numbers.get(name)
-        found.append(
-            {"value": "" if value is None else repr(value), "text": MEASURES[name].text(value)}
-        )
-    ruling = outcome.ruling
-    why = "; ".join([*ruling.reasons, *(f"would decide: {text}" for text in ruling.would_decide)])
-    word = VERDICTS.get(ruling.outcome, "–")
-    return {"outcome": outcome, "cells": found, "verdict": word, "why": why}
 
 
 def _ranked(found: Contest) -> Picture:

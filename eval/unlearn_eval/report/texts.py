@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unlearn.records import Record, Records
 
-__all__ = ["ShownRecord", "shown_records"]
+__all__ = ["ShownRecord", "asked_of", "parts_of", "shown_records"]
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,16 @@ def shown_records(
     return tuple(
         ShownRecord(
             id=records[i].id,
-            asked=_asked(records[i]),
-            parts=_parts(records[i]),
+            asked=asked_of(records[i]),
+            parts=parts_of(records[i]),
             said={state: found[i] for state, found in said.items() if i in found},
         )
         for i in asked
     )
 
 
-def _asked(record: Record) -> str | None:
+def asked_of(record: Record) -> str | None:
+    """Return what the model is given of a record; None for free text."""
     if record.form == "prompt":
         return record.prompt
     if record.form == "messages":
@@ -61,8 +62,8 @@ def _asked(record: Record) -> str | None:
     return None
 
 
-def _parts(record: Record) -> tuple[tuple[str, str | None], ...]:
-    """Cut the answer at its secrets; of overlapping ones the first counts."""
+def parts_of(record: Record) -> tuple[tuple[str, str | None], ...]:
+    """Return the rest of it, cut at its secrets; of overlapping ones the first counts."""
     field = {"prompt": "completion", "text": "text"}.get(record.form)
     if field is None:
         turns = record.messages or ()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -62,7 +63,13 @@ def test_a_comparison_from_its_recipe_to_its_page(
     npo = next(line for line in content["lines"] if line["name"] == "npo")
     values = [cells["npo", f]["numbers"]["gap"] for f in range(2)]
     assert npo["mean"]["gap"] == pytest.approx(sum(values) / 2)
-    assert "none to give" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "none to give" in page
+    assert 'id="method-npo"' in page
+    assert "It is 13." not in page
+    table = pq.read_table(out / "records.parquet")
+    assert table.num_rows == 2 * 12  # those of both sets' one cell that went well
+    assert set(table["split"].to_pylist()) == {"forget", "retain", "holdout"}
     folder = next((out / "cells").glob("npo-seed0-set1-*"))
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["forget"] == [["r2,r3", None]]
@@ -151,8 +158,14 @@ assert not heavy, heavy
     )
     assert ended.returncode == 0, ended.stderr
     assert "nothing had to be run" in ended.stdout
+    # text is shown and hidden again without a step
+    assert "It is 13." not in (out / "report.html").read_text()
+    assert compare(mine, out, show_text=True, dtype="float32").steps == 0
+    assert "It is 13." in (out / "report.html").read_text()
+    assert compare(mine, out, dtype="float32").steps == 0
+    assert "It is 13." not in (out / "report.html").read_text()
+    assert seen == []
     # a new row alone is done
-    seen.clear()
     both = mine.model_copy(update={"methods": [*mine.methods, mine.methods[0].model_copy()]})
     both.methods[1].__dict__["name"] = "npo twice"
     compare(both, out, dtype="float32")

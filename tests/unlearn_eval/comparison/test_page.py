@@ -9,18 +9,41 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from unlearn_eval.comparison import Outcome, lines
+from unlearn.records import Record
+from unlearn_eval.comparison import About, Outcome, Run, lines
 from unlearn_eval.comparison.contests import CONTESTED, contest
+from unlearn_eval.comparison.records import CellRecords
 from unlearn_eval.report.comparison import as_csv, comparison_page
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
 
 
-def page_of(comparison):
+def page_of(comparison, **more):
     contests = [c for measure in CONTESTED if (c := contest(comparison, measure)) is not None]
-    return comparison_page(comparison, lines(comparison), contests)
+    return comparison_page(comparison, lines(comparison), contests, **more)
+
+
+def about(comparison):
+    """What the rows are, with runs whose loss falls from 2 to 1."""
+    return [
+        About(
+            name,
+            "npo",
+            f"does what {name} does",
+            "2404.05868",
+            "always",
+            "1 forward",
+            {"note": HOSTILE},
+            [
+                Run(o.seed, o.forget, [(1, 2.0), (2, 1.5), (3, 1.0)], 3, 9, [HOSTILE], {"a": "1"})
+                for o in comparison.of(name)
+            ],
+        )
+        for name in comparison.methods
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +55,7 @@ def shown(comparison):
 
 @pytest.fixture(scope="module")
 def page(shown):
-    return page_of(shown)
+    return page_of(shown, about=about(shown))
 
 
 def test_the_page_is_one_file_that_quotes_nothing_as_markup(page, shown):
@@ -44,7 +67,9 @@ def test_the_page_is_one_file_that_quotes_nothing_as_markup(page, shown):
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert "#0102" not in page  # every stand-in colour became one of the theme
-    assert re.sub(r"\d{4}-\d\d-\d\d", "", page) == re.sub(r"\d{4}-\d\d-\d\d", "", page_of(shown))
+    assert re.sub(r"\d{4}-\d\d-\d\d", "", page) == re.sub(
+        r"\d{4}-\d\d-\d\d", "", page_of(shown, about=about(shown))
+    )
 
 
 def test_verdicts_are_shown_where_there_is_a_policy(browser, page, judged, tmp_path: Path):
@@ -106,6 +131,80 @@ def test_in_a_real_browser(browser, page, tmp_path: Path, width, dark):
     )
     assert seen == 1  # the drawing for this width, not both
     assert smallest >= 10.5
+
+
+PAPER = Record("p0", prompt="Where?\u202e", completion=f"In {HOSTILE}", secrets=())
+
+
+def known(ids):
+    """Losses 1, 2, … before, twice that after, and 1 with the references."""
+    n = np.arange(1.0, len(ids) + 1)
+    splits = ["forget"] * (len(ids) // 2) + ["retain"] * (len(ids) - len(ids) // 2)
+    return CellRecords(ids, splits, n, 2 * n, np.ones(len(ids)), n < 2)
+
+
+def test_records_are_shown_one_by_one_when_asked(browser, shown, tmp_path: Path):
+    cells = {(o.method, o.seed, o.forget): known(["p0", HOSTILE, "p2"]) for o in shown.of("good")}
+    plain = page_of(shown, about=about(shown), records=cells)
+    assert "Where?" not in plain
+    assert HOSTILE not in plain
+    file = tmp_path / "report.html"
+    file.write_text(page_of(shown, about=about(shown), records=cells, texts={"p0": PAPER}))
+    opened = browser.open(file, 390)
+    opened.run("document.querySelectorAll('details.method').forEach(d => { d.open = true; })")
+    first = opened.driver.find_element("css selector", "#method-good details.records summary")
+    first.send_keys("\ue007")
+    rows = """
+        return [...document.querySelectorAll("details.records tbody tr")]
+          .map(row => [...row.cells].map(cell => cell.textContent));
+    """
+    found = opened.driver.execute_async_script(
+        f"const done = arguments[0]; setTimeout(() => done((() => {{ {rows} }})()), 200)"
+    )
+    assert found == [
+        [f"p0Where?⟨U+202E⟩In {HOSTILE}", "forget", "1.00", "2.00", "1.00", "1.00", "yes"],
+        [HOSTILE, "retain", "2.00", "4.00", "1.00", "3.00", "no"],
+        ["p2", "retain", "3.00", "6.00", "1.00", "5.00", "no"],
+    ]
+    assert opened.overflow() == []
+    heads = "document.querySelectorAll('details.records thead button')"
+    opened.run(f"{heads}[5].click(); {heads}[5].click()")
+    assert [row[0][:2] for row in opened.run(rows)] == ["p2", "<s", "p0"]
+    assert opened.run("return document.title") != "owned"
+    assert opened.driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_each_method_has_a_page_that_a_link_opens(browser, page, tmp_path: Path, width):
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    opened = browser.open(file, width)
+    seen = "return [...document.querySelectorAll('details.method[open]')].map(d => d.id)"
+    assert opened.run(seen) == []
+    link = opened.driver.find_element("css selector", "a[href='#method-leaky']")
+    link.send_keys("\ue007")  # the enter key
+    assert opened.run(seen) == ["method-leaky"]
+    focused = "return document.activeElement.parentElement.id + document.activeElement.tagName"
+    assert opened.run(focused) == "method-leakySUMMARY"
+    opened.driver.switch_to.active_element.send_keys("\ue007")
+    assert opened.run(seen) == []
+    link.send_keys("\ue007")  # the same link again
+    assert opened.run(seen) == ["method-leaky"]
+    opened.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert opened.overflow() == []
+    small = "return [...document.querySelectorAll('#method-leaky tbody tr')].length"
+    assert opened.run(small) == 6
+    drawn = opened.driver.find_element("css selector", "#method-leaky svg")
+    assert "Seed 2, set 1: 2 at step 1, 1 at step 3." in drawn.get_attribute("aria-label")
+    scale = "return document.querySelector('#method-leaky svg').getScreenCTM().a"
+    assert 12 * opened.run(scale) >= 10.5
+    failed = "return document.querySelector('#method-harsh .failed').textContent"
+    assert HOSTILE in opened.run(failed)
+    assert opened.run("return document.title") != "owned"
+    # and by its address
+    opened.driver.get("about:blank")
+    opened.driver.get(file.as_uri() + "#method-harsh")
+    assert opened.run(seen) == ["method-harsh"]
 
 
 NAMES = """
@@ -173,7 +272,13 @@ def test_fifty_cells_open_and_sort_at_once(browser, comparison, tmp_path: Path):
         for o in comparison.outcomes
     ]
     file = tmp_path / "report.html"
-    file.write_text(page_of(replace(comparison, outcomes=many)), encoding="utf-8")
+    whole = replace(comparison, outcomes=many)
+    ids = [f"record-{i}" for i in range(200)]
+    texts = {name: Record(name, text=name + " says something" * 10) for name in ids}
+    records = {(o.method, o.seed, o.forget): known(ids) for o in many}
+    page = page_of(whole, about=about(whole), records=records, texts=texts)
+    assert len(page.encode()) < 3_000_000
+    file.write_text(page, encoding="utf-8")
     start = time.perf_counter()
     opened = browser.open(file, 1440)
     opened.run(PRESS.format(1))

@@ -3,7 +3,7 @@
   const controls = document.querySelector(".controls");
   const [find, front, order, turn, count] = ["find", "front", "order", "turn", "count"].map(id => document.getElementById(id));
   const rowsOf = table => [...table.tBodies[0].rows];
-  const original = new Map(tables.flatMap(rowsOf).map((row, i) => [row, i]));
+  const original = new Map();
   const value = (row, column) => {
     const cell = row.cells[column];
     if (!("value" in cell.dataset)) return cell.textContent.trim().toLowerCase();
@@ -36,7 +36,8 @@
       }
     count.textContent = `${shown} of ${rowsOf(tables[0]).length} rows`;
   };
-  for (const table of tables)
+  const sortable = table => {
+    rowsOf(table).forEach((row, i) => original.set(row, i));
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = document.createElement("button");
       button.type = "button";
@@ -48,6 +49,9 @@
         if (table === tables[0]) show(column, down);
       });
     });
+  };
+  tables.forEach(sortable);
+  document.addEventListener("sortable", event => sortable(event.target));
   const show = (column, down) => {
     order.value = String(column);
     turn.setAttribute("aria-pressed", String(down));
@@ -62,6 +66,18 @@
   });
   find.addEventListener("input", filter);
   front.addEventListener("change", filter);
+  // a link to a method's page opens it, also when it was followed before
+  const reveal = () => {
+    const page = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!page || page.tagName !== "DETAILS") return;
+    page.open = true;
+    page.scrollIntoView();
+    page.querySelector("summary").focus();
+  };
+  addEventListener("hashchange", reveal);
+  for (const link of document.querySelectorAll('a[href^="#"]'))
+    link.addEventListener("click", () => { if (link.hash === location.hash) reveal(); });
+  reveal();
   controls.addEventListener("submit", event => event.preventDefault());
   controls.hidden = false;
   filter();

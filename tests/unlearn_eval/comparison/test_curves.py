@@ -1,0 +1,53 @@
+"""Training curves: what is drawn where, and what is said."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from unlearn_eval.comparison import Run
+from unlearn_eval.report.comparison_curves import curves, in_words
+from unlearn_eval.report.comparison_methods import anchors
+
+
+def paths(svg):
+    return re.findall(r'<path d="([^"]+)" class="curve"', svg)
+
+
+def test_a_curve_goes_from_corner_to_corner():
+    svg = curves([Run(0, 0, [(0, 10.0), (5, 0.0), (10, 20.0)])])
+    # across: 46 to 318; up: 147 to 10
+    assert paths(svg) == ["M46.0 78.5L182.0 147.0L318.0 10.0"]
+    said = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+    assert said == ["0", "5", "10", "15", "20", "0", "2", "4", "6", "8", "10", "step"]
+
+
+def test_points_without_a_finite_loss_break_the_line():
+    curve = [(1, 1.0), (2, 0.0), (3, math.nan), (4, -math.inf), (5, 1.0), (6, 0.0)]
+    run = Run(3, 0, curve)
+    assert paths(curves([run]))[0].count("M") == 2
+    assert in_words([run]) == "Seed 3: 1 at step 1, 0 at step 6."
+    assert curves([Run(0, 0, [(1, math.nan)])]) == ""
+    assert curves([Run(0, 0, [(1, 2.0)])]) == ""  # a point is no curve
+    assert curves([]) == ""
+
+
+def test_a_flat_and_a_negative_loss_are_drawn():
+    flat = curves([Run(0, 0, [(1, 2.0), (9, 2.0)])])
+    assert paths(flat) == ["M46.0 78.5L318.0 78.5"]
+    falling = curves([Run(0, 0, [(1, -1e4), (9, -2e4)]), Run(1, 0, [])])
+    assert "−2e+04" in falling
+    assert "Seed 1: no loss was logged." in falling
+    assert len(paths(falling)) == 1
+    assert "set 1" in in_words([Run(0, 0), Run(0, 1)])
+
+
+def test_every_row_has_an_anchor_of_its_own():
+    found = anchors(["npo", "a b", "a(b", "  ", "a-b"])
+    assert found == {
+        "npo": "method-npo",
+        "a b": "method-a-b",
+        "a(b": "method-a-b-2",
+        "  ": "method-unnamed",
+        "a-b": "method-a-b-3",
+    }
