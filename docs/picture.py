@@ -1,7 +1,8 @@
-"""Make the picture in the README: the top of an audit report, as Chromium shows it.
+"""Make the pictures in the README: the top of a report, as Chromium shows it, to its n-th figure.
 
     unlearn demo --output out/demo --overwrite
-    python docs/picture.py out/demo/npo/audit/report.html docs/report.png
+    python docs/picture.py out/demo/npo/audit/report.html docs/report.png 2
+    python docs/picture.py out/tofu_small/report.html docs/comparison.png 1
 
 Needs the packages chromium and chromium-driver.
 """
@@ -18,8 +19,8 @@ from PIL import Image
 WIDTH, LIMIT = 1120, 200_000
 
 
-def main(page: Path, picture: Path) -> None:
-    """Take the picture of a page."""
+def main(page: Path, picture: Path, figures: int) -> None:
+    """Take the picture of a page, down to the end of so many figures."""
     place = Path(__file__).parents[1] / "tests" / "chromium.py"
     spec = importlib.util.spec_from_file_location("chromium", place)
     assert spec is not None
@@ -30,10 +31,8 @@ def main(page: Path, picture: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, chromium.browser() as browser:
         raw = Path(folder) / "raw.png"
         opened = browser.open(page.absolute(), WIDTH)
-        # down to the end of the first row of pictures
-        bottom = opened.run(
-            "return document.querySelectorAll('figure')[1].getBoundingClientRect().bottom"
-        )
+        shown = "[...document.querySelectorAll('figure')].filter(f => f.offsetParent)"
+        bottom = opened.run(f"return {shown}[{figures - 1}].getBoundingClientRect().bottom")
         browser.screenshot(raw, width=WIDTH, height=bottom + 16)
         # a page has few colours: a palette halves the file and cannot be told apart
         seen = Image.open(raw).convert("RGB")
@@ -47,6 +46,6 @@ def main(page: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -33,7 +33,7 @@ def compare(
         int, typer.Option("--jobs", "-j", min=1, help="Processes at once, on this machine.")
     ] = 1,
     engine: Annotated[
-        str, typer.Option("--engine", help="What does the work: local, or ray (unlearn[ray]).")
+        str, typer.Option("--engine", help="What does the work: local, or ray (from unlearn\\[ray]).")
     ] = "local",
     address: Annotated[
         str | None,
