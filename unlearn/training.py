@@ -20,6 +20,7 @@ from unlearn._blocks import blocks_of, only_blocks, parse_blocks
 from unlearn._optimizers import muon
 from unlearn._pairing import ALTERNATE, FORGET
 from unlearn._stopping import Monitor, StopRules
+from unlearn._trackers import tracking
 from unlearn.batches import Example
 from unlearn.errors import OptionError
 from unlearn.models import ModelState
@@ -241,7 +242,8 @@ def _arguments(
         logging_steps=max(1, steps // 100),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=tracking().report_to,
+        run_name=tracking().run,
         remove_unused_columns=False,
         dataloader_pin_memory=state.device.type == "cuda",
         use_cpu=state.device.type == "cpu",

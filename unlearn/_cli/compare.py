@@ -33,7 +33,8 @@ def compare(
         int, typer.Option("--jobs", "-j", min=1, help="Processes at once, on this machine.")
     ] = 1,
     engine: Annotated[
-        str, typer.Option("--engine", help="What does the work: local, or ray (from unlearn\\[ray]).")
+        str,
+        typer.Option("--engine", help="What does the work: local, or ray."),
     ] = "local",
     address: Annotated[
         str | None,
@@ -53,6 +54,7 @@ def compare(
             "of records only. Nothing is run again for it.",
         ),
     ] = False,
+    report_to: flags.ReportTo = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
 ) -> None:
@@ -67,6 +69,7 @@ def compare(
     """
     from unlearn._cli.screen import console, table
     from unlearn._recipes import CompareRecipe, load_recipe
+    from unlearn._trackers import check_trackers
     from unlearn.compare import comparing
 
     loaded = load_recipe(recipe, CompareRecipe, overrides or [])
@@ -85,6 +88,7 @@ def compare(
         overwrite=overwrite,
         watcher=watcher,
         show_text=show_text,
+        report_to=check_trackers(report_to),
         **opening,
     )
     if done.tuning:

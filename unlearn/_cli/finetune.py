@@ -38,6 +38,7 @@ def finetune(
     options: flags.Options = None,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
+    report_to: flags.ReportTo = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
     trust_remote_code: flags.RemoteCode = False,
@@ -54,11 +55,13 @@ def finetune(
     """
     from unlearn import workflow
     from unlearn._cli.screen import announce, progress_bar, show_result
+    from unlearn._trackers import check_trackers, tracked
     from unlearn.options import LoraOptions, parse_overrides
 
     chosen = parse_overrides(options or [])
     lora = {k: v for k, v in chosen.items() if k in LoraOptions.model_fields}
-    with progress_bar("training") as progress:
+    trackers = tracked(check_trackers(report_to), output.name, f"{output}.runs")
+    with trackers, progress_bar("training") as progress:
         result = workflow.finetune(
             model,
             data,

@@ -24,6 +24,7 @@ __all__ = [
     "Output",
     "Overwrite",
     "RemoteCode",
+    "ReportTo",
     "RequestName",
     "Retain",
     "Seed",
@@ -78,6 +79,16 @@ Canaries = Annotated[
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the result.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        "--report-to",
+        metavar="NAMES",
+        help="Trackers for the curves of training, by commas: tensorboard, wandb, mlflow, trackio "
+        "and what else transformers knows. TensorBoard's files go to OUTPUT.runs (of a comparison "
+        "OUTPUT/runs), or where TENSORBOARD_LOGGING_DIR says.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Template = Annotated[

@@ -54,6 +54,7 @@ def forget(
     ] = False,
     seed: flags.Seed = 0,
     overwrite: flags.Overwrite = False,
+    report_to: flags.ReportTo = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = None,
     trust_remote_code: flags.RemoteCode = False,
@@ -71,6 +72,7 @@ def forget(
     from unlearn import workflow
     from unlearn._cli.screen import announce, progress_bar, show_result
     from unlearn._recipes import ForgetRecipe, load_recipe
+    from unlearn._trackers import check_trackers, tracked
     from unlearn.options import parse_overrides
 
     chosen = parse_overrides(options or [])
@@ -79,7 +81,8 @@ def forget(
         if method in {None, loaded.method}:
             chosen = dict(loaded.options) | chosen
         method = method or loaded.method
-    with progress_bar("unlearning") as progress:
+    trackers = tracked(check_trackers(report_to), output.name, f"{output}.runs")
+    with trackers, progress_bar("unlearning") as progress:
         result = workflow.forget(
             model,
             data,

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,7 @@ def compare(
     overwrite: bool = False,
     watcher: Watcher | None = None,
     show_text: bool = False,
+    report_to: Sequence[str] = (),
     **opening: Any,
 ) -> Compared:
     """Run methods side by side on the same records, beside retrained references.
@@ -177,6 +178,7 @@ def compare(
         watcher: told what happens.
         show_text: put the text of records into the page, which otherwise holds ids and numbers; no
             step is done again for it.
+        report_to: trackers that are told of training runs, see `unlearn._trackers`.
         **opening: `dtype` and `device` of `open_model`.
 
     Returns:
@@ -200,13 +202,19 @@ def compare(
             _clear(root)
         watcher = watcher or _Silent()
         trials: list[Trial] = []
+        told = tuple(report_to)
         failures: dict[Path, str] = {}
         steps = 0
         if recipe.tune:
             tuning = Tuning(recipe, root, opening)
             for round_ in tuning.rounds():
                 begun, failed = _run(
-                    round_.study, round_.layout, watcher, run, round_.left, round_.spared
+                    replace(round_.study, report_to=told),
+                    round_.layout,
+                    watcher,
+                    run,
+                    round_.left,
+                    round_.spared,
                 )
                 steps += begun
                 tuning.failures |= failed
@@ -216,7 +224,7 @@ def compare(
         if not steps and not failures and (kept := _kept(root, layout, show_text)) is not None:
             return kept
         left = [step for step in layout.steps if not step.done]
-        more, failed = _run(study, layout, watcher, run, left)
+        more, failed = _run(replace(study, report_to=told), layout, watcher, run, left)
         return _write_up(
             study, layout, failed, trials, (*failures.values(),), steps + more, show_text
         )

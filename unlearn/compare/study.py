@@ -31,12 +31,14 @@ class Study:
         root: the output folder.
         opening: `dtype` and `device` of `open_model`.
         inputs: digest of each input, by what it is.
+        report_to: trackers that are told of training runs; nothing depends on them.
     """
 
     recipe: CompareRecipe
     root: Path
     opening: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
+    report_to: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, recipe: CompareRecipe, root: Path, opening: Mapping[str, Any]) -> Study:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn._output import staged_file
+from unlearn._trackers import tracked
 from unlearn.compare._memory import peak
 from unlearn.compare.data import Pool
 from unlearn.compare.layout import DONE, Step
@@ -78,7 +79,8 @@ def do(step: Step, study: Study, progress: Progress | None = None) -> None:
     _write(step.folder / "settings.json", {"kind": step.kind, **step.settings})
     _warm()
     start = time.perf_counter()
-    with peak() as most:
+    place = study.root / "runs" / step.folder.name
+    with peak() as most, tracked(study.report_to, step.label, place):
         facts = _KINDS[step.kind](step, study, progress)
     took = {"wall": time.perf_counter() - start, "memory": most.bytes}
     _write(step.folder / DONE, {"digest": step.digest, **took, **facts})
