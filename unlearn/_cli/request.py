@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from unlearn._cli import flags
 from unlearn._cli.request_work import certificate, run, sweep, verify
+from unlearn.errors import OptionError
 
 __all__ = ["request"]
 
@@ -199,6 +201,19 @@ def show(
 
 
 def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CERTIFICATE]",
+            help="A certificate.json to check by itself instead, offline and without a ledger, as "
+            "`unlearn certificate check` does.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="PUB", help="Of the certificate: its signer's public key."),
+    ] = None,
     expect_head: Annotated[
         str | None,
         typer.Option(
@@ -216,6 +231,12 @@ def check(
     somewhere else: from the ledger alone it cannot be seen that all of it was put back to an older
     copy, nor what somebody who has the key has changed.
     """
+    if (file is None) != (key is None):
+        raise OptionError("check a certificate with its signer's public key: CERTIFICATE --key PUB")
+    if file is not None and key is not None:
+        from unlearn._cli.certificate import check as check_alone
+
+        check_alone(file, key)
     from unlearn._cli.request_show import checked, checked_plain, echo_json
     from unlearn.requests.check import check as check_ledger
     from unlearn.requests.ledger import Ledger

@@ -185,6 +185,20 @@ def test_exit_codes(files, case, capfd, way: str) -> None:
     assert code(str(case.folder / "none"), "--key", key) == 2
 
 
+def test_the_desk_checks_a_certificate_without_a_ledger(files, case, capfd) -> None:
+    path, key = map(str, files)
+    nowhere = ["--ledger", str(case.folder / "no-ledger.db")]
+    assert run(["request", "check", path, "--key", key, *nowhere]) == 0
+    assert "The verdict it states, on 20 record(s): PASS." in capfd.readouterr().out
+    other = new_signing_key(case.folder / "other.key").with_suffix(".pub")
+    assert run(["request", "check", path, "--key", str(other), *nowhere]) == 1
+    assert "WRONG" in capfd.readouterr().out
+    for words in ([path], ["--key", key]):
+        assert run(["request", "check", *words, *nowhere]) == 2
+        assert "CERTIFICATE --key PUB" in capfd.readouterr().err
+    assert not (case.folder / "no-ledger.db").exists()
+
+
 def test_it_runs_without_the_toolkit_s_weight(files, case) -> None:
     path, key = map(str, files)
     heavy = "torch transformers peft datasets scipy numpy pydantic jinja2 typer".split()
