@@ -116,6 +116,7 @@ def test_a_worker_that_dies_takes_its_step_along(steps, study, tmp_path, monkeyp
     assert log.ended_["lives"] is None
 
 
+@pytest.mark.stress
 def test_an_interruption_lets_steps_clean_up_and_ends_all(steps, study, tmp_path, monkeypatch):
     from unlearn.compare import _ray
 
