@@ -116,7 +116,6 @@ def test_a_worker_that_dies_takes_its_step_along(steps, study, tmp_path, monkeyp
     assert log.ended_["lives"] is None
 
 
-@pytest.mark.stress
 def test_an_interruption_lets_steps_clean_up_and_ends_all(steps, study, tmp_path, monkeypatch):
     from unlearn.compare import _ray
 
@@ -125,7 +124,9 @@ def test_an_interruption_lets_steps_clean_up_and_ends_all(steps, study, tmp_path
     def do(step: Step, study: Study, threads: int) -> str | None:
         began.touch()
         try:
-            time.sleep(60)
+            # as a step does, it goes back to Python often: Ray interrupts there, not in a call
+            for _ in range(600):
+                time.sleep(0.1)
         finally:
             cleaned.touch()
         return None
