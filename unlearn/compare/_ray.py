@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ __all__ = ["on_ray"]
 
 _PATIENCE = 10.0
 """Seconds in which steps that are called off may clean up."""
+
+_KNOCK = 5.0
+"""Seconds in which a cluster must answer; Ray itself tries for some ten minutes."""
 
 _STORE = 100_000_000
 """Bytes of Ray's object store, which takes a third of the memory otherwise: what goes through it
@@ -62,6 +66,8 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
 @contextlib.contextmanager
 def _cluster(jobs: int, address: str | None) -> Iterator[tuple[float, int]]:
     """Start or join a cluster; yields the GPUs and the threads of a step."""
+    if address:
+        _knock(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns otherwise
     import ray
@@ -87,6 +93,17 @@ def _cluster(jobs: int, address: str | None) -> Iterator[tuple[float, int]]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody answers."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # such as auto, which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise OptionError(f"--engine ray: no Ray cluster is at {address}: {error}") from None
 
 
 def _run(
