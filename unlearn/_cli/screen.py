@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from unlearn.job import Plan
@@ -30,6 +32,7 @@ __all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show
 # Of several processes started by a launcher only the first speaks.
 _QUIET = os.environ.get("RANK", "0") != "0"
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
+_NAME = 24  # so much of the first column of a table stays on one line
 _errors = Console(stderr=True, highlight=False, quiet=_QUIET)
 
 
@@ -81,9 +84,17 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are aligned right."""
-    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    # numbers may break over lines before names do
+    longest = max((Text.from_markup(row[0]).cell_len for row in rows), default=0)
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        first = i == 0
+        shown.add_column(
+            column,
+            justify="left" if first else "right",
+            overflow="fold",
+            min_width=min(longest, _NAME) if first else None,
+        )
     for row in rows:
         shown.add_row(*row)
     console.print(shown)

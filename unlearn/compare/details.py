@@ -14,7 +14,7 @@ from unlearn.compare.study import Study
 from unlearn.lineage import FILE_NAME
 from unlearn.methods import get_method
 from unlearn.records import Record
-from unlearn_eval.comparison import About, Run
+from unlearn_eval.comparison import About, Curve, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
 
 __all__ = ["details", "records_of", "texts_of", "write_records"]
@@ -103,10 +103,17 @@ def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
 
 def _run(cell: Cell) -> Run:
     facts = cell.unlearn.facts()
+    logged = facts.get("curve", ())
+
+    def curve(name: str) -> Curve:
+        return [(entry["step"], entry[name]) for entry in logged if name in entry]
+
     return Run(
         seed=cell.seed,
         forget=cell.forget,
-        curve=[(point["step"], point["loss"]) for point in facts.get("curve", ())],
+        curve=curve("loss"),
+        forget_curve=curve("forget_nll"),
+        retain_curve=curve("retain_nll"),
         steps=facts.get("steps"),
         planned=facts.get("planned_steps"),
         notes=facts.get("notes", ()),

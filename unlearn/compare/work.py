@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 _POINTS = 100
 """Points of a training curve that are kept."""
 
+_LOGGED = ("step", "loss", "forget_nll", "retain_nll")
+
 
 def check(study: Study) -> None:
     """Refuse a recipe that cannot work, before anything is trained.
@@ -213,7 +215,7 @@ def _told(made: Result) -> dict[str, Any]:
     """Return what a comparison tells of a training run."""
     fit = made.fit
     curve = [
-        {key: entry[key] for key in ("step", "loss") if key in entry}
+        {key: entry[key] for key in _LOGGED if key in entry}
         for entry in fit.history
         if "loss" in entry
     ]
@@ -225,5 +227,13 @@ def _told(made: Result) -> dict[str, Any]:
         "stopped": fit.stopped,
         "notes": list(made.notes),
         "weights": made.lineage.digest,
-        "curve": curve[:: max(1, len(curve) // _POINTS)],
+        "curve": _thinned(curve),
     }
+
+
+def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep `_POINTS` of a curve at most, evenly, its two ends among them."""
+    last = len(curve) - 1
+    if last < _POINTS:
+        return curve
+    return [curve[round(i * last / (_POINTS - 1))] for i in range(_POINTS)]

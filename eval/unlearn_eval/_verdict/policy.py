@@ -160,7 +160,7 @@ def load_policy(name: str | Path) -> tuple[str, Policy]:
     known = [n.removeprefix("policies/") for n in recipe_names() if n.startswith("policies/")]
     if str(name) not in known:
         raise OptionError(
-            f"--policy: no policy {str(name)!r}{did_you_mean(str(name), known)}; there are "
+            f"no policy {str(name)!r}{did_you_mean(str(name), known)}; there are "
             f"{', '.join(known)}, or give a YAML file"
         )
     return str(name), load_recipe(f"policies/{name}", Policy)

@@ -6,7 +6,7 @@ before a test is asked for.
 
 from __future__ import annotations
 
-from unlearn_eval.comparison.details import About, Run
+from unlearn_eval.comparison.details import About, Curve, Run
 from unlearn_eval.comparison.lines import Line, lines
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import (
@@ -24,6 +24,7 @@ __all__ = [
     "MEASURES",
     "About",
     "Comparison",
+    "Curve",
     "Line",
     "Measure",
     "Outcome",

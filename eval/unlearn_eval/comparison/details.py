@@ -19,6 +19,8 @@ class Run:
         seed: its seed.
         forget: number of its forget set.
         curve: the loss that was minimised, in nats a token where the method's loss is in nats.
+        forget_curve: mean loss of the records to forget, as training saw them, in nats a token.
+        retain_curve: mean loss of the last records to keep that training saw, in nats a token.
         steps: optimiser steps taken.
         planned: steps that were planned; a stop rule may end a run before.
         notes: what it noted.
@@ -28,6 +30,8 @@ class Run:
     seed: int
     forget: int
     curve: Curve = ()
+    forget_curve: Curve = ()
+    retain_curve: Curve = ()
     steps: int | None = None
     planned: int | None = None
     notes: Sequence[str] = ()

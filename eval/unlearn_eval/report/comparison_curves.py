@@ -1,4 +1,4 @@
-"""Training curves as small drawings: one a method, a line a run, with the same in words."""
+"""Training curves as small drawings: a line a run, with the same in words."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 
 from unlearn_eval.comparison.details import Curve, Run
 
-__all__ = ["curves", "in_words"]
+__all__ = ["in_words", "objective_curves", "record_curves"]
 
 _WIDTH, _HEIGHT = 330.0, 185.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 38.0
 _TICKS = 5
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4")  # runs differ by more than colour
+_LEGEND = 18.0
+_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "12 4")  # runs differ by more than colour
 
 
-def curves(runs: Sequence[Run]) -> str:
-    """Draw the loss of each run over its steps.
+def objective_curves(runs: Sequence[Run]) -> str:
+    """Draw the loss that each run minimised over its steps.
 
     Points without a finite loss are left out, and the line is broken there.
 
@@ -26,16 +27,49 @@ def curves(runs: Sequence[Run]) -> str:
     Returns:
         SVG that follows the page's theme, read out as one image; empty without two points to join.
     """
-    pieces = [_pieces(run.curve) for run in runs]
-    points = [point for run in pieces for piece in run for point in piece]
+    return _drawn([("", [run.curve for run in runs])], f"Loss over steps. {in_words(runs)}")
+
+
+def record_curves(runs: Sequence[Run]) -> str:
+    """Draw how the mean loss of the records to forget, and of those to keep, went in each run.
+
+    Args:
+        runs: the runs of one method.
+
+    Returns:
+        SVG as of `objective_curves`, the two groups told apart by colour and width.
+    """
+    groups = [
+        ("forget", [run.forget_curve for run in runs]),
+        ("keep", [run.retain_curve for run in runs]),
+    ]
+    said = "; ".join(
+        f"{name}: {_number(_ends(curve)[0])} to {_number(_ends(curve)[1])}"
+        for name, group in groups
+        for curve in group
+        if any(_pieces(curve))
+    )
+    return _drawn(groups, f"Loss of the records over steps. {said}")
+
+
+def _drawn(groups: Sequence[tuple[str, Sequence[Curve]]], label: str) -> str:
+    """Draw groups of curves; a group with a name is told in a line above."""
+    pieces = [(name, [_pieces(curve) for curve in group]) for name, group in groups]
+    points = [point for _, group in pieces for run in group for piece in run for point in piece]
     if len({x for x, _ in points}) < 2:
         return ""
+    named = [name for name, group in pieces if name and any(map(any, group))]
+    top = _TOP + (_LEGEND if named else 0.0)
     across = _Axis.of([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
-    up = _Axis.of([y for _, y in points], _HEIGHT - _BOTTOM, _TOP)
+    up = _Axis.of([y for _, y in points], _HEIGHT - _BOTTOM, top)
     drawn = [
-        f'<svg role="img" aria-label="Loss over steps. {in_words(runs)}" '
+        f'<svg role="img" aria-label="{label}" '
         f'viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" class="curves">'
     ]
+    for i, name in enumerate(named):
+        x = _LEFT + 90.0 * i
+        drawn.append(f'<path d="M{x:g} {_TOP:g}h22" class="curve {name}"/>')
+        drawn.append(_text(x + 28, _TOP + 4, name, "start"))
     drawn += [
         f'<path d="M{_LEFT:g} {up.at(y):.1f}H{_WIDTH - _RIGHT:g}" class="grid"/>'
         + _text(_LEFT - 6, up.at(y) + 4, _number(y), "end")
@@ -44,13 +78,15 @@ def curves(runs: Sequence[Run]) -> str:
     below = _HEIGHT - _BOTTOM + 16
     drawn += [_text(across.at(x), below, _number(x)) for x in across.ticks]
     drawn.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "step"))
-    for i, run in enumerate(pieces):
-        lines = "".join(
-            "M" + "L".join(f"{across.at(x):.1f} {up.at(y):.1f}" for x, y in piece) for piece in run
-        )
-        if lines:
-            dash = _DASHES[i % len(_DASHES)]
-            drawn.append(f'<path d="{lines}" class="curve" stroke-dasharray="{dash or "none"}"/>')
+    for name, group in pieces:
+        for i, run in enumerate(group):
+            lines = "".join(
+                "M" + "L".join(f"{across.at(x):.1f} {up.at(y):.1f}" for x, y in piece)
+                for piece in run
+            )
+            if lines:
+                kind, dash = f"curve {name}".strip(), _DASHES[i % len(_DASHES)]
+                drawn.append(f'<path d="{lines}" class="{kind}" stroke-dasharray="{dash}"/>')
     return "".join([*drawn, "</svg>"])
 
 
@@ -77,6 +113,12 @@ def in_words(runs: Sequence[Run]) -> str:
         else:
             said.append(f"{whose}: no loss was logged.")
     return " ".join(said)
+
+
+def _ends(curve: Curve) -> tuple[float, float]:
+    """Return the first and the last finite loss."""
+    points = [point for piece in _pieces(curve) for point in piece]
+    return points[0][1], points[-1][1]
 
 
 def _pieces(curve: Curve) -> list[list[tuple[float, float]]]:

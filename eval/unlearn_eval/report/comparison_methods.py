@@ -11,7 +11,7 @@ from unlearn_eval.comparison.details import About, Run
 from unlearn_eval.comparison.lines import VERDICTS
 from unlearn_eval.comparison.measures import Measure
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
-from unlearn_eval.report.comparison_curves import curves, in_words
+from unlearn_eval.report.comparison_curves import in_words, objective_curves, record_curves
 from unlearn_eval.report.comparison_records import key_of
 
 __all__ = ["MethodPage", "anchors", "cell_of", "method_pages"]
@@ -24,16 +24,18 @@ class MethodPage:
     Attributes:
         anchor: of its page within the page.
         about: what the method is.
-        drawing: its training curves as SVG, empty without any.
+        objective: the loss that its runs minimised as SVG, empty without any.
         words: the same in words.
+        records: the loss of the records as SVG, empty without any.
         options: every option in effect, with `/` between the values of different runs.
         cells: its cells, with all numbers.
     """
 
     anchor: str
     about: About
-    drawing: str
+    objective: str
     words: str
+    records: str
     options: Mapping[str, str]
     cells: Sequence[Mapping[str, Any]]
 
@@ -76,8 +78,9 @@ def method_pages(
         MethodPage(
             anchor=where[one.name],
             about=one,
-            drawing=curves(one.runs),
+            objective=objective_curves(one.runs),
             words=in_words(one.runs),
+            records=record_curves(one.runs),
             options=_in_effect(one.runs),
             cells=[
                 cell_of(outcome, measures) | {"run": _run_of(one, outcome)}

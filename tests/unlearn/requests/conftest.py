@@ -1,20 +1,25 @@
-"""A ledger on each kind of database."""
+"""A ledger on each kind of database, and a desk that takes requests for a tiny adapter."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from unlearn._cli import run
 from unlearn.lineage import Key
+from unlearn.requests import verify
 from unlearn.requests.ledger import Ledger
+from unlearn_eval.verdict import load_policy
 
 
 @pytest.fixture
@@ -104,3 +109,81 @@ def url(fresh_url: Callable[[], str]) -> str:
 def ledger(url: str, key: Key) -> Ledger:
     """An empty ledger."""
     return Ledger.open(url, key)
+
+
+class Case:
+    """An adapter and data of our own, and the command line on a ledger."""
+
+    fast = ("-o", "max_steps=2", "-o", "batch_size=2", "--method", "npo")
+
+    def __init__(
+        self, work: Path, url: str, model: Path, adapter: Path, data: Path, capfd: Any, patch: Any
+    ) -> None:
+        self.work, self.model, self.capfd, self._patch = work, model, capfd, patch
+        self.adapter = work / "adapters" / "first"
+        shutil.copytree(adapter, self.adapter)
+        self.data = work / "data" / "records.jsonl"
+        self.data.parent.mkdir()
+        shutil.copy(data, self.data)
+        self.url = url
+        self.output = ""
+
+    def call(self, *words: str | Path, code: int | None = 0) -> str:
+        given = [*map(str, words)]
+        found = run(["request", *given, "--ledger", self.url])
+        assert code in (found, None), self.capfd.readouterr()
+        out, err = self.capfd.readouterr()
+        self.output += out + err
+        return str(err if code == 2 else out)
+
+    def json(self, *words: str | Path, code: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.call(*words, "--json", code=code))
+        return found
+
+    def add(self, *which: str, **more: str) -> str:
+        words = ["add", "--model", self.model, "--adapter", self.adapter, "--data", self.data]
+        words += [word for selector in which for word in ("--forget", selector)]
+        words += [word for key, value in more.items() for word in (f"--{key}", value)]
+        return str(self.json(*words)["id"])
+
+    def located(self, *which: str, **more: str) -> str:
+        name = self.add(*which, **more)
+        assert self.json("locate", name, "--yes")["state"] == "located"
+        return name
+
+    def decides(self, outcome: str) -> None:
+        """Let every verification from here on come to this outcome, whatever the scores say."""
+
+        def decide(folder: Path, policy: str | None) -> Mapping[str, Any]:
+            assert (folder / "audit.json").is_file()
+            name, content = load_policy(policy or "standard")
+            policies = {"name": name, "sha256": content.sha256, "chosen": "before"}
+            return {"outcome": outcome, "tier": "A", "reasons": ["so it is"], "policy": policies}
+
+        self._patch.setattr(verify, "_decide", decide)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger.open(self.url)
+
+
+@pytest.fixture
+def kind() -> str:
+    """Of the database: the tests of the ledger run on both, here one does for most."""
+    return "sqlite"
+
+
+@pytest.fixture
+def case(
+    kind: str,
+    make_url: Callable[[str], str],
+    tmp_path: Path,
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    lineage_key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Case:
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    return Case(tmp_path, make_url(kind), tiny_model, adapter, data_file, capfd, monkeypatch)

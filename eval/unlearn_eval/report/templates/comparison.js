@@ -34,6 +34,8 @@
         row.hidden = !row.cells[0].textContent.toLowerCase().includes(words) || (front.checked && !kept);
         if (table === tables[0] && !row.hidden) shown += 1;
       }
+    for (const page of document.querySelectorAll("details.method"))
+      page.hidden = !page.dataset.method.toLowerCase().includes(words) || (front.checked && !best.has(page.dataset.method));
     count.textContent = `${shown} of ${rowsOf(tables[0]).length} rows`;
   };
   const sortable = table => {
