@@ -17,6 +17,8 @@ from unlearn.requests.ledger import Ledger
 from unlearn.requests.run import kept_records
 from unlearn.requests.states import State
 
+from .conftest import Case
+
 PHONE = "555-0184-77"
 
 
@@ -29,7 +31,7 @@ def certifying(audit: Path, request: Mapping[str, Any], output: Path, **facts: A
 
 
 def test_the_whole_road_and_no_personal_text_on_it(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [json.loads(line) for line in case.data.read_text().splitlines()]
     secret = {"field": "completion", "start": 6, "end": 6 + len(PHONE), "kind": "phone"}
@@ -119,7 +121,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def test_requests_follow_each_other_on_the_newest_adapter(case: Any) -> None:
+def test_requests_follow_each_other_on_the_newest_adapter(case: Case) -> None:
     one, two = case.located("r0"), None
     (first,) = case.json("run", *case.fast)["runs"]
     case.decides("PASS")
@@ -154,7 +156,7 @@ def test_requests_follow_each_other_on_the_newest_adapter(case: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_failed_request_is_tried_again_from_where_it_started(case: Any) -> None:
+def test_a_failed_request_is_tried_again_from_where_it_started(case: Case) -> None:
     name = case.located("r0")
     case.json("run", *case.fast)
     case.decides("FAIL")
@@ -203,12 +205,12 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
         (["certificate", "1", "--output", "c"], "verify it first"),
     ],
 )
-def test_wrong_words_end_in_a_line(case: Any, words: list[str], problem: str) -> None:
+def test_wrong_words_end_in_a_line(case: Case, words: list[str], problem: str) -> None:
     case.add("r0")
     assert problem in case.call(*words, code=2)
 
 
-def test_near_duplicates_count_once_included(case: Any) -> None:
+def test_near_duplicates_count_once_included(case: Case) -> None:
     rows = case.data.read_text().splitlines()
     copy = json.loads(rows[0]) | {"id": "again"}
     copy["completion"] += " Yes"

@@ -14,9 +14,11 @@ from unlearn.lineage import weights_digest
 from unlearn.requests._writer import Writer
 from unlearn.requests.check import check
 
+from .conftest import Case
+
 
 def test_a_finished_folder_is_adopted_and_not_trained_again(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = case.located("r0,r1")
     change = Writer.change
@@ -45,7 +47,7 @@ def test_a_finished_folder_is_adopted_and_not_trained_again(
 
 
 def test_a_folder_that_is_not_the_run_s_is_refused_and_left(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = case.located("r0,r1")
 
@@ -63,7 +65,7 @@ def test_a_folder_that_is_not_the_run_s_is_refused_and_left(
     assert len(case.json("run", *case.fast)["runs"]) == 1
 
 
-def test_what_a_run_cannot_use_leaves_requests_waiting(case: Any) -> None:
+def test_what_a_run_cannot_use_leaves_requests_waiting(case: Case) -> None:
     name = case.located("r0")
     assert "did you mean" in case.call("run", "-o", "learning_rat=1", code=2)
     assert case.ledger.get(name).state == "located"

@@ -18,6 +18,8 @@ from unlearn.requests import verify
 from unlearn.requests._evidence import audit_of
 from unlearn.requests.check import check
 
+from .conftest import Case
+
 OWN = """
 kind: policy
 probes: [loss]
@@ -39,7 +41,7 @@ def blur(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_half_splits_serve_several_requests(case: Any) -> None:
+def test_half_splits_serve_several_requests(case: Case) -> None:
     """Each request is compared with those halves that never saw its records."""
     halves = case.work / "halves"
     train_references(
@@ -94,7 +96,7 @@ def test_half_splits_serve_several_requests(case: Any) -> None:
 
 
 def test_an_interrupted_verification_leaves_the_verdict_before(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ended between the new audit and the ledger's word of it: nothing has been replaced."""
     name = case.located("r0")
@@ -125,7 +127,7 @@ def test_an_interrupted_verification_leaves_the_verdict_before(
     assert set(folder.iterdir()) == kept | {Path(told["folder"])}
 
 
-def test_evidence_that_was_changed_is_found(case: Any) -> None:
+def test_evidence_that_was_changed_is_found(case: Case) -> None:
     name = case.located("r0")
     case.json("run", *case.fast)
     case.decides("PASS")
@@ -141,7 +143,7 @@ def test_evidence_that_was_changed_is_found(case: Any) -> None:
     assert case.call("list", "--check", code=1)
 
 
-def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Any) -> None:
+def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> None:
     name = case.located("r0,r1")
     (ran,) = case.json("run", *case.fast)["runs"]
     reference = case.work / "references" / "reference-00"

@@ -8,7 +8,7 @@ import pytest
 
 from unlearn_eval._verdict.policy import policy_of
 from unlearn_eval.scores import TokenScores
-from unlearn_eval.verdict import Evidence, Policy, View
+from unlearn_eval.verdict import Evidence, Policy, Verdict, View
 
 MakePolicy = Callable[..., Policy]
 
@@ -93,3 +93,9 @@ def five() -> Callable[..., Evidence]:
         return evidence(states, **others)
 
     return make
+
+
+def probe(verdict: Verdict, name: str = "loss", deployment: str = "as-is") -> Any:
+    """Return what a verdict says of one probe."""
+    (found,) = [r for r in verdict.probes if (r.probe, r.deployment) == (name, deployment)]
+    return found
