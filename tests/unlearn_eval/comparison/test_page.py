@@ -38,7 +38,17 @@ def about(comparison):
             "1 forward",
             {"note": HOSTILE},
             [
-                Run(o.seed, o.forget, [(1, 2.0), (2, 1.5), (3, 1.0)], 3, 9, [HOSTILE], {"a": "1"})
+                Run(
+                    o.seed,
+                    o.forget,
+                    curve=[(1, 2.0), (2, 1.5), (3, 1.0)],
+                    forget_curve=[(1, 0.1), (2, 1.0), (3, 2.0)],
+                    retain_curve=[(1, 0.1), (2, 0.2), (3, 0.1)],
+                    steps=3,
+                    planned=9,
+                    notes=[HOSTILE],
+                    options={"a": "1"},
+                )
                 for o in comparison.of(name)
             ],
         )
@@ -247,9 +257,12 @@ def test_sorts_filters_and_is_operable_by_keyboard(browser, page, tmp_path: Path
     assert opened.run("return document.getElementById('count').textContent") == "1 of 5 rows"
     cells = "return document.querySelectorAll('#cells tbody tr:not([hidden])').length"
     assert opened.run(cells) == 6
+    pages = "return document.querySelectorAll('details.method:not([hidden])').length"
+    assert opened.run(pages) == 1
     find.clear()
     find.send_keys(" ")
     assert len(opened.run(NAMES)) == 5
+    assert opened.run(pages) == 3
     # all that does something is reached by the tab key (U+E004), in the order of the page
     opened.run("document.getElementById('theme').focus()")
     reach = "return document.activeElement.id || document.activeElement.textContent.trim()"
