@@ -63,8 +63,7 @@ def _drawn(groups: Sequence[tuple[str, Sequence[Curve]]], label: str) -> str:
     across = _Axis.of([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
     up = _Axis.of([y for _, y in points], _HEIGHT - _BOTTOM, top)
     drawn = [
-        f'<svg role="img" aria-label="{label}" '
-        f'viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" class="curves">'
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" class="curves">'
     ]
     for i, name in enumerate(named):
         x = _LEFT + 90.0 * i
