@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unlearn.errors import ModelError
 
-__all__ = ["check_model_folder", "one_line", "resolve_folder"]
+__all__ = ["check_loaded", "check_model_folder", "one_line", "resolve_folder"]
 
 
 def resolve_folder(name: str | Path, what: str) -> Path:
@@ -68,6 +70,21 @@ def check_model_folder(folder: Path) -> None:
                 "them to safetensors where you trust them"
             )
         raise ModelError(f"{folder} has config.json but no .safetensors weights")
+
+
+def check_loaded(told: Mapping[str, Any], *, unread: str = "") -> None:
+    """Refuse a model whose file lacks weights: transformers makes those up, with a warning only.
+
+    Args:
+        told: what `from_pretrained(…, output_loading_info=True)` tells.
+        unread: beginning of names that nothing reads, so that they may be missing.
+
+    Raises:
+        ModelError: naming one that is missing.
+    """
+    missing = sorted(n for n in told["missing_keys"] if not (unread and n.startswith(unread)))
+    if missing:
+        raise ModelError(f"{len(missing)} of its weights are missing, among them {missing[0]}")
 
 
 def one_line(error: BaseException) -> str:

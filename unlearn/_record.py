@@ -74,6 +74,12 @@ class Record:
             content = {"messages": [dict(sorted(m.items())) for m in self.messages or ()]}
         return unicodedata.normalize("NFC", json.dumps(content, ensure_ascii=False))
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The texts that it has, in the order they are read: fields, or what each turn says."""
+        turns = (turn["content"] for turn in self.messages or ())
+        return tuple(part for part in (self.text, self.prompt, self.completion, *turns) if part)
+
     def field(self, name: str) -> str | None:
         """Return a content field by the name that `secrets` uses, or None if there is none.
 

@@ -1,7 +1,7 @@
 """Open a base with adapters or a full fine-tune, look at its references, save it.
 
-Nothing else in the toolkit touches `from_pretrained`. Weights are read and written as safetensors
-only; code from a model's folder is not run unless the user asks for it.
+But for the encoder of texts nothing else calls `from_pretrained`. Weights are read and written as
+safetensors only; code from a model's folder is not run unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unlearn._activation import TRAINABLE, activate, attach
 from unlearn._adapters import check_adapter_folder, check_finite
-from unlearn._folders import check_model_folder, one_line, resolve_folder
+from unlearn._folders import check_loaded, check_model_folder, one_line, resolve_folder
 from unlearn._switching import Switched, switched
 from unlearn.errors import ModelError
 from unlearn.lineage import Lineage, weights_digest
@@ -225,13 +225,19 @@ def open_model(
     if load_in_4bit:
         options["quantization_config"] = _nf4(place)
     try:
-        net = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=_dtype(dtype, place), **options
+        net, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=_dtype(dtype, place),
+            output_loading_info=True,
+            **options,
         )
+        if not load_in_4bit:
+            check_loaded(told)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)

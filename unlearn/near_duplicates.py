@@ -82,9 +82,7 @@ def shingles(record: Record) -> frozenset[str]:
     Returns:
         At least one string.
     """
-    turns = [turn["content"] for turn in record.messages or ()]
-    parts = [record.text, record.prompt, record.completion, *turns]
-    text = unicodedata.normalize("NFC", " ".join(part for part in parts if part))
+    text = unicodedata.normalize("NFC", " ".join(record.parts))
     text = " ".join(text.casefold().split())
     last = max(0, len(text) - _WIDTH)
     return frozenset(text[i : i + _WIDTH] for i in range(last + 1))

@@ -83,6 +83,22 @@ def locate(
             "none.",
         ),
     ] = 0.8,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|NAME",
+            help="Also find records that say the same in other words, by the vectors of this text "
+            "encoder (a folder or a hub name).",
+        ),
+    ] = None,
+    meaning: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Least similarity (cosine) of those; encoders differ, so look at what comes.",
+        ),
+    ] = 0.9,
     include: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +109,8 @@ def locate(
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show the records' text on the screen.")
     ] = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.RemoteCode = False,
     ledger: flags.LedgerUrl = None,
     as_json: flags.Json = False,
 ) -> None:
@@ -110,6 +128,8 @@ def locate(
         plain,
         said,
     )
+    from unlearn._cli.screen import progress_bar
+    from unlearn.embeddings import Encoder
     from unlearn.requests import desk
     from unlearn.requests.ledger import Ledger
     from unlearn.requests.locate import locate as search
@@ -119,11 +139,26 @@ def locate(
     setup = desk.setup_of(opened, found_request)
     selectors = desk.selectors_of(opened, found_request)
 
-    def look(ids: list[str]) -> Any:
-        return search(setup.data, selectors, retain=setup.retain, near=near or None, include=ids)
-
     chosen = [part.strip() for part in (include or "").split(",") if part.strip()]
-    found = look([] if chosen == ["all"] else chosen)
+    with progress_bar("encoding texts") as progress:
+        coder = (
+            Encoder(encoder, device=device, trust_remote_code=trust_remote_code, progress=progress)
+            if encoder
+            else None
+        )
+
+        def look(ids: list[str]) -> Any:
+            return search(
+                setup.data,
+                selectors,
+                retain=setup.retain,
+                near=near or None,
+                encoder=coder,
+                meaning=meaning,
+                include=ids,
+            )
+
+        found = look([] if chosen == ["all"] else chosen)
     if not as_json:
         located(found, show_text)
     if found.near and (
@@ -138,7 +173,14 @@ def locate(
     if not confirmed(f"Delete these {len(found.records)} record(s)?", yes):
         said("Nothing was noted.")
         raise typer.Exit(0)
-    done = desk.settle(opened, found_request, found, threshold=near or None, included=len(chosen))
+    done = desk.settle(
+        opened,
+        found_request,
+        found,
+        threshold=near or None,
+        meaning=meaning if encoder else None,
+        included=len(chosen),
+    )
     if as_json:
         echo_json({**plain(done), "confirmed": True, "found": located_plain(found)})
     else:

@@ -183,17 +183,16 @@ def located(found: Located, show_text: bool) -> None:
     """Print what a search found."""
     rows = []
     for record in found.records:
-        text = " / ".join(t for t in (record.text, record.prompt, record.completion) if t)
-        text = text or " / ".join(turn["content"] for turn in record.messages or ())
+        text = " / ".join(record.parts)
         secrets = ", ".join(sorted({secret.kind for secret in record.secrets}))
         rows.append([escape(record.id), secrets, *([escape(text[:300])] if show_text else [])])
     columns = ["record", "marked secrets", *(["text"] if show_text else [])]
     table(f"{len(rows)} record(s)", columns, rows)
     if found.near:
-        near = [[escape(e.id), escape(e.like), f"{e.similarity:.2f}"] for e in found.near]
+        near = [[escape(e.id), escape(e.like), e.by, f"{e.similarity:.2f}"] for e in found.near]
         table(
             "Others that nearly repeat them (--include adds them)",
-            ["record", "is like", "similarity"],
+            ["record", "is like", "by", "similarity"],
             near,
         )
     if found.elsewhere:

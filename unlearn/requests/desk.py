@@ -207,7 +207,13 @@ def _row(record: Record, key: Key) -> dict[str, Any]:
 
 
 def settle(
-    ledger: Ledger, request: Request, found: Located, *, threshold: float | None, included: int = 0
+    ledger: Ledger,
+    request: Request,
+    found: Located,
+    *,
+    threshold: float | None,
+    meaning: float | None = None,
+    included: int = 0,
 ) -> Request:
     """Note which records a request is about, and put them in escrow.
 
@@ -216,6 +222,7 @@ def settle(
         request: received, or located before.
         found: what was found and confirmed.
         threshold: at which near-duplicates were looked for, if they were.
+        meaning: at which records that say the same were looked for, if they were.
         included: how many near-duplicates were confirmed.
 
     Returns:
@@ -243,7 +250,12 @@ def settle(
             records=sorted({row["digest"] for row in rows}),
             subjects=sorted({ledger.person(s) for s in found.records.subjects if s}),
             secrets=sum(len(record.secrets) for record in found.records),
-            near={"threshold": threshold, "seen": len(found.near), "included": included},
+            near={
+                "threshold": threshold,
+                "meaning": meaning,
+                "seen": len(found.near),
+                "included": included,
+            },
             elsewhere=len({entry.id for entry in found.elsewhere}),
             artifacts=None,
             swept=None,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from unlearn._loading import read_rows
 from unlearn._selection import find
+from unlearn.embeddings import Encoder, alike_in_meaning
 from unlearn.errors import SelectionError, did_you_mean
 from unlearn.near_duplicates import near_duplicates
 from unlearn.records import Records
@@ -18,13 +19,17 @@ __all__ = ["Elsewhere", "Located", "Near", "find_records", "locate"]
 NEAR = 0.8
 """Least Jaccard similarity of a near-duplicate unless told otherwise; not from a paper."""
 
+MEANING = 0.9
+"""Least cosine of two records that are taken to say the same; not from a paper either."""
+
 
 class Near(NamedTuple):
-    """A record that nearly repeats a located one."""
+    """A record that nearly repeats a located one: in its characters, or in its meaning."""
 
     id: str
     like: str
     similarity: float
+    by: Literal["text", "meaning"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Located:
 
     Attributes:
         records: those that the selectors name.
-        near: others that nearly repeat one of them, most similar first; for confirmation.
+        near: others that nearly repeat one of them, those by text first; for confirmation.
         elsewhere: secrets of `records` that records to be kept hold too.
     """
 
@@ -126,6 +131,8 @@ def locate(
     *,
     retain: str | None = None,
     near: float | None = NEAR,
+    encoder: Encoder | None = None,
+    meaning: float = MEANING,
     include: Iterable[str] = (),
 ) -> Located:
     """Find a request's records, what nearly repeats them, and their secrets elsewhere.
@@ -135,6 +142,8 @@ def locate(
         selectors: see `find_records`.
         retain: the records to keep, when `source` no longer holds the rest.
         near: least similarity of a near-duplicate; None looks for none.
+        encoder: finds records that say the same in other words, too.
+        meaning: least similarity of those, a cosine.
         include: ids of near-duplicates that were confirmed: they count as located.
 
     Returns:
@@ -150,9 +159,22 @@ def locate(
         places += [data.ids.index(r.id) for r in data.select(",".join(confirmed))]
     gone = data.take(places)
     rest = data.without(gone)
-    best: dict[str, Near] = {}
-    for like, name, similarity in near_duplicates(gone, rest, near) if near else ():
-        if name not in best or similarity > best[name].similarity:
-            best[name] = Near(name, like, similarity)
+    pairs: list[Near] = []
+    if near:
+        found = near_duplicates(gone, rest, near)
+        pairs += [Near(name, like, alike, "text") for like, name, alike in found]
+    if encoder:
+        found = alike_in_meaning(gone, rest, encoder, meaning)
+        pairs += [Near(name, like, alike, "meaning") for like, name, alike in found]
     kept = rest if retain is None else Records.load(retain).without(gone)
-    return Located(gone, tuple(best.values()), tuple(secrets_elsewhere(gone, kept)))
+    return Located(gone, _nearest(pairs), tuple(secrets_elsewhere(gone, kept)))
+
+
+def _nearest(pairs: Iterable[Near]) -> tuple[Near, ...]:
+    """Keep of each record the pair that is most alike; what is alike in text needs no meaning."""
+    best: dict[str, Near] = {}
+    for pair in pairs:
+        known = best.get(pair.id)
+        if known is None or (pair.by == known.by and pair.similarity > known.similarity):
+            best[pair.id] = pair
+    return tuple(sorted(best.values(), key=lambda pair: (pair.by != "text", -pair.similarity)))

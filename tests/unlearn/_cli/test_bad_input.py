@@ -77,6 +77,15 @@ def pickle_model(f: Files) -> list[str]:
     return forget(f, model=bad)
 
 
+def missing_weight(f: Files) -> list[str]:
+    """Transformers would make the lost weight up and go on."""
+    bad = copy(f.model, f.work / "bad")
+    tensors = load_file(bad / "model.safetensors")
+    del tensors["model.layers.0.self_attn.q_proj.weight"]
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    return forget(f, model=bad)
+
+
 def nan_weights(f: Files) -> list[str]:
     bad = copy(f.adapter, f.work / "bad")
     tensors = load_file(bad / "adapter_model.safetensors")
@@ -149,6 +158,10 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     ),
     "other base": (other_base, "was trained on another base"),
     "no weights": (without_weights, "no adapter_model.safetensors"),
+    "missing weight": (
+        missing_weight,
+        "1 of its weights are missing, among them model.layers.0.self_attn.q_proj.weight",
+    ),
     "pickle adapter": (pickle_only, "only pickled weights"),
     "pickle model": (pickle_model, "only pickled weights"),
     "prompt tuning": (prompt_tuning, "PROMPT_TUNING are not supported"),

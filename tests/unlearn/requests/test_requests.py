@@ -222,3 +222,8 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
     assert done["records"] == 2
     assert done["near_duplicates"]["included"] == 1
     assert case.json("locate", name, "--yes", "--near", "0")["records"] == 1  # until it is run
+    words = ["--near", "0", "--encoder", case.model, "--meaning", "0.9", "--yes"]
+    found = case.json("locate", name, *words)["found"]["near_duplicates"]
+    assert ("again", "meaning") in {(pair["id"], pair["by"]) for pair in found}
+    assert all(pair["similarity"] >= 0.9 for pair in found)
+    assert case.ledger.get(name).facts["near"]["meaning"] == 0.9
