@@ -84,6 +84,9 @@ class CompareRecipe(StrictModel):
 
     `data` is one source, or several by name; `train`, `forget` and `holdout` say which records of
     it are meant, in IDS syntax or as `part:NAME,NAME[0-99]`. `forget` may list several sets.
+    `holdout` was never seen by the model and is what methods are judged by; `validation` was not
+    seen either, and is what methods look at, for where to stop, and what they are tuned by. Without
+    it they look at the holdout.
     `policy` is that of the verdicts on the cells, by name or file; null for none. What
     `expect` says serves the plan alone: parameters of the model, records by part, mean tokens of a
     record, and the speed of the machine it is meant for.
@@ -96,6 +99,7 @@ class CompareRecipe(StrictModel):
     train: str
     forget: str | Annotated[list[str], Field(min_length=1)]
     holdout: str
+    validation: str | None = None
     template: str | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     references: Annotated[int, Field(ge=1)] = 1
@@ -111,6 +115,11 @@ class CompareRecipe(StrictModel):
     def forget_sets(self) -> tuple[str, ...]:
         """The selectors of the records to forget, one a set."""
         return (self.forget,) if isinstance(self.forget, str) else tuple(self.forget)
+
+    @property
+    def looked_at(self) -> str:
+        """The selector of the unseen records that methods look at."""
+        return self.validation or self.holdout
 
 
 R = TypeVar("R", bound=StrictModel)

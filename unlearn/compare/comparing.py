@@ -27,7 +27,7 @@ from unlearn.compare.running import (
     runner,
 )
 from unlearn.compare.study import Study
-from unlearn.compare.tuning import Trial, tuned
+from unlearn.compare.tuning import Trial, row_of, tuned
 from unlearn.errors import UnlearnError
 from unlearn_eval.comparison import Tuned, lines
 
@@ -200,6 +200,8 @@ def compare(
     with held(root), runner(engine, jobs, address) as run:
         if overwrite:
             _clear(root)
+        _write_json(root / "recipe.json", _asked(recipe, found[0].study))
+        asked = recipe
         watcher = watcher or _Silent()
         trials: list[Trial] = []
         told = tuple(report_to)
@@ -221,12 +223,13 @@ def compare(
             failures, trials = tuning.failures, tuning.chosen
             recipe = tuned(recipe, trials)
         study, layout = planned(recipe, root, **opening)
-        if not steps and not failures and (kept := _kept(root, layout, show_text)) is not None:
+        same = not steps and not failures
+        if same and (kept := _kept(root, layout, asked, show_text)) is not None:
             return kept
         left = [step for step in layout.steps if not step.done]
         more, failed = _run(replace(study, report_to=told), layout, watcher, run, left)
         return _write_up(
-            study, layout, failed, trials, (*failures.values(),), steps + more, show_text
+            study, layout, asked, failed, trials, (*failures.values(),), steps + more, show_text
         )
 
 
@@ -241,7 +244,6 @@ def _run(
     """Do what is left; return how many steps were begun, and why some have failed."""
     if not left:
         return 0, {}
-    _write_json(study.root / "recipe.json", _resolved(study))
     failures = run_steps(left, study, watcher, run, spared)
     if layout.target.folder in failures:
         raise UnlearnError(failures[layout.target.folder])
@@ -262,18 +264,21 @@ def _clear(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
 
 
-def _resolved(study: Study) -> dict[str, Any]:
-    return {"recipe": study.recipe.model_dump(), "inputs": dict(study.inputs)}
+def _asked(recipe: CompareRecipe, study: Study) -> dict[str, Any]:
+    """Return the recipe as it was given, and what its inputs held."""
+    return {"recipe": recipe.model_dump(mode="json"), "inputs": dict(study.inputs)}
 
 
-def _kept(root: Path, layout: Layout, show_text: bool) -> Compared | None:
-    """Return what was written before, if it is of these steps, and shows as much."""
+def _kept(root: Path, layout: Layout, recipe: CompareRecipe, show_text: bool) -> Compared | None:
+    """Return what was written before, if it is of this recipe and its steps, and shows as much."""
     try:
         content = json.loads((root / _RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     whole = all((root / name).is_file() for name in _WRITTEN)
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
+        return None
+    if content.get("recipe") != recipe.model_dump(mode="json"):  # the budget of tuning, names
         return None
     if content.get("show_text") is not show_text:
         return None
@@ -285,6 +290,7 @@ def _kept(root: Path, layout: Layout, show_text: bool) -> Compared | None:
 def _write_up(
     study: Study,
     layout: Layout,
+    recipe: CompareRecipe,
     failures: Mapping[Path, str],
     trials: Sequence[Trial] = (),
     before: Sequence[str] = (),
@@ -310,10 +316,11 @@ def _write_up(
     ]
     said = advice(found, rows)
     content = {
-        "schema": 3,
+        "schema": 4,
         "of": layout.digest,
         "show_text": show_text,
-        **_resolved(study),
+        **_asked(recipe, study),
+        "options": {row_of(settings): settings.options for settings in study.recipe.methods},
         "table": {"heads": heads, "rows": means},
         "said": said,
         "tuning": [asdict(trial) for trial in trials],

@@ -25,7 +25,7 @@ DONE = "done.json"
 _REFERENCE_SEED = 1000
 """Seeds of references are far from those of the cells, so that no reference is a cell's twin."""
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,17 @@ class Layout:
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every step once, what is needed first."""
+        found = [*self.shared, *(step for cell in self.cells for step in cell.steps)]
+        once: dict[Path, Step] = {}
+        for step in found:
+            once.setdefault(step.folder, step)
+        return tuple(once.values())
+
+    @property
+    def shared(self) -> tuple[Step, ...]:
+        """The steps that all cells share."""
         found = [self.target, *(s for group in self.references for s in group), *self.before]
-        found += [step for group in self.trials for step in group]
-        found += [step for cell in self.cells for step in cell.steps]
-        return tuple(found)
+        return (*found, *(step for group in self.trials for step in group))
 
     @cached_property
     def digest(self) -> str:
@@ -165,14 +172,14 @@ def lay_out(study: Study) -> Layout:
     several = len(recipe.forget_sets) > 1
     references, before, trials, cells = [], [], [], []
     for f, forget in enumerate(recipe.forget_sets):
-        mark, words = (f"-set{f}", f", set {f}") if several else ("", "")
+        words = f", set {f}" if several else ""
         gone = {"forget": study.chosen(forget)}
         made = tuple(
             Step(
                 "reference",
                 f"reference {i + 1} of {recipe.references}{words}",
                 shared,
-                f"reference{i}{mark}",
+                f"reference{i}",
                 training | gone | {"seed": _REFERENCE_SEED + i},
             )
             for i in range(recipe.references)
@@ -186,7 +193,7 @@ def lay_out(study: Study) -> Layout:
         }
         judged = {"policy": study.chosen(recipe.policy)} if recipe.policy else {}
         told = looked | judged
-        first = _audit(f"audit before{words}", shared, f"before{mark}", told, target, made)
+        first = _audit(f"audit before{words}", shared, "before", told, target, made)
         references.append(made)
         before.append(first)
         trials.append(
@@ -201,16 +208,19 @@ def lay_out(study: Study) -> Layout:
                     "unlearn",
                     label,
                     study.root / "cells",
-                    f"{_safe(name)}-seed{seed}{mark}",
+                    # not by the row or the set, which a recipe may rename and put in other orders
+                    f"{_safe(method.method)}-seed{seed}",
                     {
-                        **looked,
-                        "generate": None,
+                        **common,
+                        **gone,
+                        "train": study.chosen(recipe.train),
+                        "holdout": study.chosen(recipe.looked_at),
                         "target": target.digest,
                         "method": method.method,
                         "options": method.options,
                         "files": {
                             v: study.inputs[v]
-                            for v in method.options.values()
+                            for v in (method.method, *method.options.values())
                             if isinstance(v, str) and v in study.inputs
                         },
                         "seed": seed,
@@ -280,5 +290,5 @@ def _row_names(recipe: CompareRecipe) -> dict[str, Any]:
 
 
 def _safe(name: str) -> str:
-    """Return a row's name as a part of a folder's name."""
+    """Return a method's name as a part of a folder's name."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:60]

@@ -123,11 +123,10 @@ class Tuning:
             study, layout = self._laid_out(tried)
             mine = {trial_name(row, number): row for row in self.found}
             cells = [cell for cell in layout.cells if cell.name in mine]
-            shared = layout.steps[: len(layout.steps) - sum(len(c.steps) for c in layout.cells)]
             yield Round(
                 study,
                 layout,
-                (*shared, *(step for cell in cells for step in cell.steps)),
+                (*layout.shared, *(step for cell in cells for step in cell.steps)),
                 {cell.unlearn.folder: self.found[mine[cell.name]] for cell in cells},
             )
             self._read(tried, layout, collect(study, layout, self.failures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Study:
         for part, source in sources(recipe.data).items():
             inputs[f"data.{part}"] = digests.of(source)
         options = [method.options for method in recipe.methods]
-        named = [recipe.train, recipe.holdout, *recipe.forget_sets]
+        named = [recipe.train, recipe.holdout, recipe.looked_at, *recipe.forget_sets]
         named += [recipe.tune.forget] if recipe.tune else []
         named += [recipe.policy] if recipe.policy else []
         named += [value for given in options for value in given.values() if isinstance(value, str)]
@@ -68,6 +69,9 @@ class Study:
             path = Path(text.removeprefix("@")).expanduser()
             if len(text) < 4096 and path.is_file():
                 inputs[text] = digests.of(str(path))
+        for method in recipe.methods:
+            if own := _source(method.method):
+                inputs[method.method] = digests.of(own)
         digests.keep()
         return cls(recipe, root, dict(opening), inputs)
 
@@ -93,6 +97,18 @@ class Study:
     def chosen(self, *selectors: str) -> list[list[str | None]]:
         """Return selectors, each with the digest of the file that it names, if it names one."""
         return [[selector, self.inputs.get(selector)] for selector in selectors]
+
+
+def _source(method: str) -> str | None:
+    """Return the file of a method of the user's own, `package.module:NAME`: it is an input, too."""
+    module, mark, _ = method.partition(":")
+    if not mark:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # which is said where the method is looked up
+        return None
+    return spec.origin if spec and spec.origin else None
 
 
 class _Digests:

@@ -98,6 +98,8 @@ def tuning_recipe(
     ]
     update = {
         "forget": [recipe.tune.forget],
+        "holdout": recipe.looked_at,
+        "validation": None,
         "seeds": (recipe.tune.seed,),
         "robustness": (),
         "policy": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +55,19 @@ def check(study: Study) -> None:
     pool = _pool(study)
     check_tuning(recipe, pool)
     train = set(pool.positions(recipe.train))
-    pool.positions(recipe.holdout)
+    unseen = {"holdout": recipe.holdout, "validation": recipe.looked_at}
+    for name, selector in unseen.items():
+        if seen := train & set(pool.positions(selector)):
+            raise SelectionError(
+                f"{name} {selector!r} shares {len(seen)} record(s) with train {recipe.train!r}: "
+                "name records that the model never saw"
+            )
+    both = set(pool.positions(recipe.holdout)) & set(pool.positions(recipe.looked_at))
+    if recipe.validation and both:
+        raise SelectionError(
+            f"validation {recipe.validation!r} shares {len(both)} record(s) with the holdout: "
+            "methods must not look at what they are judged by"
+        )
     for selector in recipe.forget_sets:
         gone = set(pool.positions(selector))
         if not gone < train:
@@ -84,13 +97,24 @@ def do(step: Step, study: Study, progress: Progress | None = None) -> None:
     place = study.root / "runs" / step.folder.name
     with peak() as most, tracked(study.report_to, step.label, place):
         facts = _KINDS[step.kind](step, study, progress)
-    took = {"wall": time.perf_counter() - start, "memory": most.bytes}
+    took = {"wall": time.perf_counter() - start, "memory": most.bytes, "place": _place(study)}
     _write(step.folder / DONE, {"digest": step.digest, **took, **facts})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     with staged_file(path) as stage:
         stage.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _place(study: Study) -> str:
+    """Say what the step was done on: times are compared where this is the same."""
+    import torch
+
+    device = study.opening.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, {threads} thread{'s' * (threads != 1)}"
 
 
 @functools.cache
@@ -150,14 +174,14 @@ def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, A
         step.result,
         adapter=step.paths["adapter"],
         method=step.settings["method"],
-        holdout=_pool(study).select(study.recipe.holdout),
+        holdout=_pool(study).select(study.recipe.looked_at),
         options=step.settings["options"],
         seed=step.settings["seed"],
         overwrite=True,
         progress=progress,
         **study.opening,
     )
-    facts = _told(made)
+    facts = {**_told(made), "options": dict(made.lineage.options)}
     if "retain" in made.after:
         kept = len(_train(study)) - len(_gone(step, study))
         rise, error = made.after["retain"].rise_since(made.before["retain"], kept)

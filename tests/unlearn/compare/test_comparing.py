@@ -70,9 +70,16 @@ def test_a_comparison_from_its_recipe_to_its_page(
     table = pq.read_table(out / "records.parquet")
     assert table.num_rows == 2 * 12  # those of both sets' one cell that went well
     assert set(table["split"].to_pylist()) == {"forget", "retain", "holdout"}
-    folder = next((out / "cells").glob("npo-seed0-set1-*"))
+    found = {
+        json.loads((folder / "settings.json").read_text())["forget"][0][0]: folder
+        for folder in (out / "cells").glob("npo-seed0-*")
+    }
+    assert set(found) == {"r0,r1", "r2,r3"}
+    folder = found["r2,r3"]
     settings = json.loads((folder / "settings.json").read_text())
-    assert settings["forget"] == [["r2,r3", None]]
+    facts = json.loads((folder / "done.json").read_text())
+    assert facts["options"]["beta"] == 0.1  # whatever is in effect, the method's own too
+    assert "thread" in facts["place"]
     assert settings["data"]["data.data"].startswith("sha256:")
     assert settings["options"] == {"max_steps": 2, "batch_size": 2}
     # the same command again tries what failed, and nothing else
@@ -165,10 +172,13 @@ assert not heavy, heavy
     assert compare(mine, out, dtype="float32").steps == 0
     assert "It is 13." not in (out / "report.html").read_text()
     assert seen == []
-    # a new row alone is done
-    both = mine.model_copy(update={"methods": [*mine.methods, mine.methods[0].model_copy()]})
-    both.methods[1].__dict__["name"] = "npo twice"
-    compare(both, out, dtype="float32")
+    # a row that is the same under another name takes nothing; a new one alone is done
+    named = mine.methods[0].model_copy(update={"name": "npo twice"})
+    both = mine.model_copy(update={"methods": [*mine.methods, named]})
+    assert [row[0] for row in compare(both, out, dtype="float32").rows][2:] == ["npo", "npo twice"]
+    assert seen == []
+    other = named.model_copy(update={"options": {**few, "beta": 0.5}})
+    compare(mine.model_copy(update={"methods": [*mine.methods, other]}), out, dtype="float32")
     assert [kind for kind, _ in seen] == ["unlearn", "audit", "trial"]
 
 

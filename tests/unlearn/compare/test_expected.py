@@ -115,7 +115,7 @@ def test_a_plan_imports_nothing_heavy(data, tmp_path):
 import sys
 from unlearn._cli import run
 words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
-words += ["forget=r0,r1", "holdout=rows:8-11", "tune.forget=r6", "--plan"]
+words += ["forget=r0,r1", "holdout=rows:8-11", "validation=null", "tune.forget=r6", "--plan"]
 words += ["--output", {str(tmp_path / "o")!r}]
 assert run(words) == 0
 assert run(["compare", "muse", "--plan"]) == 0

@@ -48,7 +48,16 @@ def test_only_what_changed_is_done_again(study):
     more = {"method": "npo", "options": few | {"beta": 0.2}}
     assert changed(study, methods=[more, dpo]) == {"unlearn": 4, "audit": 4}
     renamed = npo | {"name": "other"}
-    assert changed(study, methods=[renamed, dpo]) == {"unlearn": 4, "audit": 4}  # by folder
+    assert changed(study, methods=[renamed, dpo]) == {}
+    # nor does anything depend on what else there is, or in which order
+    assert changed(study, forget=["r2,r3", "r0,r1"], methods=[dpo, npo]) == {}
+    assert changed(study, forget="r2,r3") == {}
+    # what methods look at changes what they do, and nothing else
+    assert changed(study, holdout="rows:8-9", validation="rows:10-11") == {
+        "unlearn": 8,
+        "audit": 10,
+    }
+    assert changed(study, validation="rows:8-11") == {}
     assert changed(study, references=3) == {"reference": 2, "audit": 10}
     assert changed(study, generate=4) == {"audit": 10}
     assert changed(study, robustness=["int8"]) == {"trial": 12}
@@ -59,6 +68,43 @@ def test_only_what_changed_is_done_again(study):
     everything = {"target": 1, "reference": 4, "audit": 10, "unlearn": 8}
     assert changed(study, finetune=longer) == everything
     assert changed(study, template="space") == everything
+
+
+def test_rows_that_do_the_same_share_their_steps(study):
+    few = {"max_steps": 2, "batch_size": 2}
+    rows = [{"name": name, "method": "npo", "options": few} for name in ("one", "two")]
+    layout = lay_out(study(methods=rows, robustness=["int8"]))
+    assert len(layout.cells) == 8
+    assert Counter(s.kind for s in layout.steps) == Counter(
+        target=1, reference=4, audit=2 + 4, unlearn=4, trial=4 + 4
+    )
+
+
+def test_the_source_of_a_method_of_one_s_own_is_an_input(study, tmp_path, monkeypatch):
+    source = tmp_path / "my_methods.py"
+    text = (
+        "from dataclasses import replace\n"
+        "from unlearn.methods import get_method\n"
+        "MINE = replace(get_method('npo'), name='mine')\n"
+    )
+    source.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [{"method": "my_methods:MINE"}, {"method": "npo"}]
+    before = lay_out(study(methods=rows))
+    source.write_text(text + "# changed\n")
+    after = lay_out(study(methods=rows))
+    same = [
+        a.unlearn.digest == b.unlearn.digest
+        for a, b in zip(before.cells, after.cells, strict=True)
+        if a.name == "npo"
+    ]
+    other = [
+        a.unlearn.digest != b.unlearn.digest
+        for a, b in zip(before.cells, after.cells, strict=True)
+        if a.name != "npo"
+    ]
+    assert len(same) == len(other) == 4
+    assert all(same + other)
 
 
 def test_what_files_hold_counts_and_not_when_they_were_written(study, data, tmp_path):

@@ -290,7 +290,6 @@ def test_a_tuned_comparison_reports_what_was_found(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     methods = [
-        # so far off that the rest suffers, as a sample shows
         {"method": "grad_ascent", "options": FEW, "search": {"learning_rate": [5.0]}},
         {"method": "undial", "options": FEW, "search": {"learning_rate": RATES}},
         {"method": "npo", "options": FEW},
@@ -302,20 +301,34 @@ def test_a_tuned_comparison_reports_what_was_found(
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(json.loads(mine.model_dump_json())))
     words = ["compare", str(path), "--output", str(out), "--dtype", "float32"]
+    unlearn = work._KINDS["unlearn"]
+
+    def harmful(step: Any, *rest: Any) -> Any:
+        # an untrained model's loss has little room to rise: say that it rose
+        worse = step.settings["options"].get("learning_rate") == 5.0
+        return unlearn(step, *rest) | ({"rise": {"mean": 1.0, "error": 0.0}} if worse else {})
+
+    monkeypatch.setitem(work._KINDS, "unlearn", harmful)
     assert run(words) == 0
     shown = capfd.readouterr().out
     assert "pruned" in shown
     content = json.loads((out / "comparison.json").read_text())
     found = [(t["method"], t["pruned"]) for t in content["tuning"]]
     assert found == [("grad_ascent", False), ("grad_ascent", True), *[("undial", False)] * 3]
-    for number, name in enumerate(("grad_ascent", "undial")):
+    assert content["recipe"]["tune"]["trials"] == 3  # as it was given
+    for name in ("grad_ascent", "undial"):
         best = next(t for t in content["tuning"] if t["method"] == name and t["chosen"])
-        assert content["recipe"]["methods"][number]["options"] == best["options"]
+        assert content["options"][name] == best["options"]
     page = (out / "report.html").read_text()
     assert "How they were tuned" in page
     assert "2, 1 of them pruned" in page
     # what the sample told is what an audit of all records would have
-    facts = [json.loads(f.read_text()) for f in (out / "cells").glob("undial_trial_*/done.json")]
+    folders = [
+        folder
+        for folder in (out / "cells").glob("undial-*")
+        if json.loads((folder / "settings.json").read_text())["forget"] == [["r6,r7", None]]
+    ]
+    facts = [json.loads((folder / "done.json").read_text()) for folder in folders]
     rises = sorted(f["rise"]["mean"] for f in facts)
     assert rises == pytest.approx(
         sorted(t["rise"] for t in content["tuning"] if t["method"] == "undial"), abs=1e-4
@@ -325,6 +338,11 @@ def test_a_tuned_comparison_reports_what_was_found(
     monkeypatch.setattr(work, "do", lambda step, *_: seen.append(step.label))
     again = compare(mine, out, dtype="float32")
     assert (again.steps, seen) == (0, [])
+    # fewer trials: all is there, and what is told is of these
+    fewer = mine.model_copy(update={"tune": mine.tune.model_copy(update={"trials": 2})})
+    told = compare(fewer, out, dtype="float32")
+    assert {(t.method, t.trials) for t in told.tuning} == {("grad_ascent", 2), ("undial", 2)}
+    again = compare(mine, out, dtype="float32")
     assert [(t.method, t.trials, t.pruned) for t in again.tuning] == [
         ("grad_ascent", 2, 1),
         ("undial", 3, 0),
