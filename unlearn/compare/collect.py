@@ -8,9 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from unlearn.compare.data import sources
 from unlearn.compare.layout import Cell, Layout, Step
 from unlearn.compare.study import Study
+from unlearn.compare.tuning import row_of
 from unlearn.compare.verdicts import ruling_of, rulings_before
+from unlearn.methods import get_method
 from unlearn_eval.comparison import (
     Comparison,
     Outcome,
@@ -21,7 +24,7 @@ from unlearn_eval.comparison import (
     trials_of,
 )
 
-__all__ = ["collect"]
+__all__ = ["collect", "setting"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -68,7 +71,46 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         forget_sets=study.recipe.forget_sets,
         price={key: fmean(values) for key, values in _together(price).items()},
         policy=Path(study.recipe.policy or "").stem,
+        exact=frozenset(
+            row_of(settings)
+            for settings in study.recipe.methods
+            if get_method(settings.method).kind == "exact"
+        ),
+        setting=setting(study),
     )
+
+
+def setting(study: Study) -> dict[str, str]:
+    """Return what was compared on what, in the words of the recipe; paths by their last part.
+
+    Args:
+        study: the comparison.
+
+    Returns:
+        By what it is called, for people.
+    """
+    recipe = study.recipe
+    data = sources(recipe.data)
+    named = [f"{part}: {_short(x)}" if len(data) > 1 else _short(x) for part, x in data.items()]
+    trained = {**recipe.finetune.lora, **recipe.finetune.options}
+    found = {
+        "model": _short(recipe.model),
+        "data": ", ".join(named),
+        "learned": recipe.train,
+        "forgotten": " and ".join(recipe.forget_sets),
+        "judged by": f"{recipe.holdout}, never seen",
+        "methods look at": f"{recipe.looked_at}, never seen",
+        "template": recipe.template or "that of the data",
+        "training": ", ".join(f"{key}={value}" for key, value in trained.items()),
+        "references": f"{recipe.references} a forget set, trained from the start without it",
+        "further changes": ", ".join(recipe.robustness),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _short(source: str) -> str:
+    """Return a path's last part, and what is no path as it is."""
+    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def _title(study: Study) -> str:
@@ -91,29 +133,42 @@ def _link(step: Step, study: Study) -> str:
     return (step.result / "report.html").relative_to(study.root).as_posix()
 
 
+Price = Mapping[str, float]
+"""What training a reference took: `tokens`, `memory`, and `wall` by the place where it was."""
+
+
 def _price(layout: Layout) -> list[dict[str, float]]:
     """Return by forget set what training a reference took, as a mean over those that are done."""
-    return [
-        {
-            key: fmean(values)
-            for key in ("wall", "tokens", "memory")
-            if (values := [f[key] for f in facts if f.get(key)])
-        }
-        for group in layout.references
-        for facts in [[step.facts() for step in group if step.done]]
-    ]
+    found = []
+    for group in layout.references:
+        facts = [step.facts() for step in group if step.done]
+        places = dict.fromkeys(_time_at(f) for f in facts)
+        values = {key: [f[key] for f in facts if f.get(key)] for key in ("tokens", "memory")}
+        values |= {p: [f["wall"] for f in facts if _time_at(f) == p] for p in places}
+        found.append({key: fmean(v) for key, v in values.items() if v})
+    return found
 
 
-def _together(price: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {k: [p[k] for p in price if k in p] for k in {key for p in price for key in p}}
+def _time_at(facts: Mapping[str, Any]) -> str:
+    """Name the wall time of a step by where it was done: others are not compared with it."""
+    return f"wall {facts.get('place', '')}"
 
 
-def _relative(step: Step, price: Mapping[str, float]) -> dict[str, float]:
-    """Return what a training took, as it is and in parts of retraining."""
+def _together(price: Sequence[Price]) -> dict[str, list[float]]:
+    """Return what retraining took over all forget sets, wall times wherever they were."""
+    found: dict[str, list[float]] = {}
+    for each in price:
+        for key, value in each.items():
+            found.setdefault(key.partition(" ")[0], []).append(value)
+    return found
+
+
+def _relative(step: Step, price: Price) -> dict[str, float]:
+    """Return what a training took, as it is and in parts of retraining in the same place."""
     facts = step.facts()
     found = {key: float(facts[key]) for key in ("wall", "tokens", "memory") if facts.get(key)}
-    parts = {f"{key}_share": found[key] / price[key] for key in found if price.get(key)}
-    return found | parts
+    paid = {**price, "wall": price.get(_time_at(facts), 0.0)}
+    return found | {f"{key}_share": found[key] / paid[key] for key in found if paid.get(key)}
 
 
 def _outcome(
@@ -121,7 +176,7 @@ def _outcome(
     study: Study,
     layout: Layout,
     failures: Mapping[Path, str],
-    price: Sequence[Mapping[str, float]],
+    price: Sequence[Price],
 ) -> Outcome:
     failed = [failures[step.folder] for step in cell.steps if step.folder in failures]
     link = ""

@@ -324,6 +324,7 @@ def _write_up(
         "table": {"heads": heads, "rows": means},
         "said": said,
         "tuning": [asdict(trial) for trial in trials],
+        "setting": dict(found.setting),
         "price": dict(found.price),
         "lines": [asdict(line) for line in rows],
         "contests": [

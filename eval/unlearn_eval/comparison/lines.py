@@ -36,6 +36,7 @@ class Line:
         front: whether no other method is better in one of forgetting, utility and cost without
             being worse in another.
         verdicts: how many cells have each verdict.
+        exact: whether its method retrains.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Line:
     failed: int = 0
     front: bool = False
     verdicts: Mapping[str, int] = field(default_factory=dict)
+    exact: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell has numbers: a mean over some of them is of an easier question."""
+        return self.cells > 0 and not self.failed
 
     @property
     def damaged(self) -> bool:
@@ -79,7 +86,9 @@ def lines(comparison: Comparison) -> list[Line]:
         comparison: the comparison.
 
     Returns:
-        The model before, the references, then the methods in the order of the recipe.
+        The model before, the references, then the methods in the order of the recipe. On the front
+        are methods with numbers in every cell; the model before, which costs nothing and keeps all,
+        dominates those that forget no more than it.
     """
     found = []
     if comparison.before:
@@ -95,8 +104,13 @@ def lines(comparison: Comparison) -> list[Line]:
         )
         for name in comparison.methods
     ]
-    best = front({line.name: line.mean for line in methods})
-    return found + [replace(line, front=line.name in best) for line in methods]
+    points = {line.name: line.mean for line in methods if line.whole}
+    nothing = [{**line.mean, "rise": 0.0, "wall_share": 0.0} for line in found[:1]]
+    best = front(points, nothing=nothing if comparison.before else ())
+    return found + [
+        replace(line, front=line.name in best, exact=line.name in comparison.exact)
+        for line in methods
+    ]
 
 
 def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> Line:
@@ -115,7 +129,11 @@ def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) ->
     )
 
 
-def front(found: Mapping[str, Mapping[str, float]], aims: Sequence[str] = _AIMS) -> set[str]:
+def front(
+    found: Mapping[str, Mapping[str, float]],
+    aims: Sequence[str] = _AIMS,
+    nothing: Sequence[Mapping[str, float]] = (),
+) -> set[str]:
     """Return the methods that no other dominates.
 
     One dominates another if it is nowhere worse and somewhere better; of two that are equal in
@@ -124,6 +142,7 @@ def front(found: Mapping[str, Mapping[str, float]], aims: Sequence[str] = _AIMS)
     Args:
         found: by method, its means; lower is better in all aims.
         aims: the measures.
+        nothing: what is there without any method, and dominates, too.
 
     Returns:
         Their names; a method that lacks a measure is not among them.
@@ -137,4 +156,8 @@ def front(found: Mapping[str, Mapping[str, float]], aims: Sequence[str] = _AIMS)
     def dominates(a: list[float], b: list[float]) -> bool:
         return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
 
-    return {n for n, p in points.items() if not any(dominates(q, p) for q in points.values())}
+    others = [
+        *points.values(),
+        *([n[a] for a in aims] for n in nothing if all(a in n for a in aims)),
+    ]
+    return {n for n, p in points.items() if not any(dominates(q, p) for q in others)}

@@ -96,7 +96,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "memory_share",
             "memory",
-            "most memory in training beyond what was in use before, retraining being 1",
+            "most memory in training beyond what was in use before, retraining being 1; without a "
+            "GPU it is the process's, which is too much where a step was the first of its kind",
             "lower",
         ),
     )

@@ -106,6 +106,8 @@ class Comparison:
         forget_sets: what the forget sets are.
         price: what retraining took: `wall` seconds, `tokens`, `memory` in bytes, where known.
         policy: name of that of the verdicts; empty without any.
+        exact: rows whose method retrains: what the others are measured against, not one of them.
+        setting: what was compared, by what it is called: the model, the records, how it was done.
     """
 
     title: str
@@ -115,6 +117,8 @@ class Comparison:
     forget_sets: Sequence[str] = ("",)
     price: Mapping[str, float] = field(default_factory=dict)
     policy: str = ""
+    exact: frozenset[str] = frozenset()
+    setting: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:
@@ -171,7 +175,8 @@ def forgetting(rows: Sequence[Row], state: str) -> tuple[Numbers, str]:
     """Return how far the attack that gives most away is from what forgetting would give.
 
     gap = max over attacks of |AUC − m| with m the mean over the references (without the state
-    itself, if it is one), or ½ without references. It counts both ways: records that a model knows
+    itself, if it is one), or ½ without references; a reference that is the only one has no gap. It
+    counts both ways: records that a model knows
     suspiciously badly stand out, too. gap_sd is that of the same attack divided by the references'
     standard deviation, but no less than the step 1/n in which a reference's AUC moves for n records
     to forget, so that references that happen to agree do not make every distance infinite.
@@ -189,6 +194,8 @@ def forgetting(rows: Sequence[Row], state: str) -> tuple[Numbers, str]:
         _aucs(rows, other) for other in states if other.startswith("reference:") and other != state
     ]
     ours = _aucs(rows, state)
+    if state.startswith("reference:") and not others:
+        return {}, ""
     known = [name for name in ours if all(name in other for other in others)]
     if not known:
         return {}, ""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from unlearn_eval.comparison.contests import Contest
+from unlearn_eval.comparison.details import About
 from unlearn_eval.comparison.lines import DAMAGE, Line
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison
 
-__all__ = ["about_contest", "advice", "headline"]
+__all__ = ["about_contest", "advice", "headline", "stop_rules"]
 
 _ALPHA = 0.05
 _LISTED = 8
+_FEW = (
+    11  # cells, from which Friedman's approximation holds by Demšar's rule of thumb (JMLR 7, 2006)
+)
+
+_MOVED = 0.9
+"""A method has moved towards the references if its distance is at most so much of what it was."""
 
 
 def headline(comparison: Comparison, found: Sequence[Line]) -> str:
@@ -26,9 +34,9 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
     Returns:
         Text.
     """
-    methods = [line for line in found if line.kind == "after" and "gap" in line.mean]
+    methods = [line for line in _approximate(found) if "gap" in line.mean]
     if not methods:
-        return "No method could be measured."
+        return "No method could be measured in every cell."
     reach = comparison.reach("gap")
     sound = sorted((x for x in methods if not x.damaged), key=lambda x: x.mean["gap"])
     if not sound:
@@ -37,6 +45,12 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
             f"{DAMAGE:g} nats a token."
         )
     best = sound[0]
+    if not _moved(best, found):
+        return (
+            "No method came nearer to models that never saw the records without damaging the rest: "
+            f"the least distance of an attacker's AUC from theirs is {_value(best, 'gap')} "
+            f"({best.name}), and was {_number('gap', _before(found))} before."
+        )
     text = (
         f"{best.name} comes closest to models that never saw the records without damaging the "
         f"rest: an attacker's AUC is {_value(best, 'gap')} from theirs"
@@ -44,9 +58,9 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
     if reach is not None:
         inside = best.mean["gap"] <= reach
         text += (
-            f", within the {_number('gap', reach)} by which they differ among themselves"
+            f", which is within the {_number('gap', reach)} of the farthest of them from the others"
             if inside
-            else f", where they differ by up to {_number('gap', reach)} among themselves"
+            else f", where the farthest of them is {_number('gap', reach)} from the others"
         )
     if "wall_share" in best.mean:
         text += f"; it takes {_share(best)} of the time of retraining"
@@ -66,11 +80,17 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
         Sentences, none that no number stands behind.
     """
     methods = [line for line in found if line.kind == "after" and line.cells]
-    measured = [line for line in methods if "gap" in line.mean and "rise" in line.mean]
-    sound = [line for line in measured if not line.damaged]
+    measured = [line for line in _approximate(found) if {"gap", "rise"} <= line.mean.keys()]
+    sound = [line for line in measured if not line.damaged and _moved(line, found)]
     said = [*_certain(comparison, sound), *_closest(sound), *_cheapest(comparison, sound)]
     said += _verdicts(comparison, methods)
     said += _gentlest(sound)
+    idle = [line.name for line in measured if not line.damaged and not _moved(line, found)]
+    if idle:
+        said.append(
+            f"Hardly nearer to the references than before ({_number('gap', _before(found))}): "
+            f"{_names(idle)}."
+        )
     harmed = [line.name for line in measured if line.damaged]
     if harmed:
         said.append(
@@ -91,8 +111,26 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
         )
     failed = [f"{x.name} ({x.failed})" for x in found if x.failed]
     if failed:
-        said.append(f"Cells that failed, and count nowhere: {', '.join(failed)}.")
+        said.append(
+            f"Cells that failed: {', '.join(failed)}. These methods are in the table with what is "
+            "left of them, and are not ranked or recommended."
+        )
     return said
+
+
+def _approximate(found: Sequence[Line]) -> list[Line]:
+    """Return the methods to choose from: measured in every cell, and not retraining itself."""
+    return [line for line in found if line.kind == "after" and line.whole and not line.exact]
+
+
+def _before(found: Sequence[Line]) -> float:
+    """Return the distance of the model before; infinite where it was not measured."""
+    return next((x.mean.get("gap", math.inf) for x in found if x.kind == "before"), math.inf)
+
+
+def _moved(line: Line, found: Sequence[Line]) -> bool:
+    """Say whether a method is nearer to the references than the model before."""
+    return line.mean["gap"] <= _MOVED * _before(found)
 
 
 def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
@@ -109,7 +147,7 @@ def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
 
 def _closest(sound: Sequence[Line]) -> list[str]:
     if not sound:
-        return []
+        return ["No method here gives less away without damaging the rest: retrain."]
     best = min(sound, key=lambda x: x.mean["gap"])
     text = (
         f"To give least away: {best.name}, {_value(best, 'gap')} from the references"
@@ -130,10 +168,10 @@ def _verdicts(comparison: Comparison, methods: Sequence[Line]) -> list[str]:
     judged = [line for line in methods if line.verdicts]
     if not judged:
         return []
-    passing = [x.name for x in judged if set(x.verdicts) == {"PASS"}]
+    passing = [x.name for x in judged if x.verdicts.get("PASS") == x.cells + x.failed]
     failing = [x.name for x in judged if "FAIL" in x.verdicts]
     rest = [x for x in judged if x.name not in {*passing, *failing}]
-    whole = [x.name for x in rest if set(x.verdicts) == {"INCONCLUSIVE"}]
+    whole = [x.name for x in rest if x.verdicts.get("INCONCLUSIVE") == x.cells + x.failed]
     parts = []
     if passing:
         parts.append(f"{_names(passing)} PASS{'ES' * (len(passing) == 1)} in every cell")
@@ -142,7 +180,7 @@ def _verdicts(comparison: Comparison, methods: Sequence[Line]) -> list[str]:
     if whole:
         parts.append(f"{_names(whole)} stay{'s' * (len(whole) == 1)} INCONCLUSIVE in every cell")
     parts += [
-        f"{x.name} stays INCONCLUSIVE in {x.verdicts['INCONCLUSIVE']} of {x.cells}"
+        f"{x.name}: {_ruled(x.verdicts)} in {x.cells + x.failed} cells"
         for x in rest
         if x.name not in whole
     ]
@@ -172,8 +210,8 @@ def _cheapest(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
     inside = [x for x in timed if x.mean["gap"] <= reach]
     if not inside:
         return [
-            "No method that kept the rest came as close to the references as they are to each "
-            f"other ({_number('gap', reach)}): where that matters, retrain."
+            "No method that kept the rest came as close to the references as the farthest of them "
+            f"is to the others ({_number('gap', reach)}): where that matters, retrain."
         ]
     best = min(inside, key=lambda x: x.mean["wall_share"])
     return [
@@ -183,7 +221,7 @@ def _cheapest(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
 
 
 def _gentlest(sound: Sequence[Line]) -> list[str]:
-    """The method that changes the rest least among those that move at all towards forgetting."""
+    """The method that changes the rest least among those that moved towards forgetting."""
     if len(sound) < 2:
         return []
     best = min(sound, key=lambda x: x.mean["rise"])
@@ -194,6 +232,27 @@ def _gentlest(sound: Sequence[Line]) -> list[str]:
         f"To keep the rest as it was: {best.name} raised its loss by {_value(best, 'rise')}, with "
         f"{_value(best, 'gap')} from the references."
     ]
+
+
+def stop_rules(about: Sequence[About]) -> str:
+    """Say what ends the runs, where that is not the same for all methods.
+
+    Args:
+        about: what the rows are, with the options in effect.
+
+    Returns:
+        A sentence; empty where all have the same rule, or nothing is known of it.
+    """
+    rules: dict[str, list[str]] = {}
+    for one in about:
+        found = {run.options["stop"] for run in one.runs if "stop" in run.options}
+        for rule in sorted(found):
+            rules.setdefault(rule, []).append(one.name)
+    if len(rules) < 2:
+        return ""
+    common = max(rules, key=lambda rule: len(rules[rule]))
+    others = [f"{rule} for {_names(who)}" for rule, who in rules.items() if rule != common]
+    return f"The rule that stops a run is {common} for all methods but: {'; '.join(others)}."
 
 
 def about_contest(found: Contest, level: float = _ALPHA) -> str:
@@ -222,7 +281,8 @@ def about_contest(found: Contest, level: float = _ALPHA) -> str:
     else:
         text += "No pair differs after correction. "
     gap = found.ranking.difference
-    text += f"Mean ranks that differ by more than {gap:.2f} differ (Nemenyi, 5 %)."
+    text += f"By Nemenyi's test mean ranks differ that are more than {gap:.2f} apart (5 %)"
+    text += ", an approximation that is rough for so few cells." if cells < _FEW else "."
     if found.ranking.p_value == found.ranking.p_value:  # not NaN
         text += f" That all rank alike: p = {found.ranking.p_value:.2g} (Friedman)."
     if found.left_out:

@@ -16,7 +16,7 @@ from unlearn_eval.comparison.lines import Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.comparison.records import CellRecords
-from unlearn_eval.comparison.words import about_contest, advice, headline
+from unlearn_eval.comparison.words import about_contest, advice, headline, stop_rules
 from unlearn_eval.report import comparison_plots as plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.audit import Picture
@@ -83,6 +83,8 @@ def comparison_page(
         anchors={page.about.name: page.anchor for page in methods},
         cells=[cell_of(outcome, few) for outcome in comparison.outcomes],
         cell_heads=[measure.head for measure in few],
+        setting=comparison.setting,
+        stops=stop_rules(about),
         several=len(comparison.forget_sets) > 1,
         forget_sets=list(enumerate(comparison.forget_sets)),
         records=embedded(records, texts) if records else "",
@@ -148,7 +150,7 @@ def _ranked(found: Contest) -> Picture:
     return Picture(
         title.get(found.measure, found.measure),
         plots.ranks(f"ranks-{found.measure}", found),
-        about_contest(found),
+        f"Filled dots are within the critical difference of the best. {about_contest(found)}",
     )
 
 

@@ -49,7 +49,7 @@ def trade_off(
     shown = [line for line in lines if "gap" in line.mean and "rise" in line.mean]
     methods = [line for line in shown if line.kind == "after"]
     rises = [max(line.mean["rise"], _LEAST) for line in shown]
-    right = max(1.0, *rises) * 2.2
+    right = max([1.0, *rises]) * 2.2
     top = max([0.1, *(line.mean["gap"] for line in shown), reach.get("gap", 0.0)]) * 1.12
     wide = width > WIDE
 

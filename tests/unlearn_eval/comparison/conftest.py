@@ -57,7 +57,7 @@ def comparison() -> Comparison:
         for f in range(2)
         for i in range(3)
     ]
-    before = [Outcome("before", 0, f, {"gap": 0.4, "auc": 1.0, "rise": 0.0}) for f in range(2)]
+    before = [Outcome("before", 0, f, {"gap": 0.5, "auc": 1.0, "rise": 0.0}) for f in range(2)]
     return Comparison(
         "three methods",
         outcomes,

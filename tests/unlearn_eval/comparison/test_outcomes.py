@@ -46,6 +46,13 @@ def test_a_reference_is_compared_with_the_others(row):
     assert found["gap_sd"] == pytest.approx(0.3 / (0.2 / 2**0.5))
 
 
+def test_the_only_reference_has_nothing_to_be_compared_with(row):
+    rows = [row(s, "membership.loss", "auc", a) for s, a in (("after", 0.9), ("reference:0", 0.6))]
+    assert forgetting(rows, "reference:0") == ({}, "")
+    found, _ = forgetting(rows, "after")
+    assert found["gap"] == pytest.approx(0.3)
+
+
 def test_without_references_guessing_is_the_aim(row):
     found, attack = forgetting(aucs(row, after={"loss": 0.3}), "after")
     assert (attack, found) == ("loss", {"auc": 0.3, "gap": pytest.approx(0.2)})

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from unlearn_eval.comparison import lines
+from unlearn_eval.comparison import About, Ruling, Run, lines
 from unlearn_eval.comparison.contests import contest
-from unlearn_eval.comparison.words import about_contest, advice, headline
+from unlearn_eval.comparison.words import about_contest, advice, headline, stop_rules
 from unlearn_eval.statistics import critical_difference
 
 
@@ -76,6 +76,83 @@ def test_advice_follows_the_numbers(comparison):
     assert "for good the distance grows from 0.05 to 0.50" in said
 
 
+def test_retraining_is_no_method_to_choose(comparison):
+    """The measure of the others: neither the closest nor the cheapest of them."""
+    exact = [
+        replace(o, method="again", numbers={**o.numbers, "gap": 0.01, "wall_share": 0.05})
+        for o in comparison.of("good")
+    ]
+    whole = replace(comparison, outcomes=[*comparison.outcomes, *exact])
+    assert headline(whole, lines(whole)).startswith("again comes closest")
+    whole = replace(whole, exact=frozenset({"again"}))
+    assert headline(whole, lines(whole)).startswith("good comes closest")
+    assert not any("again" in sentence for sentence in advice(whole, lines(whole)))
+
+
+def test_a_mean_over_what_is_left_of_the_cells_wins_nothing(judged):
+    """`lucky` is best on the cells that it has, and failed where it is hard."""
+    passes = Ruling("PASS", "A", ("loss is guessing",))
+    lucky = [
+        replace(
+            o,
+            method="lucky",
+            numbers={**o.numbers, "gap": 0.0} if o.forget == 0 else {},
+            error="" if o.forget == 0 else "out of memory",
+            ruling=passes if o.forget == 0 else Ruling(),
+        )
+        for o in judged.of("good")
+    ]
+    whole = replace(judged, outcomes=[*judged.outcomes, *lucky])
+    rows = lines(whole)
+    line = rows[-1]
+    assert (line.name, line.cells, line.failed) == ("lucky", 3, 3)
+    assert not line.whole
+    assert not line.front
+    said = advice(whole, rows)
+    assert headline(whole, rows).startswith("good comes closest")
+    assert any("lucky: 3 PASS in 6 cells" in sentence for sentence in said)
+    about = [s for s in said if "lucky" in s and "Verdicts" not in s]
+    assert about == [
+        "Cells that failed: lucky (3). These methods are in the table with what is left of them, "
+        "and are not ranked or recommended."
+    ]
+
+
+def test_who_does_nothing_is_not_recommended(comparison):
+    """As far from the references as the model before, cheap and gentle: on no front."""
+    idle = [
+        replace(
+            o, method="idle", numbers={**o.numbers, "gap": 0.5, "rise": 0.0, "wall_share": 0.01}
+        )
+        for o in comparison.of("good")
+    ]
+    whole = replace(comparison, outcomes=[*comparison.outcomes, *idle])
+    rows = lines(whole)
+    assert not rows[-1].front
+    said = advice(whole, rows)
+    assert [s for s in said if "idle" in s] == [
+        "Hardly nearer to the references than before (0.50): idle."
+    ]
+    only = replace(comparison, outcomes=idle)
+    assert headline(only, lines(only)) == (
+        "No method came nearer to models that never saw the records without damaging the rest: the "
+        "least distance of an attacker's AUC from theirs is 0.50 (idle), and was 0.50 before."
+    )
+    assert "No method here gives less away" in " ".join(advice(only, lines(only)))
+
+
+def test_stop_rules_are_said_where_they_differ():
+    def about(name, stop):
+        run = Run(0, 0, options={} if stop is None else {"stop": stop})
+        return About(name, name, "", "", "", "", runs=[run])
+
+    same = [about("a", "holdout"), about("b", "holdout"), about("edit", None)]
+    assert stop_rules(same) == ""
+    assert stop_rules([*same, about("pilot", "none")]) == (
+        "The rule that stops a run is holdout for all methods but: none for pilot."
+    )
+
+
 def test_verdicts_are_counted_and_said(judged):
     rows = {line.name: line for line in lines(judged)}
     assert rows["good"].ruled == "4 ? · 2 PASS"
@@ -85,9 +162,9 @@ def test_verdicts_are_counted_and_said(judged):
     assert rows["before"].ruled == "2 FAIL"
     said = " ".join(advice(judged, lines(judged)))
     assert (
-        "Verdicts under the policy standard: leaky and harsh FAIL in at least one; good stays "
-        "INCONCLUSIVE in 4 of 6. What is open would take 5 references (there are 3). Retrained "
-        "models, judged the same way: 1 FAIL, 5 INCONCLUSIVE." in said
+        "Verdicts under the policy standard: leaky and harsh FAIL in at least one; good: "
+        "2 PASS, 4 INCONCLUSIVE in 6 cells. What is open would take 5 references (there are 3). "
+        "Retrained models, judged the same way: 1 FAIL, 5 INCONCLUSIVE." in said
     )
     assert headline(judged, lines(judged)).endswith(
         "Verdicts on it under the policy standard: 2 PASS, 4 INCONCLUSIVE."
@@ -107,10 +184,10 @@ def test_advice_changes_with_the_numbers(comparison):
     worse = replace(comparison, outcomes=[moved(o) for o in comparison.outcomes])
     said = " ".join(advice(worse, lines(worse)))
     assert "No method that kept the rest came as close" in said
-    assert "where they differ by up to 0.06" in headline(worse, lines(worse))
+    assert "where the farthest of them is 0.06 from the others" in headline(worse, lines(worse))
     harmed = [replace(o, numbers={**o.numbers, "rise": 1.0}) for o in comparison.outcomes]
     harmed = replace(comparison, outcomes=harmed)
     assert headline(harmed, lines(harmed)).startswith("Every method damaged the model")
     nothing = replace(comparison, outcomes=[replace(o, numbers={}) for o in comparison.outcomes])
-    assert headline(nothing, lines(nothing)) == "No method could be measured."
+    assert headline(nothing, lines(nothing)) == "No method could be measured in every cell."
     assert contest(nothing, "gap") is None
