@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearn.errors import ModelError
 
-__all__ = ["check_loaded", "check_model_folder", "one_line", "resolve_folder"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_loaded", "check_model_folder", "one_line", "place_of", "resolve_folder"]
 
 
 def resolve_folder(name: str | Path, what: str) -> Path:
@@ -70,6 +73,30 @@ def check_model_folder(folder: Path) -> None:
                 "them to safetensors where you trust them"
             )
         raise ModelError(f"{folder} has config.json but no .safetensors weights")
+
+
+def place_of(device: str | None) -> torch.device:
+    """Return where a model goes.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, …; None takes the accelerator if there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ModelError: if there is no such device here.
+    """
+    import torch
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"--device {device}: there is no such device here; try cpu ({one_line(error)[:120]})"
+        ) from error
+    return place
 
 
 def check_loaded(told: Mapping[str, Any], *, unread: str = "") -> None:

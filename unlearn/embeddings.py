@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn._folders import check_loaded, check_model_folder, one_line, resolve_folder
+from unlearn._folders import (
+    check_loaded,
+    check_model_folder,
+    one_line,
+    place_of,
+    resolve_folder,
+)
 from unlearn._record import Record
 from unlearn.errors import ModelError, OptionError
 
@@ -52,19 +58,18 @@ class Encoder:
         trust_remote_code: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        import torch
+        from safetensors import SafetensorError
 
         folder = resolve_folder(model, "model")
         check_model_folder(folder)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = place_of(device)
         try:
             net, self._tokenizer = _opened(folder, trust_remote_code)
-        except (ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
+        except (SafetensorError, ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"cannot open the encoder {model}: {one_line(error)}") from error
         self._net = net.to(place).eval()
         self._progress = progress
-        limit = getattr(net.config, "max_position_embeddings", None) or 1 << 20
-        self._longest = int(min(limit, self._tokenizer.model_max_length))
+        self._longest = int(min(_positions(net), self._tokenizer.model_max_length))
         self._known: dict[str, Vectors] = {}
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
@@ -148,19 +153,27 @@ def alike_in_meaning(
 
 
 def _opened(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Open a model without its head, and its tokenizer.
+    """Open a model without its head (and without its decoder, if it has both), and its tokenizer.
 
     A causal model is opened as one: its token vectors may be stored as its head's only, and would
     be made up without it. For the same reason weights that are missing are refused, but for a
     pooler's, which nothing here reads.
     """
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForTextEncoding,
+        AutoTokenizer,
+    )
 
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     config = AutoConfig.from_pretrained(folder, **options)
     causal = any(name.endswith("ForCausalLM") for name in config.architectures or ())
-    net, told = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+    encoding = type(config) in AutoModelForTextEncoding._model_mapping
+    kind = AutoModelForTextEncoding if encoding else AutoModel
+    net, told = (AutoModelForCausalLM if causal else kind).from_pretrained(
         folder,
         use_safetensors=True,
         dtype=torch.float32,
@@ -170,3 +183,16 @@ def _opened(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     check_loaded(told, unread="pooler.")
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     return (net.base_model if causal else net), tokenizer
+
+
+def _positions(net: Any) -> int:
+    """Return how many tokens a model takes: in RoBERTa's kin the first positions are padding's."""
+    limit = getattr(net.config, "max_position_embeddings", None)
+    if not limit:  # positions are relative
+        return 1 << 20
+    taken = [
+        module.padding_idx + 1
+        for name, module in net.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return int(limit) - max(taken, default=0)

@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unlearn._activation import TRAINABLE, activate, attach
 from unlearn._adapters import check_adapter_folder, check_finite
-from unlearn._folders import check_loaded, check_model_folder, one_line, resolve_folder
+from unlearn._folders import (
+    check_loaded,
+    check_model_folder,
+    one_line,
+    place_of,
+    resolve_folder,
+)
 from unlearn._switching import Switched, switched
 from unlearn.errors import ModelError
 from unlearn.lineage import Lineage, weights_digest
@@ -220,7 +227,7 @@ def open_model(
     check_model_folder(folder)
     for path in paths:
         check_adapter_folder(path)  # before the base is loaded, which can take minutes
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     if load_in_4bit:
         options["quantization_config"] = _nf4(place)
@@ -237,7 +244,7 @@ def open_model(
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
 )
 
 from unlearn.embeddings import Encoder, alike_in_meaning
@@ -129,8 +135,13 @@ def test_what_is_no_encoder(tmp_path: Path, tiny_model: Path) -> None:
     weights = load_file(file)
     first = next(name for name in weights if name.endswith("q_proj.weight"))
     save_file({k: v for k, v in weights.items() if k != first}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="--device foo: there is no such device here"):
+        Encoder(tiny_model, device="foo")
     # transformers would make it up
     with pytest.raises(ModelError, match=rf"1 of its weights are missing, among them {first}"):
+        Encoder(broken)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot open the encoder"):
         Encoder(broken)
     (broken / "config.json").write_text('{"model_type": "no such type"}')
     with pytest.raises(ModelError, match="cannot open the encoder"):
@@ -154,18 +165,40 @@ def test_token_vectors_that_are_stored_as_the_head_are_found(
     np.testing.assert_allclose(Encoder(tied)(TEXTS), expected, atol=1e-6)
 
 
-def test_an_encoder_that_is_no_causal_model(tmp_path: Path, tiny_model: Path) -> None:
-    """A small BERT, saved as one trained with a masked head: without a pooler."""
-    folder = tmp_path / "bert"
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "encoder"),
+    [
+        # without a pooler, as trained with a masked head; positions that begin after padding's
+        (BertForMaskedLM, BertConfig(intermediate_size=32, vocab_size=512, **SIZES), "bert"),
+        (
+            RobertaModel,
+            RobertaConfig(
+                intermediate_size=32, vocab_size=512, max_position_embeddings=34, **SIZES
+            ),
+            "",
+        ),
+        (T5Model, T5Config(vocab_size=512, **T5), "encoder"),
+        (T5EncoderModel, T5Config(vocab_size=512, **T5), ""),
+    ],
+)
+def test_encoders_of_other_kinds(
+    tmp_path: Path, tiny_model: Path, kind: Any, config: Any, encoder: str
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=32, **sizes)
+    assert len(tokenizer) <= 512
     torch.manual_seed(0)
-    net = BertForMaskedLM(config).eval()
-    net.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    net = kind(config).eval()
+    net.save_pretrained(tmp_path)
+    tokenizer.model_max_length = 10**30  # which says nothing
+    tokenizer.save_pretrained(tmp_path)
     with torch.inference_mode():
-        hidden = net.bert(torch.tensor([tokenizer(TEXTS[1])["input_ids"]])).last_hidden_state[0]
+        ids = torch.tensor([tokenizer(TEXTS[1])["input_ids"]])
+        hidden = (getattr(net, encoder) if encoder else net)(ids).last_hidden_state[0]
     mean = hidden.double().mean(0)
-    found = Encoder(folder)(TEXTS)
+    found = Encoder(tmp_path)([*TEXTS, "word " * 1000])
     np.testing.assert_allclose(found[1], (mean / mean.norm()).numpy(), atol=1e-6)
+    assert np.isfinite(found).all()

@@ -86,6 +86,13 @@ def missing_weight(f: Files) -> list[str]:
     return forget(f, model=bad)
 
 
+def cut_off(f: Files) -> list[str]:
+    bad = copy(f.model, f.work / "bad")
+    file = bad / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    return forget(f, model=bad)
+
+
 def nan_weights(f: Files) -> list[str]:
     bad = copy(f.adapter, f.work / "bad")
     tensors = load_file(bad / "adapter_model.safetensors")
@@ -162,6 +169,8 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
         missing_weight,
         "1 of its weights are missing, among them model.layers.0.self_attn.q_proj.weight",
     ),
+    "weights cut off": (cut_off, "cannot open the model"),
+    "no such device": (lambda f: forget(f, "--device", "foo"), "--device foo: there is no such"),
     "pickle adapter": (pickle_only, "only pickled weights"),
     "pickle model": (pickle_model, "only pickled weights"),
     "prompt tuning": (prompt_tuning, "PROMPT_TUNING are not supported"),
