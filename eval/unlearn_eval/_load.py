@@ -34,6 +34,9 @@ __all__ = [
 
 AUDIT, SCORES = "audit.json", "scores.parquet"
 
+_SILENT = "without a lineage under the audit's key that says what it saw"
+_MADE = "made from another adapter or model, or on another base, by its lineage"
+
 
 class ScoreFile(NamedTuple):
     """What `scores.parquet` holds.
@@ -190,7 +193,10 @@ def load_evidence(
     else:
         paired = None if twins is None else _twins(Path(twins), scores["after"])
     unmeasured = content.get("unmeasured", {})
-    return Evidence(file.views, file.subjects, paired, facts, unmeasured, _partial(content))
+    unproven = {**_unproven(content), **_unproven_now(content, references)}
+    return Evidence(
+        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven
+    )
 
 
 def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
@@ -243,6 +249,40 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         seen = [each.saw(named.get("forget", ())) for each in found]
         words = "by lineages read again, the references at hand never saw the records"
         yield Fact(words, False if any(seen) else None if None in seen else True)
+
+
+def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the references whose lineage does not show that they never saw the records, and why.
+
+    Facts that an audit of an earlier version did not keep are missing like those of no lineage.
+    """
+    told = content.get("references") or {}
+    found = {}
+    for state in content["states"]:
+        if not state.startswith("reference:"):
+            continue
+        each = told.get(state, {})
+        if each.get("saw") is None:
+            found[state] = _SILENT
+        elif each.get("from_base") is None:
+            found[state] = "with a lineage of which the audit does not say what base it names"
+        elif not each["from_base"]:
+            found[state] = _MADE
+    return found
+
+
+def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, str]:
+    """Return the same of references at hand, whose lineages are read again."""
+    key = str((content.get("records") or {}).get("key_id"))
+    states = {digest: state for state, digest in content["states"].items()}
+    found = {}
+    for each in (trained_on(folder, key) for folder in folders_in(folders)):
+        state = states.get(each.weights)
+        if state is not None and each.records is None:
+            found[state] = _SILENT
+        elif state is not None and each.parent is not None:
+            found[state] = _MADE
+    return found
 
 
 def _partial(content: Mapping[str, Any]) -> frozenset[str]:
