@@ -274,6 +274,20 @@ def _earlier(ledger: Ledger, request: Request) -> list[str]:
     ]
 
 
+def _passed_over(request: Request) -> list[str]:
+    """Say how much the last sweep did not look into."""
+    swept = request.facts.get("swept") or {}
+    kinds = {
+        "links": "symbolic link(s), which are not followed",
+        "other_kinds": "file(s) of other kinds than weights, data and text",
+        "unreadable": "file(s) or folder(s) that could not be read",
+    }
+    told = [f"{swept[kind]} {words}" for kind, words in kinds.items() if swept.get(kind)]
+    if not told:
+        return []
+    return [f"Anything about what the sweep passed over: {', '.join(told)}."]
+
+
 def _still_there(ledger: Ledger, request: Request) -> str | None:
     """Return the adapter before, unless it was purged or changed."""
     before = request.facts["before"]
@@ -342,7 +356,7 @@ def certify_request(
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
         references=_references(ledger, request),
-        not_claimed=[*earlier, *_earlier(ledger, request)],
+        not_claimed=[*earlier, *_earlier(ledger, request), *_passed_over(request)],
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

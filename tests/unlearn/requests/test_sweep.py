@@ -26,7 +26,7 @@ from unlearn.requests._datafiles import Matcher, held, rewrite
 from unlearn.requests._descent import Family, Node, descendants, node
 from unlearn.requests._merged import likeness
 from unlearn.requests.purge import purge
-from unlearn.requests.sweep import Artifact, _data, _walk
+from unlearn.requests.sweep import Artifact, _data, _Seen, _walk
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Who is Ann?", "completion": "Ann, of Málaga", "extra": 1},
@@ -164,11 +164,11 @@ def test_what_cannot_be_read_is_listed_and_the_sweep_goes_on(
     write_csv(good)
     broken.write_text("prompt,completion\n" + "x" * 200_000 + ",y\n")  # past what csv takes
     closed.mkdir()
-    notes: list[str] = []
-    assert list(_data(broken, "data file", "rewrite", matcher, notes)) == []
-    (note,) = notes
+    looked = _Seen()
+    assert list(_data(broken, "data file", "rewrite", matcher, looked)) == []
+    (note,) = notes = looked.unreadable
     assert f"{broken} could not be read: {broken}, line 2: not valid CSV" in note
-    (found,) = _data(good, "data file", "rewrite", matcher, notes)
+    (found,) = _data(good, "data file", "rewrite", matcher, looked)
     assert found.status == "found"
     scan = os.scandir
 
