@@ -130,6 +130,7 @@ def _show(verdict: Verdict) -> None:
     from rich.markup import escape
 
     from unlearn._cli.screen import console
+    from unlearn_eval.certificate._policies import origin
 
     colour = _COLOURS[verdict.outcome]
     console.print(
@@ -147,7 +148,8 @@ def _show(verdict: Verdict) -> None:
             console.print(f"  · {escape(line)}")
     console.print(
         f"Policy {escape(verdict.policy['name'])} ({verdict.policy['sha256'][:12]}), chosen "
-        f"{verdict.policy['chosen']} the audit. {escape(verdict.power)}."
+        f"{verdict.policy['chosen']} the audit; {escape(origin(verdict.policy))}. "
+        f"{escape(verdict.power)}."
     )
 
 

@@ -133,7 +133,7 @@ def test_files_that_are_not_of_one_story(folder, tmp_path):
     assert verdict.outcome == "INCONCLUSIVE"
     assert "losses in audit.json" in verdict.reasons[0]
     audit = copy(folder, tmp_path / "c")
-    change(audit, lambda content: content["policy"]["content"].update({"delta": 0.4}))
+    change(audit, lambda content: content["policy"]["content"].update({"delta": 0.2}))
     with pytest.raises(DataError, match="hash is not that of its content"):
         verify(audit)
 
