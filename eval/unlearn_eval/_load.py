@@ -35,6 +35,11 @@ __all__ = [
 AUDIT, SCORES = "audit.json", "scores.parquet"
 
 _SILENT = "without a lineage under the audit's key that says what it saw"
+_COIN = (
+    "a coin decided which of each pair was included: a file of twins can only say so, and counts "
+    "as plain twins (tier C); plant canaries and audit with --canaries, to which the adapter's "
+    "lineage commits"
+)
 _MADE = "made from another adapter or model, or on another base, by its lineage"
 
 
@@ -158,8 +163,9 @@ def load_evidence(
 
     Args:
         folder: what `unlearn audit` wrote.
-        twins: a JSON file `{"randomised": false, "twins": {"forget id": ["holdout id", …]}}`;
-            `randomised` for canaries of which a coin included one of each pair.
+        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`. Where it says
+            `"randomised": true`, nothing shows that a coin fell before the scores were there, as
+            the lineage does for an audit of canaries: they are plain twins all the same.
         references: folders of the audit's references, or of several, to look at again: they must
             be those that were measured, with lineages that name none of the records.
         canaries: the file of those that the audit measured, to be compared with it.
@@ -191,7 +197,10 @@ def load_evidence(
             f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
         )
     else:
-        paired = None if twins is None else _twins(Path(twins), scores["after"])
+        paired = None
+        if twins is not None:
+            paired, claimed = _twins(Path(twins), scores["after"])
+            facts += [Fact(_COIN, None)] if claimed else []
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
     return Evidence(
@@ -292,16 +301,17 @@ def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(s for s, each in told.items() if (each.get("kept") or kept) < kept)
 
 
-def _twins(path: Path, after: Mapping[str, TokenScores]) -> Twins:
-    """Read which holdout records are the twins of each forgotten one."""
+def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
+    """Read the twins of each forgotten record, and whether the file says that a coin chose."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = dict(content["twins"].items())
-        return _paired(path, after, named, randomised=bool(content.get("randomised", False)))
+        claimed = bool(content.get("randomised", False))
+        return _paired(path, after, named, randomised=False), claimed
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a file of twins: {error!r}; it holds "
-            '{"randomised": false, "twins": {"forget id": ["holdout id"]}}'
+            '{"twins": {"forget id": ["holdout id"]}}'
         ) from error
 
 

@@ -38,7 +38,7 @@ def verify(
         typer.Option(
             metavar="FILE",
             help='Which holdout records are the twins of each forgotten one: JSON {"twins": {"id": '
-            '["id", …]}}, with "randomised": true for canaries of which a coin included one.',
+            '["id", …]}}. Pairs that a coin chose are measured by `unlearn audit --canaries`.',
         ),
     ] = None,
     reference: Annotated[

@@ -207,9 +207,13 @@ def test_twins_come_from_a_file(folder, tmp_path):
     named = {f"r{i}": ids[i] for i in range(4)}
     path.write_text(json.dumps({"randomised": True, "twins": named}))
     paired = verify(folder[0], twins=path)
-    assert paired.tier == "B"
+    # whoever saw the scores can write the file: a coin takes the lineage's commitment to it
+    assert paired.tier == "C"
+    assert "not checked: a coin decided which of each pair was included" in paired.gates[0].words
     # which records are twins was said once the scores were there, whatever the policy
     assert (verify(folder[0]).policy["chosen"], paired.policy["chosen"]) == ("before", "after")
+    path.write_text(json.dumps({"twins": named}))
+    assert "coin" not in verify(folder[0], twins=path).gates[0].words
     path.write_text(json.dumps({"twins": {f"r{i}": [ids[i], ids[i + 4]] for i in range(4)}}))
     assert load_evidence(folder[0], path).twins.positions.tolist() == [[i, i + 4] for i in range(4)]
     for broken, message in (
