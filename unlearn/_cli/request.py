@@ -298,7 +298,8 @@ def close(
         str | None,
         typer.Option(
             help="pass | incomplete | fail | inconclusive | withdrawn. Default: what its state "
-            "says. pass needs a sweep, and no artifact left."
+            "says. pass needs a sweep, and no artifact left; withdrawn is for what no run carried "
+            "out, and fail gives up on what one did."
         ),
     ] = None,
     yes: flags.Yes = False,

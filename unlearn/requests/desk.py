@@ -36,7 +36,7 @@ Outcome = Literal["pass", "fail", "inconclusive", "incomplete", "withdrawn"]
 OUTCOMES: dict[Outcome, str] = {
     "pass": "verified, and nothing known is left",
     "incomplete": "verified, but an artifact that descends from the records remains",
-    "fail": "verification failed",
+    "fail": "verification failed, or was given up after a run",
     "inconclusive": "verification could not decide",
     "withdrawn": "not carried out",
 }
@@ -326,15 +326,30 @@ def _by_state(request: Request) -> Outcome:
         "inconclusive": "inconclusive",
     }
     if request.state not in known:
-        raise LedgerError(
-            f"request {request.id} is {request.state}, not verified; pass --outcome withdrawn to "
-            "close it without carrying it out"
+        how = (
+            "verify it first, or pass --outcome fail to give it up"
+            if _carried_out(request)
+            else "pass --outcome withdrawn to close it without carrying it out"
         )
+        raise LedgerError(f"request {request.id} is {request.state}, not verified; {how}")
     return known[request.state]
+
+
+def _carried_out(request: Request) -> bool:
+    """Say whether a run took the records out of an adapter, whatever came of it."""
+    return request.state not in {"received", "located"} or "after" in request.facts
 
 
 def _allow(request: Request, outcome: Outcome) -> None:
     """Refuse an outcome that says more than is known."""
+    if outcome == "withdrawn" and _carried_out(request):
+        # its records would count as kept again, and the next run would train on them
+        raise LedgerError(
+            f"request {request.id} was carried out: it cannot be closed as withdrawn; pass "
+            "--outcome fail to give it up"
+        )
+    if outcome == "fail" and request.state in {"located", "unlearned"} and _carried_out(request):
+        return
     if outcome in {"pass", "incomplete"}:
         if request.state != "verified":
             raise LedgerError(f"request {request.id} is {request.state}, not verified")

@@ -222,7 +222,8 @@ def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
     """
     gone: set[str] = set()
     for request in ledger.requests(line=line):
-        if request.facts.get("outcome") != "withdrawn":
+        # earlier versions closed some as withdrawn after a run had taken their records out
+        if request.facts.get("outcome") != "withdrawn" or "after" in request.facts:
             gone |= set(request.facts.get("records", ()))
     data = Records.load(setup.retain or setup.data)
     key = ledger.key

@@ -171,25 +171,56 @@ def test_a_failed_request_is_tried_again_from_where_it_started(case: Case) -> No
     assert facts["after"]["digest"] == again["digest"]
     assert facts["after"]["n"] == 2
     assert facts["before"]["digest"] == weights_digest(case.adapter)
-    assert case.json("close", name, "--outcome", "withdrawn", "--yes")["state"] == "closed"
+    told = case.call("close", name, "--outcome", "withdrawn", "--yes", code=2)
+    assert "was carried out: it cannot be closed as withdrawn" in told
+    told = case.call("close", name, "--yes", code=2)
+    assert "verify it first, or pass --outcome fail to give it up" in told
+    assert case.json("close", name, "--outcome", "fail", "--yes")["state"] == "closed"
+    # nobody is kept again by giving up: another request's run goes on without the record
+    case.located("r4")
+    (third,) = case.json("run", *case.fast)["runs"]
+    line = Lineage.read(third["folder"])
+    assert line is not None
+    assert len(line.records.forgotten) == 2
 
 
 @pytest.mark.parametrize("state", ["unlearned", "verified", "failed", "inconclusive"])
 def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None:
-    fitting = {"verified": "incomplete", "failed": "fail", "inconclusive": "inconclusive"}
+    fitting = {
+        "verified": "incomplete",
+        "failed": "fail",
+        "inconclusive": "inconclusive",
+        "unlearned": "fail",
+    }
     (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
     with ledger.writing() as writer:
         writer.change(name, "located")
         writer.change(name, "unlearned")
         if state != "unlearned":
             writer.change(name, state)
-    others: set[desk.Outcome] = {"pass", "incomplete", "fail", "inconclusive"}
-    for outcome in sorted(others - {fitting.get(state, "")}):
+    for outcome in sorted(set(desk.OUTCOMES) - {fitting[state]}):
         with pytest.raises(LedgerError, match="cannot be closed|not verified|nobody looked"):
             desk.close(ledger, ledger.get(name), outcome)
         assert ledger.get(name).state == state
-    fits = desk.outcome_named(fitting.get(state, "withdrawn"))
+    fits = desk.outcome_named(fitting[state])
     assert desk.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_request_is_withdrawn_only_before_any_run(ledger: Ledger, again: bool) -> None:
+    (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
+    with ledger.writing() as writer:
+        writer.change(name, "located")
+        if again:
+            writer.change(name, "unlearned", after={"digest": "sha256:" + "1" * 64, "n": 1})
+            writer.change(name, "failed")
+            writer.change(name, "reopened", verdict=None)
+    if again:
+        with pytest.raises(LedgerError, match="was carried out"):
+            desk.close(ledger, ledger.get(name), "withdrawn")
+        assert desk.close(ledger, ledger.get(name), "fail").facts["outcome"] == "fail"
+    else:
+        assert desk.close(ledger, ledger.get(name), "withdrawn").state == "closed"
 
 
 @pytest.mark.parametrize(
