@@ -49,11 +49,11 @@ def test_a_file_that_cannot_be_read_any_more_is_not_cleaned(
     assert statuses(case, name)["copy.jsonl"] == "found"
     # read again, and clean
     copy.write_text("".join(whole.splitlines(keepends=True)[1:]))
-    case.json("sweep", name, folder)
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
     assert statuses(case, name)["copy.jsonl"] == "cleaned"
     # what was cleaned and cannot be read now is for people to look at
     copy.write_text("{broken\n" * 2)
-    case.json("sweep", name, folder)
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
     assert statuses(case, name)["copy.jsonl"] == "unclear"
 
 
@@ -80,7 +80,7 @@ def test_a_file_that_has_become_a_link_is_not_cleaned(
     assert "what the sweep passed over: 1 symbolic link(s)" in told
     assert "file(s) of other kinds" in told
     copy.unlink()
-    case.json("sweep", name, folder)
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
     assert statuses(case, name)["copy.jsonl"] == "cleaned"
 
 
@@ -128,3 +128,37 @@ def test_weights_do_not_become_clean_with_the_lineage_beside_them(case: Case) ->
     weights.unlink()
     case.json("sweep", name, other, code=None)
     assert statuses(case, name)["other"] == "cleaned"
+
+
+def test_an_adapter_before_stays_until_its_request_is_verified(case: Case) -> None:
+    one = case.located("r0")
+    (first,) = case.json("run", *case.fast)["runs"]
+    words = ("--purge", "--yes")
+    told = case.json("sweep", one, *words, code=1)
+    assert any(f"request {one} was carried out" in note for note in told["notes"])
+    assert (case.adapter / "adapter_model.safetensors").is_file()
+    # whose it is does not matter: the adapter after the first run is the one before the second
+    case.decides("PASS")
+    case.json("verify", "--generate", "0")
+    two = case.located("r4")
+    case.json("run", *case.fast)
+    case.json("verify", one, "--generate", "0")
+    told = case.json("sweep", one, *words, code=1)
+    (note,) = (note for note in told["notes"] if "was not purged" in note)
+    assert first["folder"] in note
+    assert f"request {two} was carried out" in note
+    assert not (case.adapter / "adapter_model.safetensors").exists()
+    case.json("verify", two, "--generate", "0")
+    case.json("sweep", two, *words)
+    assert not (Path(first["folder"]) / "adapter_model.safetensors").exists()
+
+
+def test_nothing_is_purged_while_another_process_is_at_work(case: Case) -> None:
+    name = case.located("r0")
+    case.json("run", *case.fast)
+    ledger = case.ledger
+    with ledger.lease(ledger.get(name).line) as lease:
+        assert lease is not None
+        told = case.call("sweep", name, "--purge", "--yes", code=2)
+    assert "another process is at work" in told
+    assert (case.adapter / "adapter_model.safetensors").is_file()

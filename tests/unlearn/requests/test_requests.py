@@ -75,6 +75,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert "artifact(s) that descend from its records remain" in case.call(
         "close", one, "--yes", code=2
     )
+    case.json("verify", two, "--generate", "0")  # which is compared with the adapter before
     case.json("sweep", one, case.work / "adapters", "--purge", "--yes")
     assert [p.name for p in case.adapter.iterdir()] == ["README.md"]  # what is not ours stays
     left = [json.loads(line)["id"] for line in case.data.read_text().splitlines()]
