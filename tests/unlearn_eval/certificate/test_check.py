@@ -290,6 +290,10 @@ def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decide
         certify(decided, None, file, adapter=decided)
     with pytest.raises(CertificateError, match="the page takes that name"):
         certify(decided, None, file.with_suffix(".html"), adapter=case.adapter)
+    other = case.folder / "references" / "reference-00"
+    (other / "lineage.json").unlink()
+    with pytest.raises(LineageError, match="is not the model before that the audit measured"):
+        certify(decided, None, file, adapter=case.adapter, before=other)
     (decided / "audit.json").write_text(json.dumps(case.audit | {"rows": [1]}))
     with pytest.raises(LineageError, match="verify it again"):
         certify(decided, None, file, adapter=case.adapter)
