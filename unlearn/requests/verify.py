@@ -261,16 +261,21 @@ def _references(ledger: Ledger, request: Request) -> list[Path]:
 
 
 def _earlier(ledger: Ledger, request: Request) -> list[str]:
-    """Say which verdicts there were on the same adapter before: with other references, say."""
+    """Say which verdicts there were on the request before, and on which of its adapters."""
     verdicts = [event.facts.get("verdict") for event in ledger.history(request.id)]
-    adapter = request.facts["verdict"]["adapter"]
-    *before, _ = [v["outcome"] for v in verdicts if v is not None and v["adapter"] == adapter]
+    *before, last = [v for v in verdicts if v is not None]
     if not before:
         return []
+    adapters = list(dict.fromkeys(v["adapter"] for v in (*before, last)))
+    told = [v["outcome"] for v in before]
+    where = "on the same adapter"
+    if len(adapters) > 1:
+        where = f"on this request, which {len(adapters)} adapters were tried for"
+        told = [f"{v['outcome']} (adapter {adapters.index(v['adapter']) + 1})" for v in before]
+        told[-1] += f", and this one is on adapter {adapters.index(last['adapter']) + 1}"
     return [
-        "That this was the only try: on the same adapter, verdicts before this one were "
-        f"{', '.join(before)}. Whoever tries again until a verdict pleases errs more often than "
-        "the policy says."
+        f"That this was the only try: {where}, verdicts before this one were {', '.join(told)}. "
+        "Whoever tries again until a verdict pleases errs more often than the policy says."
     ]
 
 

@@ -172,6 +172,14 @@ def test_a_failed_request_is_tried_again_from_where_it_started(case: Case) -> No
     assert facts["after"]["digest"] == again["digest"]
     assert facts["after"]["n"] == 2
     assert facts["before"]["digest"] == weights_digest(case.adapter)
+    # its certificate tells of the verdict on the adapter before
+    case.decides("INCONCLUSIVE")
+    for _ in range(2):
+        case.json("verify", name, "--generate", "0", code=4)
+    (told,) = verify._earlier(case.ledger, case.ledger.get(name))
+    assert "on this request, which 2 adapters were tried for, verdicts before this one" in told
+    assert "were FAIL (adapter 1), INCONCLUSIVE (adapter 2), and this one is on adapter 2." in told
+    case.json("run", name, *case.fast)
     told = case.call("close", name, "--outcome", "withdrawn", "--yes", code=2)
     assert "was carried out: it cannot be closed as withdrawn" in told
     told = case.call("close", name, "--yes", code=2)
