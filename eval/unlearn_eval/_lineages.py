@@ -34,7 +34,8 @@ class Told(NamedTuple):
     def partial(self) -> int:
         """How many references were trained on part of the kept records only."""
         total = self.records["kept"]
-        return sum((each["kept"] or total) < total for each in self.references.values())
+        known = [each["kept"] for each in self.references.values() if each["kept"] is not None]
+        return sum(kept < total for kept in known)
 
 
 def lineages_of(

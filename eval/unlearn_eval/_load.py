@@ -298,7 +298,8 @@ def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     """Return the references that saw fewer of the kept records than the audited model did."""
     kept = (content.get("records") or {}).get("kept", 0)
     told = content.get("references") or {}
-    return frozenset(s for s, each in told.items() if (each.get("kept") or kept) < kept)
+    saw = {state: each.get("kept") for state, each in told.items()}
+    return frozenset(state for state, n in saw.items() if n is not None and n < kept)
 
 
 def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:

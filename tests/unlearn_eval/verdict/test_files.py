@@ -13,6 +13,7 @@ from unlearn._cli import run
 from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.records import Records
 from unlearn_eval import run_audit
+from unlearn_eval._lineages import Told
 from unlearn_eval._load import load_audit, load_evidence, load_scores
 from unlearn_eval.verdict import View
 from unlearn_eval.verify import verify
@@ -344,6 +345,10 @@ def test_references_that_saw_fewer_kept_records_are_known(compared):
     assert load_evidence(audit).partial == {"reference:1"}
     change(audit, lambda content: content["references"]["reference:1"].update(kept=None))
     assert load_evidence(audit).partial == set()  # nothing says so
+    change(audit, lambda content: content["references"]["reference:1"].update(kept=0))
+    assert load_evidence(audit).partial == {"reference:1"}
+    each = {"reference:0": {"kept": 8}, "reference:1": {"kept": 0}, "reference:2": {"kept": None}}
+    assert Told({"kept": 8}, each).partial == 1
 
 
 def test_an_audit_without_facts_of_lineages_says_so(compared):
