@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn._folders import resolve_folder
-from unlearn.errors import LedgerError, did_you_mean
-from unlearn.lineage import Key, weights_digest
+from unlearn.errors import LedgerError, UnlearnError, did_you_mean
+from unlearn.lineage import Key, Lineage, weights_digest
 from unlearn.records import Record, Records
 from unlearn.requests._writer import Request, new_id
 from unlearn.requests.escrow import Deposit
@@ -30,6 +30,7 @@ __all__ = [
     "settle",
     "setup_of",
     "uncleaned",
+    "untrained",
 ]
 
 Outcome = Literal["pass", "fail", "inconclusive", "incomplete", "withdrawn"]
@@ -153,6 +154,26 @@ def line_of(ledger: Ledger, digest: str) -> str:
         if digest == request.line or (made and made["digest"] == digest):
             return request.line
     return digest
+
+
+def untrained(ledger: Ledger, folder: str | Path, digests: Iterable[str]) -> int:
+    """Return how many of some records an adapter never learned, as far as its lineage says.
+
+    Args:
+        ledger: under whose key.
+        folder: of the adapter or model.
+        digests: of the records.
+
+    Returns:
+        Their number; 0 too where no lineage under the key says.
+    """
+    try:
+        line = Lineage.read(resolve_folder(folder, "adapter"))
+    except UnlearnError:  # gone, or not to be read
+        return 0
+    if line is None or line.records.key_id != ledger.key.id:
+        return 0
+    return len(set(digests) - set(line.records.trained))
 
 
 def deposited(request: Request) -> Deposit:

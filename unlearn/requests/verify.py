@@ -323,20 +323,23 @@ def certify_request(
     """
     folder, _ = audit_of(ledger, request)
     verdict = request.facts["verdict"]
+    # whose records are shredded can be audited no more
+    again = (
+        "the request is closed, so no further certificate can be made; one that was made before "
+        "stays what it was"
+        if request.state == "closed"
+        else "verify the request again"
+    )
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
-        raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
+        raise LedgerError(f"the audit {folder} is gone or was changed; {again}")
     if verdict_digest(folder) != verdict.get("file"):
-        raise LedgerError(
-            f"{folder / VERDICT} is not the verdict that the ledger holds; verify the request again"
-        )
+        raise LedgerError(f"{folder / VERDICT} is not the verdict that the ledger holds; {again}")
     state = check(ledger, files=False)
     if not state.ok:
         raise LedgerError(f"the ledger does not check: {state.problems[0]}")
     adapter, _, _ = latest(ledger, request.line, setup_of(ledger, request))
     if weights_digest(adapter) != verdict["adapter"]:
-        raise LedgerError(
-            "the verdict is about an adapter that has been replaced; verify the request again"
-        )
+        raise LedgerError(f"the verdict is about an adapter that a later run has replaced; {again}")
     before, closed = _still_there(ledger, request), verdict.get("closed")
     earlier = [] if closed is None else [canaries.Closed(**closed).sentence]
     when = {event.event: event.at for event in ledger.history(request.id)}

@@ -267,3 +267,26 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
     assert ("again", "meaning") in {(pair["id"], pair["by"]) for pair in found}
     assert all(pair["similarity"] >= 0.9 for pair in found)
     assert case.ledger.get(name).facts["near"]["meaning"] == 0.9
+
+
+def test_a_closed_request_is_not_told_to_be_verified_again(case: Case) -> None:
+    one, two = case.located("r0"), case.located("r4")
+    case.json("run", one, *case.fast)
+    case.decides("PASS")
+    case.json("verify", one, "--generate", "0")
+    case.json("close", one, "--outcome", "incomplete", "--yes")
+    case.json("run", two, *case.fast)
+    told = case.call("certificate", one, "--output", case.work / "c.json", code=2)
+    assert "a later run has replaced; the request is closed" in " ".join(told.split())
+    assert "again" not in told
+
+
+def test_records_that_the_adapter_never_learned_are_noted(case: Case) -> None:
+    row = {"id": "new", "prompt": "Who is Zed?", "completion": "Zed of Oz"}
+    with case.data.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    name = case.add("new,r0")
+    assert "1 of these records the adapter never learned" in case.call("locate", name, "--yes")
+    assert case.json("locate", name)["found"]["never_trained_on"] == 1
+    (done,) = case.json("run", *case.fast)["runs"]
+    assert done["untrained"] == 1

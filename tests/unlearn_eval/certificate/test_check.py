@@ -395,3 +395,12 @@ def test_a_policy_is_told_by_its_hash_not_by_its_name(
     statement["policy"] = policy | {"content": policy["content"] | {"alpha": 0.1}}
     check = check_certificate(save(sign(statement, private_key)), public, now=NOW)
     assert wrong(check) == ["policy"]
+
+
+@pytest.mark.parametrize("verb", ["request", "certificate"])
+def test_a_check_is_printed_as_json(files, capfd, verb) -> None:
+    path, key = map(str, files)
+    assert run([verb, "check", path, "--key", key, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["ok"] is True
+    assert [each["what"] for each in found["findings"]][:2] == ["signature", "dates"]
