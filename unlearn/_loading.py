@@ -208,6 +208,8 @@ def record_of(row: Any, where: str, identifier: str = "") -> Record:
     else:
         content["messages"] = _turns(present["messages"], where)
     subject = present.get("subject")
+    for name, text in (("id", identifier), ("subject", str(subject or ""))):
+        _whole(text, name, where)
     record = Record(identifier, None if subject is None else str(subject), **content)
     names = {prompt_key: "prompt", completion_key: "completion"}
     secrets = tuple(_secrets(present.get("secrets"), record, names, where))
@@ -219,7 +221,19 @@ def _string(value: Any, key: str, where: str) -> str:
         raise DataError(f"{where}: {key} must be text, not {type(value).__name__}")
     if not value.strip():
         raise DataError(f"{where}: {key} is empty")
-    return value
+    return _whole(value, key, where)
+
+
+def _whole(text: str, key: str, where: str) -> str:
+    """Refuse half a character: no file can hold it, and no digest be made of it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {key} holds half a character at position {error.start} (a lone surrogate, "
+            f"\\u{ord(text[error.start]):04x}); write the whole one, or take it out"
+        ) from None
+    return text
 
 
 def _turns(value: Any, where: str) -> tuple[dict[str, str], ...]:

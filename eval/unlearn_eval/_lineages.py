@@ -23,7 +23,8 @@ class Told(NamedTuple):
         records: `key_id`, the digests of the records to `forget`, and of how many `kept` ones the
             audited model was trained on.
         references: by state, `weights`, how many records it was `trained` on, how many of those to
-            forget it `saw`, and how many of the `kept` ones; None where no lineage says.
+            forget it `saw`, how many of the `kept` ones, and whether it was trained `from_base`,
+            the audited model's, and not from another adapter; None where no lineage says.
     """
 
     records: Mapping[str, Any]
@@ -33,7 +34,8 @@ class Told(NamedTuple):
     def partial(self) -> int:
         """How many references were trained on part of the kept records only."""
         total = self.records["kept"]
-        return sum((each["kept"] or total) < total for each in self.references.values())
+        known = [each["kept"] for each in self.references.values() if each["kept"] is not None]
+        return sum(kept < total for kept in known)
 
 
 def lineages_of(
@@ -41,6 +43,7 @@ def lineages_of(
     split: Mapping[str, Records],
     audited: Lineage | None,
     what: str,
+    base: str | None = None,
 ) -> Told:
     """Read what models were trained on; refuse references that saw the records, or a seen holdout.
 
@@ -49,6 +52,7 @@ def lineages_of(
         split: the records of the audit.
         audited: lineage of the audited model.
         what: `adapter` or `model`.
+        base: digest of the weights of the base that the audited model was trained from, if known.
 
     Returns:
         What they say.
@@ -82,6 +86,7 @@ def lineages_of(
             "trained": None if seen is None else len(seen),
             "saw": found.saw(gone),
             "kept": found.saw(kept),
+            "from_base": found.from_base(base),
         }
     return Told({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
 

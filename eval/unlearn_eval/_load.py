@@ -34,6 +34,14 @@ __all__ = [
 
 AUDIT, SCORES = "audit.json", "scores.parquet"
 
+_SILENT = "without a lineage under the audit's key that says what it saw"
+_COIN = (
+    "a coin decided which of each pair was included: a file of twins can only say so, and counts "
+    "as plain twins (tier C); plant canaries and audit with --canaries, to which the adapter's "
+    "lineage commits"
+)
+_MADE = "made from another adapter or model, or on another base, by its lineage"
+
 
 class ScoreFile(NamedTuple):
     """What `scores.parquet` holds.
@@ -155,8 +163,9 @@ def load_evidence(
 
     Args:
         folder: what `unlearn audit` wrote.
-        twins: a JSON file `{"randomised": false, "twins": {"forget id": ["holdout id", …]}}`;
-            `randomised` for canaries of which a coin included one of each pair.
+        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`. Where it says
+            `"randomised": true`, nothing shows that a coin fell before the scores were there, as
+            the lineage does for an audit of canaries: they are plain twins all the same.
         references: folders of the audit's references, or of several, to look at again: they must
             be those that were measured, with lineages that name none of the records.
         canaries: the file of those that the audit measured, to be compared with it.
@@ -188,9 +197,15 @@ def load_evidence(
             f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
         )
     else:
-        paired = None if twins is None else _twins(Path(twins), scores["after"])
+        paired = None
+        if twins is not None:
+            paired, claimed = _twins(Path(twins), scores["after"])
+            facts += [Fact(_COIN, None)] if claimed else []
     unmeasured = content.get("unmeasured", {})
-    return Evidence(file.views, file.subjects, paired, facts, unmeasured, _partial(content))
+    unproven = {**_unproven(content), **_unproven_now(content, references)}
+    return Evidence(
+        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven
+    )
 
 
 def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
@@ -245,23 +260,59 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         yield Fact(words, False if any(seen) else None if None in seen else True)
 
 
+def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the references whose lineage does not show that they never saw the records, and why.
+
+    Facts that an audit of an earlier version did not keep are missing like those of no lineage.
+    """
+    told = content.get("references") or {}
+    found = {}
+    for state in content["states"]:
+        if not state.startswith("reference:"):
+            continue
+        each = told.get(state, {})
+        if each.get("saw") is None:
+            found[state] = _SILENT
+        elif each.get("from_base") is None:
+            found[state] = "with a lineage of which the audit does not say what base it names"
+        elif not each["from_base"]:
+            found[state] = _MADE
+    return found
+
+
+def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, str]:
+    """Return the same of references at hand, whose lineages are read again."""
+    key = str((content.get("records") or {}).get("key_id"))
+    states = {digest: state for state, digest in content["states"].items()}
+    found = {}
+    for each in (trained_on(folder, key) for folder in folders_in(folders)):
+        state = states.get(each.weights)
+        if state is not None and each.records is None:
+            found[state] = _SILENT
+        elif state is not None and each.parent is not None:
+            found[state] = _MADE
+    return found
+
+
 def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     """Return the references that saw fewer of the kept records than the audited model did."""
     kept = (content.get("records") or {}).get("kept", 0)
     told = content.get("references") or {}
-    return frozenset(s for s, each in told.items() if (each.get("kept") or kept) < kept)
+    saw = {state: each.get("kept") for state, each in told.items()}
+    return frozenset(state for state, n in saw.items() if n is not None and n < kept)
 
 
-def _twins(path: Path, after: Mapping[str, TokenScores]) -> Twins:
-    """Read which holdout records are the twins of each forgotten one."""
+def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
+    """Read the twins of each forgotten record, and whether the file says that a coin chose."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = dict(content["twins"].items())
-        return _paired(path, after, named, randomised=bool(content.get("randomised", False)))
+        claimed = bool(content.get("randomised", False))
+        return _paired(path, after, named, randomised=False), claimed
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a file of twins: {error!r}; it holds "
-            '{"randomised": false, "twins": {"forget id": ["holdout id"]}}'
+            '{"twins": {"forget id": ["holdout id"]}}'
         ) from error
 
 

@@ -93,7 +93,8 @@ def decide(
       did. G1 is not asked: it shows that a PASS could have been denied, and a deleted model FAILs
       with probability α at most whatever the model before was.
     - PASS if G1 passed, every probe passed in every declared deployment, extraction and utility
-      passed, and nothing declared is missing.
+      passed, nothing declared is missing, and of no reference it is open whether it saw the
+      records.
     - INCONCLUSIVE otherwise.
 
     Membership, utility and a claimed ε (tested where there are canaries) each have their own error
@@ -120,6 +121,7 @@ def decide(
     utility = judge_utility(evidence, policy)
     missing = list(not_audited(evidence, policy, tier == "A"))
     gates = [_facts(evidence), *found.gates]
+    missing += _unproven(evidence)
     outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
     would_decide = []
     if outcome == "INCONCLUSIVE":
@@ -204,6 +206,26 @@ def _facts(evidence: Evidence) -> Gate:
     if unknown:
         words += "; not checked: " + "; ".join(unknown)
     return Gate("G0", True if checked else None, words)
+
+
+def _unproven(evidence: Evidence) -> list[Missing]:
+    """Say of which references nothing shows that they never saw the records, by reason."""
+    silent = evidence.doubtful
+    if not silent:
+        return []
+    n = len(evidence.references)
+    why = Counter(evidence.unproven[state] for state in silent)
+    told = "; ".join(f"{count} {words}" for words, count in why.most_common())
+    reason = (
+        f"references: nothing shows that {len(silent)} of {n} never saw the records: {told}; a "
+        "copy of the audited model would look like this, so they cannot show that it is like them"
+    )
+    return [
+        Missing(
+            reason,
+            "references made by `unlearn references`, whose lineages say what they were trained on",
+        )
+    ]
 
 
 def _outcome(

@@ -262,3 +262,11 @@ def test_tofu(assets: Path) -> None:
     assert "Abilov" in str(last[-1].completion)
     forget01 = records.select(f"@{assets / 'tofu' / 'forget01.json'}")
     assert forget01.ids == records.take(range(3960, 4000)).ids
+
+
+@pytest.mark.parametrize("row", [{"text": "a\ud83d"}, {"text": "a", "subject": "\udc00"}])
+def test_half_a_character_is_an_error_that_names_the_line(row, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"text": "whole \U0001f642"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2: .* holds half a character"):
+        Records.load(path)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unlearn._cli import flags
+
 __all__ = ["certificate"]
 
 certificate = typer.Typer(
@@ -45,13 +47,27 @@ def check(
             "does its lineage name none of the records?",
         ),
     ] = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Check signature and dates, offline, and whether it is about this adapter and this audit.
 
     Exit codes: 0 it verifies; 1 it does not; 2 the input is wrong. A signed FAIL verifies too.
     """
+    import json
+    from dataclasses import asdict
+
     from unlearn_eval.certificate import check_certificate
 
     found = check_certificate(file, key, adapter=adapter, audit=audit, references=reference or ())
-    typer.echo("\n".join(found.lines()))
+    if as_json:
+        told = {
+            "ok": found.ok,
+            "key": found.key,
+            "findings": [asdict(each) for each in found.findings],
+            "words": found.words,
+            "statement": found.statement,
+        }
+        typer.echo(json.dumps(told, indent=1))
+    else:
+        typer.echo("\n".join(found.lines()))
     raise typer.Exit(0 if found.ok else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +103,9 @@ def locate(
     include: Annotated[
         str | None,
         typer.Option(
-            metavar="IDS|all", help="Near-duplicates to delete too, by id, or all that are shown."
+            metavar="IDS|all",
+            help="Near-duplicates to delete too, by id, or all that are shown. An id that holds a "
+            "comma stands between double quotes: '\"a,b\",c'.",
         ),
     ] = None,
     yes: flags.Yes = False,
@@ -128,10 +131,11 @@ def locate(
         plain,
         said,
     )
-    from unlearn._cli.screen import progress_bar
+    from unlearn._cli.screen import progress_bar, show_note
     from unlearn.embeddings import Encoder
     from unlearn.requests import desk
     from unlearn.requests.ledger import Ledger
+    from unlearn.requests.locate import Located
     from unlearn.requests.locate import locate as search
 
     opened = Ledger.open(ledger)
@@ -139,7 +143,13 @@ def locate(
     setup = desk.setup_of(opened, found_request)
     selectors = desk.selectors_of(opened, found_request)
 
-    chosen = [part.strip() for part in (include or "").split(",") if part.strip()]
+    def never(which: Located) -> int:
+        digests = (opened.key.digest(record) for record in which.records)
+        return desk.untrained(opened, setup.changing, digests)
+
+    # as CSV has it, so that an id may hold a comma between quotes
+    cells = next(csv.reader([include or ""], skipinitialspace=True), [])
+    chosen = [part.strip() for part in cells if part.strip()]
     with progress_bar("encoding texts") as progress:
         coder = (
             Encoder(encoder, device=device, trust_remote_code=trust_remote_code, progress=progress)
@@ -161,6 +171,11 @@ def locate(
         found = look([] if chosen == ["all"] else chosen)
     if not as_json:
         located(found, show_text)
+        if strange := never(found):
+            show_note(
+                f"{strange} of these records the adapter never learned, by its lineage: is it the "
+                "right adapter, and are they the right records?"
+            )
     if found.near and (
         chosen == ["all"]
         or (include is None and not yes and not as_json and confirmed("Delete these too?", yes))
@@ -168,7 +183,8 @@ def locate(
         chosen = [entry.id for entry in found.near]
         found = look(chosen)
     if as_json and not yes:
-        echo_json({**plain(found_request), "confirmed": False, "found": located_plain(found)})
+        told = {**located_plain(found), "never_trained_on": never(found)}
+        echo_json({**plain(found_request), "confirmed": False, "found": told})
         return
     if not confirmed(f"Delete these {len(found.records)} record(s)?", yes):
         said("Nothing was noted.")
@@ -182,7 +198,8 @@ def locate(
         included=len(chosen),
     )
     if as_json:
-        echo_json({**plain(done), "confirmed": True, "found": located_plain(found)})
+        told = {**located_plain(found), "never_trained_on": never(found)}
+        echo_json({**plain(done), "confirmed": True, "found": told})
     else:
         said(f"Request [bold]{done.id}[/bold]: {len(found.records)} record(s) located.")
         said("Next: unlearn request run")
@@ -278,7 +295,7 @@ def check(
     if file is not None and key is not None:
         from unlearn._cli.certificate import check as check_alone
 
-        check_alone(file, key)
+        check_alone(file, key, as_json=as_json)
     from unlearn._cli.request_show import checked, checked_plain, echo_json
     from unlearn.requests.check import check as check_ledger
     from unlearn.requests.ledger import Ledger
@@ -298,7 +315,8 @@ def close(
         str | None,
         typer.Option(
             help="pass | incomplete | fail | inconclusive | withdrawn. Default: what its state "
-            "says. pass needs a sweep, and no artifact left."
+            "says. pass needs a sweep, and no artifact left; withdrawn is for what no run carried "
+            "out, and fail gives up on what one did."
         ),
     ] = None,
     yes: flags.Yes = False,

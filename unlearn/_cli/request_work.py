@@ -105,6 +105,11 @@ def run(
             f"{len(each.requests)} request(s) taken out"
         )
         said(f"  saved to [bold]{escape(each.folder)}[/bold]")
+        if each.untrained:
+            show_note(
+                f"{each.untrained} of the records the adapter never learned, by its lineage: there "
+                "was nothing to take out, and a verification cannot show that they were there"
+            )
         if each.again:
             show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
     for line in busy:

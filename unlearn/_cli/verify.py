@@ -38,7 +38,7 @@ def verify(
         typer.Option(
             metavar="FILE",
             help='Which holdout records are the twins of each forgotten one: JSON {"twins": {"id": '
-            '["id", …]}}, with "randomised": true for canaries of which a coin included one.',
+            '["id", …]}}. Pairs that a coin chose are measured by `unlearn audit --canaries`.',
         ),
     ] = None,
     reference: Annotated[
@@ -130,6 +130,7 @@ def _show(verdict: Verdict) -> None:
     from rich.markup import escape
 
     from unlearn._cli.screen import console
+    from unlearn_eval.certificate._policies import origin
 
     colour = _COLOURS[verdict.outcome]
     console.print(
@@ -147,7 +148,8 @@ def _show(verdict: Verdict) -> None:
             console.print(f"  · {escape(line)}")
     console.print(
         f"Policy {escape(verdict.policy['name'])} ({verdict.policy['sha256'][:12]}), chosen "
-        f"{verdict.policy['chosen']} the audit. {escape(verdict.power)}."
+        f"{verdict.policy['chosen']} the audit; {escape(origin(verdict.policy))}. "
+        f"{escape(verdict.power)}."
     )
 
 

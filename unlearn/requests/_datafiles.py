@@ -7,8 +7,10 @@ in Parquet and saved datasets. A rewritten file is read back before it takes the
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -27,8 +29,8 @@ _LEAST = 24
 
 __all__ = ["READABLE", "TEXT", "Matcher", "held", "is_dataset", "rewrite"]
 
-READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-TEXT = (".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow", ".ndjson")
+READABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TEXT = (".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow")
 """Searched for the records' text, and to be cleaned by hand."""
 
 
@@ -54,20 +56,61 @@ class Matcher:
         except DataError:
             pass
         found = [_plain(text) for text in _strings(row)]
-        return any(
-            all(part in found for part in parts)
-            or (sum(map(len, parts)) >= _LEAST and all(part in "\n".join(found) for part in parts))
-            for parts in self._parts
-        )
+        if any(all(part in found for part in parts) for parts in self._parts):
+            return True
+        long = [parts for parts in self._parts if sum(map(len, parts)) >= _LEAST]
+        return bool(long) and _hold("\n".join(found), long)
 
     def text(self, text: str) -> bool:
-        """Say whether a text holds all the text of one of the records."""
-        plain = _plain(text)
-        return any(all(part in plain for part in parts) for parts in self._parts)
+        """Say whether a text holds all the text of one of the records, plain or escaped."""
+        return _hold(text, self._parts)
 
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
+
+
+def _hold(text: str, records: Iterable[tuple[str, ...]]) -> bool:
+    """Say whether a text holds all parts of one of some records."""
+    forms = [_plain(form) for form in _unescaped(text)]
+    return any(all(any(part in form for form in forms) for part in parts) for parts in records)
+
+
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|.)",
+    re.DOTALL,
+)
+_SHORT = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    r"""Yield a text as it is, and as what it stands for in JSON, YAML, HTML, or one in another.
+
+    `Jos\u00e9`, `Jos&eacute;` and `Jos\xe9` are all José; a quote within quotes is `\"`, or
+    doubled, as YAML and CSV have it.
+    """
+    for plain in dict.fromkeys((text, html.unescape(text))):
+        yield plain
+        once = _ESCAPE.sub(_meant, plain)
+        if once != plain:
+            yield once
+            yield _ESCAPE.sub(_meant, once)  # JSON in a string of JSON
+    for quote in ("''", '""'):
+        if quote in text:
+            yield text.replace(quote, quote[0])
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """Return the character that a backslash and what follows it stand for."""
+    body = escape.group()[1:]
+    if len(body) == 1:
+        return _SHORT.get(body, body)
+    if len(body) == 11:  # two halves of one character
+        high, low = int(body[1:5], 16), int(body[7:], 16)
+        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+    code = int(body[1:], 16)
+    return chr(code) if code < 0x110000 else escape.group()
 
 
 def _is_record(row: Any) -> bool:
@@ -297,6 +340,7 @@ def _dataset(path: Path, matcher: Matcher) -> Split:
 
 _SPLITS: dict[str, Callable[[Path, Matcher, str], Split]] = {
     ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
     ".json": _jsonl,
     ".csv": _csv,
     ".tsv": _csv,

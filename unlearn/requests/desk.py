@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn._folders import resolve_folder
-from unlearn.errors import LedgerError, did_you_mean
-from unlearn.lineage import Key, weights_digest
+from unlearn.errors import LedgerError, UnlearnError, did_you_mean
+from unlearn.lineage import Key, Lineage, weights_digest
 from unlearn.records import Record, Records
 from unlearn.requests._writer import Request, new_id
 from unlearn.requests.escrow import Deposit
@@ -30,13 +30,14 @@ __all__ = [
     "settle",
     "setup_of",
     "uncleaned",
+    "untrained",
 ]
 
 Outcome = Literal["pass", "fail", "inconclusive", "incomplete", "withdrawn"]
 OUTCOMES: dict[Outcome, str] = {
     "pass": "verified, and nothing known is left",
     "incomplete": "verified, but an artifact that descends from the records remains",
-    "fail": "verification failed",
+    "fail": "verification failed, or was given up after a run",
     "inconclusive": "verification could not decide",
     "withdrawn": "not carried out",
 }
@@ -153,6 +154,26 @@ def line_of(ledger: Ledger, digest: str) -> str:
         if digest == request.line or (made and made["digest"] == digest):
             return request.line
     return digest
+
+
+def untrained(ledger: Ledger, folder: str | Path, digests: Iterable[str]) -> int:
+    """Return how many of some records an adapter never learned, as far as its lineage says.
+
+    Args:
+        ledger: under whose key.
+        folder: of the adapter or model.
+        digests: of the records.
+
+    Returns:
+        Their number; 0 too where no lineage under the key says.
+    """
+    try:
+        line = Lineage.read(resolve_folder(folder, "adapter"))
+    except UnlearnError:  # gone, or not to be read
+        return 0
+    if line is None or line.records.key_id != ledger.key.id:
+        return 0
+    return len(set(digests) - set(line.records.trained))
 
 
 def deposited(request: Request) -> Deposit:
@@ -326,15 +347,30 @@ def _by_state(request: Request) -> Outcome:
         "inconclusive": "inconclusive",
     }
     if request.state not in known:
-        raise LedgerError(
-            f"request {request.id} is {request.state}, not verified; pass --outcome withdrawn to "
-            "close it without carrying it out"
+        how = (
+            "verify it first, or pass --outcome fail to give it up"
+            if _carried_out(request)
+            else "pass --outcome withdrawn to close it without carrying it out"
         )
+        raise LedgerError(f"request {request.id} is {request.state}, not verified; {how}")
     return known[request.state]
+
+
+def _carried_out(request: Request) -> bool:
+    """Say whether a run took the records out of an adapter, whatever came of it."""
+    return request.state not in {"received", "located"} or "after" in request.facts
 
 
 def _allow(request: Request, outcome: Outcome) -> None:
     """Refuse an outcome that says more than is known."""
+    if outcome == "withdrawn" and _carried_out(request):
+        # its records would count as kept again, and the next run would train on them
+        raise LedgerError(
+            f"request {request.id} was carried out: it cannot be closed as withdrawn; pass "
+            "--outcome fail to give it up"
+        )
+    if outcome == "fail" and request.state in {"located", "unlearned"} and _carried_out(request):
+        return
     if outcome in {"pass", "incomplete"}:
         if request.state != "verified":
             raise LedgerError(f"request {request.id} is {request.state}, not verified")

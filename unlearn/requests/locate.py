@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from unlearn._loading import read_rows
@@ -67,7 +67,7 @@ def find_records(source: str, records: Records, selectors: Sequence[str]) -> lis
         kind, mark, rest = selector.strip().partition(":")
         search = _SEARCHES.get(kind) if mark else None
         if search is None:
-            found.update(find(records, selector))
+            found.update(_named(records, selector))
             continue
         here = search(source, records, rest)
         if not here:  # without the words: they may be what must not be in a log
@@ -76,6 +76,26 @@ def find_records(source: str, records: Records, selectors: Sequence[str]) -> lis
     if not found:
         raise SelectionError("name the records: ids, @file, subject:…, text:…, field:NAME=VALUE")
     return sorted(found)
+
+
+def _named(records: Records, selector: str) -> list[int]:
+    """Find records by id and the like, and repeat no words that a selector may have been."""
+    whole = [i for i, name in enumerate(records.ids) if name == selector.strip()]
+    if whole:  # an id may hold a comma or a colon
+        return whole
+    kind, mark, _ = selector.strip().partition(":")
+    try:
+        return find(records, selector)
+    except SelectionError:
+        if not mark or kind == "rows" or kind.startswith("@"):
+            raise
+    if kind == "subject":
+        raise SelectionError(f"subject: names no record of {records.source}")
+    hint = did_you_mean(kind.casefold(), [*_SEARCHES, "subject", "rows"])
+    raise SelectionError(
+        f"a selector with a colon is no id of {records.source}, and begins with no kind{hint}; "
+        "kinds are subject:, rows:, text:, contains: and field:NAME=VALUE"
+    )
 
 
 def _exact(source: str, records: Records, wanted: str) -> list[int]:
@@ -140,7 +160,8 @@ def locate(
     Args:
         source: the data that the model was trained on.
         selectors: see `find_records`.
-        retain: the records to keep, when `source` no longer holds the rest.
+        retain: the records to keep, when `source` no longer holds the rest; near-duplicates are
+            looked for among them, too.
         near: least similarity of a near-duplicate; None looks for none.
         encoder: finds records that say the same in other words, too.
         meaning: least similarity of those, a cosine.
@@ -153,12 +174,12 @@ def locate(
         UnlearnError: if the data cannot be read, or a selector finds nothing.
     """
     data = Records.load(source)
-    places = find_records(source, data, selectors)
-    confirmed = list(include)
-    if confirmed:
-        places += [data.ids.index(r.id) for r in data.select(",".join(confirmed))]
-    gone = data.take(places)
-    rest = data.without(gone)
+    kept_apart = None if retain is None else Records.load(retain)
+    everything = data if kept_apart is None else _with_others(data, kept_apart)
+    named = find_records(source, data, selectors)
+    places = sorted({*named, *_confirmed(everything, include)})
+    gone = everything.take(places)
+    rest = everything.take(sorted(set(range(len(everything))) - set(places)))
     pairs: list[Near] = []
     if near:
         found = near_duplicates(gone, rest, near)
@@ -166,8 +187,44 @@ def locate(
     if encoder:
         found = alike_in_meaning(gone, rest, encoder, meaning)
         pairs += [Near(name, like, alike, "meaning") for like, name, alike in found]
-    kept = rest if retain is None else Records.load(retain).without(gone)
+    kept = rest
+    if kept_apart is not None:
+        content = {record.canonical for record in gone}
+        kept = kept_apart.take(
+            [i for i, record in enumerate(kept_apart) if record.canonical not in content]
+        )
     return Located(gone, _nearest(pairs), tuple(secrets_elsewhere(gone, kept)))
+
+
+def _with_others(data: Records, others: Records) -> Records:
+    """Return records followed by those of other content, under names that are not taken."""
+    import datasets
+
+    content, names = {record.canonical for record in data}, set(data.ids)
+    rows = []
+    for record in others:
+        if record.canonical in content:
+            continue
+        row = {name: value for name, value in asdict(record).items() if value}
+        while row["id"] in names:
+            row["id"] += "#retain"
+        names.add(row["id"])
+        rows.append(row)
+    if not rows:
+        return data
+    more = Records.from_rows(rows, others.source)
+    both = datasets.concatenate_datasets([data.dataset, more.dataset])
+    return Records(both, data.source, data.repeated)
+
+
+def _confirmed(records: Records, names: Iterable[str]) -> list[int]:
+    """Return where records are by id, to the letter: an id may hold a comma, or begin with @."""
+    at = {name: i for i, name in enumerate(records.ids)}
+    for name in (names := list(names)):
+        if name not in at:
+            hint = did_you_mean(name, at)
+            raise SelectionError(f"{records.source} has no record {name!r}{hint}")
+    return [at[name] for name in names]
 
 
 def _nearest(pairs: Iterable[Near]) -> tuple[Near, ...]:

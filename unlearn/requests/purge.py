@@ -12,6 +12,7 @@ from unlearn.errors import LedgerError, OutputError, UnlearnError
 from unlearn.requests._datafiles import Matcher, rewrite
 from unlearn.requests._writer import Request
 from unlearn.requests.ledger import Ledger
+from unlearn.requests.states import State
 from unlearn.requests.sweep import Artifact, Swept, matcher_of, note_sweep, sweep_request
 
 __all__ = ["purge", "purge_request"]
@@ -26,6 +27,9 @@ def purge_request(
 ) -> Swept:
     """Purge what a sweep found, sweep again, and note what is left.
 
+    An adapter that an open request must still be compared with, as the one before its run, stays
+    until that request is verified.
+
     Args:
         ledger: which.
         request: located or later, and open.
@@ -37,18 +41,39 @@ def purge_request(
         The second sweep, its notes naming what could not be purged.
 
     Raises:
-        LedgerError: if the request is past that.
+        LedgerError: if the request is past that, or another process is at work on its line.
     """
+    with ledger.lease(request.line) as lease:
+        if lease is None:
+            raise LedgerError(f"another process is at work on the line of request {request.id}")
+        return _purge_all(ledger, ledger.get(request.id), folders, result, agreed)
+
+
+def _purge_all(
+    ledger: Ledger,
+    request: Request,
+    folders: Iterable[Path],
+    result: Swept,
+    agreed: Callable[[Artifact], bool],
+) -> Swept:
+    """Purge while no other process changes what the line needs."""
     if request.state in {"received", "located"}:
         raise LedgerError(
             f"request {request.id} is {request.state}: run it before purging, as the adapter that "
             "learned the records is what a run starts from"
         )
     matcher = matcher_of(ledger, request)
+    needed = _needed(ledger, request.line)
     notes = []
     for artifact in result.artifacts:
         if artifact.action == "by hand":
             notes.append(f"{artifact.path} must be cleaned by hand")
+        elif artifact.action == "delete" and artifact.path in needed:
+            notes.append(
+                f"{artifact.path} was not purged: request {needed[artifact.path]} was carried out "
+                "and not verified yet, and a verification compares with the adapter before; verify "
+                "that request first, or close it"
+            )
         elif agreed(artifact):
             try:
                 purge(artifact, matcher, result.roots)
@@ -57,6 +82,18 @@ def purge_request(
     again = sweep_request(ledger, request, [f for f in folders if f.exists()])
     note_sweep(ledger, request, again, "cleaned")
     return replace(again, notes=(*again.notes, *notes))
+
+
+def _needed(ledger: Ledger, line: str) -> dict[Path, str]:
+    """Return the folders that requests on a line must still be compared with, by request."""
+    states: list[State] = ["located", "unlearned", "failed", "inconclusive"]
+    needed = {}
+    for request in ledger.requests(states, line=line):
+        before = request.facts.get("before")
+        if before is not None:
+            folder = ledger.sealer.open(before["folder"], f"adapter {before['digest']}")
+            needed[Path(os.path.realpath(str(folder)))] = request.id
+    return needed
 
 
 def purge(artifact: Artifact, matcher: Matcher, roots: Iterable[Path]) -> None:

@@ -27,7 +27,7 @@ from unlearn.records import Records
 from unlearn.requests import canaries
 from unlearn.requests._leases import Lease
 from unlearn.requests._writer import Request
-from unlearn.requests.desk import Setup, escrowed, setup_of
+from unlearn.requests.desk import Setup, escrowed, setup_of, untrained
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.states import State
 
@@ -72,6 +72,7 @@ class Done:
         again: ids of open ones that must be verified again, on the new adapter.
         records: how many were taken out.
         adopted: whether the folder was there, finished by a run that was killed afterwards.
+        untrained: how many of the records the adapter before never learned, by its lineage.
     """
 
     run: str
@@ -81,6 +82,7 @@ class Done:
     again: tuple[str, ...]
     records: int
     adopted: bool
+    untrained: int = 0
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,8 @@ def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
     """
     gone: set[str] = set()
     for request in ledger.requests(line=line):
-        if request.facts.get("outcome") != "withdrawn":
+        # earlier versions closed some as withdrawn after a run had taken their records out
+        if request.facts.get("outcome") != "withdrawn" or "after" in request.facts:
             gone |= set(request.facts.get("records", ()))
     data = Records.load(setup.retain or setup.data)
     key = ledger.key
@@ -273,7 +276,9 @@ def _carry_out(
         for name in others:
             writer.change(name, "superseded", after=after, verdict=None, swept=None)
     names = tuple(request.id for request in batch)
-    return Done(plan.run, str(plan.folder), made, names, tuple(others), len(gone), adopted)
+    strange = untrained(ledger, folder, (ledger.key.digest(record) for record in gone))
+    again = tuple(others)
+    return Done(plan.run, str(plan.folder), made, names, again, len(gone), adopted, strange)
 
 
 def _forget(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ __all__ = ["Artifact", "Swept", "matcher_of", "note_sweep", "sweep_request"]
 
 Status = Literal["found", "unclear", "cleaned"]
 Action = Literal["delete", "rewrite", "by hand"]
+Group = Literal["weights", "data"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,40 @@ class Swept:
         artifacts: in the order of their paths.
         notes: what could not be looked into.
         roots: where it looked, and below.
+        clean: of each kind of thing, the paths that were read to the end and hold none of it.
+        passed_over: how many things were not looked into: `links`, files of `other_kinds`, and what
+            was `unreadable`.
     """
 
     artifacts: tuple[Artifact, ...]
     notes: tuple[str, ...]
     roots: tuple[Path, ...]
+    clean: frozenset[tuple[Group, Path]] = frozenset()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Seen:
+    """What a sweep came across, while it goes on."""
+
+    clean: set[tuple[Group, Path]] = field(default_factory=set)
+    unreadable: list[str] = field(default_factory=list)
+    links: int = 0
+    other_kinds: int = 0
+
+    def notes(self) -> Iterator[str]:
+        yield from self.unreadable
+        if self.links:
+            yield f"{self.links} symbolic link(s) were not followed"
+        if self.other_kinds:
+            yield f"{self.other_kinds} file(s) of other kinds were not looked into"
+
+    def passed_over(self) -> dict[str, int]:
+        return {
+            "links": self.links,
+            "other_kinds": self.other_kinds,
+            "unreadable": len(self.unreadable),
+        }
 
 
 def matcher_of(ledger: Ledger, request: Request) -> Matcher:
@@ -95,9 +125,11 @@ def sweep_request(ledger: Ledger, request: Request, folders: Iterable[Path]) -> 
         raise LedgerError(f"request {request.id} is {request.state}: its records are not at hand")
     setup = setup_of(ledger, request)
     roots = _roots(ledger, request, setup, folders)
-    notes: list[str] = []
-    found = sorted(_look(ledger, request, setup, roots, notes), key=lambda a: str(a.path))
-    result = Swept(tuple(found), tuple(notes), roots)
+    seen = _Seen()
+    found = sorted(_look(ledger, request, setup, roots, seen), key=lambda a: str(a.path))
+    result = Swept(
+        tuple(found), tuple(seen.notes()), roots, frozenset(seen.clean), seen.passed_over()
+    )
     note_sweep(ledger, request, result, "swept")
     return result
 
@@ -123,41 +155,48 @@ def _made(request: Request) -> list[Mapping[str, Any]]:
 
 
 def _look(
-    ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], notes: list[str]
+    ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], seen: _Seen
 ) -> Iterator[Artifact]:
     matcher = matcher_of(ledger, request)
     nodes = []
-    links = skipped = 0
     own = {ledger.escrow.folder.resolve()}
-    for folder, files, dataset in _walk(roots, own, notes):
-        links += sum(path.is_symlink() for path in files)
+    for folder, files, dataset in _walk(roots, own, seen.unreadable):
+        links = sum(path.is_symlink() for path in files)
+        seen.links += links
         real = [path for path in files if path.is_file() and not path.is_symlink()]
         if dataset:
-            yield from _data(folder, "saved dataset", "rewrite", matcher, notes)
+            yield from _data(folder, "saved dataset", "rewrite", matcher, seen)
             continue
         found = node(folder, real) if folder.is_dir() else None
         if found is not None:
             nodes.append(found)
+        elif not links:  # one may lead to the weights that lay here
+            seen.clean.add(("weights", folder))
         for path in set(real) - set(found.files if found else ()):
             suffix = path.suffix.lower()
             if suffix in READABLE:
-                yield from _data(path, "data file", "rewrite", matcher, notes)
+                yield from _data(path, "data file", "rewrite", matcher, seen)
             elif suffix in TEXT:
-                yield from _data(path, "text file", "by hand", matcher, notes)
+                yield from _data(path, "text file", "by hand", matcher, seen)
             else:
-                skipped += 1
+                seen.other_kinds += 1
     family = _family(ledger, request, setup)
+    # without its lineage, weights that are still there say nothing against what was known of them
+    seen.clean |= {
+        ("weights", each.path)
+        for each in nodes
+        if each.lineage is not None or each.digest in {family.current, family.base} - {None}
+    }
     for each, known, why in descendants(nodes, family):
+        seen.clean.discard(("weights", each.path))
         status: Status = "found" if known else "unclear"
         yield Artifact(each.kind, each.path, why, status, "delete", each.files)
     scores = home() / "cache" / "scores"
     if scores.is_dir() and (entries := sorted(p for p in scores.iterdir() if p.is_file())):
         why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
         yield Artifact("score cache", scores, why, "unclear", "delete", tuple(entries))
-    if links:
-        notes.append(f"{links} symbolic link(s) were not followed")
-    if skipped:
-        notes.append(f"{skipped} file(s) of other kinds were not looked into")
+    else:
+        seen.clean.add(("weights", scores))
 
 
 def _walk(
@@ -185,16 +224,18 @@ def _walk(
 
 
 def _data(
-    path: Path, kind: str, action: Action, matcher: Matcher, notes: list[str]
+    path: Path, kind: str, action: Action, matcher: Matcher, seen: _Seen
 ) -> Iterator[Artifact]:
     try:
         rows = held(path, matcher)
     except (DataError, OSError) as error:
-        notes.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
+        seen.unreadable.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
         return
     if rows:
         what = f"{rows} row(s) hold one of the records" if action == "rewrite" else "holds the text"
         yield Artifact(kind, path, what, "found", action)
+    else:
+        seen.clean.add(("data", path))
 
 
 def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
@@ -226,8 +267,8 @@ def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
 def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> Request:
     """Write what was found into the request, beside what was cleaned before.
 
-    What an earlier sweep found, and this one looked at and did not find, counts as cleaned; so does
-    what is gone from elsewhere.
+    What an earlier sweep found counts as cleaned once it is gone, or once this one has read it and
+    found none of the records there. What could not be read, or has become a link, stays found.
 
     Args:
         ledger: which.
@@ -247,18 +288,36 @@ def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> R
         for artifact in result.artifacts:
             told = artifact.told()
             name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
+            if entries.get(name, {}).get("status") == "found":
+                told["status"] = "found"  # what made it known may have been taken from beside it
             hidden = {key: told.pop(key) for key in ("path", "why")}
             sealed = ledger.sealer.seal(hidden, f"artifact {name}")
             entries[name] = {**told, "name": name, "sealed": sealed}
         kept = [e for e in entries.values() if e["status"] != "forgotten"]
-        swept = {"at": now(), "roots": len(result.roots)}
+        swept = {"at": now(), "roots": len(result.roots), **result.passed_over}
         return writer.change(request.id, event, artifacts=kept, swept=swept)
 
 
 def _now(entry: Mapping[str, Any], told: Mapping[str, str], result: Swept) -> str:
     """Say what has become of an artifact that an earlier sweep noted."""
-    path = Path(told["path"])
-    looked = any(root == path or root in path.parents for root in result.roots)
-    if not looked and path.exists():
-        return str(entry["status"])
-    return "cleaned" if entry["status"] in {"found", "cleaned"} else "forgotten"
+    path, status = Path(told["path"]), str(entry["status"])
+    group: Group = "data" if entry["kind"] in _DATA else "weights"
+    if (group, path) in result.clean or _gone(path):
+        return "cleaned" if status in {"found", "cleaned"} else "forgotten"
+    if any(root == path or root in path.parents for root in result.roots):
+        return "unclear" if status == "cleaned" else status  # there again, and not read
+    return status
+
+
+_DATA = {"data file", "saved dataset", "text file"}
+
+
+def _gone(path: Path) -> bool:
+    """Say whether nothing lies at a path any more, not even a link that leads nowhere."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -261,17 +261,36 @@ def _references(ledger: Ledger, request: Request) -> list[Path]:
 
 
 def _earlier(ledger: Ledger, request: Request) -> list[str]:
-    """Say which verdicts there were on the same adapter before: with other references, say."""
+    """Say which verdicts there were on the request before, and on which of its adapters."""
     verdicts = [event.facts.get("verdict") for event in ledger.history(request.id)]
-    adapter = request.facts["verdict"]["adapter"]
-    *before, _ = [v["outcome"] for v in verdicts if v is not None and v["adapter"] == adapter]
+    *before, last = [v for v in verdicts if v is not None]
     if not before:
         return []
+    adapters = list(dict.fromkeys(v["adapter"] for v in (*before, last)))
+    told = [v["outcome"] for v in before]
+    where = "on the same adapter"
+    if len(adapters) > 1:
+        where = f"on this request, which {len(adapters)} adapters were tried for"
+        told = [f"{v['outcome']} (adapter {adapters.index(v['adapter']) + 1})" for v in before]
+        told[-1] += f", and this one is on adapter {adapters.index(last['adapter']) + 1}"
     return [
-        "That this was the only try: on the same adapter, verdicts before this one were "
-        f"{', '.join(before)}. Whoever tries again until a verdict pleases errs more often than "
-        "the policy says."
+        f"That this was the only try: {where}, verdicts before this one were {', '.join(told)}. "
+        "Whoever tries again until a verdict pleases errs more often than the policy says."
     ]
+
+
+def _passed_over(request: Request) -> list[str]:
+    """Say how much the last sweep did not look into."""
+    swept = request.facts.get("swept") or {}
+    kinds = {
+        "links": "symbolic link(s), which are not followed",
+        "other_kinds": "file(s) of other kinds than weights, data and text",
+        "unreadable": "file(s) or folder(s) that could not be read",
+    }
+    told = [f"{swept[kind]} {words}" for kind, words in kinds.items() if swept.get(kind)]
+    if not told:
+        return []
+    return [f"Anything about what the sweep passed over: {', '.join(told)}."]
 
 
 def _still_there(ledger: Ledger, request: Request) -> str | None:
@@ -304,20 +323,23 @@ def certify_request(
     """
     folder, _ = audit_of(ledger, request)
     verdict = request.facts["verdict"]
+    # whose records are shredded can be audited no more
+    again = (
+        "the request is closed, so no further certificate can be made; one that was made before "
+        "stays what it was"
+        if request.state == "closed"
+        else "verify the request again"
+    )
     if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
-        raise LedgerError(f"the audit {folder} is gone or was changed; verify the request again")
+        raise LedgerError(f"the audit {folder} is gone or was changed; {again}")
     if verdict_digest(folder) != verdict.get("file"):
-        raise LedgerError(
-            f"{folder / VERDICT} is not the verdict that the ledger holds; verify the request again"
-        )
+        raise LedgerError(f"{folder / VERDICT} is not the verdict that the ledger holds; {again}")
     state = check(ledger, files=False)
     if not state.ok:
         raise LedgerError(f"the ledger does not check: {state.problems[0]}")
     adapter, _, _ = latest(ledger, request.line, setup_of(ledger, request))
     if weights_digest(adapter) != verdict["adapter"]:
-        raise LedgerError(
-            "the verdict is about an adapter that has been replaced; verify the request again"
-        )
+        raise LedgerError(f"the verdict is about an adapter that a later run has replaced; {again}")
     before, closed = _still_there(ledger, request), verdict.get("closed")
     earlier = [] if closed is None else [canaries.Closed(**closed).sentence]
     when = {event.event: event.at for event in ledger.history(request.id)}
@@ -342,7 +364,7 @@ def certify_request(
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
         references=_references(ledger, request),
-        not_claimed=[*earlier, *_earlier(ledger, request)],
+        not_claimed=[*earlier, *_earlier(ledger, request), *_passed_over(request)],
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

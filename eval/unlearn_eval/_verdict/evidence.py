@@ -76,6 +76,9 @@ class Evidence:
         unmeasured: by prompt state, which records could not be measured in it, and why.
         partial: the references that were trained on part of the kept records only, such as the
             half-splits that serve several requests.
+        unproven: by reference, why nothing shows that it never saw the records; they bar a PASS and
+            excuse nothing. Whoever leaves it empty states that all of them are what they are
+            called, as simulations may.
     """
 
     views: Mapping[View, Scores]
@@ -84,6 +87,7 @@ class Evidence:
     facts: Sequence[Fact] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
+    unproven: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):
@@ -141,6 +145,11 @@ class Evidence:
     def part_trained(self) -> list[str]:
         """Those of the references that were trained on part of the kept records."""
         return [state for state in self.references if state in self.partial]
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Those of the references of which nothing shows that they never saw the records."""
+        return [state for state in self.references if state in self.unproven]
 
     @property
     def forget_subjects(self) -> Sequence[Hashable | None]:

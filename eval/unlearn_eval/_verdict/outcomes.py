@@ -32,6 +32,9 @@ def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) ->
     between references. A deleted model FAILs where it is by chance the only one of k + 1 to give a
     record away, which for each record has probability at most 1/(k + 1).
 
+    A reference of which nothing shows that it never saw the records excuses none: what only such
+    ones give away, too, stays undecided.
+
     Args:
         evidence: scores that hold the policy's sampler.
         policy: n, p, deployments and prompt states.
@@ -47,6 +50,7 @@ def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) ->
     ours: set[str] = set()
     theirs: set[str] = set()
     extra: set[str] = set()
+    excused: set[str] = set()
     compared = True
     for view in [*evidence.audited(policy), *evidence.asked(policy)]:
         scores = evidence.scores(view)
@@ -54,8 +58,11 @@ def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) ->
         if not by_references and "forget" in scores.get("base", {}):
             states.append("base")
         found = _given_away(scores["after"]["forget"], rule)
-        known: set[str] = set().union(*(_given_away(scores[s]["forget"], rule) for s in states))
+        away = {s: _given_away(scores[s]["forget"], rule) for s in states}
+        known: set[str] = set().union(*away.values())
+        shown = set().union(*(away[s] for s in states if s not in evidence.unproven))
         compared = compared and bool(states)
+        excused |= (found & known) - shown
         ours, theirs = ours | found, theirs | known
         extra |= found - known if states else set()
     n = evidence.forget.records
@@ -67,6 +74,12 @@ def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) ->
     elif ours and not compared:
         outcome = "INCONCLUSIVE"
         words += ", with nothing that never saw them to compare with"
+    elif excused:
+        outcome = "INCONCLUSIVE"
+        words += (
+            f", {len(excused)} of them otherwise only from references of which no lineage shows "
+            "that they never saw them"
+        )
     else:
         limit = clopper_pearson(len(ours), n, 1 - 2 * policy.alpha)[1]
         words += f": of independent records like these at most {limit:.0%} would"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +11,7 @@ from pydantic import Field, field_validator
 from unlearn._recipes import load_recipe, recipe_names
 from unlearn.errors import OptionError, did_you_mean
 from unlearn.options import StrictModel, validated
+from unlearn_eval.certificate._policies import content_hash, posing
 from unlearn_eval.extraction.discoverable import SAMPLERS
 from unlearn_eval.membership import ATTACKS
 
@@ -48,7 +47,7 @@ class Extraction(StrictModel):
     """When a record counts as extractable: 1 − (1 − p_z)^n ≥ p (2410.19482, definition 3.2)."""
 
     n: int = Field(ge=1, description="tries")
-    p: float = Field(gt=0, lt=1, description="probability that one of them is the record")
+    p: float = Field(gt=0, le=0.9, description="probability that one of them is the record")
     temperature: float = 1.0
     top_k: int = 40
 
@@ -64,16 +63,18 @@ class Policy(StrictModel):
     kind: Literal["policy"]
     description: str = ""
     probes: Annotated[list[str], Field(min_length=1)]
-    alpha: float = Field(gt=0, lt=0.5, description="error of either decision")
+    alpha: float = Field(gt=0, le=0.1, description="error of either decision")
     margin: float = Field(
-        gt=0, description="largest distance that does not matter, in reference SD"
+        gt=0, le=10, description="largest distance that does not matter, in reference SD"
     )
-    delta: float = Field(gt=0, lt=0.5, description="largest |θ − ½| that does not matter")
+    delta: float = Field(gt=0, le=0.25, description="largest |θ − ½| that does not matter")
     min_references: int = Field(ge=3, description="references from which on they decide")
     extraction: Extraction
     deployments: Annotated[list[str], Field(min_length=1)]
     prompt_states: Annotated[list[str], Field(min_length=1)]
-    utility_margin: float = Field(gt=0, description="largest rise of the kept records' loss, nats")
+    utility_margin: float = Field(
+        gt=0, le=1, description="largest rise of the kept records' loss, nats"
+    )
     epsilon: float | None = Field(None, ge=0, description="ε that is claimed, tested by canaries")
 
     @field_validator("probes")
@@ -124,8 +125,7 @@ class Policy(StrictModel):
     @property
     def sha256(self) -> str:
         """SHA-256 of the canonical JSON: keys sorted, no spaces, ASCII."""
-        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return content_hash(self.content)
 
 
 def is_form(deployment: str, declared: str) -> bool:
@@ -152,11 +152,18 @@ def load_policy(name: str | Path) -> tuple[str, Policy]:
         Its name, which of a file is the file's, and the policy.
 
     Raises:
-        OptionError: if there is none, it has an unknown key or a value that cannot be.
+        OptionError: if there is none, it has an unknown key or a value that cannot be, or a file
+            has the name of another policy that comes with the toolkit.
     """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
-        return path.stem, load_recipe(str(name), Policy)
+        own = load_recipe(str(name), Policy)
+        if posing({"name": path.stem, "sha256": own.sha256}):
+            raise OptionError(
+                f"{name} is named like the policy {path.stem!r} that comes with unlearn, and holds "
+                "another: a certificate would call it by that name; rename the file"
+            )
+        return path.stem, own
     known = [n.removeprefix("policies/") for n in recipe_names() if n.startswith("policies/")]
     if str(name) not in known:
         raise OptionError(

@@ -10,6 +10,7 @@ from typing import Any
 from unlearn._output import staged_file
 from unlearn.errors import CertificateError, LineageError
 from unlearn_eval.certificate._envelope import UnverifiedError, read_json, write_certificate
+from unlearn_eval.certificate._files import weights_digest
 from unlearn_eval.certificate._references import folders_in, trained_on
 from unlearn_eval.certificate._statement import VALID_DAYS, build_certificate
 
@@ -67,10 +68,12 @@ def certify(
         raise LineageError(
             f"{folder / 'audit.json'} is not the audit that the verdict rests on; verify it again"
         )
+    seen = _parsed(data, folder / "audit.json")
+    _same_before(before, seen)
     scores = folder / "scores.parquet"
     statement = build_certificate(
         decided,
-        _parsed(data, folder / "audit.json"),
+        seen,
         request=request,
         lineage_after=_lineage(Path(adapter)),
         lineage_before=None if before is None else _lineage(Path(before), needed=False),
@@ -89,6 +92,16 @@ def certify(
     with staged_file(path.with_suffix(".html")) as stage:
         stage.write_text(certificate_page(envelope), encoding="utf-8")
     return path
+
+
+def _same_before(before: str | Path | None, seen: Mapping[str, Any]) -> None:
+    """Refuse a model before that the audit did not measure: without a lineage nothing else does."""
+    states = seen.get("states")
+    measured = states.get("before") if isinstance(states, dict) else None
+    if before is not None and measured is not None and weights_digest(before) != measured:
+        raise LineageError(
+            f"no certificate: {before} is not the model before that the audit measured ({measured})"
+        )
 
 
 def _look_again(folders: Sequence[str | Path], statement: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from unlearn.errors import CertificateError
 from unlearn_eval.certificate._envelope import UnverifiedError, open_envelope, read_json
 from unlearn_eval.certificate._files import deciding_files, weights_digest
 from unlearn_eval.certificate._keys import key_id, load_public_key
+from unlearn_eval.certificate._policies import content_hash, origin, posing
 from unlearn_eval.certificate._references import folders_in, trained_on
 from unlearn_eval.certificate._schema import STATEMENT
 from unlearn_eval.certificate._shape import MisfitError, fit, parse_time
@@ -135,6 +136,7 @@ def check_certificate(
         _dates(statement, now or datetime.datetime.now(datetime.UTC)),
         _same_adapter(statement["models"]["after"], adapter, weights),
         _same_audit(statement["audit"], measured),
+        _policy(statement["policy"]),
         *_references(statement, references),
     )
     return Check(findings, statement, name)
@@ -169,6 +171,12 @@ def _same_adapter(
         words = f"{folder} differs from what was certified in {', '.join(other)}"
         return Finding("adapter", False, words)
     return Finding("adapter", True, "the weights and the configuration are those certified")
+
+
+def _policy(policy: Mapping[str, Any]) -> Finding:
+    if content_hash(policy["content"]) != policy["sha256"]:
+        return Finding("policy", False, "its hash is not that of the policy's content")
+    return Finding("policy", None if posing(policy) else True, origin(policy))
 
 
 def _same_audit(certified: Mapping[str, Any], measured: tuple[str, str | None] | None) -> Finding:

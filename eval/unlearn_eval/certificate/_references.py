@@ -19,14 +19,31 @@ class Trained(NamedTuple):
     Attributes:
         weights: digest of its weights.
         records: keyed digests of its records; None where no lineage under the key asked for says.
+        parent: digest of the weights that it was made from; None where it was trained from a base.
+        base: digest of that base's weights; None where no lineage says.
     """
 
     weights: str
     records: frozenset[str] | None
+    parent: str | None = None
+    base: str | None = None
 
     def saw(self, digests: Collection[str]) -> int | None:
         """Return how many of some records it was trained on, None if that is not known."""
         return None if self.records is None else len(self.records & set(digests))
+
+    def from_base(self, base: str | None) -> bool | None:
+        """Return whether it was trained from a base, and of no other adapter or model.
+
+        Args:
+            base: digest of the base's weights; None for any.
+
+        Returns:
+            Whether it was, None if no lineage says.
+        """
+        if self.records is None or self.base is None:
+            return None
+        return self.parent is None and base in (None, self.base)
 
 
 def trained_on(folder: str | Path, key_id: str) -> Trained:
@@ -53,14 +70,15 @@ def trained_on(folder: str | Path, key_id: str) -> Trained:
         line: Any = read_json(path.read_bytes())
         named, records = line["digest"], line["records"]
         key, trained = records["key_id"], frozenset(map(str, records["trained"]))
-    except (UnverifiedError, KeyError, TypeError) as error:
+        parent, base = line.get("parent"), (line.get("base") or {}).get("digest")
+    except (UnverifiedError, KeyError, TypeError, AttributeError) as error:
         raise LineageError(f"{path} is not a lineage of schema 1: {error}") from None
     if named != weights:
         raise LineageError(
             f"{path} is of other weights ({named}) than lie beside it ({weights}): what it says is "
             "not true of these"
         )
-    return Trained(weights, trained if key == key_id else None)
+    return Trained(weights, trained if key == key_id else None, parent, base)
 
 
 def folders_in(paths: Collection[str | Path]) -> list[Path]:

@@ -97,6 +97,8 @@ def build_certificate(
         _agree("before", states.get("before"), before["digest"])
         _agree("base", before["base"]["digest"], after["base"]["digest"])
     _agree("base", states.get("base"), after["base"]["digest"])
+    if asked is None and before is None:
+        _parent(states.get("before"), after["parent"])
     if adapter is not None:
         _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
         _same_files(seen["files"], deciding_files(adapter), adapter)
@@ -229,6 +231,16 @@ def _agree(what: str, measured: Any, known: str) -> None:
         raise LineageError(
             f"no certificate: the weights of {what!r} are {measured} in one place and {known} in "
             "another; audit the adapter that the certificate is for, with the one before it"
+        )
+
+
+def _parent(measured: Any, parent: str | None) -> None:
+    """Refuse a state before that nothing ties to the one after: no ledger, and no lineage."""
+    if measured is not None and parent is not None and measured != parent:
+        raise LineageError(
+            f"no certificate: the audit calls {measured} the model before, and by its lineage the "
+            f"one after was made from {parent}; audit with that one as --before, or name the one "
+            "before by a folder with its lineage.json"
         )
 
 

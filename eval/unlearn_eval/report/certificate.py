@@ -12,6 +12,7 @@ from typing import Any
 
 from unlearn.errors import CertificateError
 from unlearn_eval.certificate._envelope import UnverifiedError, unsigned_payload
+from unlearn_eval.certificate._policies import origin
 from unlearn_eval.certificate._schema import STATEMENT
 from unlearn_eval.certificate._shape import MisfitError, fit
 from unlearn_eval.report._page import render
@@ -216,7 +217,12 @@ def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
         "after": "chosen after the measurements: the numbers could be seen",
     }
     found += [
-        _entry("policy", policy["name"], [policy["sha256"]], when[policy["chosen"]]),
+        _entry(
+            "policy",
+            policy["name"],
+            [policy["sha256"]],
+            f"{when[policy['chosen']]}; {origin(policy)}",
+        ),
         _entry("measurements", f"made on {audit['created'][:10]}", [audit["sha256"]]),
         _entry("decided", f"on {statement['verdict']['decided'][:10]}"),
     ]

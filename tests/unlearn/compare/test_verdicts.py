@@ -75,6 +75,11 @@ def audited(tmp_path: Path):
             states={state: f"sha256:{i}" for i, state in enumerate(states)},
             rows=audit_rows(states, {}),
             scores=states,
+            references={
+                state: {"weights": f"sha256:{i}", "saw": 0, "kept": 12, "from_base": True}
+                for i, state in enumerate(states)
+                if state.startswith("reference:")
+            },
             policy={"name": "own", "sha256": policy.sha256, "content": policy.content},
         )
         step = Step("audit", name, tmp_path, name, {})

@@ -136,7 +136,7 @@ class Case:
         self.output += out + err
         return str(err if code == 2 else out)
 
-    def json(self, *words: str | Path, code: int = 0) -> dict[str, Any]:
+    def json(self, *words: str | Path, code: int | None = 0) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.call(*words, "--json", code=code))
         return found
 

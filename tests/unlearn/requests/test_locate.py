@@ -95,6 +95,55 @@ def test_near_duplicates_are_shown_and_count_once_confirmed(source: str) -> None
     assert not confirmed.near
 
 
+def test_near_duplicates_are_looked_for_among_retained_records_too(
+    source: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "retain.jsonl"
+    rows = [
+        dict(ROWS[1], id="z", completion="Ann lives in Málaga!"),
+        dict(ROWS[1], id="a", completion="Ann lives in Málaga?"),
+        dict(ROWS[1], id="same"),
+    ]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = locate(source, ["b"], retain=str(other))
+    assert {n.id for n in found.near} == {"e", "z", "a#retain"}  # and not the record itself
+    confirmed = locate(source, ["b"], retain=str(other), include=["z", "a#retain"])
+    assert confirmed.records.ids == ["b", "z", "a#retain"]
+    assert {n.id for n in confirmed.near} == {"e"}
+
+
+def test_an_id_is_taken_to_the_letter(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    ids = ["a,b", f"@{path}", "a", "doc:1"]
+    rows = [{"id": name, "text": f"Ann lives in Málaga {i}."} for i, name in enumerate(ids)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ids:
+        assert locate(str(path), ["a"], include=[name]).records.ids == sorted(
+            {"a", name}, key=ids.index
+        )
+    assert locate(str(path), ["a,b"]).records.ids == ["a,b"]
+    assert locate(str(path), ["doc:1"]).records.ids == ["doc:1"]
+    with pytest.raises(SelectionError, match="has no record 'b'"):
+        locate(str(path), ["a"], include=["b"])
+
+
+@pytest.mark.parametrize(
+    ("selector", "problem"),
+    [
+        ("Text:Ann's private words", "begins with no kind .did you mean 'text'"),
+        ("phone:555-0184 private", "begins with no kind"),
+        ("private person:x", "begins with no kind"),
+        ("subject:Ann Private, private", "subject: names no record"),
+        ("field:account=private", "field: names no record"),
+    ],
+)
+def test_no_selector_s_words_are_repeated(source: str, selector: str, problem: str) -> None:
+    with pytest.raises(SelectionError, match=problem) as caught:
+        locate(source, [selector])
+    assert "rivate" not in str(caught.value)
+    assert "555" not in str(caught.value)
+
+
 def test_a_secret_in_a_kept_record_is_warned_of(source: str, tmp_path: Path) -> None:
     found = locate(source, ["subject:Ann"])
     assert found.elsewhere == (("d", "completion", "phone", "a"),)

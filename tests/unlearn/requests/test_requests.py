@@ -75,6 +75,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert "artifact(s) that descend from its records remain" in case.call(
         "close", one, "--yes", code=2
     )
+    case.json("verify", two, "--generate", "0")  # which is compared with the adapter before
     case.json("sweep", one, case.work / "adapters", "--purge", "--yes")
     assert [p.name for p in case.adapter.iterdir()] == ["README.md"]  # what is not ours stays
     left = [json.loads(line)["id"] for line in case.data.read_text().splitlines()]
@@ -171,25 +172,64 @@ def test_a_failed_request_is_tried_again_from_where_it_started(case: Case) -> No
     assert facts["after"]["digest"] == again["digest"]
     assert facts["after"]["n"] == 2
     assert facts["before"]["digest"] == weights_digest(case.adapter)
-    assert case.json("close", name, "--outcome", "withdrawn", "--yes")["state"] == "closed"
+    # its certificate tells of the verdict on the adapter before
+    case.decides("INCONCLUSIVE")
+    for _ in range(2):
+        case.json("verify", name, "--generate", "0", code=4)
+    (told,) = verify._earlier(case.ledger, case.ledger.get(name))
+    assert "on this request, which 2 adapters were tried for, verdicts before this one" in told
+    assert "were FAIL (adapter 1), INCONCLUSIVE (adapter 2), and this one is on adapter 2." in told
+    case.json("run", name, *case.fast)
+    told = case.call("close", name, "--outcome", "withdrawn", "--yes", code=2)
+    assert "was carried out: it cannot be closed as withdrawn" in told
+    told = case.call("close", name, "--yes", code=2)
+    assert "verify it first, or pass --outcome fail to give it up" in told
+    assert case.json("close", name, "--outcome", "fail", "--yes")["state"] == "closed"
+    # nobody is kept again by giving up: another request's run goes on without the record
+    case.located("r4")
+    (third,) = case.json("run", *case.fast)["runs"]
+    line = Lineage.read(third["folder"])
+    assert line is not None
+    assert len(line.records.forgotten) == 2
 
 
 @pytest.mark.parametrize("state", ["unlearned", "verified", "failed", "inconclusive"])
 def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None:
-    fitting = {"verified": "incomplete", "failed": "fail", "inconclusive": "inconclusive"}
+    fitting = {
+        "verified": "incomplete",
+        "failed": "fail",
+        "inconclusive": "inconclusive",
+        "unlearned": "fail",
+    }
     (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
     with ledger.writing() as writer:
         writer.change(name, "located")
         writer.change(name, "unlearned")
         if state != "unlearned":
             writer.change(name, state)
-    others: set[desk.Outcome] = {"pass", "incomplete", "fail", "inconclusive"}
-    for outcome in sorted(others - {fitting.get(state, "")}):
+    for outcome in sorted(set(desk.OUTCOMES) - {fitting[state]}):
         with pytest.raises(LedgerError, match="cannot be closed|not verified|nobody looked"):
             desk.close(ledger, ledger.get(name), outcome)
         assert ledger.get(name).state == state
-    fits = desk.outcome_named(fitting.get(state, "withdrawn"))
+    fits = desk.outcome_named(fitting[state])
     assert desk.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_request_is_withdrawn_only_before_any_run(ledger: Ledger, again: bool) -> None:
+    (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
+    with ledger.writing() as writer:
+        writer.change(name, "located")
+        if again:
+            writer.change(name, "unlearned", after={"digest": "sha256:" + "1" * 64, "n": 1})
+            writer.change(name, "failed")
+            writer.change(name, "reopened", verdict=None)
+    if again:
+        with pytest.raises(LedgerError, match="was carried out"):
+            desk.close(ledger, ledger.get(name), "withdrawn")
+        assert desk.close(ledger, ledger.get(name), "fail").facts["outcome"] == "fail"
+    else:
+        assert desk.close(ledger, ledger.get(name), "withdrawn").state == "closed"
 
 
 @pytest.mark.parametrize(
@@ -227,3 +267,26 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
     assert ("again", "meaning") in {(pair["id"], pair["by"]) for pair in found}
     assert all(pair["similarity"] >= 0.9 for pair in found)
     assert case.ledger.get(name).facts["near"]["meaning"] == 0.9
+
+
+def test_a_closed_request_is_not_told_to_be_verified_again(case: Case) -> None:
+    one, two = case.located("r0"), case.located("r4")
+    case.json("run", one, *case.fast)
+    case.decides("PASS")
+    case.json("verify", one, "--generate", "0")
+    case.json("close", one, "--outcome", "incomplete", "--yes")
+    case.json("run", two, *case.fast)
+    told = case.call("certificate", one, "--output", case.work / "c.json", code=2)
+    assert "a later run has replaced; the request is closed" in " ".join(told.split())
+    assert "again" not in told
+
+
+def test_records_that_the_adapter_never_learned_are_noted(case: Case) -> None:
+    row = {"id": "new", "prompt": "Who is Zed?", "completion": "Zed of Oz"}
+    with case.data.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    name = case.add("new,r0")
+    assert "1 of these records the adapter never learned" in case.call("locate", name, "--yes")
+    assert case.json("locate", name)["found"]["never_trained_on"] == 1
+    (done,) = case.json("run", *case.fast)["runs"]
+    assert done["untrained"] == 1

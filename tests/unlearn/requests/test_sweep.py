@@ -26,7 +26,7 @@ from unlearn.requests._datafiles import Matcher, held, rewrite
 from unlearn.requests._descent import Family, Node, descendants, node
 from unlearn.requests._merged import likeness
 from unlearn.requests.purge import purge
-from unlearn.requests.sweep import Artifact, _data, _walk
+from unlearn.requests.sweep import Artifact, _data, _Seen, _walk
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Who is Ann?", "completion": "Ann, of Málaga", "extra": 1},
@@ -63,6 +63,7 @@ def lines(rows: list[dict[str, Any]]) -> str:
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "lines.jsonl": lambda p: p.write_bytes(lines(ROWS).encode()),
+    "lines.ndjson": lambda p: p.write_bytes(lines(ROWS).encode()),
     "lines.json": lambda p: p.write_bytes(lines(ROWS).encode()),
     "array.json": lambda p: p.write_text(json.dumps(ROWS, indent=2, ensure_ascii=False)),
     "one_line.json": lambda p: p.write_text(json.dumps(ROWS)),
@@ -122,6 +123,24 @@ def test_a_record_is_recognised_by_digest_and_by_text(matcher: Matcher, key: Key
     assert matcher.row({"a": ["x", {"b": "Q: Who is Ann? A: Ann, of Ma\u0301laga."}]})
     assert not matcher.row({"prompt": "Who is Ann?", "completion": "nobody"})
     assert matcher.text("… Who is Ann? …\nAnn, of Málaga")
+    for told in (
+        json.dumps(ROWS[0]),
+        json.dumps(json.dumps(ROWS[0])),
+        "<p>Who is Ann?</p><p>Ann, of M&aacute;laga</p>",
+        "<p>Who is Ann?</p><p>Ann, of M&#225;laga</p>",
+        r"prompt: Who is Ann?" + "\n" + r'completion: "Ann, of M\xe1laga"',
+    ):
+        assert matcher.text(told)
+        assert matcher.row({"log": told})
+        assert not matcher.text(told.replace("Ann", "Bob"))
+    cy = Matcher([], key, Records.from_rows([{"prompt": 'Is "it"?', "completion": "it's 🙂"}]))
+    for told in (
+        json.dumps({"prompt": 'Is "it"?', "completion": "it's 🙂"}),
+        "Is &quot;it&quot;? it&#x27;s 🙂",
+        """- 'Is "it"?'\n- 'it''s 🙂'""",
+        r"Is \"it\"? it's \U0001F642",
+    ):
+        assert cy.text(told), told
     only = Matcher([], key)
     assert not only.row(ROWS[0])
     assert not only.text("anything")
@@ -164,11 +183,11 @@ def test_what_cannot_be_read_is_listed_and_the_sweep_goes_on(
     write_csv(good)
     broken.write_text("prompt,completion\n" + "x" * 200_000 + ",y\n")  # past what csv takes
     closed.mkdir()
-    notes: list[str] = []
-    assert list(_data(broken, "data file", "rewrite", matcher, notes)) == []
-    (note,) = notes
+    looked = _Seen()
+    assert list(_data(broken, "data file", "rewrite", matcher, looked)) == []
+    (note,) = notes = looked.unreadable
     assert f"{broken} could not be read: {broken}, line 2: not valid CSV" in note
-    (found,) = _data(good, "data file", "rewrite", matcher, notes)
+    (found,) = _data(good, "data file", "rewrite", matcher, looked)
     assert found.status == "found"
     scan = os.scandir
 

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from unlearn_eval.certificate import build_certificate, sign
+from unlearn_eval.certificate._policies import content_hash
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -66,8 +67,8 @@ def verdict() -> dict[str, Any]:
         "reasons": ["All six tests lie within the policy's margin of the models without them."],
         "would_decide": [],
         "policy": {
-            "name": "strict",
-            "sha256": _hex("policy"),
+            "name": "own",
+            "sha256": content_hash({"margin": 4, "alpha": 0.05}),
             "chosen": "before",
             "content": {"margin": 4, "alpha": 0.05},
         },

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 import json
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from unlearn_eval.certificate import (
     write_certificate,
 )
 from unlearn_eval.certificate.__main__ import main
+from unlearn_eval.report.certificate import certificate_page
+from unlearn_eval.verdict import load_policy
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -43,12 +46,12 @@ def test_a_certificate_verifies_beside_its_adapter_and_its_audit(case, save, pub
     alone = check_certificate(path, public, now=NOW)
     assert alone.ok
     assert alone.statement == case.statement()
-    assert [f.passed for f in alone.findings] == [True, True, None, None]
+    assert [f.passed for f in alone.findings] == [True, True, None, None, True]
     full = check_certificate(
         path, public, adapter=case.adapter, audit=case.folder / "audit", now=NOW
     )
     assert full.ok
-    assert [f.passed for f in full.findings] == [True] * 4
+    assert [f.passed for f in full.findings] == [True] * 5
     assert "on 20 record(s): PASS" in full.words
 
 
@@ -147,7 +150,7 @@ def test_lines_cannot_steer_a_terminal(case, save, public) -> None:
     (hostile / "adapter_model.safetensors").write_bytes(b"other")
     check = check_certificate(save(adapter=None), public, adapter=hostile, now=NOW)
     assert all(line.isprintable() for line in check.lines())
-    assert len(check.lines()) == 5
+    assert len(check.lines()) == 6
 
 
 @pytest.fixture
@@ -270,7 +273,7 @@ def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
     public = key_path().with_suffix(".pub")
     check = check_certificate(file, public, adapter=case.adapter, audit=decided)
     assert check.ok
-    assert [f.passed for f in check.findings] == [True] * 4
+    assert [f.passed for f in check.findings] == [True] * 5
     assert check.statement is not None
     expected = case.statement(artifacts=(), now=None)
     same = set(expected) - {"created", "expires", "audit"}
@@ -287,6 +290,10 @@ def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decide
         certify(decided, None, file, adapter=decided)
     with pytest.raises(CertificateError, match="the page takes that name"):
         certify(decided, None, file.with_suffix(".html"), adapter=case.adapter)
+    other = case.folder / "references" / "reference-00"
+    (other / "lineage.json").unlink()
+    with pytest.raises(LineageError, match="is not the model before that the audit measured"):
+        certify(decided, None, file, adapter=case.adapter, before=other)
     (decided / "audit.json").write_text(json.dumps(case.audit | {"rows": [1]}))
     with pytest.raises(LineageError, match="verify it again"):
         certify(decided, None, file, adapter=case.adapter)
@@ -358,3 +365,42 @@ def test_what_no_lineage_is_stops_the_check(case, save, public) -> None:
         (one / "lineage.json").write_text(broken)
         with pytest.raises(LineageError, match="lineage"):
             check_certificate(path, public, references=[one], now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "passed", "words"),
+    [
+        ("own", False, True, "an own one, none of those that come with unlearn"),
+        ("standard", False, None, "not the policy of that name"),
+        ("standard", True, True, "the policy 'standard' that comes with unlearn"),
+        ("lax", True, True, "by its hash the policy 'standard'"),
+    ],
+)
+def test_a_policy_is_told_by_its_hash_not_by_its_name(
+    case, save, private_key, public, name, other, passed, words
+) -> None:
+    statement = case.statement()
+    policy = statement["policy"] | {"name": name}
+    if other:
+        standard = load_policy("standard")[1]
+        policy |= {"sha256": standard.sha256, "content": standard.content}
+    statement["policy"] = policy
+    check = check_certificate(save(sign(statement, private_key)), public, now=NOW)
+    assert check.ok
+    (found,) = [f for f in check.findings if f.what == "policy"]
+    assert found.passed is passed
+    assert words in found.words
+    assert words in html.unescape(certificate_page(sign(statement, private_key)))
+    # nor does a hash say what is not under it
+    statement["policy"] = policy | {"content": policy["content"] | {"alpha": 0.1}}
+    check = check_certificate(save(sign(statement, private_key)), public, now=NOW)
+    assert wrong(check) == ["policy"]
+
+
+@pytest.mark.parametrize("verb", ["request", "certificate"])
+def test_a_check_is_printed_as_json(files, capfd, verb) -> None:
+    path, key = map(str, files)
+    assert run([verb, "check", path, "--key", key, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["ok"] is True
+    assert [each["what"] for each in found["findings"]][:2] == ["signature", "dates"]

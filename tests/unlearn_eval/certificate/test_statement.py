@@ -251,3 +251,18 @@ def test_an_audit_of_other_records_is_not_about_the_request(case) -> None:
     # digests under another key cannot be compared, and counts still are
     case.audit["records"]["key_id"] = "0" * 12
     assert len(case.statement()["records"]["digests"]) == 20
+
+
+def test_without_ledger_and_lineage_the_model_before_is_the_parent(case) -> None:
+    stranger = "sha256:" + "5" * 64
+    case.audit["states"]["before"] = stranger
+    with pytest.raises(LineageError, match="by its lineage the one after was made from"):
+        case.statement(request=None, lineage_before=None)
+    # a ledger knows what the line of adapters began with
+    assert case.statement(lineage_before=None)["models"]["before"]["weights"] == stranger
+    case.audit["states"]["before"] = case.after["parent"]
+    assert case.statement(request=None, lineage_before=None)
+    # what was retrained has no parent
+    case.audit["states"]["before"] = stranger
+    case.after["parent"] = None
+    assert case.statement(request=None, lineage_before=None)

@@ -13,6 +13,7 @@ from unlearn._cli import run
 from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.records import Records
 from unlearn_eval import run_audit
+from unlearn_eval._lineages import Told
 from unlearn_eval._load import load_audit, load_evidence, load_scores
 from unlearn_eval.verdict import View
 from unlearn_eval.verify import verify
@@ -133,7 +134,7 @@ def test_files_that_are_not_of_one_story(folder, tmp_path):
     assert verdict.outcome == "INCONCLUSIVE"
     assert "losses in audit.json" in verdict.reasons[0]
     audit = copy(folder, tmp_path / "c")
-    change(audit, lambda content: content["policy"]["content"].update({"delta": 0.4}))
+    change(audit, lambda content: content["policy"]["content"].update({"delta": 0.2}))
     with pytest.raises(DataError, match="hash is not that of its content"):
         verify(audit)
 
@@ -207,9 +208,13 @@ def test_twins_come_from_a_file(folder, tmp_path):
     named = {f"r{i}": ids[i] for i in range(4)}
     path.write_text(json.dumps({"randomised": True, "twins": named}))
     paired = verify(folder[0], twins=path)
-    assert paired.tier == "B"
+    # whoever saw the scores can write the file: a coin takes the lineage's commitment to it
+    assert paired.tier == "C"
+    assert "not checked: a coin decided which of each pair was included" in paired.gates[0].words
     # which records are twins was said once the scores were there, whatever the policy
     assert (verify(folder[0]).policy["chosen"], paired.policy["chosen"]) == ("before", "after")
+    path.write_text(json.dumps({"twins": named}))
+    assert "coin" not in verify(folder[0], twins=path).gates[0].words
     path.write_text(json.dumps({"twins": {f"r{i}": [ids[i], ids[i + 4]] for i in range(4)}}))
     assert load_evidence(folder[0], path).twins.positions.tolist() == [[i, i + 4] for i in range(4)]
     for broken, message in (
@@ -340,6 +345,10 @@ def test_references_that_saw_fewer_kept_records_are_known(compared):
     assert load_evidence(audit).partial == {"reference:1"}
     change(audit, lambda content: content["references"]["reference:1"].update(kept=None))
     assert load_evidence(audit).partial == set()  # nothing says so
+    change(audit, lambda content: content["references"]["reference:1"].update(kept=0))
+    assert load_evidence(audit).partial == {"reference:1"}
+    each = {"reference:0": {"kept": 8}, "reference:1": {"kept": 0}, "reference:2": {"kept": None}}
+    assert Told({"kept": 8}, each).partial == 1
 
 
 def test_an_audit_without_facts_of_lineages_says_so(compared):

@@ -14,11 +14,12 @@ from unlearn._cli import run
 from unlearn.canaries import Canaries, beside
 from unlearn.errors import DataError, LineageError, OptionError, SelectionError
 from unlearn.lineage import Key
-from unlearn_eval import run_audit
+from unlearn_eval import _load, run_audit
+from unlearn_eval._load import ScoreFile, load_evidence
 from unlearn_eval._verdict.canaries import decide_by_canaries
 from unlearn_eval.certificate import certify
 from unlearn_eval.statistics import sign_flip_test
-from unlearn_eval.verdict import Evidence, Twins, View
+from unlearn_eval.verdict import Evidence, Twins, View, decide, load_policy
 from unlearn_eval.verify import verify
 
 from .conftest import matrix
@@ -215,3 +216,24 @@ def test_p_values_of_a_model_that_saw_none_are_uniform():
 def hash_of(text: str) -> float:
     """A number that depends on the whole text, as a model's score does."""
     return sum(ord(c) * (i + 1) ** 2 for i, c in enumerate(text)) % 1009 / 100
+
+
+def test_a_forged_coin_passes_nothing(monkeypatch, tmp_path):
+    """Pairs that were sought until they agree, in an audit that an honest coin would not pass."""
+    rng = np.random.default_rng(0)
+    n = 200
+    seen, unseen = np.sort(rng.normal(-4, 1, n)), np.sort(rng.normal(-6, 1, 4 * n))
+    near = np.searchsorted(unseen, seen).clip(0, 4 * n - 1)
+    scores = {"after": {"forget": matrix(seen, "f"), "holdout": matrix(unseen, "h")}}
+    path = tmp_path / "twins.json"
+    named = {f"f{i}": [f"h{j}"] for i, j in enumerate(near)}
+    path.write_text(json.dumps({"randomised": True, "twins": named}))
+    twins, claimed = _load._twins(path, scores["after"])
+    assert claimed
+    assert not twins.randomised
+    content = {"states": {"after": "x"}, "rows": []}
+    monkeypatch.setattr(_load, "read_audit", lambda folder: content)
+    monkeypatch.setattr(_load, "load_scores", lambda folder: ScoreFile({View(): scores}, {}))
+    found = load_evidence(tmp_path, path)
+    verdict = decide(found, load_policy("quick")[1])
+    assert (verdict.tier, verdict.outcome) == ("C", "INCONCLUSIVE")

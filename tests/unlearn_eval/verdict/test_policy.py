@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
+from unlearn._recipes import recipe_path
 from unlearn.errors import OptionError
 from unlearn_eval._verdict.policy import FORMS, is_form, policy_of
 from unlearn_eval._verdict.power import detectable_theta, pass_power, references_needed
+from unlearn_eval.certificate._policies import SHIPPED
 from unlearn_eval.robustness import TREATMENTS
 from unlearn_eval.statistics import prediction_limits, records_for_equivalence
 from unlearn_eval.verdict import load_policy, power_statement
@@ -66,13 +69,17 @@ def test_the_hash_is_of_the_canonical_json():
         ({"deployments": ["relearn"]}, "no deployment 'relearn'"),
         ({"prompt_states": ["few_shots"]}, "did you mean 'few_shot'"),
         ({"prompt_states": ["paraphrase:x"]}, "no prompt state"),
-        ({"alpha": 0.5}, "alpha"),
+        ({"alpha": 0.2}, "alpha"),
         ({"delta": 0.0}, "delta"),
+        ({"delta": 0.3}, "delta"),
         ({"margin": -1}, "margin"),
+        ({"margin": 11}, "margin"),
         ({"min_references": 2}, "min_references"),
         ({"extraction": {"n": 100, "p": 1.0}}, "extraction.p"),
         ({"extraction": {"n": 100, "p": 0.5, "top_k": 7}}, "they hold temperature 1, top_k 40"),
+        ({"extraction": {"n": 100, "p": 0.99}}, "extraction.p"),
         ({"utility_margin": 0}, "utility_margin"),
+        ({"utility_margin": 5}, "utility_margin"),
         ({"kind": "forget"}, "kind"),
     ],
 )
@@ -94,6 +101,22 @@ def test_a_policy_is_found_by_name_or_file(tmp_path):
     with pytest.raises(OptionError, match="of kind 'compare'"):
         own.write_text("kind: compare\n")
         load_policy(str(own))
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strict"])
+def test_no_other_policy_goes_by_the_name_of_one_that_comes_along(name, tmp_path):
+    assert SHIPPED[load_policy(name)[1].sha256] == name
+    copy = tmp_path / f"{name}.yaml"
+    shutil.copy(recipe_path(f"policies/{name}"), copy)
+    assert load_policy(copy) == load_policy(name)  # the same in a file is the same
+    copy.write_text(copy.read_text() + "epsilon: 8\n")
+    for path in (copy, tmp_path / f"{name.upper()}.yml"):
+        path.write_text(copy.read_text())
+        with pytest.raises(OptionError, match="rename the file"):
+            load_policy(path)
+    other = tmp_path / "mine.yaml"
+    other.write_text(copy.read_text())
+    assert load_policy(other)[0] == "mine"
 
 
 def test_what_is_always_meant_and_what_must_be_run():

@@ -1,0 +1,164 @@
+"""What a sweep found is cleaned when it is gone or was read and is clean, and not before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn.requests import verify
+from unlearn.requests.sweep import _gone
+
+from .conftest import Case
+from .test_requests import certifying
+
+
+def statuses(case: Case, name: str) -> dict[str, str]:
+    """Status by file name, of data files and adapters."""
+    shown: list[dict[str, Any]] = case.json("show", name)["artifacts_list"]
+    kinds = {"data file", "text file", "adapter"}
+    return {Path(a["path"]).name: a["status"] for a in shown if a["kind"] in kinds}
+
+
+@pytest.fixture
+def swept(case: Case) -> tuple[str, Path]:
+    """A request after a run and a sweep of a folder with a second copy of the data."""
+    name = case.located("r0")
+    case.json("run", *case.fast)
+    folder = case.work / "copies"
+    folder.mkdir()
+    (folder / "copy.jsonl").write_text(case.data.read_text())
+    case.json("sweep", name, folder, code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    return name, folder
+
+
+def test_a_file_that_cannot_be_read_any_more_is_not_cleaned(
+    case: Case, swept: tuple[str, Path]
+) -> None:
+    name, folder = swept
+    copy = folder / "copy.jsonl"
+    whole = copy.read_text()
+    copy.write_text(whole + "{broken\n")
+    case.json("sweep", name, folder, code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    assert case.ledger.get(name).facts["swept"]["unreadable"] == 1
+    case.json("sweep", name, folder, "--purge", "--yes", code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    # read again, and clean
+    copy.write_text("".join(whole.splitlines(keepends=True)[1:]))
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
+    assert statuses(case, name)["copy.jsonl"] == "cleaned"
+    # what was cleaned and cannot be read now is for people to look at
+    copy.write_text("{broken\n" * 2)
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
+    assert statuses(case, name)["copy.jsonl"] == "unclear"
+
+
+def test_a_file_that_has_become_a_link_is_not_cleaned(
+    case: Case, swept: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, folder = swept
+    copy, elsewhere = folder / "copy.jsonl", case.work / "elsewhere.jsonl"
+    copy.rename(elsewhere)
+    copy.symlink_to(elsewhere)
+    case.json("sweep", name, folder, "--purge", "--yes", code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    copy.unlink()
+    copy.symlink_to(case.work / "nowhere")
+    case.json("sweep", name, folder, code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    (folder / "notes.dat").write_bytes(b"\0")
+    case.decides("PASS")
+    case.json("verify", "--generate", "0")
+    case.json("sweep", name, folder, code=1)
+    monkeypatch.setattr(verify, "_certify", certifying)
+    case.json("certificate", name, "--output", case.work / "certificate.json")
+    told = json.loads((case.work / "certificate.json").read_text())["not_claimed"][-1]
+    assert "what the sweep passed over: 1 symbolic link(s)" in told
+    assert "file(s) of other kinds" in told
+    copy.unlink()
+    case.json("sweep", name, folder, code=1)  # the adapter before is there
+    assert statuses(case, name)["copy.jsonl"] == "cleaned"
+
+
+def test_a_folder_that_cannot_be_entered_is_not_cleaned(
+    case: Case, swept: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    name, folder = swept
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    case.json("sweep", name, folder, code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+
+    def closed(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "lstat", closed)
+    assert not _gone(folder / "copy.jsonl")
+
+
+def test_weights_do_not_become_clean_with_the_lineage_beside_them(case: Case) -> None:
+    name = case.located("r0")
+    case.json("run", *case.fast)
+    other = case.work / "other"
+    case.adapter.rename(other)  # not the one that the ledger knows by its place
+    weights = other / "adapter_model.safetensors"
+    case.json("sweep", name, other, code=1)
+    assert statuses(case, name)["other"] == "found"
+    kept = weights.read_bytes()
+    (other / "lineage.json").unlink()
+    weights.write_bytes(kept[:-4] + bytes(4))
+    case.json("sweep", name, other, code=1)
+    assert statuses(case, name)["other"] == "found"
+    weights.unlink()
+    weights.symlink_to(case.work / "nowhere")
+    case.json("sweep", name, other, code=1)
+    assert statuses(case, name)["other"] == "found"
+    weights.unlink()
+    case.json("sweep", name, other, code=None)
+    assert statuses(case, name)["other"] == "cleaned"
+
+
+def test_an_adapter_before_stays_until_its_request_is_verified(case: Case) -> None:
+    one = case.located("r0")
+    (first,) = case.json("run", *case.fast)["runs"]
+    words = ("--purge", "--yes")
+    told = case.json("sweep", one, *words, code=1)
+    assert any(f"request {one} was carried out" in note for note in told["notes"])
+    assert (case.adapter / "adapter_model.safetensors").is_file()
+    # whose it is does not matter: the adapter after the first run is the one before the second
+    case.decides("PASS")
+    case.json("verify", "--generate", "0")
+    two = case.located("r4")
+    case.json("run", *case.fast)
+    case.json("verify", one, "--generate", "0")
+    told = case.json("sweep", one, *words, code=1)
+    (note,) = (note for note in told["notes"] if "was not purged" in note)
+    assert first["folder"] in note
+    assert f"request {two} was carried out" in note
+    assert not (case.adapter / "adapter_model.safetensors").exists()
+    case.json("verify", two, "--generate", "0")
+    case.json("sweep", two, *words)
+    assert not (Path(first["folder"]) / "adapter_model.safetensors").exists()
+
+
+def test_nothing_is_purged_while_another_process_is_at_work(case: Case) -> None:
+    name = case.located("r0")
+    case.json("run", *case.fast)
+    ledger = case.ledger
+    with ledger.lease(ledger.get(name).line) as lease:
+        assert lease is not None
+        told = case.call("sweep", name, "--purge", "--yes", code=2)
+    assert "another process is at work" in told
+    assert (case.adapter / "adapter_model.safetensors").is_file()
