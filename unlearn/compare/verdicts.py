@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ruling_of", "rulings_before"]
 
 _KEPT = "verdict.json"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def ruling_of(step: Step) -> Ruling:
