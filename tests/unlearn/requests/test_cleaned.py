@@ -130,6 +130,7 @@ def test_weights_do_not_become_clean_with_the_lineage_beside_them(case: Case) ->
     assert statuses(case, name)["other"] == "cleaned"
 
 
+@pytest.mark.slow
 def test_an_adapter_before_stays_until_its_request_is_verified(case: Case) -> None:
     one = case.located("r0")
     (first,) = case.json("run", *case.fast)["runs"]

@@ -111,6 +111,7 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_canaries_outlast_the_requests_that_they_went_with(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_the_coin_decides_where_references_do_not(desk: Desk) -> None:
     assert desk.call(*words, code=4)["requests"][0]["verdict"]["tier"] == "B"
 
 
+@pytest.mark.slow
 def test_canaries_that_all_stay_say_nothing_about_a_deletion(desk: Desk) -> None:
     name = desk.located("r0")
     (ran,) = desk.call("run", *FAST, "--canaries", desk.file)["runs"]

@@ -269,6 +269,7 @@ def test_near_duplicates_count_once_included(case: Case) -> None:
     assert case.ledger.get(name).facts["near"]["meaning"] == 0.9
 
 
+@pytest.mark.slow
 def test_a_closed_request_is_not_told_to_be_verified_again(case: Case) -> None:
     one, two = case.located("r0"), case.located("r4")
     case.json("run", one, *case.fast)

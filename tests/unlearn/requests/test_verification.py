@@ -95,6 +95,7 @@ def test_half_splits_serve_several_requests(case: Case) -> None:
     assert run([*words, str(halves)]) == 1  # the other halves are none of the verdict's
 
 
+@pytest.mark.slow
 def test_an_interrupted_verification_leaves_the_verdict_before(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_an_interrupted_verification_leaves_the_verdict_before(
     assert set(folder.iterdir()) == kept | {Path(told["folder"])}
 
 
+@pytest.mark.slow
 def test_evidence_that_was_changed_is_found(case: Case) -> None:
     name = case.located("r0")
     case.json("run", *case.fast)
