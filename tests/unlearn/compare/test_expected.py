@@ -84,7 +84,9 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     for settings in recipe.methods:
         resolve(get_method(settings.method), settings.options)
     if recipe.tune:  # only here are the records at hand that search spaces are checked beside
-        small = {"model": "demo", "data": "demo:800"}
+        parts = recipe.data if isinstance(recipe.data, dict) else None
+        data = dict.fromkeys(parts, "demo:800") if parts else "demo:800"
+        small = {"model": "demo", "data": data}
         check_tuning(recipe, Pool.sketch(recipe.model_copy(update=small)))
     assert not (tmp_path / "none").exists()
 
