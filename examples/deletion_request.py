@@ -1,7 +1,7 @@
 """Walk one deletion request from its arrival to a signed certificate that a stranger can check.
 
 Every step is a command of `unlearn`, printed before it runs; offline, on the model that comes with
-the package, in a few minutes. For a request of your own, put your base, adapter and records in the
+the package, in two minutes. For a request of your own, put your base, adapter and records in the
 place of those that the first two steps make.
 
     python examples/deletion_request.py [FOLDER]
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from unlearn.demo import base_path, records
 
-PEOPLE, PER_PERSON = 40, 5
+PEOPLE, PER_PERSON = 16, 5
 
 
 def main(folder: Path) -> None:
@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     step("An adapter that was trained on personal records, and knows them by heart")
     run(
         f"finetune --model {base} --data records.jsonl --output adapter --template qa "
-        "-o learning_rate=5e-3 -o batch_size=16 -o epochs=30"
+        "-o learning_rate=1e-2 -o batch_size=16 -o epochs=20"
     )
     step(f"A request arrives: {person} asks to be forgotten. Which records is that?")
     added = run(
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
     run("request run")
     step("Adapters that never saw them, to compare with")
     run(
-        f"references --model {base} --data records.jsonl --output references --count 8 "
+        f"references --model {base} --data records.jsonl --output references --count 5 "
         f"--forget {shlex.quote('subject:' + person)} --like adapter"
     )
     step("Did it work? A policy, fixed before anything is measured, decides")
