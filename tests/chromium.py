@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class Page:
 
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
+
+    def soon(self, script: str, wanted: Any, seconds: float = 10) -> Any:
+        """Run a script until it returns what is wanted: keys act in the browser's own time."""
+        end = time.monotonic() + seconds
+        while (found := self.run(script)) != wanted and time.monotonic() < end:
+            time.sleep(0.02)
+        return found
 
     def overflow(self) -> list[str]:
         """Name what is wider than the window, unless it scrolls by itself."""

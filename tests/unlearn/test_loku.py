@@ -278,13 +278,14 @@ def test_two_processes_equal_one(
     script = Path(__file__).with_name("two_processes.py")
     found = []
     for processes in (1, 2):
-        output = tmp_path / f"{processes}.safetensors"
+        output = tmp_path / str(processes)
+        output.mkdir()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node", str(processes)]
-        command += [str(script), str(tiny_model), str(adapter), str(data_file), "loku", str(output)]
+        command += [str(script), str(tiny_model), str(adapter), str(data_file), str(output), "loku"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        found.append(load_file(output))
+        found.append(load_file(output / "loku.safetensors"))
     one, two = found
     assert one.keys() == two.keys()
     for name, expected in one.items():

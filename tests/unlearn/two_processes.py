@@ -1,4 +1,7 @@
-"""Run by `test_two_processes_equal_one`: the gradient of one step, saved by the first rank."""
+"""Run by `test_two_processes_equal_one`: the gradient of one step of each kind, saved by rank 0.
+
+two_processes.py MODEL ADAPTER DATA OUTPUT KIND [KIND ...]
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_loku import first_gradient
 from test_trainer import asked, gradients
 
-model, adapter, data, kind, output = sys.argv[1:]
+model, adapter, data, output, *kinds = sys.argv[1:]
 paths = Path(model), Path(adapter), Path(data)
-if kind == "loku":
-    found = first_gradient(*paths)
-else:
-    objective, wrappers = asked(kind)
-    found = gradients(*paths, objective, **wrappers)
-if int(os.environ.get("RANK", "0")) == 0:
-    save_file({name.replace(".module.", "."): value for name, value in found.items()}, output)
+for kind in kinds:
+    if kind == "loku":
+        found = first_gradient(*paths)
+    else:
+        objective, wrappers = asked(kind)
+        found = gradients(*paths, objective, **wrappers)
+    if int(os.environ.get("RANK", "0")) == 0:
+        plain = {name.replace(".module.", "."): value for name, value in found.items()}
+        save_file(plain, Path(output) / f"{kind}.safetensors")
 if torch.distributed.is_initialized():
     torch.distributed.barrier()  # a rank that leaves early tears the other's connections down
     torch.distributed.destroy_process_group()

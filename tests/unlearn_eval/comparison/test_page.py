@@ -182,14 +182,12 @@ def test_records_are_shown_one_by_one_when_asked(browser, shown, tmp_path: Path)
         return [...document.querySelectorAll("details.records tbody tr")]
           .map(row => [...row.cells].map(cell => cell.textContent));
     """
-    found = opened.driver.execute_async_script(
-        f"const done = arguments[0]; setTimeout(() => done((() => {{ {rows} }})()), 200)"
-    )
-    assert found == [
+    wanted = [
         [f"p0Where?⟨U+202E⟩In {HOSTILE}", "forget", "1.00", "2.00", "1.00", "1.00", "yes"],
         [HOSTILE, "retain", "2.00", "4.00", "1.00", "3.00", "no"],
         ["p2", "retain", "3.00", "6.00", "1.00", "5.00", "no"],
     ]
+    assert opened.soon(rows, wanted) == wanted
     assert opened.overflow() == []
     heads = "document.querySelectorAll('details.records thead button')"
     opened.run(f"{heads}[5].click(); {heads}[5].click()")
@@ -207,13 +205,13 @@ def test_each_method_has_a_page_that_a_link_opens(browser, page, tmp_path: Path,
     assert opened.run(seen) == []
     link = opened.driver.find_element("css selector", "a[href='#method-leaky']")
     link.send_keys("\ue007")  # the enter key
-    assert opened.run(seen) == ["method-leaky"]
+    assert opened.soon(seen, ["method-leaky"]) == ["method-leaky"]
     focused = "return document.activeElement.parentElement.id + document.activeElement.tagName"
-    assert opened.run(focused) == "method-leakySUMMARY"
+    assert opened.soon(focused, "method-leakySUMMARY") == "method-leakySUMMARY"
     opened.driver.switch_to.active_element.send_keys("\ue007")
-    assert opened.run(seen) == []
+    assert opened.soon(seen, []) == []
     link.send_keys("\ue007")  # the same link again
-    assert opened.run(seen) == ["method-leaky"]
+    assert opened.soon(seen, ["method-leaky"]) == ["method-leaky"]
     opened.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert opened.overflow() == []
     small = "return [...document.querySelectorAll('#method-leaky tbody tr')].length"
@@ -228,7 +226,7 @@ def test_each_method_has_a_page_that_a_link_opens(browser, page, tmp_path: Path,
     # and by its address
     opened.driver.get("about:blank")
     opened.driver.get(file.as_uri() + "#method-harsh")
-    assert opened.run(seen) == ["method-harsh"]
+    assert opened.soon(seen, ["method-harsh"]) == ["method-harsh"]
 
 
 NAMES = """
@@ -267,7 +265,7 @@ def test_sorts_filters_and_is_operable_by_keyboard(browser, page, tmp_path: Path
     assert opened.run(NAMES) == ["before", "references", "good", "leaky", "harsh"]
     find = opened.driver.find_element("id", "find")
     find.send_keys("LEAK")
-    assert opened.run(NAMES) == ["leaky"]
+    assert opened.soon(NAMES, ["leaky"]) == ["leaky"]
     assert opened.run("return document.getElementById('count').textContent") == "1 of 5 rows"
     cells = "return document.querySelectorAll('#cells tbody tr:not([hidden])').length"
     assert opened.run(cells) == 6
@@ -275,7 +273,8 @@ def test_sorts_filters_and_is_operable_by_keyboard(browser, page, tmp_path: Path
     assert opened.run(pages) == 1
     find.clear()
     find.send_keys(" ")
-    assert len(opened.run(NAMES)) == 5
+    everything = ["before", "references", "good", "leaky", "harsh"]
+    assert opened.soon(NAMES, everything) == everything
     assert opened.run(pages) == 3
     # all that does something is reached by the tab key (U+E004), in the order of the page
     opened.run("document.getElementById('theme').focus()")
@@ -288,7 +287,8 @@ def test_sorts_filters_and_is_operable_by_keyboard(browser, page, tmp_path: Path
     assert [name for name in reached if name in wanted] == wanted
     opened.driver.find_element("id", "front").send_keys(" ")
     # not harsh: one of its cells has failed
-    assert set(opened.run(NAMES)) == {"before", "references", "good", "leaky"}
+    rest = ["before", "references", "good", "leaky"]
+    assert opened.soon(NAMES, rest) == rest
     data = opened.run("return document.querySelector('a[download]').href")
     assert data.startswith("data:text/csv;base64,")
 
