@@ -76,8 +76,8 @@ class Encoder:
         """Return a vector a text.
 
         v = Σ_t m_t h_t / ‖Σ_t m_t h_t‖ over the last hidden states h_t, with m_t = 0 on padding.
-        What is longer than the encoder takes is cut. A text without any token has the vector 0,
-        which is like no other.
+        What is longer than the encoder takes (512 tokens with relative positions) is cut. A text
+        without any token has the vector 0, which is like no other.
 
         Args:
             texts: what to encode.
@@ -188,8 +188,8 @@ def _opened(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
 def _positions(net: Any) -> int:
     """Return how many tokens a model takes: in RoBERTa's kin the first positions are padding's."""
     limit = getattr(net.config, "max_position_embeddings", None)
-    if not limit:  # positions are relative
-        return 1 << 20
+    if not limit:  # positions are relative, as T5's, which was trained on so many
+        return 512
     taken = [
         module.padding_idx + 1
         for name, module in net.named_modules()
