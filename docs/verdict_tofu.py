@@ -85,6 +85,7 @@ class Setting:
             forget=AUTHOR,
             count=REFERENCES,
             like=self.target,
+            at_once=4,  # a killed run loses no more than these
         ).folders
 
     def forgotten(self, case: Case) -> Path:

@@ -51,8 +51,8 @@ def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[R
         if not known:
             notes.append(
                 "no lineage tells how the adapter was trained: learning_rate "
-                f"{fill['learning_rate']:g} follows from the usual {USUAL_RATE:g}; set it with "
-                "-o learning_rate=… where that was another"
+                f"{fill['learning_rate']:g} follows from the usual {USUAL_RATE:g}; where it was "
+                f"another, give {resolved.method.rate:g} times that one as -o learning_rate=…"
             )
     if training.epochs is None:
         least = LEAST_STEPS * training.batch_size / records

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.errors import ModelError
+from unlearn.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,8 @@ def resolve_folder(name: str | Path, what: str) -> Path:
     if path.is_file():
         raise ModelError(f"the {what} {text} is a file; name the folder that holds it")
     if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith("/"):
-        raise ModelError(f"the {what} folder {text} does not exist")
+        near = did_you_mean(path.name, _folders_beside(path))
+        raise ModelError(f"the {what} folder {text} does not exist{near}")
     from huggingface_hub import snapshot_download
 
     try:
@@ -44,10 +45,17 @@ def resolve_folder(name: str | Path, what: str) -> Path:
             )
         )
     except Exception as error:
+        near = did_you_mean(path.name, _folders_beside(path))
         raise ModelError(
-            f"there is no {what} folder {text}, and it cannot be fetched from the hub: "
-            f"{one_line(error)}"
+            f"there is no {what} folder {text} here{near}, and the hub does not give one of that "
+            f"name: {one_line(error)}"
         ) from error
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """Return the names of the folders where a folder should have been."""
+    place = path.parent
+    return [one.name for one in place.iterdir() if one.is_dir()] if place.is_dir() else []
 
 
 def check_model_folder(folder: Path) -> None:

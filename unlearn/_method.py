@@ -79,6 +79,20 @@ class Method:
         return ", ".join(dict.fromkeys(word for word in found if word)) or "nothing"
 
     @property
+    def own(self) -> dict[str, Any]:
+        """The options that not every method has, with their defaults: of its losses and its own."""
+        from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
+
+        found: dict[str, Any] = {}
+        for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
+            if name:
+                found |= {f.name: f.default for f in dataclasses.fields(table[name])}
+        if self.kind == "loss":
+            found |= {"forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": self.retain}
+        found |= self.extra
+        return {name: self.defaults.get(name, default) for name, default in found.items()}
+
+    @property
     def needs_retain(self) -> bool:
         """Whether the method cannot run without retain records."""
         return bool(self.retain) or self.kind == "exact"
@@ -163,7 +177,10 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
     unknown = [key for key in left if key not in TrainingOptions.model_fields]
     if unknown:
         hint = did_you_mean(unknown[0], known)
-        raise OptionError(f"{where}: unknown option {unknown[0]!r}{hint}")
+        raise OptionError(
+            f"{where}: unknown option {unknown[0]!r}{hint}; `unlearn methods {method.name}` lists "
+            "all of them"
+        )
     training = validated(TrainingOptions, left, where)
     check_wrappers(left, training, where, forget=forget is not None, retain=retain is not None)
     return Resolved(method, training, forget, retain, **weights, extra=extra, given=options)
@@ -200,7 +217,8 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         return kind(**numbers.validate_python(mine))
     except ValidationError as error:
         first = error.errors()[0]
-        raise OptionError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        name = first["loc"][0]
+        raise OptionError(f"{where}: {name} must be a number, not {mine[name]!r}") from None
 
 
 def _retain_name(loss: Any) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find"]
 
+_FORMS = "write id1,id2 | @file | subject:NAME | rows:180-199 (from 0, both ends)"
+_PREFIX = re.compile(r"[a-z]+:")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -77,7 +79,8 @@ def _ids(records: Records, names: Iterable[str], where: str = "") -> list[int]:
     if unknown:
         shown = ", ".join(f"{n!r}{did_you_mean(n, places)}" for n in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise SelectionError(f"{where}{records.source} has no record {shown}{more}")
+        forms = "" if where or not _PREFIX.match(unknown[0]) else f"; {_FORMS}"
+        raise SelectionError(f"{where}{records.source} has no record {shown}{more}{forms}")
     return [places[name] for name in names]
 
 

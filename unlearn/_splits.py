@@ -52,7 +52,8 @@ def retained(
         if retain is None and needed:
             raise SelectionError(
                 "--forget names every record of --data, so nothing is left to retain; pass other "
-                "records with --retain, or use a method that needs none (grad_ascent, task_vector)"
+                "records with --retain, or use a method that needs none (flat, grad_ascent, "
+                "task_vector)"
             )
         if needed:
             raise DataError(f"{kept.source}: no record is left to retain")

@@ -69,7 +69,9 @@ class TrainingOptions(StrictModel):
     max_length: int | None = Field(None, gt=1, description="cut records to this many tokens")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
     train_layers: str | None = Field(
-        None, description="train only these transformer blocks, as 5-7 or 5,6; the first is 0"
+        None,
+        coerce_numbers_to_str=True,
+        description="train only these transformer blocks, as 5, 5-7 or 5,6; the first is 0",
     )
     save_steps: int | None = Field(None, gt=0, description="steps between checkpoints")
     stop: Literal["auto", "none"] = Field("auto", description="stop rules on, or run all epochs")

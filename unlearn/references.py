@@ -185,8 +185,13 @@ def train_references(
     limit = min(training.max_length or state.max_length, state.max_length)
     examples = encode(seen, state.tokenizer, used, limit)
     notes: tuple[str, ...] = ()
+    if like is None:
+        notes = (
+            "nothing says how the adapter they are compared with was trained: they train as "
+            "`unlearn finetune` does with these options; name that adapter with --like",
+        )
     if len(todo) < count:
-        notes = (f"{count - len(todo)} of {count} are there already and were kept",)
+        notes += (f"{count - len(todo)} of {count} are there already and were kept",)
     steps = [total_steps(training, len(one.positions)) for one in todo]
     if announce and todo:
         what = f"train {len(todo)} references, {min(at_once, len(todo))} at once"

@@ -92,6 +92,8 @@ def read_audit(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / AUDIT
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no audit; make one with `unlearn audit`") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read the audit: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != 1 or "rows" not in content:

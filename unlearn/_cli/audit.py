@@ -17,8 +17,13 @@ def audit(
     data: flags.Data,
     output: flags.Output,
     forget_ids: Annotated[
-        str | None,
-        typer.Option("--forget", "-f", metavar="IDS", help="The records that were taken out."),
+        list[str] | None,
+        typer.Option(
+            "--forget",
+            "-f",
+            metavar="IDS",
+            help="The records that were taken out, as for `unlearn forget` (repeat for several).",
+        ),
     ] = None,
     adapter: flags.Adapters = None,
     before: Annotated[
@@ -174,11 +179,12 @@ def audit(
     from unlearn_eval.report import in_a_sentence
     from unlearn_eval.robustness.options import parse_options
 
+    records, selector = flags.one_selector(data, forget_ids)
     with progress_bar("scoring") as progress:
         result = run_audit(
             model,
-            data,
-            forget_ids,
+            records,
+            selector,
             output,
             adapter=adapter,
             before=before,

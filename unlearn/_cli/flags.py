@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from unlearn.records import Records
 
 __all__ = [
     "Adapters",
@@ -30,6 +33,7 @@ __all__ = [
     "Seed",
     "Template",
     "Yes",
+    "one_selector",
     "opening",
     "unwrapped",
 ]
@@ -149,6 +153,20 @@ RequestName = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def one_selector(data: str, several: Sequence[str] | None) -> tuple[str | Records, str | None]:
+    """Return the records and one selector of all that several selectors name together."""
+    if not several:
+        return data, None
+    if len(several) == 1:
+        return data, several[0]
+    from unlearn._selection import find
+    from unlearn.records import Records
+
+    records = Records.load(data)
+    rows = sorted({row for one in several for row in find(records, one)})
+    return records, "rows:" + ",".join(map(str, rows))
 
 
 def opening(

@@ -15,12 +15,13 @@ def forget(
     model: flags.Model,
     data: flags.Data,
     forget_ids: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--forget",
             "-f",
             metavar="IDS",
-            help="Records to take out: id1,id2 | @file | subject:NAME | rows:180-199.",
+            help="Records to take out: id1,id2 | @file | subject:NAME | rows:180-199 (from 0, both "
+            "ends). Repeat for several.",
         ),
     ],
     output: flags.Output,
@@ -62,9 +63,11 @@ def forget(
 ) -> None:
     """Take records out of an adapter, and save a new one.
 
-    Retained are all other records of --data, or those of --retain. The run stops as soon as the
-    forget records look like unseen ones (give some with --holdout), or when the retained ones
-    suffer; -o stop=none runs to the end. The old adapter is left as it is.
+    Retained are all other records of --data, or those of --retain. Give unseen records with
+    --holdout: pilot, the default, learns from them how sure the result should be of what it never
+    saw; most other methods stop when the forget records look like them, or when the retained ones
+    suffer (-o stop=none runs to the end). The old adapter is left as it is. Where proof is needed,
+    --method retrain is the sure way.
 
     Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --output cleaned
@@ -81,12 +84,13 @@ def forget(
         if method in {None, loaded.method}:
             chosen = dict(loaded.options) | chosen
         method = method or loaded.method
+    records, selector = flags.one_selector(data, forget_ids)
     trackers = tracked(check_trackers(report_to), output.name, f"{output}.runs")
     with trackers, progress_bar("unlearning") as progress:
         result = workflow.forget(
             model,
-            data,
-            forget_ids,
+            records,
+            selector,
             output,
             adapter=adapter,
             method=method or workflow.DEFAULT_METHOD,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.markup import escape
 
 __all__ = ["attacks", "methods"]
@@ -44,24 +47,41 @@ _UTILITY = (
 )
 
 
-def methods() -> None:
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="One method, with all its options and their defaults."),
+    ] = None,
+) -> None:
     """List the unlearning methods: what they do, need and cost, and when to use them."""
     from unlearn._cli.screen import console
-    from unlearn.methods import METHODS
+    from unlearn.methods import METHODS, get_method
     from unlearn.options import TrainingOptions
 
-    for method in METHODS.values():
+    chosen = get_method(name) if name else None
+    for method in [chosen] if chosen else METHODS.values():
         console.print(f"[bold]{method.name}[/bold]  {method.summary}")
         console.print(f"    when   {method.when}")
         console.print(f"    needs  {method.needs}")
         console.print(f"    cost   {method.cost}")
         if method.kind != "exact":
             console.print(f"    rate   {method.rate:g} of the original training's learning rate")
-        console.print(f"    paper  https://arxiv.org/abs/{method.paper}\n")
-    console.print("[bold]Options[/bold] for -o, whatever the method:")
-    for name, option in TrainingOptions.model_fields.items():
-        default = "auto" if name in _OPEN else option.default
-        console.print(f"    {name} = {default}  {option.description}")
+        console.print(f"    paper  https://arxiv.org/abs/{method.paper}")
+        if method.own:
+            own = ", ".join(f"{key}={value}" for key, value in method.own.items())
+            console.print(f"    own    {own}")
+        console.print()
+    if chosen:
+        console.print("[bold]Options[/bold] for -o, with this method's defaults, beside its own:")
+    else:
+        console.print(
+            "[bold]Options[/bold] for -o, beside a method's own. Some methods have other defaults: "
+            "see `unlearn methods NAME`."
+        )
+    for key, option in TrainingOptions.model_fields.items():
+        default = "auto" if key in _OPEN else option.default
+        value = chosen.defaults.get(key, default) if chosen else default
+        console.print(f"    {key} = {value}  {option.description}")
 
 
 def attacks() -> None:

@@ -17,9 +17,12 @@ def references(
     data: flags.Data,
     output: flags.Output,
     forget_ids: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--forget", "-f", metavar="IDS", help="Records that no reference sees (--kind full)."
+            "--forget",
+            "-f",
+            metavar="IDS",
+            help="Records that no reference sees (--kind full; repeat for several).",
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many references.")] = 8,
@@ -79,12 +82,13 @@ def references(
 
     chosen = parse_overrides(options or [])
     lora = {k: v for k, v in chosen.items() if k in LoraOptions.model_fields}
+    records, selector = flags.one_selector(data, forget_ids)
     with progress_bar("training") as progress:
         result = train_references(
             model,
-            data,
+            records,
             output,
-            forget=forget_ids,
+            forget=selector,
             count=count,
             kind=kind,
             like=like,

@@ -154,6 +154,14 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
         "line 2: the id '1' was given before",
     ),
     "unknown ids": (lambda f: forget(f, forget="r0,r111"), "no record 'r111' (did you mean 'r11'"),
+    "another command's selector": (
+        lambda f: forget(f, forget="contains:Elm"),
+        "write id1,id2 | @file | subject:NAME | rows:180-199",
+    ),
+    "one of several is unknown": (
+        lambda f: forget(f, "--forget", "r111"),
+        "has no record 'r111'",
+    ),
     "all records": (lambda f: forget(f, forget="rows:0-11"), "names every record of --data"),
     "no retain left": (
         lambda f: forget(f, "--retain", str(lines(f.work / "r.jsonl"))),
@@ -198,6 +206,14 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "full output": (full_output, "pass --overwrite"),
     "unknown method": (lambda f: forget(f, "--method", "nppo"), "did you mean 'npo'"),
     "unknown option": (lambda f: forget(f, "-o", "learning_rat=1"), "'learning_rate'"),
+    "an option that no method has": (
+        lambda f: forget(f, "--method", "npo", "-o", "lr=1"),
+        "unknown option 'lr'; `unlearn methods npo` lists all",
+    ),
+    "no number": (
+        lambda f: forget(f, "--method", "npo", "-o", "beta=x"),
+        "method npo: beta must be a number, not 'x'",
+    ),
     "wrong value": (lambda f: forget(f, "-o", "epochs=-1"), "epochs: Input should be greater"),
     "no key": (lambda f: forget(f, "-o", "epochs"), "write key=value"),
     "unknown recipe": (
@@ -216,6 +232,10 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "suppressed": (suppressed, "on the suppression list"),
     "retrain without lineage": (no_lineage_retrain, "-o learning_rate=…"),
     "model is missing": (lambda f: forget(f, model="./nowhere"), "folder ./nowhere does not exist"),
+    "model is misspelt": (
+        lambda f: forget(f, model=f.model.parent / f"{f.model.name}s"),
+        "does not exist (did you mean 'model'",
+    ),
     "adapter as model": (lambda f: forget(f, model=f.adapter), "pass its base as --model"),
     "model as adapter": (lambda f: forget(f, adapter=f.model), "it holds a whole model"),
     "base of a full model": (

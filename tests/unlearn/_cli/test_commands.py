@@ -13,6 +13,9 @@ import pytest
 from unlearn import METHODS
 from unlearn._cli import run
 from unlearn.lineage import Lineage
+from unlearn.methods import resolve
+from unlearn.options import TrainingOptions
+from unlearn.records import Records
 from unlearn_eval.benchmarks import BENCHMARKS
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED
@@ -57,6 +60,39 @@ def test_a_recipe_can_be_shown_copied_and_run_from_the_copy(
 def test_help_leaves_with_zero(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(words) == 0
     assert capfd.readouterr().out.strip()
+
+
+def test_a_method_shows_all_its_options(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["methods", "pilot"]) == 0
+    shown = capfd.readouterr().out
+    for words in ("pilot_epochs=2", "retain_weight=2.0", "optimizer = muon", "stop = none"):
+        assert words in shown
+    assert "npo" not in shown
+    for method in METHODS.values():  # what is listed is what it takes, and nothing is left out
+        assert set(resolve(method, {}).as_dict()) - set(TrainingOptions.model_fields) == {
+            key for key in method.own if key != "retain_weight" or method.retain
+        }, method.name
+
+
+def test_several_selectors_name_all_their_records(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    words = ["forget", "--model", str(tiny_model), "--adapter", str(adapter)]
+    words += [
+        "--data",
+        str(data_file),
+        "--output",
+        str(tmp_path / "out"),
+        "--method",
+        "grad_ascent",
+    ]
+    words += ["--forget", "subject:person0", "-f", "r7,r8", "-o", "max_steps=1"]
+    assert run(words) == 0
+    line = Lineage.read(tmp_path / "out")
+    assert line is not None
+    records = Records.load(data_file)
+    wanted = {record.id for record in records if record.subject == "person0"} | {"r7", "r8"}
+    assert len(line.records.forgotten) == len(wanted) > 2
 
 
 @pytest.mark.parametrize("method", METHODS)
