@@ -21,7 +21,7 @@ METHODS: dict[str, Method] = {
             "pilot",
             "a briefly retrained adapter shows how to answer as if never having seen the records",
             "2205.08096",
-            "first among approximate methods: hardest to tell from a retrained adapter",
+            "first among approximate methods, where deletion need not be proven",
             "1 forward + backward, after a short training on the retained records",
             forget="match_teacher",
             retain="nll",
