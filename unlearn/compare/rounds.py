@@ -24,6 +24,7 @@ from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.study import Study
 from unlearn.compare.tuning import (
     Trial,
+    check_validation,
     chosen_of,
     hopeless,
     own_values,
@@ -88,9 +89,13 @@ class Tuning:
     Attributes:
         found: by row its trials so far.
         failures: by folder, why a step has failed; to be filled while rounds are run.
+
+    Raises:
+        OptionError: if the recipe has no `validation`.
     """
 
     def __init__(self, recipe: CompareRecipe, root: Path, opening: Mapping[str, Any]) -> None:
+        check_validation(recipe)
         self._recipe = recipe
         self._root = root
         self._opening = opening

@@ -91,6 +91,17 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_the_demo_knows_each_person_from_one_side_alone():
+    recipe = load_recipe("compare/demo", CompareRecipe)
+    pool = Pool.sketch(recipe)
+    sides = [
+        {pool.records[i].subject for i in pool.positions(selector)}
+        for selector in (recipe.train, recipe.holdout, recipe.looked_at)
+    ]
+    assert [len(people) for people in sides] == [40, 10, 10]
+    assert len(set.union(*sides)) == 60
+
+
 def test_short_names_find_a_recipe_where_only_one_has_it():
     assert recipe_path("tofu_small") == recipe_path("compare/tofu_small")
     with pytest.raises(OptionError, match="did you mean"):
@@ -117,7 +128,7 @@ def test_a_plan_imports_nothing_heavy(data, tmp_path):
 import sys
 from unlearn._cli import run
 words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
-words += ["forget=r0,r1", "holdout=rows:8-11", "validation=null", "tune.forget=r6", "--plan"]
+words += ["forget=r0,r1", "holdout=rows:8-9", "validation=rows:10-11", "tune.forget=r6", "--plan"]
 words += ["--output", {str(tmp_path / "o")!r}]
 assert run(words) == 0
 assert run(["compare", "muse", "--plan"]) == 0

@@ -33,11 +33,12 @@ METHODS = [
     {"method": "undial", "options": FEW},
 ]
 TUNE = {"trials": 4, "forget": "r6,r7"}
+UNSEEN = {"holdout": "rows:8-9", "validation": "rows:10-11"}
 
 
 @pytest.fixture
 def searched(recipe):
-    return recipe(methods=METHODS, tune=TUNE, forget="r0,r1", seeds=(0,))
+    return recipe(methods=METHODS, tune=TUNE, forget="r0,r1", seeds=(0,), **UNSEEN)
 
 
 def row(state: str, split: str, probe: str, metric: str, value: float) -> dict[str, Any]:
@@ -227,6 +228,7 @@ def test_the_chosen_options_are_reported_on(searched):
 def test_trials_run_on_the_validation_records_and_share_the_target(searched, study):
     trials = tuning_recipe(searched, {"npo": [FEW], "small": [FEW, FEW | {"alpha": 2.0}]})
     assert trials.forget_sets == ("r6,r7",)
+    assert (trials.holdout, trials.validation) == ("rows:10-11", None)
     assert [m.name for m in trials.methods] == ["npo trial 0", "small trial 0", "small trial 1"]
     assert trials.tune is None
     plain = lay_out(study(methods=METHODS, forget="r0,r1"))
@@ -266,23 +268,33 @@ def test_a_plan_counts_all_trials_and_knows_those_that_were_done(searched, tmp_p
 
 
 def test_what_is_reported_is_not_tuned_on(recipe):
-    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1")
+    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1", **UNSEEN)
     pool = Pool.sketch(made)
     check_tuning(made, pool)
     with pytest.raises(SelectionError, match="shares 1 record"):
-        check_tuning(recipe(methods=METHODS, tune=TUNE, forget=["r0", "r5,r6"]), pool)
+        check_tuning(recipe(methods=METHODS, tune=TUNE, forget=["r0", "r5,r6"], **UNSEEN), pool)
     with pytest.raises(OptionError, match="nothing says to tune"):
         check_tuning(recipe(methods=METHODS), pool)
     with pytest.raises(OptionError, match="no method has a search space"):
-        check_tuning(recipe(methods=[{"method": "npo"}], tune=TUNE), pool)
+        check_tuning(recipe(methods=[{"method": "npo"}], tune=TUNE, **UNSEEN), pool)
     for search, problem in (
         ({"beta": []}, "npo: beta: no value"),
         ({"betta": [1.0]}, "did you mean 'beta'"),
         ({"learning_rate": {"low": -1.0, "high": 1.0}}, "greater than 0"),
     ):
-        wrong = recipe(methods=[{"method": "npo", "search": search}], tune=TUNE, forget="r0,r1")
+        methods = [{"method": "npo", "search": search}]
+        wrong = recipe(methods=methods, tune=TUNE, forget="r0,r1", **UNSEEN)
         with pytest.raises(OptionError, match=problem):
             check_tuning(wrong, pool)
+
+
+def test_nothing_is_tuned_by_what_it_is_judged_by(recipe, tmp_path):
+    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1")
+    with pytest.raises(OptionError, match="write validation: SELECTOR"):
+        check_tuning(made, Pool.sketch(made))
+    with pytest.raises(OptionError, match="tuned by the holdout .rows:8-11., which judges them"):
+        stages(made, tmp_path / "out")  # nor planned
+    stages(recipe(methods=METHODS, tune=TUNE, forget="r0,r1", **UNSEEN), tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -294,9 +306,8 @@ def test_a_tuned_comparison_reports_what_was_found(
         {"method": "undial", "options": FEW, "search": {"learning_rate": RATES}},
         {"method": "npo", "options": FEW},
     ]
-    mine = recipe(
-        methods=methods, tune={"trials": 3, "forget": "r6,r7"}, forget="r0,r1", seeds=(0,)
-    )
+    tune = {"trials": 3, "forget": "r6,r7"}
+    mine = recipe(methods=methods, tune=tune, forget="r0,r1", seeds=(0,), **UNSEEN)
     out = tmp_path / "out"
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(json.loads(mine.model_dump_json())))

@@ -109,6 +109,12 @@ def test_the_page_says_what_was_compared_and_stands_alone(shown):
     assert "rows:8-11, never seen" in page
 
 
+def test_the_page_says_where_methods_looked_at_their_judges(comparison):
+    words = "looked at the very unseen records that they are judged by"
+    assert words in page_of(comparison, own_judge=True)
+    assert words not in page_of(comparison)
+
+
 def test_a_comparison_in_which_all_has_failed_has_a_page(comparison):
     broken = [Outcome(o.method, o.seed, o.forget, error="no memory") for o in comparison.outcomes]
     page = page_of(replace(comparison, outcomes=broken, before=(), references=()))
