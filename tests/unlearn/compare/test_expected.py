@@ -12,7 +12,7 @@ from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_pa
 from unlearn.compare import Study, lay_out
 from unlearn.compare.data import Pool
 from unlearn.compare.expected import Work, costs, counts, parameters, training_tokens
-from unlearn.compare.tuning import check_tuning
+from unlearn.compare.tuning import check_tuning, own_values
 from unlearn.errors import OptionError
 from unlearn.methods import METHODS, get_method, resolve
 from unlearn.options import TrainingOptions
@@ -89,6 +89,19 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
         small = {"model": "demo", "data": data}
         check_tuning(recipe, Pool.sketch(recipe.model_copy(update=small)))
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_search_spaces_are_as_wide_for_one_method_as_for_another(name):
+    recipe = load_recipe(name, CompareRecipe, GIVEN.get(name, []))
+    for settings in recipe.methods:
+        exact = get_method(settings.method).kind == "exact"
+        assert bool(settings.search) == (recipe.tune is not None and not exact)
+        own = own_values(recipe, settings)
+        for key, space in settings.search.items():
+            ends = space["low"] / own[key], space["high"] / own[key]
+            assert ends == pytest.approx((0.3, 3), rel=0.15 if key == "strength" else 0.01)
+            assert space["log"]
 
 
 def test_the_demo_knows_each_person_from_one_side_alone():
