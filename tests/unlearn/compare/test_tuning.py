@@ -12,6 +12,7 @@ from unlearn._cli import run
 from unlearn.compare import lay_out, work
 from unlearn.compare.comparing import compare, stages
 from unlearn.compare.data import Pool
+from unlearn.compare.expected import costs, counts
 from unlearn.compare.layout import DONE
 from unlearn.compare.rounds import Tuning
 from unlearn.compare.tuning import (
@@ -255,16 +256,50 @@ def test_what_a_row_does_without_being_tuned(recipe):
 def test_a_plan_counts_all_trials_and_knows_those_that_were_done(searched, tmp_path):
     out = tmp_path / "out"
     tuning, cells = stages(searched, out, dtype="float32")
-    assert (len(tuning.layout.cells), len(cells.layout.cells)) == (8, 3)
+    assert (len(tuning.layout.cells), len(cells.layout.cells)) == (7, 3)
     assert not tuning.done
     assert not out.exists()
     tuned_by(searched, out, {"npo trial 2": (0.01, 0.0)})
     tuning, cells = stages(searched, out, dtype="float32")
     assert tuning.done
+    assert all(cell.unlearn.done for cell in tuning.layout.cells)
     (npo,) = [c for c in tuning.layout.cells if c.name == "npo trial 2"]
     assert npo.unlearn.done
     chosen = next(c for c in cells.layout.cells if c.name == "npo")
     assert chosen.unlearn.settings["options"] == npo.unlearn.settings["options"] != FEW
+
+
+def test_trials_that_are_not_known_yet_are_to_be_done(searched, tmp_path, capfd):
+    """Before any, after the first round, and amid the second: what the table says is the sum."""
+    out, path = tmp_path / "out", tmp_path / "mine.yaml"
+    path.write_text(searched.model_dump_json())
+    begun = Tuning(searched, out, {"dtype": "float32"})
+    rounds = begun.rounds()
+    each = 2 * 2 * 2  # two steps of two records, each with one to keep
+    for done, change in enumerate(
+        (lambda: None, lambda: do(next(rounds), {}), lambda: do(next(rounds), {}, "npo trial 1"))
+    ):
+        change()
+        stage, _ = stages(searched, out, dtype="float32")
+        found = costs(stage.study, stage.layout, counts(stage.study))
+        left = [cell for cell in stage.layout.cells if not cell.unlearn.done]
+        finished = (0, 2, 3)[done]
+        assert len(left) == 7 - finished
+        training = [cell.unlearn for cell in stage.layout.cells]
+        training += [stage.layout.target, *stage.layout.references[0]]
+        assert len({step.folder for step in training}) == len(training)
+        assert found.total.trained == sum(
+            found.work[step.folder].trained for step in training if not step.done
+        )
+        assert sum(found.work[cell.unlearn.folder].trained for cell in left) == pytest.approx(
+            len(left) * each * counts(stage.study).tokens
+        )
+        audits = [cell.audit.folder for cell in left]
+        assert len(set(audits) & set(found.work)) == len(left)
+        assert run(["compare", str(path), "--output", str(out), "--dtype", "float32", "--plan"]) == 0
+        shown = capfd.readouterr().out.partition("to do:")[0]
+        rows = [line for line in shown.splitlines() if " trial " in line]
+        assert [row.split()[-2] for row in rows].count("1") == finished
 
 
 def test_what_is_reported_is_not_tuned_on(recipe):
