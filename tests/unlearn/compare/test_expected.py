@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from unlearn._cli import run
 from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_path
 from unlearn.compare import Study, lay_out
 from unlearn.compare.data import Pool
@@ -113,6 +114,16 @@ def test_the_demo_knows_each_person_from_one_side_alone():
     ]
     assert [len(people) for people in sides] == [40, 10, 10]
     assert len(set.union(*sides)) == 60
+
+
+def test_a_row_that_is_another_under_a_second_name_takes_nothing(recipe, tmp_path, capfd):
+    (npo, _) = recipe().methods
+    made = recipe(methods=[npo, npo.model_copy(update={"name": "npo twice"})])
+    path = tmp_path / "mine.yaml"
+    path.write_text(made.model_dump_json())
+    assert run(["compare", str(path), "--output", str(tmp_path / "out"), "--plan"]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines() if "npo" in line]
+    assert [(row[-3], row[-1]) for row in rows] == [("4", rows[0][-1]), ("0", "0")]
 
 
 def test_short_names_find_a_recipe_where_only_one_has_it():
