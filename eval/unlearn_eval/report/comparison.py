@@ -16,7 +16,13 @@ from unlearn_eval.comparison.lines import Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.comparison.records import CellRecords
-from unlearn_eval.comparison.words import about_contest, advice, headline, stop_rules
+from unlearn_eval.comparison.words import (
+    about_contest,
+    about_tuning,
+    advice,
+    headline,
+    stop_rules,
+)
 from unlearn_eval.report import comparison_plots as plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.audit import Picture
@@ -93,6 +99,8 @@ def comparison_page(
         records=embedded(records, texts) if records else "",
         with_records={key_of(*key) for key in records or ()},
         tuning=tuning,
+        tuned_alike=about_tuning(comparison, tuning),
+        exact=[name for name in comparison.methods if name in comparison.exact],
         own_judge=own_judge,
         pairs=[pair for found in contests for pair in _pairs(found)],
         csv=base64.b64encode(as_csv(comparison).encode()).decode(),

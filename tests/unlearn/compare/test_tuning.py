@@ -296,7 +296,9 @@ def test_trials_that_are_not_known_yet_are_to_be_done(searched, tmp_path, capfd)
         )
         audits = [cell.audit.folder for cell in left]
         assert len(set(audits) & set(found.work)) == len(left)
-        assert run(["compare", str(path), "--output", str(out), "--dtype", "float32", "--plan"]) == 0
+        assert (
+            run(["compare", str(path), "--output", str(out), "--dtype", "float32", "--plan"]) == 0
+        )
         shown = capfd.readouterr().out.partition("to do:")[0]
         rows = [line for line in shown.splitlines() if " trial " in line]
         assert [row.split()[-2] for row in rows].count("1") == finished
