@@ -153,9 +153,12 @@ def _show(stage: Stage) -> None:
         _line("the adapter under study", [layout.target], expected),
         _line("references", [s for group in layout.references for s in group], expected),
     ]
+    seen: set[Path] = set()
     for name in dict.fromkeys(cell.name for cell in layout.cells):
         mine = [cell.unlearn for cell in layout.cells if cell.name == name]
-        rows.append(_line(name, mine, expected))
+        # a row that is another under a second name takes nothing
+        rows.append(_line(name, [step for step in mine if step.folder not in seen], expected))
+        seen |= {step.folder for step in mine}
     table("", ["training", "runs", "done", "tokens to go, at most"], rows)
     total = expected.total
     console.print(

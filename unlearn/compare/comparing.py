@@ -353,6 +353,7 @@ def _write_up(
         details(study, layout),
         records,
         texts_of(study) if show_text else None,
+        own_judge=recipe.looked_at == recipe.holdout,
     )
     _write_text(study.root / "report.html", page)
     write_records(records, study.root / "records.parquet")

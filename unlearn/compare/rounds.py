@@ -20,10 +20,11 @@ from unlearn._recipes import CompareRecipe, MethodSettings
 from unlearn.compare._memo import Memo
 from unlearn.compare._spaces import Tried, dimensions, need_optuna, size, suggest
 from unlearn.compare.collect import collect
-from unlearn.compare.layout import Layout, Step, lay_out
+from unlearn.compare.layout import Cell, Layout, Step, lay_out
 from unlearn.compare.study import Study
 from unlearn.compare.tuning import (
     Trial,
+    check_validation,
     chosen_of,
     hopeless,
     own_values,
@@ -88,14 +89,19 @@ class Tuning:
     Attributes:
         found: by row its trials so far.
         failures: by folder, why a step has failed; to be filled while rounds are run.
+
+    Raises:
+        OptionError: if the recipe has no `validation`.
     """
 
     def __init__(self, recipe: CompareRecipe, root: Path, opening: Mapping[str, Any]) -> None:
+        check_validation(recipe)
         self._recipe = recipe
         self._root = root
         self._opening = opening
         self._rows = [settings for settings in recipe.methods if settings.search]
         self._memo = Memo(root)
+        self._tried: dict[str, list[Mapping[str, Any]]] = {}
         self.found: dict[str, list[Trial]] = {row_of(settings): [] for settings in self._rows}
         self.failures: dict[Path, str] = {}
 
@@ -116,7 +122,7 @@ class Tuning:
             self._memo.keep()
             if not any(options is not None for options in new.values()):
                 return
-            tried = {
+            self._tried = tried = {
                 row: [trial.options for trial in trials] + [o for o in [new[row]] if o is not None]
                 for row, trials in self.found.items()
             }
@@ -132,14 +138,19 @@ class Tuning:
             self._read(tried, layout, collect(study, layout, self.failures))
 
     def whole(self) -> tuple[Study, Layout]:
-        """Return all trials of the budget; those not known yet are as the recipe gives the row."""
-        assert self._recipe.tune is not None
-        tried = {}
+        """Return all trials of the budget, those not known yet with the row's own options.
+
+        What such a trial will be is decided by those before; its steps are none of theirs.
+        """
+        tried, unknown = {}, set()
         for settings in self._rows:
-            known = [trial.options for trial in self.found[row_of(settings)]]
-            total = self._budget(settings)
-            tried[row_of(settings)] = known + [settings.options] * (total - len(known))
-        return self._laid_out(tried)
+            row, total = row_of(settings), self._budget(settings)
+            known = self._tried.get(row, [])
+            tried[row] = known + [settings.options] * (total - len(known))
+            unknown |= {trial_name(row, i) for i in range(len(known), total)}
+        study, layout = self._laid_out(tried)
+        cells = [_apart(cell) if cell.name in unknown else cell for cell in layout.cells]
+        return study, replace(layout, cells=tuple(cells))
 
     def _laid_out(self, tried: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Study, Layout]:
         study = Study.of(tuning_recipe(self._recipe, tried), self._root, self._opening)
@@ -148,12 +159,14 @@ class Tuning:
     def _budget(self, settings: MethodSettings) -> int:
         """Return how many trials a row has: no more than its space and its own options hold."""
         assert self._recipe.tune is not None
-        points = size(dimensions(settings.search, {}, row_of(settings)))
-        return (
-            self._recipe.tune.trials
-            if points is None
-            else min(self._recipe.tune.trials, points + 1)
-        )
+        trials, row = self._recipe.tune.trials, row_of(settings)
+        points = size(dimensions(settings.search, {}, row))
+        if points is None or points >= trials:  # own values cost an import of torch
+            return trials
+        own = own_values(self._recipe, settings)
+        space = dimensions(settings.search, own, row)
+        inside = all(dimension.place(own.get(dimension.key)) is not None for dimension in space)
+        return min(trials, (size(space) or 0) + (not inside))
 
     def _next(self, settings: MethodSettings) -> dict[str, Any] | None:
         """Return the options of a row's next trial, None if its space holds no other."""
@@ -192,6 +205,17 @@ class Tuning:
             elif not outcome.error and (seen := _rise(layout, cell.unlearn.folder)):
                 trial = replace(trial, rise=seen[0], pruned=hopeless(*seen, before))
             self.found[row] = [*before, trial]
+
+
+def _apart(cell: Cell) -> Cell:
+    """Return a cell with steps of its own, although another has the same settings."""
+    unlearn = replace(cell.unlearn, settings={**cell.unlearn.settings, "unknown": cell.name})
+    audit = replace(
+        cell.audit,
+        parent=unlearn.folder,
+        settings={**cell.audit.settings, "of": unlearn.digest},
+    )
+    return replace(cell, unlearn=unlearn, audit=audit)
 
 
 def _suggested(

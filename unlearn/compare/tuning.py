@@ -21,6 +21,7 @@ from unlearn_eval.comparison.lines import DAMAGE
 __all__ = [
     "Trial",
     "check_tuning",
+    "check_validation",
     "chosen_of",
     "hopeless",
     "own_values",
@@ -188,6 +189,23 @@ def tuned(recipe: CompareRecipe, trials: Sequence[Trial]) -> CompareRecipe:
     return recipe.model_copy(update={"methods": methods, "tune": None})
 
 
+def check_validation(recipe: CompareRecipe) -> None:
+    """Refuse to tune by the records that methods are judged by.
+
+    Args:
+        recipe: the recipe.
+
+    Raises:
+        OptionError: if there is `tune` and no `validation`.
+    """
+    if recipe.tune and not recipe.validation:
+        raise OptionError(
+            f"tune needs validation: without it methods are tuned by the holdout "
+            f"({recipe.holdout}), which judges them; write validation: SELECTOR, other records "
+            "that the model never saw, such as a half of the holdout"
+        )
+
+
 def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
     """Refuse to tune on what is reported, and search spaces that are none.
 
@@ -197,9 +215,10 @@ def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
 
     Raises:
         OptionError: if there is a search space and nothing says to tune, or the other way round, or
-            a space holds what the method does not take; without Optuna.
+            a space holds what the method does not take; without `validation`; without Optuna.
         SelectionError: if a record that is reported on would be tuned on.
     """
+    check_validation(recipe)
     spaces = [settings for settings in recipe.methods if settings.search]
     if recipe.tune is None:
         if spaces:

@@ -50,6 +50,7 @@ class Contest:
         ranking: their mean ranks, in that order.
         pairs: tests of all pairs of them.
         left_out: methods without a number somewhere.
+        exact: rows that retrain: what the others are measured against, and not ranked among them.
     """
 
     measure: str
@@ -57,6 +58,7 @@ class Contest:
     ranking: Ranking
     pairs: Sequence[Pair]
     left_out: tuple[str, ...]
+    exact: tuple[str, ...] = ()
 
     @property
     def least(self) -> float:
@@ -69,7 +71,9 @@ def contest(comparison: Comparison, measure: str) -> Contest | None:
 
     A case is a seed on a forget set. Cells of a case share records, starting point and data order,
     so differences within a case are what counts: each is as likely to have the other sign if two
-    methods do not differ (exact sign-flip test). All pairs are corrected together (Holm).
+    methods do not differ (exact sign-flip test). All pairs are corrected together (Holm). Rows that
+    retrain are left out: nobody chooses between them and the rest by a rank, and each would have
+    the others pay for one more correction.
 
     Args:
         comparison: the comparison.
@@ -84,7 +88,8 @@ def contest(comparison: Comparison, measure: str) -> Contest | None:
         for o in comparison.outcomes
         if not o.error and measure in o.numbers
     }
-    whole = [m for m in comparison.methods if all((m, *case) in values for case in cases)]
+    rivals = [m for m in comparison.methods if m not in comparison.exact]
+    whole = [m for m in rivals if all((m, *case) in values for case in cases)]
     if len(whole) < 2:
         return None
     table = np.array([[values[m, *case] for m in whole] for case in cases])
@@ -106,5 +111,6 @@ def contest(comparison: Comparison, measure: str) -> Contest | None:
         methods,
         ranking._replace(ranks=ranking.ranks[order]),
         pairs,
-        tuple(m for m in comparison.methods if m not in whole),
+        tuple(m for m in rivals if m not in whole),
+        tuple(m for m in comparison.methods if m in comparison.exact),
     )

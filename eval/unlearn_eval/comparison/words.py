@@ -10,9 +10,10 @@ from unlearn_eval.comparison.contests import Contest
 from unlearn_eval.comparison.details import About
 from unlearn_eval.comparison.lines import DAMAGE, Line
 from unlearn_eval.comparison.measures import MEASURES
-from unlearn_eval.comparison.outcomes import Comparison
+from unlearn_eval.comparison.outcomes import Comparison, Tuned
+from unlearn_eval.report.words import percent
 
-__all__ = ["about_contest", "advice", "headline", "stop_rules"]
+__all__ = ["about_contest", "about_tuning", "advice", "headline", "stop_rules"]
 
 _ALPHA = 0.05
 _LISTED = 8
@@ -34,26 +35,30 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
     Returns:
         Text.
     """
-    methods = [line for line in _approximate(found) if "gap" in line.mean]
+    if not _candidates(found):
+        return "No method but retraining is in this comparison." if comparison.exact else ""
+    methods = _measured(found)
     if not methods:
         return "No method could be measured in every cell."
+    some = _some(found)
     reach = comparison.reach("gap")
     sound = sorted((x for x in methods if not x.damaged), key=lambda x: x.mean["gap"])
     if not sound:
         return (
-            f"Every method damaged the model: the loss on the records to keep rose by more than "
-            f"{DAMAGE:g} nats a token."
+            f"Every method{some} damaged the model: the loss on the records to keep rose by more "
+            f"than {DAMAGE:g} nats a token."
         )
     best = sound[0]
     if not _moved(best, found):
         return (
-            "No method came nearer to models that never saw the records without damaging the rest: "
-            f"the least distance of an attacker's AUC from theirs is {_value(best, 'gap')} "
-            f"({best.name}), and was {_number('gap', _before(found))} before."
+            f"No method{some} came nearer to models that never saw the records without damaging "
+            "the rest: the least distance of an attacker's AUC from theirs is "
+            f"{_value(best, 'gap')} ({best.name}), and was {_number('gap', _before(found))} before."
         )
     text = (
-        f"{best.name} comes closest to models that never saw the records without damaging the "
-        f"rest: an attacker's AUC is {_value(best, 'gap')} from theirs"
+        f"{best.name} comes closest{f', of the methods{some},' if some else ''} to models that "
+        "never saw the records without damaging the rest: an attacker's AUC is "
+        f"{_value(best, 'gap')} from theirs"
     )
     if reach is not None:
         inside = best.mean["gap"] <= reach
@@ -80,9 +85,11 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
         Sentences, none that no number stands behind.
     """
     methods = [line for line in found if line.kind == "after" and line.cells]
-    measured = [line for line in _approximate(found) if {"gap", "rise"} <= line.mean.keys()]
+    measured, some = _measured(found), _some(found)
     sound = [line for line in measured if not line.damaged and _moved(line, found)]
-    said = [*_certain(comparison, sound), *_closest(sound), *_cheapest(comparison, sound)]
+    said = _certain(comparison, sound)
+    if measured:
+        said += [*_closest(sound, some), *_cheapest(comparison, sound, some)]
     said += _verdicts(comparison, methods)
     said += _gentlest(sound)
     idle = [line.name for line in measured if not line.damaged and not _moved(line, found)]
@@ -118,9 +125,19 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
     return said
 
 
-def _approximate(found: Sequence[Line]) -> list[Line]:
-    """Return the methods to choose from: measured in every cell, and not retraining itself."""
-    return [line for line in found if line.kind == "after" and line.whole and not line.exact]
+def _candidates(found: Sequence[Line]) -> list[Line]:
+    """Return the methods to choose from: all but retraining itself."""
+    return [line for line in found if line.kind == "after" and not line.exact]
+
+
+def _measured(found: Sequence[Line]) -> list[Line]:
+    """Return those of them whose forgetting and damage are known in every cell."""
+    return [x for x in _candidates(found) if x.whole and {"gap", "rise"} <= x.mean.keys()]
+
+
+def _some(found: Sequence[Line]) -> str:
+    """Say which methods a sentence about all of them is about, where it is not all."""
+    return "" if len(_measured(found)) == len(_candidates(found)) else " measured in all cells"
 
 
 def _before(found: Sequence[Line]) -> float:
@@ -145,9 +162,10 @@ def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
     return [text]
 
 
-def _closest(sound: Sequence[Line]) -> list[str]:
+def _closest(sound: Sequence[Line], some: str) -> list[str]:
     if not sound:
-        return ["No method here gives less away without damaging the rest: retrain."]
+        which = some or " here"
+        return [f"No method{which} gives less away without damaging the rest: retrain."]
     best = min(sound, key=lambda x: x.mean["gap"])
     text = (
         f"To give least away: {best.name}, {_value(best, 'gap')} from the references"
@@ -201,18 +219,19 @@ def _ruled(verdicts: Mapping[str, int]) -> str:
     return ", ".join(f"{verdicts[word]} {word}" for word in known if verdicts.get(word))
 
 
-def _cheapest(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
+def _cheapest(comparison: Comparison, sound: Sequence[Line], some: str) -> list[str]:
     """The cheapest method as close as references are to each other, where there is one."""
     reach = comparison.reach("gap")
-    timed = [x for x in sound if "wall_share" in x.mean]
-    if reach is None or not timed:
+    if reach is None or not sound:
         return []
-    inside = [x for x in timed if x.mean["gap"] <= reach]
+    inside = [x for x in sound if x.mean["gap"] <= reach]
     if not inside:
         return [
-            "No method that kept the rest came as close to the references as the farthest of them "
-            f"is to the others ({_number('gap', reach)}): where that matters, retrain."
+            f"No method{some} that kept the rest came as close to the references as the farthest "
+            f"of them is to the others ({_number('gap', reach)}): where that matters, retrain."
         ]
+    if any("wall_share" not in x.mean for x in inside):  # one without a time may be the cheapest
+        return []
     best = min(inside, key=lambda x: x.mean["wall_share"])
     return [
         f"To save time: {best.name} is the cheapest of {len(inside)} within the references' own "
@@ -232,6 +251,29 @@ def _gentlest(sound: Sequence[Line]) -> list[str]:
         f"To keep the rest as it was: {best.name} raised its loss by {_value(best, 'rise')}, with "
         f"{_value(best, 'gap')} from the references."
     ]
+
+
+def about_tuning(comparison: Comparison, tuning: Sequence[Tuned]) -> str:
+    """Say which rows were tuned alike, and which were not tuned.
+
+    Args:
+        comparison: the comparison.
+        tuning: how each row with a search space was tuned.
+
+    Returns:
+        A sentence or two; empty where nothing was tuned.
+    """
+    if not tuning:
+        return ""
+    tuned = {one.method for one in tuning}
+    plain = [name for name in comparison.methods if name not in tuned]
+    text = (
+        f"{'Each method' if not plain else 'Each method with a search space'} had the same number "
+        "of trials at most, as far as its search space reaches."
+    )
+    if plain:
+        text += f" Not tuned, with the options of the recipe: {_names(plain)}."
+    return text
 
 
 def stop_rules(about: Sequence[About]) -> str:
@@ -287,6 +329,8 @@ def about_contest(found: Contest, level: float = _ALPHA) -> str:
         text += f" That all rank alike: p = {found.ranking.p_value:.2g} (Friedman)."
     if found.left_out:
         text += f" Without {_names(found.left_out)}, which lack a number."
+    if found.exact:
+        text += f" Not ranked: {_names(found.exact)}, what the others are measured against."
     return text
 
 
@@ -302,7 +346,7 @@ def _value(line: Line, measure: str) -> str:
 
 
 def _share(line: Line) -> str:
-    return f"{line.mean['wall_share']:.0%}"
+    return percent(line.mean["wall_share"])
 
 
 def _number(measure: str, value: float) -> str:

@@ -16,7 +16,13 @@ from unlearn_eval.comparison.lines import Line
 from unlearn_eval.comparison.measures import MEASURES, Measure
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.comparison.records import CellRecords
-from unlearn_eval.comparison.words import about_contest, advice, headline, stop_rules
+from unlearn_eval.comparison.words import (
+    about_contest,
+    about_tuning,
+    advice,
+    headline,
+    stop_rules,
+)
 from unlearn_eval.report import comparison_plots as plots
 from unlearn_eval.report._page import render
 from unlearn_eval.report.audit import Picture
@@ -42,6 +48,8 @@ def comparison_page(
     about: Sequence[About] = (),
     records: Mapping[tuple[str, int, int], CellRecords] | None = None,
     texts: Mapping[str, Record] | None = None,
+    *,
+    own_judge: bool = False,
 ) -> str:
     """Return the report of a comparison as one self-contained HTML page.
 
@@ -53,6 +61,7 @@ def comparison_page(
         about: what each row is and how its runs went, for the pages of the methods.
         records: what is known of each record, by method, seed and number of the forget set.
         texts: records by id, whose text is to be shown; None shows no text of any record.
+        own_judge: whether methods looked at the very records that they are judged by.
 
     Returns:
         HTML; without `texts` it holds numbers, names of methods, selectors and ids of records only.
@@ -90,6 +99,9 @@ def comparison_page(
         records=embedded(records, texts) if records else "",
         with_records={key_of(*key) for key in records or ()},
         tuning=tuning,
+        tuned_alike=about_tuning(comparison, tuning),
+        exact=[name for name in comparison.methods if name in comparison.exact],
+        own_judge=own_judge,
         pairs=[pair for found in contests for pair in _pairs(found)],
         csv=base64.b64encode(as_csv(comparison).encode()).decode(),
     )

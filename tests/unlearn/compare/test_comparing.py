@@ -66,6 +66,7 @@ def test_a_comparison_from_its_recipe_to_its_page(
     page = (out / "report.html").read_text()
     assert "none to give" in page
     assert 'id="method-npo"' in page
+    assert "looked at the very unseen records that they are judged by" in page
     assert "It is 13." not in page
     table = pq.read_table(out / "records.parquet")
     assert table.num_rows == 2 * 12  # those of both sets' one cell that went well

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
+from unlearn._cli import run
 from unlearn._recipes import CompareRecipe, load_recipe, recipe_names, recipe_path
 from unlearn.compare import Study, lay_out
 from unlearn.compare.data import Pool
 from unlearn.compare.expected import Work, costs, counts, parameters, training_tokens
-from unlearn.compare.tuning import check_tuning
+from unlearn.compare.tuning import check_tuning, own_values
 from unlearn.errors import OptionError
 from unlearn.methods import METHODS, get_method, resolve
 from unlearn.options import TrainingOptions
@@ -91,6 +92,40 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_search_spaces_are_as_wide_for_one_method_as_for_another(name):
+    recipe = load_recipe(name, CompareRecipe, GIVEN.get(name, []))
+    for settings in recipe.methods:
+        exact = get_method(settings.method).kind == "exact"
+        assert bool(settings.search) == (recipe.tune is not None and not exact)
+        own = own_values(recipe, settings)
+        for key, space in settings.search.items():
+            ends = space["low"] / own[key], space["high"] / own[key]
+            assert ends == pytest.approx((0.3, 3), rel=0.15 if key == "strength" else 0.01)
+            assert space["log"]
+
+
+def test_the_demo_knows_each_person_from_one_side_alone():
+    recipe = load_recipe("compare/demo", CompareRecipe)
+    pool = Pool.sketch(recipe)
+    sides = [
+        {pool.records[i].subject for i in pool.positions(selector)}
+        for selector in (recipe.train, recipe.holdout, recipe.looked_at)
+    ]
+    assert [len(people) for people in sides] == [40, 10, 10]
+    assert len(set.union(*sides)) == 60
+
+
+def test_a_row_that_is_another_under_a_second_name_takes_nothing(recipe, tmp_path, capfd):
+    (npo, _) = recipe().methods
+    made = recipe(methods=[npo, npo.model_copy(update={"name": "npo twice"})])
+    path = tmp_path / "mine.yaml"
+    path.write_text(made.model_dump_json())
+    assert run(["compare", str(path), "--output", str(tmp_path / "out"), "--plan"]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines() if "npo" in line]
+    assert [(row[-3], row[-1]) for row in rows] == [("4", rows[0][-1]), ("0", "0")]
+
+
 def test_short_names_find_a_recipe_where_only_one_has_it():
     assert recipe_path("tofu_small") == recipe_path("compare/tofu_small")
     with pytest.raises(OptionError, match="did you mean"):
@@ -117,7 +152,7 @@ def test_a_plan_imports_nothing_heavy(data, tmp_path):
 import sys
 from unlearn._cli import run
 words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
-words += ["forget=r0,r1", "holdout=rows:8-11", "validation=null", "tune.forget=r6", "--plan"]
+words += ["forget=r0,r1", "holdout=rows:8-9", "validation=rows:10-11", "tune.forget=r6", "--plan"]
 words += ["--output", {str(tmp_path / "o")!r}]
 assert run(words) == 0
 assert run(["compare", "muse", "--plan"]) == 0

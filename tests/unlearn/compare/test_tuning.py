@@ -12,6 +12,7 @@ from unlearn._cli import run
 from unlearn.compare import lay_out, work
 from unlearn.compare.comparing import compare, stages
 from unlearn.compare.data import Pool
+from unlearn.compare.expected import costs, counts
 from unlearn.compare.layout import DONE
 from unlearn.compare.rounds import Tuning
 from unlearn.compare.tuning import (
@@ -33,11 +34,12 @@ METHODS = [
     {"method": "undial", "options": FEW},
 ]
 TUNE = {"trials": 4, "forget": "r6,r7"}
+UNSEEN = {"holdout": "rows:8-9", "validation": "rows:10-11"}
 
 
 @pytest.fixture
 def searched(recipe):
-    return recipe(methods=METHODS, tune=TUNE, forget="r0,r1", seeds=(0,))
+    return recipe(methods=METHODS, tune=TUNE, forget="r0,r1", seeds=(0,), **UNSEEN)
 
 
 def row(state: str, split: str, probe: str, metric: str, value: float) -> dict[str, Any]:
@@ -227,6 +229,7 @@ def test_the_chosen_options_are_reported_on(searched):
 def test_trials_run_on_the_validation_records_and_share_the_target(searched, study):
     trials = tuning_recipe(searched, {"npo": [FEW], "small": [FEW, FEW | {"alpha": 2.0}]})
     assert trials.forget_sets == ("r6,r7",)
+    assert (trials.holdout, trials.validation) == ("rows:10-11", None)
     assert [m.name for m in trials.methods] == ["npo trial 0", "small trial 0", "small trial 1"]
     assert trials.tune is None
     plain = lay_out(study(methods=METHODS, forget="r0,r1"))
@@ -253,36 +256,82 @@ def test_what_a_row_does_without_being_tuned(recipe):
 def test_a_plan_counts_all_trials_and_knows_those_that_were_done(searched, tmp_path):
     out = tmp_path / "out"
     tuning, cells = stages(searched, out, dtype="float32")
-    assert (len(tuning.layout.cells), len(cells.layout.cells)) == (8, 3)
+    assert (len(tuning.layout.cells), len(cells.layout.cells)) == (7, 3)
     assert not tuning.done
     assert not out.exists()
     tuned_by(searched, out, {"npo trial 2": (0.01, 0.0)})
     tuning, cells = stages(searched, out, dtype="float32")
     assert tuning.done
+    assert all(cell.unlearn.done for cell in tuning.layout.cells)
     (npo,) = [c for c in tuning.layout.cells if c.name == "npo trial 2"]
     assert npo.unlearn.done
     chosen = next(c for c in cells.layout.cells if c.name == "npo")
     assert chosen.unlearn.settings["options"] == npo.unlearn.settings["options"] != FEW
 
 
+def test_trials_that_are_not_known_yet_are_to_be_done(searched, tmp_path, capfd):
+    """Before any, after the first round, and amid the second: what the table says is the sum."""
+    out, path = tmp_path / "out", tmp_path / "mine.yaml"
+    path.write_text(searched.model_dump_json())
+    begun = Tuning(searched, out, {"dtype": "float32"})
+    rounds = begun.rounds()
+    each = 2 * 2 * 2  # two steps of two records, each with one to keep
+    for done, change in enumerate(
+        (lambda: None, lambda: do(next(rounds), {}), lambda: do(next(rounds), {}, "npo trial 1"))
+    ):
+        change()
+        stage, _ = stages(searched, out, dtype="float32")
+        found = costs(stage.study, stage.layout, counts(stage.study))
+        left = [cell for cell in stage.layout.cells if not cell.unlearn.done]
+        finished = (0, 2, 3)[done]
+        assert len(left) == 7 - finished
+        training = [cell.unlearn for cell in stage.layout.cells]
+        training += [stage.layout.target, *stage.layout.references[0]]
+        assert len({step.folder for step in training}) == len(training)
+        assert found.total.trained == sum(
+            found.work[step.folder].trained for step in training if not step.done
+        )
+        assert sum(found.work[cell.unlearn.folder].trained for cell in left) == pytest.approx(
+            len(left) * each * counts(stage.study).tokens
+        )
+        audits = [cell.audit.folder for cell in left]
+        assert len(set(audits) & set(found.work)) == len(left)
+        assert (
+            run(["compare", str(path), "--output", str(out), "--dtype", "float32", "--plan"]) == 0
+        )
+        shown = capfd.readouterr().out.partition("to do:")[0]
+        rows = [line for line in shown.splitlines() if " trial " in line]
+        assert [row.split()[-2] for row in rows].count("1") == finished
+
+
 def test_what_is_reported_is_not_tuned_on(recipe):
-    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1")
+    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1", **UNSEEN)
     pool = Pool.sketch(made)
     check_tuning(made, pool)
     with pytest.raises(SelectionError, match="shares 1 record"):
-        check_tuning(recipe(methods=METHODS, tune=TUNE, forget=["r0", "r5,r6"]), pool)
+        check_tuning(recipe(methods=METHODS, tune=TUNE, forget=["r0", "r5,r6"], **UNSEEN), pool)
     with pytest.raises(OptionError, match="nothing says to tune"):
         check_tuning(recipe(methods=METHODS), pool)
     with pytest.raises(OptionError, match="no method has a search space"):
-        check_tuning(recipe(methods=[{"method": "npo"}], tune=TUNE), pool)
+        check_tuning(recipe(methods=[{"method": "npo"}], tune=TUNE, **UNSEEN), pool)
     for search, problem in (
         ({"beta": []}, "npo: beta: no value"),
         ({"betta": [1.0]}, "did you mean 'beta'"),
         ({"learning_rate": {"low": -1.0, "high": 1.0}}, "greater than 0"),
     ):
-        wrong = recipe(methods=[{"method": "npo", "search": search}], tune=TUNE, forget="r0,r1")
+        methods = [{"method": "npo", "search": search}]
+        wrong = recipe(methods=methods, tune=TUNE, forget="r0,r1", **UNSEEN)
         with pytest.raises(OptionError, match=problem):
             check_tuning(wrong, pool)
+
+
+def test_nothing_is_tuned_by_what_it_is_judged_by(recipe, tmp_path):
+    made = recipe(methods=METHODS, tune=TUNE, forget="r0,r1")
+    with pytest.raises(OptionError, match="write validation: SELECTOR"):
+        check_tuning(made, Pool.sketch(made))
+    with pytest.raises(OptionError, match="tuned by the holdout .rows:8-11., which judges them"):
+        stages(made, tmp_path / "out")  # nor planned
+    stages(recipe(methods=METHODS, tune=TUNE, forget="r0,r1", **UNSEEN), tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -294,9 +343,8 @@ def test_a_tuned_comparison_reports_what_was_found(
         {"method": "undial", "options": FEW, "search": {"learning_rate": RATES}},
         {"method": "npo", "options": FEW},
     ]
-    mine = recipe(
-        methods=methods, tune={"trials": 3, "forget": "r6,r7"}, forget="r0,r1", seeds=(0,)
-    )
+    tune = {"trials": 3, "forget": "r6,r7"}
+    mine = recipe(methods=methods, tune=tune, forget="r0,r1", seeds=(0,), **UNSEEN)
     out = tmp_path / "out"
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(json.loads(mine.model_dump_json())))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from unlearn.records import Record
-from unlearn_eval.comparison import About, Outcome, Run, lines
+from unlearn_eval.comparison import About, Outcome, Run, Tuned, lines
 from unlearn_eval.comparison.contests import CONTESTED, contest
 from unlearn_eval.comparison.records import CellRecords
 from unlearn_eval.report.comparison import as_csv, comparison_page
@@ -107,6 +107,32 @@ def test_the_page_says_what_was_compared_and_stands_alone(shown):
     page = page_of(replace(shown, setting=setting), about=about(shown))
     assert "<dt>model</dt><dd>small &lt;b&gt;</dd>" in page
     assert "rows:8-11, never seen" in page
+
+
+def test_the_page_says_where_methods_looked_at_their_judges(comparison):
+    words = "looked at the very unseen records that they are judged by"
+    assert words in page_of(comparison, own_judge=True)
+    assert words not in page_of(comparison)
+
+
+def test_the_page_names_who_was_not_tuned_and_who_is_not_ranked(comparison):
+    again = [replace(o, method="again") for o in comparison.of("good")]
+    whole = replace(comparison, outcomes=[*comparison.outcomes, *again])
+    tuning = [Tuned(name, 4, "beta = 0.2") for name in ("good", "leaky", "harsh")]
+    page = page_of(replace(whole, exact=frozenset({"again"})), tuning=tuning)
+    assert page.count("Not tuned, with the options of the recipe: again.") == 2
+    assert "Each method had" not in page
+    assert "All were tuned" not in page
+    assert "All methods but again (trained anew) start from the same adapter" in page
+    assert page.count("Not ranked: again, what the others are measured against.") == 2
+    assert "again −" not in page
+    assert "− again" not in page
+    assert "again −" in page_of(whole) or "− again" in page_of(whole)
+    plain = page_of(comparison, tuning=tuning)
+    assert plain.count("Each method had the same number of trials at most") == 2
+    assert "All methods start from the same adapter" in plain
+    only = replace(comparison, outcomes=again, exact=frozenset({"again"}))
+    assert "Can they be told apart?" not in page_of(only)
 
 
 def test_a_comparison_in_which_all_has_failed_has_a_page(comparison):

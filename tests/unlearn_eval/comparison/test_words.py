@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from unlearn_eval.comparison import About, Ruling, Run, lines
+from unlearn_eval.comparison import About, Ruling, Run, Tuned, lines
 from unlearn_eval.comparison.contests import contest
-from unlearn_eval.comparison.words import about_contest, advice, headline, stop_rules
+from unlearn_eval.comparison.words import (
+    about_contest,
+    about_tuning,
+    advice,
+    headline,
+    stop_rules,
+)
 from unlearn_eval.statistics import critical_difference
 
 
@@ -42,6 +48,23 @@ def test_ranks_and_pairs_over_shared_cells(comparison):
     said = about_contest(found)
     assert "So few cells cannot show a difference" in said
     assert "0.031" in said
+
+
+def test_retraining_is_not_ranked_and_costs_the_others_no_correction(comparison):
+    again = [
+        replace(o, method="again", numbers={**o.numbers, "gap": 0.0}) for o in comparison.of("good")
+    ]
+    whole = replace(comparison, outcomes=[*again, *comparison.outcomes], exact=frozenset({"again"}))
+    plain, found = contest(comparison, "gap"), contest(whole, "gap")
+    assert found.methods == plain.methods == ("good", "harsh", "leaky")
+    assert found.pairs == plain.pairs
+    assert found.ranking.difference == plain.ranking.difference
+    assert (found.exact, found.left_out) == (("again",), ())
+    assert about_contest(found) == (
+        f"{about_contest(plain)} Not ranked: again, what the others are measured against."
+    )
+    two = replace(whole, outcomes=[*again, *comparison.of("good")])
+    assert contest(two, "gap") is None
 
 
 def test_enough_cells_show_a_difference(comparison):
@@ -116,6 +139,95 @@ def test_a_mean_over_what_is_left_of_the_cells_wins_nothing(judged):
         "Cells that failed: lucky (3). These methods are in the table with what is left of them, "
         "and are not ranked or recommended."
     ]
+
+
+def failing(comparison, *names):
+    """The same, the first seed of some methods failed."""
+    return replace(
+        comparison,
+        outcomes=[
+            replace(o, numbers={}, error="out of memory") if o.method in names and not o.seed else o
+            for o in comparison.outcomes
+        ],
+    )
+
+
+def test_nothing_is_said_of_what_was_not_measured(comparison):
+    """A cell of every method failed: which is best is not known, nor that none is good."""
+    broken = failing(comparison, "good", "leaky", "harsh")
+    said = advice(broken, lines(broken))
+    assert headline(broken, lines(broken)) == "No method could be measured in every cell."
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "To be certain",
+        "Records to forget still come out word for word after leaky.",
+        "Cells that failed",
+    ]
+    nothing = replace(comparison, outcomes=())
+    assert headline(nothing, lines(nothing)) == ""
+
+
+def test_retraining_alone_is_no_failure(comparison):
+    alone = replace(comparison, outcomes=comparison.of("good"), exact=frozenset({"good"}))
+    assert headline(alone, lines(alone)) == "No method but retraining is in this comparison."
+    assert [s.partition(":")[0] for s in advice(alone, lines(alone))] == ["To be certain"]
+
+
+def test_sentences_about_all_are_about_those_that_were_measured(comparison):
+    broken = failing(comparison, "good")
+    others = [o for o in broken.outcomes if o.method != "leaky"]
+    harmed = replace(broken, outcomes=others)
+    assert headline(harmed, lines(harmed)).startswith(
+        "Every method measured in all cells damaged the model"
+    )
+    said = " ".join(advice(harmed, lines(harmed)))
+    assert "No method measured in all cells gives less away without damaging the rest" in said
+    assert headline(broken, lines(broken)).startswith(
+        "leaky comes closest, of the methods measured in all cells, to models that never saw"
+    )
+    said = " ".join(advice(broken, lines(broken)))
+    assert "No method measured in all cells that kept the rest came as close" in said
+    idle = [replace(o, numbers={**o.numbers, "gap": 0.6, "rise": 0.0}) for o in others]
+    idle = replace(
+        broken, outcomes=[o if o.error else i for o, i in zip(others, idle, strict=True)]
+    )
+    assert headline(idle, lines(idle)).startswith("No method measured in all cells came nearer")
+
+
+def test_who_has_no_time_is_not_the_cheapest_nor_too_far(comparison):
+    """`good` is as close as the references, and nobody timed it; `leaky` is not as close."""
+    untimed = [
+        replace(o, numbers={k: v for k, v in o.numbers.items() if k != "wall_share"})
+        if o.method == "good"
+        else o
+        for o in comparison.outcomes
+    ]
+    whole = replace(comparison, outcomes=untimed)
+    said = " ".join(advice(whole, lines(whole)))
+    assert "came as close" not in said
+    assert "To save time" not in said
+    assert "To give least away: good" in said
+
+
+def test_little_time_is_not_none(comparison):
+    fast = [
+        replace(o, numbers={**o.numbers, "wall_share": 0.004}) if o.method == "good" else o
+        for o in comparison.outcomes
+    ]
+    whole = replace(comparison, outcomes=fast)
+    assert headline(whole, lines(whole)).endswith("; it takes under 1% of the time of retraining.")
+    assert "at under 1% of retraining" in " ".join(advice(whole, lines(whole)))
+
+
+def test_who_was_not_tuned_is_named(comparison):
+    tuned = [Tuned(name, 4, "beta = 0.2") for name in ("good", "leaky", "harsh")]
+    assert about_tuning(comparison, tuned) == (
+        "Each method had the same number of trials at most, as far as its search space reaches."
+    )
+    assert about_tuning(comparison, tuned[1:2]) == (
+        "Each method with a search space had the same number of trials at most, as far as its "
+        "search space reaches. Not tuned, with the options of the recipe: good and harsh."
+    )
+    assert about_tuning(comparison, ()) == ""
 
 
 def test_who_does_nothing_is_not_recommended(comparison):
