@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,28 @@ def test_a_process_that_dies_takes_its_step_along(step, study, monkeypatch):
 def die(pipe: Any, *_: Any) -> None:
     """Stand in for a process that the system kills."""
     pipe.recv()
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_process_that_died_while_idle_is_replaced(step, study, monkeypatch):
+    import multiprocessing
+
+    from unlearn.compare import _processes
+
+    monkeypatch.setattr(_processes, "_serve", leave_when_idle)
+    first, second = step("first"), step("second")
+    last = step("last", first, second)  # of the two workers one waits meanwhile, and goes
+    with runner(jobs=2) as run:
+        assert run_steps([first, second, last], study(), Log(), run) == {}
+    assert not multiprocessing.active_children()
+
+
+def leave_when_idle(pipe: Any, *_: Any) -> None:
+    """Stand in for a process that does one step, and is killed when it waits for the next."""
+    label = pipe.recv().label
+    time.sleep(0.0 if label == "first" else 2.0)  # so that the first has gone by then
+    pipe.send(None)
     os._exit(9)
 
 
