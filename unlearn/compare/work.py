@@ -8,16 +8,18 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unlearn._output import staged_file
+from unlearn._recipes import CompareRecipe
 from unlearn._trackers import tracked
 from unlearn.compare._memory import peak
 from unlearn.compare.data import Pool
 from unlearn.compare.layout import DONE, Step
 from unlearn.compare.study import Study
+from unlearn.errors import SelectionError
 from unlearn.records import Records
 from unlearn.workflow import Result, finetune, forget
 
@@ -41,7 +43,6 @@ def check(study: Study) -> None:
         UnlearnError: saying what is wrong with the recipe or the data.
     """
     from unlearn.compare.tuning import check_tuning
-    from unlearn.errors import SelectionError
     from unlearn.methods import get_method, resolve
     from unlearn_eval._verdict.policy import load_policy
     from unlearn_eval.robustness import chosen
@@ -73,6 +74,38 @@ def check(study: Study) -> None:
         if not gone < train:
             what = "all records of train" if gone == train else "records that train does not hold"
             raise SelectionError(f"forget {selector!r} names {what}")
+    _check_copies(recipe, pool)
+
+
+def _check_copies(recipe: CompareRecipe, pool: Pool) -> None:
+    """Refuse what forgetting and audits refuse later: one text on both sides, under two ids."""
+    texts = [record.canonical for record in pool.records]
+    train = pool.positions(recipe.train)
+    for name, selector in (("holdout", recipe.holdout), ("validation", recipe.looked_at)):
+        if found := _copies(texts, pool.positions(selector), train):
+            raise SelectionError(
+                f"{name} {selector!r}: {len(found)} record(s) have the same content as records of "
+                f"train, first {_pair(found, pool)}: the model has seen it; leave them out"
+            )
+    for selector in recipe.forget_sets:
+        gone = pool.positions(selector)
+        if found := _copies(texts, gone, sorted({*train} - {*gone})):
+            raise SelectionError(
+                f"forget {selector!r}: {len(found)} record(s) have the same content as others of "
+                f"train, first {_pair(found, pool)}: references would learn it; forget all copies "
+                "of it, or leave the others out of train"
+            )
+
+
+def _copies(texts: Sequence[str], some: Iterable[int], others: Iterable[int]) -> dict[int, int]:
+    """Return which of some records have the text of one of others, and of which."""
+    known = {texts[i]: i for i in others}
+    return {i: known[texts[i]] for i in some if texts[i] in known}
+
+
+def _pair(found: Mapping[int, int], pool: Pool) -> str:
+    mine, other = next(iter(found.items()))
+    return f"{pool.records.ids[mine]!r} that of {pool.records.ids[other]!r}"
 
 
 def do(step: Step, study: Study, progress: Progress | None = None) -> None:
