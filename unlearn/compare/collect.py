@@ -22,6 +22,7 @@ from unlearn_eval.comparison import (
     forgetting,
     numbers_of,
     trials_of,
+    untried,
 )
 
 __all__ = ["collect", "setting"]
@@ -178,10 +179,12 @@ def _outcome(
     failures: Mapping[Path, str],
     price: Sequence[Price],
 ) -> Outcome:
-    failed = [failures[step.folder] for step in cell.steps if step.folder in failures]
+    needed = (cell.unlearn, cell.audit)  # its audit counts, whatever becomes of further changes
+    failed = [failures[step.folder] for step in needed if step.folder in failures]
     link = ""
     numbers: dict[str, float] = {}
     attack = stopped = ""
+    notes: list[str] = []
     ruling = Ruling()
     if cell.unlearn.done:
         facts = cell.unlearn.facts()
@@ -198,8 +201,13 @@ def _outcome(
         if "retain_loss" in before and "retain_loss" in numbers:
             numbers["rise"] = numbers["retain_loss"] - before["retain_loss"]
     if cell.trial and cell.trial.done:
+        ours = trials_of(_rows(cell.trial))
         others = [trials_of(_rows(s)) for s in layout.trials[cell.forget] if s.done]
-        numbers |= aim_of(trials_of(_rows(cell.trial)), others)
+        numbers |= aim_of(ours, others)
+        if missing := untried(ours, others):
+            notes.append(f"no number after further changes: not measured: {', '.join(missing)}")
+    elif cell.trial and cell.trial.folder in failures and not failed:
+        notes.append(f"no number after further changes: {failures[cell.trial.folder]}")
     return Outcome(
         method=cell.name,
         seed=cell.seed,
@@ -210,4 +218,5 @@ def _outcome(
         error=failed[0] if failed else "",
         link=link,
         ruling=ruling,
+        notes=notes,
     )

@@ -350,7 +350,7 @@ def _write_up(
         rows,
         contests,
         _tried(trials),
-        details(study, layout),
+        details(study, layout, found.outcomes),
         records,
         texts_of(study) if show_text else None,
     )
