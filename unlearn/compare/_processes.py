@@ -72,7 +72,7 @@ class _Worker:
         self.pipe.close()
 
 
-def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int) -> None:
+def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
     """Do steps in several processes, until nothing is left that can be done.
 
     A process that dies takes only its step with it. However this ends, no process is left.
@@ -82,8 +82,8 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int) -> None
         study: the comparison.
         watcher: told what happens.
         jobs: how many processes.
+        threads: that each of them may use.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     with _team(study, jobs, threads) as team:
         while True:
             for place, worker in enumerate(team):

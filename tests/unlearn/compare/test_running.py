@@ -154,6 +154,31 @@ def leave_when_idle(pipe: Any, *_: Any) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
+def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monkeypatch):
+    import torch
+
+    from unlearn.compare import _processes
+
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(_processes, "_serve", tell_threads)
+    monkeypatch.setattr(module, "attempt", lambda *_: str(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    for few in (1, 2):
+        with runner(jobs=4) as run:
+            found = run_steps([step(f"{few} {i}") for i in range(few)], study(), Log(), run)
+        assert set(found.values()) == {"3"}
+    assert torch.get_num_threads() == before
+    assert [module.threads_for(jobs) for jobs in (1, 5, 99)] == [12, 2, 1]
+
+
+def tell_threads(pipe: Any, study: Study, number: int, threads: int) -> None:
+    """Stand in for a process: fail for the number of threads it has."""
+    while True:
+        pipe.recv()
+        pipe.send(str(threads))
+
+
 def test_what_need_not_be_done_after_all_is_left_out(step, work, study):
     first, spared = step("first"), step("spared")
     asked = []
