@@ -135,11 +135,18 @@ def _serve(pipe: Connection, study: Study, number: int, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available() and study.opening.get("device") is None:
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    _take_gpu(number, study.opening.get("device"))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send(attempt(pipe.recv(), study))
+
+
+def _take_gpu(number: int, device: str | None) -> None:
+    """Give each process a GPU in turn, but where the user chose one by its number."""
+    import torch
+
+    if torch.cuda.is_available() and device in (None, "cuda"):
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +26,10 @@ from unlearn_eval.comparison import (
     untried,
 )
 
-__all__ = ["collect", "setting"]
+__all__ = ["MIXED", "collect", "setting"]
+
+MIXED = "steps of unequal precision"
+"""What of the setting says that steps were made with different data types."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -77,8 +81,21 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
             for settings in study.recipe.methods
             if get_method(settings.method).kind == "exact"
         ),
-        setting=setting(study),
+        setting=setting(study) | _mixed(layout),
     )
+
+
+def _mixed(layout: Layout) -> dict[str, str]:
+    """Say so where steps were made with different data types, such as begun on a GPU."""
+    found = Counter(s.facts().get("dtype") for s in layout.steps if s.done)
+    known = {name: n for name, n in found.items() if name}  # older steps do not tell
+    if len(known) < 2:
+        return {}
+    steps = " and ".join(f"{n} in {name}" for name, n in sorted(known.items()))
+    return {
+        MIXED: f"{steps}: small differences may come from that alone; begin anew with one --dtype "
+        "to compare them"
+    }
 
 
 def setting(study: Study) -> dict[str, str]:

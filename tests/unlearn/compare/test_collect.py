@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unlearn.compare import Step, lay_out
-from unlearn.compare.collect import collect
+from unlearn.compare.collect import MIXED, collect
 from unlearn.compare.details import details
 from unlearn.compare.layout import DONE
 
@@ -64,6 +64,15 @@ def test_a_cell_keeps_its_audit_when_further_changes_fail(changed, finished):
     (cell.unlearn.folder / DONE).unlink()
     (failed,) = collect(study, layout, why).outcomes
     assert (failed.error, failed.notes) == ("npo: oh", [])
+
+
+def test_steps_of_unequal_precision_are_told_of(changed, finished):
+    study, layout = changed
+    finished(layout.target, dtype="bfloat16")
+    finished(layout.references[0][0])  # by a version that did not note it
+    assert MIXED not in collect(study, layout, {}).setting
+    finished(layout.trials[0][0], dtype="float32")
+    assert collect(study, layout, {}).setting[MIXED].startswith("1 in bfloat16 and 1 in float32: ")
 
 
 def test_a_further_change_that_did_not_run_is_noted(changed, finished):
