@@ -235,7 +235,7 @@ def open_model(
         net, told = AutoModelForCausalLM.from_pretrained(
             folder,
             use_safetensors=True,
-            dtype=_dtype(dtype, place),
+            dtype=dtype_of(dtype, place),
             output_loading_info=True,
             **options,
         )
@@ -347,7 +347,19 @@ def _check_base(adapter: Path, bare: ModelState) -> None:
         )
 
 
-def _dtype(name: str, place: torch.device) -> torch.dtype:
+def dtype_of(name: str, place: torch.device) -> torch.dtype:
+    """Return the data type of a base model.
+
+    Args:
+        name: `float32`, `bfloat16`, `float16` or `auto`, see `open_model`.
+        place: where the model goes.
+
+    Returns:
+        The type.
+
+    Raises:
+        ModelError: if there is no such type.
+    """
     if name == "auto":
         good = place.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if good else torch.float32

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from unlearn.errors import UnlearnError
 
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     from unlearn._cli.app import command
 
     _calm()
+    shown, told = sys.stdout, sys.stderr
 
     def terminate(*_: Any) -> None:
         raise _Terminated
@@ -49,16 +51,40 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("interrupted; nothing half-written was kept", 130)
     except _Terminated:
         return _fail("terminated; nothing half-written was kept", 143)
-    except BrokenPipeError:
-        # whoever read our output has gone (`| head`): not our error, and nothing left to say
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        return 0
+    except (BrokenPipeError, SystemExit) as error:
+        # typer makes an exit of any broken pipe, also of one between processes of ours
+        broken = error.__context__ if isinstance(error, SystemExit) else error
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        if _abandoned(shown):
+            # whoever read our output has gone (`| head`): not our error, and nothing left to say
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+            return 0
+        sys.stdout, sys.stderr = shown, told
+        raise broken from None
     except Exception as error:
         # typer keeps its usage errors in a private module; this is what tells them apart
         if not hasattr(error, "format_message"):
             raise
         return _usage(error)
     return code if isinstance(code, int) else 0
+
+
+def _abandoned(stream: TextIO) -> bool:
+    """Say whether nobody reads a stream any more."""
+    try:
+        stream.flush()
+        number = stream.fileno()
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError):  # it is no file, or is closed
+        return False
+    if not hasattr(select, "poll"):
+        return False
+    # without a buffer nothing is left to be flushed, but the system knows
+    asked = select.poll()
+    asked.register(number, 0)
+    return bool(asked.poll(0))
 
 
 def _usage(error: Any) -> int:

@@ -28,12 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
 
+
+class _Console(Console):
+    """Leaves it to the command what a closed pipe means; Rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on."""
+        raise  # it is being handled when Rich calls this
+
+
 # Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
 # Of several processes started by a launcher only the first speaks.
 _QUIET = os.environ.get("RANK", "0") != "0"
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
+console = _Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
 _NAME = 24  # so much of the first column of a table stays on one line
-_errors = Console(stderr=True, highlight=False, quiet=_QUIET)
+_errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
 
 
 def duration(seconds: float) -> str:

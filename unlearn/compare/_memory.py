@@ -8,6 +8,10 @@ import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Peak", "peak"]
 
@@ -16,18 +20,21 @@ class Peak:
     """The most memory of a piece of work.
 
     Attributes:
-        bytes: on the accelerator if there is one, else of the process; None where neither tells.
+        bytes: on the CUDA device that is used, else of the process; None where neither tells.
     """
 
     bytes: int | None = None
 
 
 @contextlib.contextmanager
-def peak() -> Iterator[Peak]:
+def peak(device: torch.device) -> Iterator[Peak]:
     """Measure what a block takes at most, beyond what is in use when it begins.
 
     On a CUDA device by PyTorch's own count; else by the resident memory of the process, which
     Linux counts anew on request.
+
+    Args:
+        device: where the work is done.
 
     Yields:
         What holds the number after the block.
@@ -36,11 +43,11 @@ def peak() -> Iterator[Peak]:
 
     found = Peak()
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
         yield found
-        found.bytes = torch.cuda.max_memory_allocated() - start
+        found.bytes = torch.cuda.max_memory_allocated(device) - start
         return
     start_now = _reset()
     yield found

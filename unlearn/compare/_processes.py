@@ -41,10 +41,14 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def give(self, step: Step) -> None:
-        """Let it do a step."""
+    def takes(self, step: Step) -> bool:
+        """Let it do a step; False if it is not there any more."""
         self.step = step
-        self.pipe.send(step)
+        try:
+            self.pipe.send(step)
+        except OSError:
+            return False
+        return self.process.is_alive()
 
     def answer(self) -> str | None:
         """Return why the step has failed, or None; a process that died is a failure."""
@@ -68,7 +72,7 @@ class _Worker:
         self.pipe.close()
 
 
-def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int) -> None:
+def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
     """Do steps in several processes, until nothing is left that can be done.
 
     A process that dies takes only its step with it. However this ends, no process is left.
@@ -78,13 +82,13 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int) -> None
         study: the comparison.
         watcher: told what happens.
         jobs: how many processes.
+        threads: that each of them may use.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     with _team(study, jobs, threads) as team:
         while True:
-            for worker in team:
+            for place, worker in enumerate(team):
                 if worker.step is None and (step := advance(ledger, watcher)) is not None:
-                    worker.give(step)
+                    _give(step, team, place, study, threads)
             busy = [worker for worker in team if worker.step is not None]
             if not busy:
                 return
@@ -95,9 +99,14 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int) -> None
                 failure = worker.answer()
                 ledger.end(step, failure)
                 watcher.ended(step, failure)
-                if not worker.process.is_alive():
-                    place = team.index(worker)
-                    team[place] = _Worker(study, place, threads)
+
+
+def _give(step: Step, team: list[_Worker], place: int, study: Study, threads: int) -> None:
+    """Let a worker do a step; another one in its place if it has died since its last."""
+    if not team[place].takes(step):
+        team[place].stop()
+        team[place] = _Worker(study, place, threads)
+        team[place].takes(step)  # if that one dies, too, its answer says so
 
 
 @contextlib.contextmanager
@@ -126,11 +135,18 @@ def _serve(pipe: Connection, study: Study, number: int, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available() and study.opening.get("device") is None:
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    _take_gpu(number, study.opening.get("device"))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send(attempt(pipe.recv(), study))
+
+
+def _take_gpu(number: int, device: str | None) -> None:
+    """Give each process a GPU in turn, but where the user chose one by its number."""
+    import torch
+
+    if torch.cuda.is_available() and device in (None, "cuda"):
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from unlearn.compare.layout import Step
-from unlearn.compare.running import Ledger, Runner, Watcher, advance, attempt
+from unlearn.compare.running import Ledger, Runner, Watcher, advance, attempt, threads_for
 from unlearn.compare.study import Study
 from unlearn.errors import OptionError
 
@@ -88,7 +88,7 @@ def _cluster(jobs: int, address: str | None) -> Iterator[tuple[float, int]]:
         resources: Any = ray.cluster_resources  # it has no types
         gpus = float(resources().get("GPU", 0.0))
         share = min(1.0, gpus if address else gpus / jobs)
-        yield share, 1 if address else max(1, (os.cpu_count() or 1) // jobs)
+        yield share, 1 if address else threads_for(jobs)
     finally:
         ray.shutdown()
         if folder:

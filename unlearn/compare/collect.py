@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,9 +23,13 @@ from unlearn_eval.comparison import (
     forgetting,
     numbers_of,
     trials_of,
+    untried,
 )
 
-__all__ = ["collect", "setting"]
+__all__ = ["MIXED", "collect", "setting"]
+
+MIXED = "steps of unequal precision"
+"""What of the setting says that steps were made with different data types."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -76,8 +81,21 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
             for settings in study.recipe.methods
             if get_method(settings.method).kind == "exact"
         ),
-        setting=setting(study),
+        setting=setting(study) | _mixed(layout),
     )
+
+
+def _mixed(layout: Layout) -> dict[str, str]:
+    """Say so where steps were made with different data types, such as begun on a GPU."""
+    found = Counter(s.facts().get("dtype") for s in layout.steps if s.done)
+    known = {name: n for name, n in found.items() if name}  # older steps do not tell
+    if len(known) < 2:
+        return {}
+    steps = " and ".join(f"{n} in {name}" for name, n in sorted(known.items()))
+    return {
+        MIXED: f"{steps}: small differences may come from that alone; begin anew with one --dtype "
+        "to compare them"
+    }
 
 
 def setting(study: Study) -> dict[str, str]:
@@ -178,10 +196,12 @@ def _outcome(
     failures: Mapping[Path, str],
     price: Sequence[Price],
 ) -> Outcome:
-    failed = [failures[step.folder] for step in cell.steps if step.folder in failures]
+    needed = (cell.unlearn, cell.audit)  # its audit counts, whatever becomes of further changes
+    failed = [failures[step.folder] for step in needed if step.folder in failures]
     link = ""
     numbers: dict[str, float] = {}
     attack = stopped = ""
+    notes: list[str] = []
     ruling = Ruling()
     if cell.unlearn.done:
         facts = cell.unlearn.facts()
@@ -198,8 +218,13 @@ def _outcome(
         if "retain_loss" in before and "retain_loss" in numbers:
             numbers["rise"] = numbers["retain_loss"] - before["retain_loss"]
     if cell.trial and cell.trial.done:
+        ours = trials_of(_rows(cell.trial))
         others = [trials_of(_rows(s)) for s in layout.trials[cell.forget] if s.done]
-        numbers |= aim_of(trials_of(_rows(cell.trial)), others)
+        numbers |= aim_of(ours, others)
+        if missing := untried(ours, others):
+            notes.append(f"no number after further changes: not measured: {', '.join(missing)}")
+    elif cell.trial and cell.trial.folder in failures and not failed:
+        notes.append(f"no number after further changes: {failures[cell.trial.folder]}")
     return Outcome(
         method=cell.name,
         seed=cell.seed,
@@ -210,4 +235,5 @@ def _outcome(
         error=failed[0] if failed else "",
         link=link,
         ruling=ruling,
+        notes=notes,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from unlearn._output import check_output, staged_file
 from unlearn._recipes import CompareRecipe
 from unlearn.compare._memo import MEMORY
-from unlearn.compare.collect import collect
+from unlearn.compare.collect import MIXED, collect
 from unlearn.compare.details import details, records_of, texts_of, write_records
 from unlearn.compare.layout import Layout, Step, lay_out
 from unlearn.compare.rounds import Round, Tuning
@@ -29,7 +29,7 @@ from unlearn.compare.running import (
 from unlearn.compare.study import Study
 from unlearn.compare.tuning import Trial, row_of, tuned
 from unlearn.errors import UnlearnError
-from unlearn_eval.comparison import Tuned, lines
+from unlearn_eval.comparison import Comparison, Tuned, lines
 
 __all__ = ["Compared", "Stage", "compare", "planned", "stages"]
 
@@ -314,7 +314,7 @@ def _write_up(
     means = [
         [x.name, *ruled[x.name], *(m.text(x.mean.get(m.name)) for m in measures)] for x in rows
     ]
-    said = advice(found, rows)
+    said = [*advice(found, rows), *_warned(found)]
     content = {
         "schema": 4,
         "of": layout.digest,
@@ -350,7 +350,7 @@ def _write_up(
         rows,
         contests,
         _tried(trials),
-        details(study, layout),
+        details(study, layout, found.outcomes),
         records,
         texts_of(study) if show_text else None,
         own_judge=recipe.looked_at == recipe.holdout,
@@ -360,6 +360,11 @@ def _write_up(
     _write_json(study.root / _RESULT, content)  # last: it says that the others are there
     why = tuple(dict.fromkeys([*before, *failures.values()]))
     return Compared(study.root, heads, means, said, why, steps, _tried(trials))
+
+
+def _warned(found: Comparison) -> list[str]:
+    """Return what stands in the way of comparing the cells."""
+    return [f"note: {MIXED}: {found.setting[MIXED]}"] if MIXED in found.setting else []
 
 
 def _tried(trials: Sequence[Trial]) -> list[Tuned]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from unlearn.compare.study import Study
 from unlearn.lineage import FILE_NAME
 from unlearn.methods import get_method
 from unlearn.records import Record
-from unlearn_eval.comparison import About, Curve, Run
+from unlearn_eval.comparison import About, Curve, Outcome, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
 
 __all__ = ["details", "records_of", "texts_of", "write_records"]
@@ -23,16 +23,18 @@ Key = tuple[str, int, int]
 """A cell: its row, its seed and the number of its forget set."""
 
 
-def details(study: Study, layout: Layout) -> list[About]:
+def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> list[About]:
     """Tell of every row what its method is and how its runs went.
 
     Args:
         study: the comparison.
         layout: its steps.
+        outcomes: what its cells show, with their notes.
 
     Returns:
         One a row, in the order of the recipe.
     """
+    notes = {(o.method, o.seed, o.forget): o.notes for o in outcomes}
     found = []
     for settings in study.recipe.methods:
         method = get_method(settings.method)
@@ -47,7 +49,7 @@ def details(study: Study, layout: Layout) -> list[About]:
                 when=method.when,
                 cost=method.cost,
                 given=_texts(settings.options),
-                runs=[_run(cell) for cell in cells],
+                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ())) for c in cells],
             )
         )
     return found
@@ -101,7 +103,7 @@ def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
         pq.write_table(table, stage, compression="zstd")
 
 
-def _run(cell: Cell) -> Run:
+def _run(cell: Cell, notes: Sequence[str]) -> Run:
     facts = cell.unlearn.facts()
     logged = facts.get("curve", ())
 
@@ -116,7 +118,7 @@ def _run(cell: Cell) -> Run:
         retain_curve=curve("retain_nll"),
         steps=facts.get("steps"),
         planned=facts.get("planned_steps"),
-        notes=facts.get("notes", ()),
+        notes=[*facts.get("notes", ()), *notes],
         options=_in_effect(cell),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "held",
     "run_steps",
     "runner",
+    "threads_for",
 ]
 
 ENGINES = ("local", "ray")
@@ -162,13 +164,47 @@ def _locally(ledger: Ledger, study: Study, watcher: Watcher, jobs: int = 1) -> N
     if jobs > 1 and len(ledger.left) > 1:
         from unlearn.compare._processes import run_apart
 
-        run_apart(ledger, study, watcher, min(jobs, len(ledger.left)))
+        run_apart(ledger, study, watcher, min(jobs, len(ledger.left)), threads_for(jobs))
         return
-    while (step := advance(ledger, watcher)) is not None:
-        with watcher.begun(step) as progress:
-            failure = attempt(step, study, progress)
-        ledger.end(step, failure)
-        watcher.ended(step, failure)
+    with _as_one_of(jobs):
+        while (step := advance(ledger, watcher)) is not None:
+            with watcher.begun(step) as progress:
+                failure = attempt(step, study, progress)
+            ledger.end(step, failure)
+            watcher.ended(step, failure)
+
+
+def threads_for(jobs: int) -> int:
+    """Return how many threads each of several processes has.
+
+    It follows from the number that is asked for and not from how many there are to do, so that what
+    is added to a comparison later takes as many, and its time can be compared.
+
+    Args:
+        jobs: processes that share the processors which this one may use.
+
+    Returns:
+        One thread or more.
+    """
+    known = hasattr(os, "sched_getaffinity")
+    mine = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, mine // jobs)
+
+
+@contextlib.contextmanager
+def _as_one_of(jobs: int) -> Iterator[None]:
+    """Let this process use no more threads than each of several would."""
+    if jobs == 1:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_for(jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def advance(ledger: Ledger, watcher: Watcher) -> Step | None:

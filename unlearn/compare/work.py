@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from unlearn._folders import place_of
 from unlearn._output import staged_file
+from unlearn._recipes import CompareRecipe
 from unlearn._trackers import tracked
 from unlearn.compare._memory import peak
 from unlearn.compare.data import Pool
 from unlearn.compare.layout import DONE, Step
 from unlearn.compare.study import Study
+from unlearn.errors import SelectionError
+from unlearn.models import dtype_of
 from unlearn.records import Records
 from unlearn.workflow import Result, finetune, forget
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check", "do"]
 
@@ -41,7 +49,6 @@ def check(study: Study) -> None:
         UnlearnError: saying what is wrong with the recipe or the data.
     """
     from unlearn.compare.tuning import check_tuning
-    from unlearn.errors import SelectionError
     from unlearn.methods import get_method, resolve
     from unlearn_eval._verdict.policy import load_policy
     from unlearn_eval.robustness import chosen
@@ -73,6 +80,38 @@ def check(study: Study) -> None:
         if not gone < train:
             what = "all records of train" if gone == train else "records that train does not hold"
             raise SelectionError(f"forget {selector!r} names {what}")
+    _check_copies(recipe, pool)
+
+
+def _check_copies(recipe: CompareRecipe, pool: Pool) -> None:
+    """Refuse what forgetting and audits refuse later: one text on both sides, under two ids."""
+    texts = [record.canonical for record in pool.records]
+    train = pool.positions(recipe.train)
+    for name, selector in (("holdout", recipe.holdout), ("validation", recipe.looked_at)):
+        if found := _copies(texts, pool.positions(selector), train):
+            raise SelectionError(
+                f"{name} {selector!r}: {len(found)} record(s) have the same content as records of "
+                f"train, first {_pair(found, pool)}: the model has seen it; leave them out"
+            )
+    for selector in recipe.forget_sets:
+        gone = pool.positions(selector)
+        if found := _copies(texts, gone, sorted({*train} - {*gone})):
+            raise SelectionError(
+                f"forget {selector!r}: {len(found)} record(s) have the same content as others of "
+                f"train, first {_pair(found, pool)}: references would learn it; forget all copies "
+                "of it, or leave the others out of train"
+            )
+
+
+def _copies(texts: Sequence[str], some: Iterable[int], others: Iterable[int]) -> dict[int, int]:
+    """Return which of some records have the text of one of others, and of which."""
+    known = {texts[i]: i for i in others}
+    return {i: known[texts[i]] for i in some if texts[i] in known}
+
+
+def _pair(found: Mapping[int, int], pool: Pool) -> str:
+    mine, other = next(iter(found.items()))
+    return f"{pool.records.ids[mine]!r} that of {pool.records.ids[other]!r}"
 
 
 def do(step: Step, study: Study, progress: Progress | None = None) -> None:
@@ -90,15 +129,26 @@ def do(step: Step, study: Study, progress: Progress | None = None) -> None:
         return
     step.folder.mkdir(parents=True, exist_ok=True)
     for left in step.folder.glob(".*.partial-*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
     _write(step.folder / "settings.json", {"kind": step.kind, **step.settings})
     _warm()
+    device = place_of(study.opening.get("device"))
     start = time.perf_counter()
-    place = study.root / "runs" / step.folder.name
-    with peak() as most, tracked(study.report_to, step.label, place):
+    runs = study.root / "runs" / step.folder.name
+    with peak(device) as most, tracked(study.report_to, step.label, runs):
         facts = _KINDS[step.kind](step, study, progress)
-    took = {"wall": time.perf_counter() - start, "memory": most.bytes, "place": _place(study)}
-    _write(step.folder / DONE, {"digest": step.digest, **took, **facts})
+    took = {"wall": time.perf_counter() - start, "memory": most.bytes, "place": _place(device)}
+    dtype = str(dtype_of(study.opening.get("dtype") or "auto", device)).removeprefix("torch.")
+    _write(step.folder / DONE, {"digest": step.digest, "dtype": dtype, **took, **facts})
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or a file, if that is possible."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -106,12 +156,11 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         stage.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _place(study: Study) -> str:
+def _place(device: torch.device) -> str:
     """Say what the step was done on: times are compared where this is the same."""
     import torch
 
-    device = study.opening.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda"):
+    if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
     return f"{platform.machine()}, {threads} thread{'s' * (threads != 1)}"

@@ -18,6 +18,7 @@ from unlearn_eval.comparison.outcomes import (
     forgetting,
     numbers_of,
     trials_of,
+    untried,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "lines",
     "numbers_of",
     "trials_of",
+    "untried",
 ]

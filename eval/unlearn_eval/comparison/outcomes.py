@@ -16,6 +16,7 @@ __all__ = [
     "forgetting",
     "numbers_of",
     "trials_of",
+    "untried",
 ]
 
 Row = Mapping[str, Any]
@@ -61,9 +62,10 @@ class Outcome:
         numbers: by the names of `MEASURES` and some more; what was not measured is absent.
         attack: the attack behind `auc` and `gap`.
         stopped: the rule that ended training, if one did.
-        error: why it failed, if it did.
+        error: why it failed, if it did: it has no audit then.
         link: its audit's page, relative to that of the comparison.
         ruling: the verdict, where the comparison has a policy.
+        notes: what else should be known of it, such as why a number is missing.
     """
 
     method: str
@@ -75,6 +77,7 @@ class Outcome:
     error: str = ""
     link: str = ""
     ruling: Ruling = Ruling()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,19 @@ def trials_of(rows: Sequence[Row]) -> Numbers:
     }
 
 
+def untried(ours: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the further changes that all references have a number for, and the model has not.
+
+    Args:
+        ours: by what was done, the AUC of the unlearned model.
+        others: the same of each reference.
+
+    Returns:
+        What was done to the references.
+    """
+    return [name for name in _tried(others) if name not in ours]
+
+
 def aim_of(ours: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> Numbers:
     """Return how far the further change that brings out most takes a model from the references.
 
@@ -234,11 +250,15 @@ def aim_of(ours: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> 
 
     Returns:
         `robust`: max over changes of |AUC − mean of the references' after the same change|. Empty
-        without references.
+        without references, and where a change is missing: a maximum over the others would make the
+        model look the better for it.
     """
-    gaps = [
-        abs(auc - fmean(other[name] for other in others))
-        for name, auc in ours.items()
-        if others and all(name in other for other in others)
-    ]
-    return {"robust": max(gaps)} if gaps else {}
+    tried = _tried(others)
+    if not tried or untried(ours, others):
+        return {}
+    return {"robust": max(abs(ours[n] - fmean(other[n] for other in others)) for n in tried)}
+
+
+def _tried(others: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the further changes that every reference has a number for."""
+    return [name for name in (others[0] if others else ()) if all(name in o for o in others)]

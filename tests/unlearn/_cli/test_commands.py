@@ -272,3 +272,27 @@ def test_interrupting_leaves_nothing_behind(
         assert process.returncode == code, err
         assert not (tmp_path / "out").exists()
         assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("more", [[], ["-u"]])
+def test_whoever_reads_the_output_may_go(more: list[str]) -> None:
+    command = [sys.executable, *more, "-m", "unlearn", "methods"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unlearn._cli import screen
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "of another process")
+
+    monkeypatch.setattr(screen.console, "print", broken)
+    shown = sys.stdout
+    with pytest.raises(BrokenPipeError, match="of another process"):
+        run(["methods"])
+    assert sys.stdout is shown

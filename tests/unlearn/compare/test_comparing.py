@@ -16,7 +16,7 @@ import yaml
 from unlearn._cli import run
 from unlearn.compare import work
 from unlearn.compare.comparing import compare
-from unlearn.errors import OutputError, UnlearnError
+from unlearn.errors import OutputError, SelectionError, UnlearnError
 
 
 @pytest.fixture
@@ -208,6 +208,25 @@ def test_wrong_input_is_refused_before_anything_is_trained(
     (taken / "mine.txt").write_text("something else")
     with pytest.raises(OutputError, match="--overwrite"):
         compare(recipe(), taken)
+
+
+def test_one_text_under_two_ids_is_refused_before_anything_is_trained(
+    recipe, data: Path, study
+) -> None:
+    texts = [json.loads(line) for line in data.read_text().splitlines()]
+    copied = [{**texts[i], "id": f"copy of r{i}"} for i in (0, 3, 9)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in texts + copied))
+    both = {"train": "rows:0-7,12"}  # r0 and its copy
+    for changes, problem in (
+        ({"holdout": "r9,copy of r0"}, "holdout .* 1 record.* first 'copy of r0' that of 'r0'"),
+        ({"holdout": "r9", "validation": "r8,copy of r3"}, "validation .* 'copy of r3' that"),
+        ({**both, "forget": ["r3,r4", "r0,r1"]}, "forget 'r0,r1'.* 'r0' that of 'copy of r0'"),
+    ):
+        with pytest.raises(SelectionError, match=problem):
+            work.check(study(**changes))
+    # copies that all go, all stay or are never seen do no harm
+    work.check(study(**both, forget="r0,copy of r0", holdout="r9,copy of r9"))
+    work.check(study(**both, forget="r3,r4", holdout="r9", validation="r8,copy of r9"))
 
 
 @pytest.mark.slow

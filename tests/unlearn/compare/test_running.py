@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,53 @@ def die(pipe: Any, *_: Any) -> None:
     """Stand in for a process that the system kills."""
     pipe.recv()
     os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_process_that_died_while_idle_is_replaced(step, study, monkeypatch):
+    import multiprocessing
+
+    from unlearn.compare import _processes
+
+    monkeypatch.setattr(_processes, "_serve", leave_when_idle)
+    first, second = step("first"), step("second")
+    last = step("last", first, second)  # of the two workers one waits meanwhile, and goes
+    with runner(jobs=2) as run:
+        assert run_steps([first, second, last], study(), Log(), run) == {}
+    assert not multiprocessing.active_children()
+
+
+def leave_when_idle(pipe: Any, *_: Any) -> None:
+    """Stand in for a process that does one step, and is killed when it waits for the next."""
+    label = pipe.recv().label
+    time.sleep(0.0 if label == "first" else 2.0)  # so that the first has gone by then
+    pipe.send(None)
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monkeypatch):
+    import torch
+
+    from unlearn.compare import _processes
+
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(_processes, "_serve", tell_threads)
+    monkeypatch.setattr(module, "attempt", lambda *_: str(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    for few in (1, 2):
+        with runner(jobs=4) as run:
+            found = run_steps([step(f"{few} {i}") for i in range(few)], study(), Log(), run)
+        assert set(found.values()) == {"3"}
+    assert torch.get_num_threads() == before
+    assert [module.threads_for(jobs) for jobs in (1, 5, 99)] == [12, 2, 1]
+
+
+def tell_threads(pipe: Any, study: Study, number: int, threads: int) -> None:
+    """Stand in for a process: fail for the number of threads it has."""
+    while True:
+        pipe.recv()
+        pipe.send(str(threads))
 
 
 def test_what_need_not_be_done_after_all_is_left_out(step, work, study):

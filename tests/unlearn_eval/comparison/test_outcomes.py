@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unlearn_eval.comparison import aim_of, forgetting, numbers_of, trials_of
+from unlearn_eval.comparison import aim_of, forgetting, numbers_of, trials_of, untried
 from unlearn_eval.comparison.lines import front
 
 
@@ -83,6 +83,15 @@ def test_the_worst_further_change_counts_against_references_changed_alike(row):
     others = [{"int4": 0.85, "relearned": 0.5}, {"int4": 0.85, "relearned": 0.6}]
     assert aim_of(ours, others) == {"robust": pytest.approx(0.25)}
     assert aim_of(ours, []) == {}
+
+
+def test_a_further_change_that_is_missing_leaves_no_number():
+    others = [{"int4": 0.5, "relearned": 0.5}, {"int4": 0.5, "relearned": 0.5, "int8": 0.5}]
+    some = {"int4": 0.5, "int8": 0.9}
+    assert untried(some, others) == ["relearned"]
+    assert aim_of(some, others) == {}
+    # what one of the references lacks counts for nobody
+    assert aim_of({"int4": 0.6, "relearned": 0.7}, others) == {"robust": pytest.approx(0.2)}
 
 
 def test_the_front_holds_what_nothing_dominates():
