@@ -230,7 +230,7 @@ def list_(
     wanted: list[State] = []
     for word in (state or "").replace(" ", "").split(","):
         wanted += OPEN if word == "open" else [known_state(word)] if word else []
-    opened = Ledger.open(ledger)
+    opened = Ledger.open(ledger, examine=check_too)
     rows = opened.requests(wanted, person=person)
     result = check(opened) if check_too else None
     if as_json:
@@ -300,7 +300,7 @@ def check(
     from unlearn.requests.check import check as check_ledger
     from unlearn.requests.ledger import Ledger
 
-    result = check_ledger(Ledger.open(ledger), expect_head=expect_head)
+    result = check_ledger(Ledger.open(ledger, examine=True), expect_head=expect_head)
     if as_json:
         echo_json(checked_plain(result))
     else:
