@@ -60,7 +60,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert line is not None
     assert len(line.records.forgotten) == 3
     assert line.parent == weights_digest(case.adapter)
-    assert case.json("run", *case.fast) == {"runs": [], "busy": []}
+    assert not any(case.json("run", *case.fast).values())
 
     for outcome, code in (("FAIL", 3), ("INCONCLUSIVE", 4), ("PASS", 0)):
         case.decides(outcome)
