@@ -14,10 +14,9 @@ from unlearn.lineage import weights_digest
 from unlearn.requests import _schema as schema
 from unlearn.requests._chain import START, Entry, first_break, head_problem
 from unlearn.requests._evidence import audit_digest, audit_of, verdict_digest
-from unlearn.requests._writer import merge, request_of
+from unlearn.requests._writer import differing, follow, request_of
 from unlearn.requests.escrow import Deposit
 from unlearn.requests.ledger import Ledger, Request
-from unlearn.requests.states import after
 
 __all__ = ["Check", "check"]
 
@@ -97,13 +96,7 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
     for entry in entries:
         try:
             content = json.loads(entry.content)
-            known = replayed.setdefault(entry.request, {"state": None, "facts": {}})
-            state = after(content["event"], known["state"])
-            if state != content["state"]:
-                raise LedgerError(f"{content['event']} does not lead to {content['state']}")
-            known |= {"state": state, "changed": content["at"]}
-            known["facts"] = merge(known["facts"], content["facts"])
-            known.setdefault("created", content["at"])
+            replayed[entry.request] = follow(replayed.get(entry.request, {}), content)
         except (ValueError, KeyError, TypeError, LedgerError) as error:
             yield f"history entry {entry.seq} (request {entry.request}): {error}"
             return
@@ -118,11 +111,11 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
             "facts": facts,
             "created": row.created,
             "changed": row.changed,
+            "line": row.line,
         }
         if not known:
             yield f"request {row.id} (number {row.number}) is not in the history"
-        elif there != known or row.line != known["facts"].get("line"):
-            wrong = [key for key in there if there[key] != known.get(key)] or ["line"]
+        elif wrong := differing(there, known):
             yield f"request {row.id} (number {row.number}): its {', '.join(wrong)} was changed"
     for name in replayed:
         yield f"request {name} is in the history, but its row is gone"

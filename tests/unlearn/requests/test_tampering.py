@@ -174,6 +174,34 @@ def test_no_command_writes_a_valid_head_over_what_was_tampered_with(
     assert check(Ledger.open(url, key, examine=True)) == before
 
 
+def edit_a_content(ledger: Ledger) -> None:
+    table = schema.history
+    execute(ledger, table.update().where(table.c.seq == 3).values(content="{}"))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "what"),
+    [
+        (edit_a_request, "state"),
+        (edit_facts, "facts"),
+        (edit_a_date, "created"),
+        (edit_a_content, "history"),
+    ],
+)
+def test_nothing_is_built_on_a_request_that_was_tampered_with(
+    five: Ledger, tamper: Callable[[Ledger], None], what: str
+) -> None:
+    tamper(five)
+    name = five.get("3").id
+    with (
+        pytest.raises(LedgerError, match=rf"\(number 3\): its {what} was changed from outside"),
+        five.writing() as writer,
+    ):
+        writer.change(name, "certified" if what == "state" else "closed")
+    assert not check(five).ok
+    assert len(five.history(five.get("2").id)) == 2
+
+
 def test_a_last_entry_put_in_place_of_another_is_refused(five: Ledger) -> None:
     execute(five, schema.history.update().where(schema.history.c.seq == 5).values(hash="0" * 64))
     with pytest.raises(LedgerError, match="entry 5, the last one, is not the one that the head"):
