@@ -48,6 +48,10 @@ def add(
         ),
     ] = None,
     person: Annotated[str | None, typer.Option(help=f"Who asks; {_PERSON}.")] = None,
+    due: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="By when it must be done; shown in lists."),
+    ] = None,
     ledger: flags.LedgerUrl = None,
     as_json: flags.Json = False,
 ) -> None:
@@ -64,7 +68,7 @@ def add(
 
     opened = Ledger.open(ledger)
     setup = desk.Setup(model, tuple(adapter or ()), data, retain, holdout, template)
-    name = desk.add(opened, setup, forget, label=label, person=person)
+    name = desk.add(opened, setup, forget, label=label, person=person, due=due)
     entered = opened.get(name)
     if as_json:
         echo_json(plain(entered))

@@ -76,6 +76,7 @@ def plain(request: Request) -> dict[str, Any]:
         "id": request.id,
         "number": request.number,
         "label": facts.get("label"),
+        "due": facts.get("due"),
         "state": request.state,
         "outcome": facts.get("outcome"),
         "created": request.created,
@@ -94,6 +95,8 @@ def plain(request: Request) -> dict[str, Any]:
 
 def listed(requests: Sequence[Request]) -> None:
     """Print requests as a table."""
+    from unlearn.requests._due import due_words
+
     rows = []
     for request in requests:
         told = plain(request)
@@ -104,13 +107,15 @@ def listed(requests: Sequence[Request]) -> None:
                 f"{request.number}  {request.id}",
                 escape(str(told["label"] or "")),
                 request.state + (f" ({told['outcome']})" if told["outcome"] else ""),
+                due_words(request),
                 "" if told["records"] is None else str(told["records"]),
                 verdict,
                 str(left) if left else "",
                 request.changed,
             ]
         )
-    columns = ["request", "label", "state", "records", "verdict", "artifacts left", "changed"]
+    columns = ["request", "label", "state", "due", "records", "verdict", "artifacts left"]
+    columns += ["changed"]
     table("", columns, rows)
     said(f"{len(rows)} request(s)")
 
@@ -147,11 +152,15 @@ def shown_plain(ledger: Ledger, request: Request) -> dict[str, Any]:
 
 def shown(ledger: Ledger, request: Request) -> None:
     """Print a request with artifacts, reasons and history."""
+    from unlearn.requests._due import due_words
+
     told = shown_plain(ledger, request)
     label = f"  {escape(told['label'])}" if told["label"] else ""
     said(f"[bold]Request {request.id}[/bold] (number {request.number}){label}")
     outcome = f", closed as {told['outcome']}" if told["outcome"] else ""
     said(f"  {request.state}{outcome}; {told['records'] or 'no'} record(s) located")
+    if due := due_words(request):
+        said(f"  due {due}")
     if told["secrets_in_kept_records"]:
         show_note(f"{told['secrets_in_kept_records']} kept record(s) hold one of its secrets")
     if told["verdict"]:
