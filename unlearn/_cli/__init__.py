@@ -26,8 +26,8 @@ def run(arguments: Sequence[str]) -> int:
         arguments: the words after `unlearn`.
 
     Returns:
-        The exit code: 0 done, 2 wrong input, 1 partly failed, 3 FAIL and 4 INCONCLUSIVE of
-        `verify`, 130 or 143 interrupted.
+        The exit code: 0 done, 2 wrong input, 1 partly failed or something found (by a check, or
+        left by a sweep), 3 FAIL and 4 INCONCLUSIVE of `verify`, 130 or 143 interrupted.
     """
     from typer import Abort, Exit
 

@@ -47,8 +47,9 @@ def _root(
     --output cleaned
 
     Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
-    failed, or a certificate does not verify; 3 FAIL and 4 INCONCLUSIVE of `verify`; 130 or 143
-    interrupted.
+    failed, a run of requests broke off, a sweep leaves something that is known to descend from the
+    records, a check of a ledger found something, or a certificate does not verify; 3 FAIL and 4
+    INCONCLUSIVE of `verify`; 130 or 143 interrupted.
     """
 
 

@@ -48,6 +48,10 @@ def add(
         ),
     ] = None,
     person: Annotated[str | None, typer.Option(help=f"Who asks; {_PERSON}.")] = None,
+    due: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="By when it must be done; shown in lists."),
+    ] = None,
     ledger: flags.LedgerUrl = None,
     as_json: flags.Json = False,
 ) -> None:
@@ -64,7 +68,7 @@ def add(
 
     opened = Ledger.open(ledger)
     setup = desk.Setup(model, tuple(adapter or ()), data, retain, holdout, template)
-    name = desk.add(opened, setup, forget, label=label, person=person)
+    name = desk.add(opened, setup, forget, label=label, person=person, due=due)
     entered = opened.get(name)
     if as_json:
         echo_json(plain(entered))
@@ -230,7 +234,7 @@ def list_(
     wanted: list[State] = []
     for word in (state or "").replace(" ", "").split(","):
         wanted += OPEN if word == "open" else [known_state(word)] if word else []
-    opened = Ledger.open(ledger)
+    opened = Ledger.open(ledger, examine=check_too)
     rows = opened.requests(wanted, person=person)
     result = check(opened) if check_too else None
     if as_json:
@@ -300,7 +304,7 @@ def check(
     from unlearn.requests.check import check as check_ledger
     from unlearn.requests.ledger import Ledger
 
-    result = check_ledger(Ledger.open(ledger), expect_head=expect_head)
+    result = check_ledger(Ledger.open(ledger, examine=True), expect_head=expect_head)
     if as_json:
         echo_json(checked_plain(result))
     else:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from unlearn.requests.check import Check
     from unlearn.requests.ledger import Ledger, Request
     from unlearn.requests.locate import Located
+    from unlearn.requests.run import Failed, Ran
 
 __all__ = [
+    "broken",
     "checked",
     "checked_plain",
     "confirmed",
@@ -27,6 +29,8 @@ __all__ = [
     "located",
     "located_plain",
     "plain",
+    "ran",
+    "ran_plain",
     "said",
     "shown",
     "shown_plain",
@@ -72,6 +76,7 @@ def plain(request: Request) -> dict[str, Any]:
         "id": request.id,
         "number": request.number,
         "label": facts.get("label"),
+        "due": facts.get("due"),
         "state": request.state,
         "outcome": facts.get("outcome"),
         "created": request.created,
@@ -90,6 +95,8 @@ def plain(request: Request) -> dict[str, Any]:
 
 def listed(requests: Sequence[Request]) -> None:
     """Print requests as a table."""
+    from unlearn.requests._due import due_words
+
     rows = []
     for request in requests:
         told = plain(request)
@@ -100,13 +107,15 @@ def listed(requests: Sequence[Request]) -> None:
                 f"{request.number}  {request.id}",
                 escape(str(told["label"] or "")),
                 request.state + (f" ({told['outcome']})" if told["outcome"] else ""),
+                due_words(request),
                 "" if told["records"] is None else str(told["records"]),
                 verdict,
                 str(left) if left else "",
                 request.changed,
             ]
         )
-    columns = ["request", "label", "state", "records", "verdict", "artifacts left", "changed"]
+    columns = ["request", "label", "state", "due", "records", "verdict", "artifacts left"]
+    columns += ["changed"]
     table("", columns, rows)
     said(f"{len(rows)} request(s)")
 
@@ -143,11 +152,15 @@ def shown_plain(ledger: Ledger, request: Request) -> dict[str, Any]:
 
 def shown(ledger: Ledger, request: Request) -> None:
     """Print a request with artifacts, reasons and history."""
+    from unlearn.requests._due import due_words
+
     told = shown_plain(ledger, request)
     label = f"  {escape(told['label'])}" if told["label"] else ""
     said(f"[bold]Request {request.id}[/bold] (number {request.number}){label}")
     outcome = f", closed as {told['outcome']}" if told["outcome"] else ""
     said(f"  {request.state}{outcome}; {told['records'] or 'no'} record(s) located")
+    if due := due_words(request):
+        said(f"  due {due}")
     if told["secrets_in_kept_records"]:
         show_note(f"{told['secrets_in_kept_records']} kept record(s) hold one of its secrets")
     if told["verdict"]:
@@ -164,7 +177,13 @@ def shown(ledger: Ledger, request: Request) -> None:
 def artifact_table(artifacts: Sequence[Mapping[str, Any]]) -> None:
     """Print artifacts as a table."""
     rows = [
-        [escape(a["path"]), a["kind"], escape(a["why"]), a["status"], a["action"]]
+        [
+            escape(a["path"]),
+            a["kind"],
+            escape("; ".join(filter(None, (a["why"], a.get("missed"))))),
+            a["status"],
+            a["action"],
+        ]
         for a in artifacts
     ]
     table("What else descends from the records", ["path", "kind", "why", "status", "to do"], rows)
@@ -225,3 +244,54 @@ def checked(result: Check) -> None:
     verdict = "everything holds" if result.ok else "the ledger or a file it names was changed"
     said(f"{result.requests} request(s), {result.entries} entries of history: {verdict}")
     said(f"head {result.head}")
+
+
+def ran_plain(result: Ran) -> dict[str, Any]:
+    """Return what runs did as JSON has it."""
+    failed = [
+        {"line": each.line, "requests": each.requests, "problem": each.problem}
+        for each in result.failed
+    ]
+    return {
+        "runs": [vars(each) for each in result.done],
+        "busy": result.busy,
+        "failed": failed,
+        "notes": result.notes,
+    }
+
+
+def ran(result: Ran) -> None:
+    """Print what runs did; the notes were shown when they came."""
+    for each in result.done:
+        how = "was finished before; noted now" if each.adopted else "done"
+        said(
+            f"Run [bold]{each.run}[/bold] {how}: {each.records} record(s) of "
+            f"{len(each.requests)} request(s) taken out"
+        )
+        said(f"  saved to [bold]{escape(each.folder)}[/bold]")
+        if each.untrained:
+            show_note(
+                f"{each.untrained} of the records the adapter never learned, by its lineage: there "
+                "was nothing to take out, and a verification cannot show that they were there"
+            )
+        if each.again:
+            show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
+    for line in result.busy:
+        show_note(f"another process is at work on the adapter {line[:19]}…")
+    if not (result.done or result.busy or result.failed):
+        said("No request is located and waiting.")
+
+
+def broken(failures: Sequence[Failed]) -> None:
+    """Say on stderr what went wrong, of each line of adapters."""
+    for each in failures:
+        problem = each.problem
+        if each.trace:
+            sys.stderr.write(each.trace)
+            names = " ".join(each.requests)
+            problem = (
+                f"the run of {names} broke off: {problem}; `unlearn request run {names}` goes on "
+                "with it as it was planned, and plans it anew when given other settings, such as "
+                "-o batch_size=1"
+            )
+        sys.stderr.write("unlearn: " + " ".join(problem.split()) + "\n")

@@ -17,7 +17,24 @@ _Some = Annotated[
 ]
 
 
+# Which setting of a run each flag chooses.
+_CHOOSES = {
+    "method": "method",
+    "options": "options",
+    "output": "output",
+    "suppress": "suppress",
+    "canaries": "canaries",
+    "with_canaries": "with_canaries",
+    "seed": "seed",
+    "dtype": "opening",
+    "device": "opening",
+    "trust_remote_code": "opening",
+    "load_in_4bit": "opening",
+}
+
+
 def run(
+    context: typer.Context,
     names: _Some = None,
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="See `unlearn methods`.")
@@ -61,22 +78,23 @@ def run(
 
     Requests on the same adapter share one run, which starts from the newest adapter that earlier
     runs made of it; requests that are still open must then be verified again. A run that was killed
-    is gone on with, as it was planned. Named requests that failed or were inconclusive are tried
-    again. Other data than what is to go is read from the file given when the request was added,
-    without any record that was ever asked to be deleted.
+    or broke off is gone on with, as it was planned, by the same command or one without flags; given
+    other settings, or the names of other requests, it is given up and planned anew. Named requests
+    that failed or were inconclusive are tried again. Other data than what is to go is read from the
+    file given when the request was added, without any record that was ever asked to be deleted.
+
+    What goes wrong on one adapter does not stop the runs on others. Exit codes: 0 all done; 2 some
+    run cannot use what it was given; 1 some run broke off for another reason.
     """
     from unlearn import workflow
-    from unlearn._cli.request_show import echo_json, said
+    from unlearn._cli.request_show import broken, echo_json, ran, ran_plain
     from unlearn._cli.screen import announce, progress_bar, show_note
     from unlearn.options import parse_overrides
     from unlearn.requests.ledger import Ledger
-    from unlearn.requests.run import Settings, reopen, run_requests
+    from unlearn.requests.run import Settings, run_requests
 
     opened = Ledger.open(ledger)
     chosen = [opened.get(name) for name in names or ()]
-    for request in chosen:
-        if request.state in {"failed", "inconclusive"}:
-            reopen(opened, request)
     settings = Settings(
         method=method or workflow.DEFAULT_METHOD,
         options=parse_overrides(options or []),
@@ -88,34 +106,28 @@ def run(
         with_canaries=with_canaries,
     )
     with progress_bar("unlearning") as progress:
-        done, busy = run_requests(
+        result = run_requests(
             opened,
             settings,
             only=[request.id for request in chosen],
+            given={_CHOOSES[name] for name in _CHOOSES if _was_given(context, name)},
+            tell=None if as_json else show_note,
             announce=None if as_json else announce,
             progress=progress,
         )
     if as_json:
-        echo_json({"runs": [vars(each) for each in done], "busy": busy})
-        return
-    for each in done:
-        how = "was finished before; noted now" if each.adopted else "done"
-        said(
-            f"Run [bold]{each.run}[/bold] {how}: {each.records} record(s) of "
-            f"{len(each.requests)} request(s) taken out"
-        )
-        said(f"  saved to [bold]{escape(each.folder)}[/bold]")
-        if each.untrained:
-            show_note(
-                f"{each.untrained} of the records the adapter never learned, by its lineage: there "
-                "was nothing to take out, and a verification cannot show that they were there"
-            )
-        if each.again:
-            show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
-    for line in busy:
-        show_note(f"another process is at work on the adapter {line[:19]}…")
-    if not done and not busy:
-        said("No request is located and waiting.")
+        echo_json(ran_plain(result))
+    else:
+        ran(result)
+    if result.failed:
+        broken(result.failed)
+        raise typer.Exit(1 if any(each.trace for each in result.failed) else 2)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Say whether a flag is among the words of the command."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def verify(
@@ -252,8 +264,9 @@ def sweep(
 
     Weights are told by lineage, by their digest, by the folder they lie in, and merges also by
     comparing weights; data files by digest and by exact text. Of a folder with weights, only the
-    files that belong to them are deleted. Symbolic links are not followed. Exit code 1 when
-    something known is left.
+    files that belong to them are deleted. Symbolic links are not followed. What an earlier sweep
+    found stays found until it was purged, or a folder that it lay in is looked into again and it is
+    gone from there or clean. Exit code 1 when something known is left.
     """
     from unlearn._cli.request_show import artifact_table, confirmed, echo_json, said, shown_plain
     from unlearn._cli.screen import show_note
@@ -279,9 +292,13 @@ def sweep(
         result = purge_request(opened, request, folders or (), result, agreed)
     request = opened.get(request.id)
     left = [entry for entry in request.facts["artifacts"] if entry["status"] == "found"]
+    told = shown_plain(opened, request)
     if as_json:
-        echo_json(shown_plain(opened, request) | {"notes": list(result.notes)})
+        echo_json(told | {"notes": list(result.notes)})
     else:
+        for entry in told["artifacts_list"]:
+            if "missed" in entry:
+                show_note(f"{entry['path']} is {entry['status']} as before: {entry['missed']}")
         cleaned = [e for e in request.facts["artifacts"] if e["status"] == "cleaned"]
         said(f"{len(left)} known artifact(s) left, {len(cleaned)} cleaned")
     if left:

@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 
 from unlearn.lineage import Key
 
-__all__ = ["START", "Entry", "canonical", "entry_mac", "first_break", "head_mac", "link"]
+__all__ = [
+    "START",
+    "Entry",
+    "canonical",
+    "entry_mac",
+    "first_break",
+    "head_mac",
+    "head_problem",
+    "link",
+]
 
 START = "0" * 64
 
@@ -53,6 +62,30 @@ def entry_mac(key: Key, digest: str) -> str:
 def head_mac(key: Key, ledger: str, seq: int, digest: str) -> str:
     """Return the MAC of the head: which ledger, how many entries, the last one's hash."""
     return key.mac(f"unlearn ledger head\0{ledger}\0{seq}\0{digest}".encode())
+
+
+def head_problem(key: Key, ledger: str, head: Any, last: tuple[int, str]) -> str | None:
+    """Return what is wrong with the head, or with where the history ends.
+
+    Args:
+        key: the ledger's key.
+        ledger: its id.
+        head: the row: `seq`, `hash` and `mac`.
+        last: number and hash of the newest entry there is; (0, `START`) where there is none.
+
+    Returns:
+        A sentence; None when the history ends where the head says.
+    """
+    seq, digest = last
+    if not hmac.compare_digest(head_mac(key, ledger, head.seq, head.hash), head.mac):
+        return "the head of the history was written without the ledger's key"
+    if head.seq > seq:
+        return f"the end of the history was cut off: it ends at {seq}, and {head.seq} were written"
+    if head.seq < seq:
+        return f"the history goes on after entry {head.seq}, which its head does not know"
+    if head.hash != digest:
+        return f"history entry {seq}, the last one, is not the one that the head names"
+    return None
 
 
 def first_break(entries: Iterable[Entry], key: Key) -> Iterator[str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unlearn.errors import LineageError
+from unlearn.errors import LineageError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
-from unlearn.requests._merged import likeness
+from unlearn.requests._merged import NOT_READ, likeness, unreadable
 
 __all__ = ["Family", "Node", "descendants", "node"]
 
@@ -48,6 +48,7 @@ class Node:
         lineage: what it says of itself, if it does and can be understood.
         problem: why the lineage cannot be understood.
         named: folders that its configuration says it was made from.
+        unreadable: why its weights cannot be read.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Node:
     lineage: Lineage | None = None
     problem: str | None = None
     named: tuple[str, ...] = ()
+    unreadable: str | None = None
 
 
 @dataclass
@@ -119,14 +121,26 @@ def node(folder: Path, files: Collection[Path]) -> Node | None:
         line = Lineage.read(folder)
     except LineageError as error:
         problem = str(error)
-    digest = weights_digest(folder) if any(f.suffix == ".safetensors" for f in weights) else None
+    digest, broken = _digest(folder, weights)
     named = tuple(
         str(config[key])
         for key in ("_name_or_path", "base_model_name_or_path", "model_name_or_path")
         if config.get(key) and kind != "adapter"
     )
     made_of = tuple(sorted({*weights, *states, *beside}))
-    return Node(folder, kind, made_of, digest, line, problem, named)
+    return Node(folder, kind, made_of, digest, line, problem, named, broken)
+
+
+def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | None]:
+    """Return the digest of safetensors, if there are any, and why they cannot be read."""
+    safe = sorted(f for f in weights if f.suffix == ".safetensors")
+    if not safe:
+        return None, None
+    problem = next((told for told in map(unreadable, safe) if told), None)
+    try:
+        return weights_digest(folder), problem
+    except (UnlearnError, OSError) as error:
+        return None, problem or " ".join(str(error).split())[:200]
 
 
 def _config(folder: Path) -> Mapping[str, object]:
@@ -223,9 +237,14 @@ def _merged(each: Node, family: Family, nodes: Iterable[Node]) -> float | None:
     if each.lineage or each.kind == "adapter" or not each.digest or family.base_folder is None:
         return None
 
+    def alike(path: Path) -> float:
+        try:
+            return abs(likeness(each.path, base, path) or 0.0)
+        except NOT_READ:  # a pointer to weights, or half of them: nothing to compare
+            return 0.0
+
     def best(of: Iterable[Path]) -> float:
-        found = (likeness(each.path, base, path) for path in of)
-        return max((abs(x) for x in found if x is not None), default=0.0)
+        return max(map(alike, of), default=0.0)
 
     base = family.base_folder
     adapters = [path for path, kind in family.folders.items() if kind == "adapter"]
@@ -238,6 +257,8 @@ def _unclear(each: Node, family: Family) -> str | None:
     """Return why it cannot be told whether a folder descends from the records."""
     if each.problem:
         return "its lineage cannot be read"
+    if each.unreadable and (not each.digest or each.digest not in {family.current, family.base}):
+        return "its weights cannot be read"
     if each.lineage is not None:
         other = each.lineage.records.key_id != family.key_id
         return "its lineage was written under another key" if other else None

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["likeness"]
+from safetensors import SafetensorError
+
+__all__ = ["NOT_READ", "likeness", "unreadable"]
+
+NOT_READ = (SafetensorError, OSError, ValueError, KeyError, RuntimeError)
+"""What reading weights ends in where the files are not what their names say."""
 
 _MODULES = 4
 
@@ -48,6 +53,25 @@ def likeness(candidate: Path, base: Path, adapter: Path) -> float | None:
         norm = float(difference.norm() * update.norm())
         cosines.append(float(torch.sum(difference * update)) / norm if norm > 0 else 0.0)
     return sum(cosines) / len(cosines) if cosines else None
+
+
+def unreadable(path: Path) -> str | None:
+    """Say why a file of weights cannot be read.
+
+    Args:
+        path: of a safetensors file; a pointer of Git LFS or half a download has that name, too.
+
+    Returns:
+        The reason; None when it can be.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except NOT_READ as error:
+        return f"{path.name}: {' '.join(str(error).split())[:200]}"
+    return None
 
 
 def _updates(adapter: Path) -> Iterator[tuple[str, Any]]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from unlearn.errors import LedgerError
 from unlearn.lineage import Key, now
 from unlearn.requests import _schema as schema
 from unlearn.requests._chain import canonical, entry_mac, head_mac, link
 from unlearn.requests.states import State, after
 
-__all__ = ["Event", "Request", "Writer", "merge", "new_id", "request_of"]
+__all__ = ["Event", "Request", "Writer", "differing", "follow", "merge", "new_id", "request_of"]
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class Writer:
             The request afterwards.
 
         Raises:
-            LedgerError: if that cannot happen in its state.
+            LedgerError: if that cannot happen in its state, or the row was changed from outside.
         """
         before = self.get(request)
+        self._agrees(before)
         state = after(event, before.state)
         at = self._append(request, event, state, facts)
         merged = merge(before.facts, facts)
@@ -134,6 +136,29 @@ class Writer:
         return request_of(
             self.connection.execute(sa.select(table).where(table.c.id == request)).one()
         )
+
+    def _agrees(self, request: Request) -> None:
+        """Refuse a row that is not what its history adds up to.
+
+        What happens next would otherwise be built on it, and make it look as if all were well.
+        """
+        table = schema.history
+        query = sa.select(table.c.content).where(table.c.request == request.id)
+        written = list(self.connection.scalars(query.order_by(table.c.seq)))
+        written += [e["content"] for e in self._entries if e["request"] == request.id]
+        known: Mapping[str, Any] = {}
+        try:
+            for content in written:
+                known = follow(known, json.loads(content))
+            wrong = differing(vars(request), known)
+        except (ValueError, KeyError, TypeError, LedgerError):
+            wrong = ["history"]
+        if wrong:
+            raise LedgerError(
+                f"request {request.id} (number {request.number}): its {', '.join(wrong)} was "
+                "changed from outside; `unlearn request check` looks at the whole ledger; put a "
+                "backup in its place before going on"
+            )
 
     def deposits(self) -> set[str]:
         """Return the names of all escrow files in force."""
@@ -178,6 +203,47 @@ class Writer:
         self.connection.execute(
             schema.head.update().values(seq=self._seq, hash=self._hash, mac=mac)
         )
+
+
+def follow(known: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request's history adds up to with one more entry.
+
+    Args:
+        known: what it added up to before; empty before the first.
+        content: of the entry.
+
+    Returns:
+        `state`, `facts`, `line`, `created` and `changed`.
+
+    Raises:
+        LedgerError: if that cannot happen in the state before.
+    """
+    state = after(content["event"], known.get("state"))
+    if state != content["state"]:
+        raise LedgerError(f"{content['event']} does not lead to {content['state']}")
+    facts = merge(known.get("facts", {}), content["facts"])
+    created = known.get("created", content["at"])
+    return {
+        "state": state,
+        "facts": facts,
+        "created": created,
+        "changed": content["at"],
+        "line": facts.get("line"),
+    }
+
+
+def differing(row: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Return in what a request's row is not what its history adds up to.
+
+    Args:
+        row: what stands there.
+        known: see `follow`; empty where there is no history.
+
+    Returns:
+        Names of columns.
+    """
+    columns = ("state", "facts", "created", "changed", "line")
+    return [name for name in columns if row[name] != known.get(name)]
 
 
 def new_id() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import sqlalchemy as sa
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import weights_digest
 from unlearn.requests import _schema as schema
-from unlearn.requests._chain import START, Entry, first_break, head_mac
+from unlearn.requests._chain import START, Entry, first_break, head_problem
 from unlearn.requests._evidence import audit_digest, audit_of, verdict_digest
-from unlearn.requests._writer import merge, request_of
+from unlearn.requests._writer import differing, follow, request_of
 from unlearn.requests.escrow import Deposit
 from unlearn.requests.ledger import Ledger, Request
-from unlearn.requests.states import after
 
 __all__ = ["Check", "check"]
 
@@ -61,7 +59,7 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
         What was found.
     """
     # as a writer, so that no escrow file is on its way between disk and row
-    with ledger.writing() as writer:
+    with ledger.alone() as writer:
         connection = writer.connection
         head = connection.execute(sa.select(schema.head)).one()
         columns = schema.history.c
@@ -71,7 +69,9 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
         rows = connection.execute(query_all).all()
         strays = ledger.escrow.strays(writer.deposits()) if files else []
     problems = list(first_break(entries, ledger.key))
-    problems += _head(ledger, head, entries)
+    last = (entries[-1].seq, entries[-1].hash) if entries else (0, START)
+    end = head_problem(ledger.key, ledger.id, head, last)
+    problems += [end] if end else []
     if expect_head is not None and expect_head not in {START, *(e.hash for e in entries)}:
         problems.append(
             f"the head {expect_head[:12]}… noted earlier is not in the history: the ledger was put "
@@ -90,30 +90,13 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
     return Check(len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes))
 
 
-def _head(ledger: Ledger, head: Any, entries: Sequence[Entry]) -> Iterator[str]:
-    expected = head_mac(ledger.key, ledger.id, head.seq, head.hash)
-    if not hmac.compare_digest(expected, head.mac):
-        yield "the head of the history was written without the ledger's key"
-    elif head.seq > len(entries):
-        last = entries[-1].seq if entries else 0
-        yield f"the end of the history was cut off: it ends at {last}, and {head.seq} were written"
-    elif (len(entries), entries[-1].hash if entries else START) != (head.seq, head.hash):
-        yield f"the history goes on after entry {head.seq}, which its head does not know"
-
-
 def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
     """Replay the history, and compare what it adds up to with the rows."""
     replayed: dict[str, dict[str, Any]] = {}
     for entry in entries:
         try:
             content = json.loads(entry.content)
-            known = replayed.setdefault(entry.request, {"state": None, "facts": {}})
-            state = after(content["event"], known["state"])
-            if state != content["state"]:
-                raise LedgerError(f"{content['event']} does not lead to {content['state']}")
-            known |= {"state": state, "changed": content["at"]}
-            known["facts"] = merge(known["facts"], content["facts"])
-            known.setdefault("created", content["at"])
+            replayed[entry.request] = follow(replayed.get(entry.request, {}), content)
         except (ValueError, KeyError, TypeError, LedgerError) as error:
             yield f"history entry {entry.seq} (request {entry.request}): {error}"
             return
@@ -128,11 +111,11 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
             "facts": facts,
             "created": row.created,
             "changed": row.changed,
+            "line": row.line,
         }
         if not known:
             yield f"request {row.id} (number {row.number}) is not in the history"
-        elif there != known or row.line != known["facts"].get("line"):
-            wrong = [key for key in there if there[key] != known.get(key)] or ["line"]
+        elif wrong := differing(there, known):
             yield f"request {row.id} (number {row.number}): its {', '.join(wrong)} was changed"
     for name in replayed:
         yield f"request {name} is in the history, but its row is gone"

@@ -11,6 +11,7 @@ from unlearn._folders import resolve_folder
 from unlearn.errors import LedgerError, UnlearnError, did_you_mean
 from unlearn.lineage import Key, Lineage, weights_digest
 from unlearn.records import Record, Records
+from unlearn.requests._due import due_time
 from unlearn.requests._writer import Request, new_id
 from unlearn.requests.escrow import Deposit
 from unlearn.requests.ledger import Ledger
@@ -95,6 +96,7 @@ def add(
     *,
     label: str | None = None,
     person: str | None = None,
+    due: str | None = None,
 ) -> str:
     """Enter a request.
 
@@ -104,13 +106,15 @@ def add(
         selectors: which records, see `find_records`; kept in the escrow only.
         label: a name to show, such as a ticket's number; stored as it is, so never a person's.
         person: who asks; stored as a digest.
+        due: by when it must be done: a date, or a time with its offset from UTC.
 
     Returns:
         The request's id.
 
     Raises:
-        UnlearnError: if the adapter has no weights, or no record is named.
+        UnlearnError: if the adapter has no weights, no record is named, or `due` is no date.
     """
+    until = due_time(due) if due else None
     if not [s for s in selectors if s.strip()]:
         raise LedgerError("name the records with --forget")
     setup = setup.absolute()
@@ -122,6 +126,7 @@ def add(
             "line": line_of(ledger, digest),
             "label": label,
             "person": ledger.person(person) if person else None,
+            "due": until,
             "setup": ledger.sealer.seal(asdict(setup), _setup_purpose(name)),
             "escrow": asdict(deposit),
         }

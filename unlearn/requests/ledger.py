@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from unlearn.errors import LedgerError
 from unlearn.lineage import Key, home
 from unlearn.requests import _schema as schema
-from unlearn.requests._chain import START, head_mac
+from unlearn.requests._chain import START, head_mac, head_problem
 from unlearn.requests._engine import alone, connect, default_url, reading, sqlite_file, writing
 from unlearn.requests._leases import SECONDS, Lease, is_free, renewed
 from unlearn.requests._sealing import Sealer
@@ -39,18 +39,24 @@ class Ledger:
         engine: of the database, with its tables.
         key: of all digests and MACs.
         escrow: the folder of sealed records; None for the usual one.
+        examine: open it even if the end of its history was tampered with, to find out more;
+            nothing can be written to it then.
 
     Raises:
-        LedgerError: if the ledger was made under another key, or by a newer version.
+        LedgerError: if the ledger was made under another key, or by a newer version, or was
+            tampered with.
     """
 
-    def __init__(self, engine: sa.Engine, key: Key, escrow: Path | None = None) -> None:
+    def __init__(
+        self, engine: sa.Engine, key: Key, escrow: Path | None = None, *, examine: bool = False
+    ) -> None:
         self.engine = engine
         self.key = key
         with reading(engine) as connection:
             row = connection.execute(sa.select(schema.head)).first()
+            last = _last(connection)
         if row is None:
-            row = self._begin()
+            row, last = self._begin()
         if row.schema != schema.SCHEMA:
             raise LedgerError(f"the ledger has schema {row.schema}; this version reads 1")
         if row.key_id != key.id:
@@ -59,16 +65,21 @@ class Ledger:
                 "set UNLEARN_KEY to that key"
             )
         self.id: str = row.ledger
+        if not examine:
+            self._sound(row, last)
         self.sealer = Sealer(key, self.id)
         self.escrow = Escrow(escrow or home() / f"{self.id}.escrow", self.sealer)
 
     @classmethod
-    def open(cls, url: str | None = None, key: Key | None = None) -> Ledger:
+    def open(
+        cls, url: str | None = None, key: Key | None = None, *, examine: bool = False
+    ) -> Ledger:
         """Open a ledger, or make one.
 
         Args:
             url: a file, `sqlite:///FILE` or `postgresql://…`; None for `default_url()`.
             key: of its digests; None for the user's.
+            examine: open it even if it was tampered with.
 
         Returns:
             The ledger. The escrow of a file lies beside it, that of a server in the home.
@@ -76,13 +87,13 @@ class Ledger:
         url = url or default_url()
         file = sqlite_file(url)
         beside = file.with_name(f"{file.name}.escrow") if file else None
-        return cls(connect(url), key or Key.load(), beside)
+        return cls(connect(url), key or Key.load(), beside, examine=examine)
 
     def folder(self, kind: str) -> Path:
         """Return where results go unless told otherwise: beside the escrow."""
         return self.escrow.folder.with_suffix(f".{kind}")
 
-    def _begin(self) -> Any:
+    def _begin(self) -> tuple[Any, tuple[int, str]]:
         """Write the head of an empty ledger; of two processes starting, one does."""
         ledger = secrets.token_hex(16)
         row = {
@@ -96,10 +107,28 @@ class Ledger:
         }
         with writing(self.engine) as connection:
             alone(connection)
+            last = _last(connection)
             there = connection.execute(sa.select(schema.head)).first()
             if there is None:
+                if last != (0, START):
+                    raise LedgerError(
+                        "the ledger has a history and no head: its head was deleted from outside; "
+                        "put a backup in its place"
+                    )
                 connection.execute(schema.head.insert(), row)
-            return there or connection.execute(sa.select(schema.head)).one()
+            return there or connection.execute(sa.select(schema.head)).one(), last
+
+    def _sound(self, head: Any, last: tuple[int, str]) -> None:
+        """Refuse a ledger whose history does not end where its head, under the key, says.
+
+        A head that is written on top of that would make it look as if all were well.
+        """
+        problem = head_problem(self.key, self.id, head, last)
+        if problem:
+            raise LedgerError(
+                f"the ledger was changed from outside: {problem}; `unlearn request check` looks at "
+                "all of it; put a backup in its place before going on"
+            )
 
     def get(self, name: str) -> Request:
         """Return a request by its id, the beginning of its id, or its number.
@@ -180,10 +209,11 @@ class Ledger:
             The writer; its changes take effect together when the block ends, or not at all.
 
         Raises:
-            LedgerError: if the lease was lost.
+            LedgerError: if the lease was lost, or the ledger was tampered with.
         """
         with writing(self.engine) as connection:
-            row = connection.execute(sa.select(schema.head).with_for_update()).one()
+            row = _head(connection)
+            self._sound(row, _last(connection))
             if lease is not None:
                 text = connection.scalar(_lease_of(line).with_for_update(key_share=True))
                 if text is None or Lease.read(text).token != lease.token:
@@ -193,6 +223,18 @@ class Ledger:
             writer = Writer(connection, self.key, row.seq, row.hash)
             yield writer
             writer.finish(self.id)
+
+    @contextmanager
+    def alone(self) -> Iterator[Writer]:
+        """Yield a writer by which to look, while nobody writes, at a ledger in any condition.
+
+        Yields:
+            The writer; nothing that is changed through it takes effect.
+        """
+        with writing(self.engine) as connection:
+            row = _head(connection)
+            yield Writer(connection, self.key, row.seq, row.hash)
+            connection.rollback()
 
     def add_many(self, facts: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add requests in one transaction.
@@ -256,6 +298,19 @@ class Ledger:
                 return False
             _set_lease(connection, line, new.text() if new else None)
         return True
+
+
+def _head(connection: sa.Connection) -> Any:
+    """Return the head, held until the transaction ends."""
+    return connection.execute(sa.select(schema.head).with_for_update()).one()
+
+
+def _last(connection: sa.Connection) -> tuple[int, str]:
+    """Return number and hash of the newest entry of the history."""
+    columns = schema.history.c
+    query = sa.select(columns.seq, columns.hash).order_by(columns.seq.desc()).limit(1)
+    row = connection.execute(query).first()
+    return (int(row.seq), str(row.hash)) if row else (0, START)
 
 
 def _lease_of(line: str) -> Any:

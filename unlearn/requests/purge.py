@@ -64,7 +64,7 @@ def _purge_all(
         )
     matcher = matcher_of(ledger, request)
     needed = _needed(ledger, request.line)
-    notes = []
+    notes, deleted = [], set()
     for artifact in result.artifacts:
         if artifact.action == "by hand":
             notes.append(f"{artifact.path} must be cleaned by hand")
@@ -77,10 +77,12 @@ def _purge_all(
         elif agreed(artifact):
             try:
                 purge(artifact, matcher, result.roots)
+                deleted.add(artifact.path)
             except (UnlearnError, OSError) as error:
                 notes.append(f"{artifact.path} was not purged: {error}")
-    again = sweep_request(ledger, request, [f for f in folders if f.exists()])
-    note_sweep(ledger, request, again, "cleaned")
+    there = [f for f in folders if f.exists()]
+    again = sweep_request(ledger, request, there, deleted=deleted)
+    note_sweep(ledger, request, again, "cleaned", deleted)
     return replace(again, notes=(*again.notes, *notes))
 
 

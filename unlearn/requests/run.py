@@ -5,16 +5,19 @@ new and named after it. The folder appears in one rename; then one transaction m
 the batch. Killed in between, the next run finds the plan, recognises the finished folder by its
 lineage (weights digest, parent, method, seed, and exactly the batch's records and the run's
 canaries among the forgotten), and adopts it; killed before, it does the same work again, from a
-checkpoint if there is one.
+checkpoint if there is one. A command that asks for something else gives the plan up instead, unless
+its folder is finished (see `_plans`).
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +25,34 @@ from unlearn import lineage as lin
 from unlearn._folders import resolve_folder
 from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
-from unlearn.methods import get_method
+from unlearn.methods import get_method, resolve
 from unlearn.records import Records
 from unlearn.requests import canaries
 from unlearn.requests._leases import Lease
+from unlearn.requests._plans import (
+    RETRIED,
+    Plan,
+    Settings,
+    abandon,
+    enter,
+    objection,
+    pending,
+)
 from unlearn.requests._writer import Request
 from unlearn.requests.desk import Setup, escrowed, setup_of, untrained
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.states import State
 
-__all__ = ["Done", "Settings", "kept_records", "latest", "opened", "reopen", "run_requests"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run takes records out.
-
-    Attributes:
-        method: see `unlearn methods`.
-        options: of method and training.
-        seed: of everything random.
-        output: folder in which each run makes one of its own.
-        opening: how the model is opened.
-        suppress: put the records on the suppression list.
-        canaries: file of those planted in the adapter; None for the one that the line's last run
-            used, if any.
-        with_canaries: how many of them to take out beside the records.
-    """
-
-    method: str
-    options: Mapping[str, Any]
-    seed: int
-    output: str
-    opening: Mapping[str, Any] = field(default_factory=dict)
-    suppress: bool = True
-    canaries: str | None = None
-    with_canaries: int = 0
+__all__ = [
+    "Done",
+    "Failed",
+    "Ran",
+    "Settings",
+    "kept_records",
+    "latest",
+    "opened",
+    "run_requests",
+]
 
 
 @dataclass(frozen=True)
@@ -86,31 +81,37 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A run as it was planned; sealed in the ledger."""
+class Failed:
+    """A line of adapters on which a run could not be finished.
 
-    run: str
-    parent: str
-    parent_folder: str
-    settings: Settings
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.settings.output) / f"run-{self.run}"
-
-
-def reopen(ledger: Ledger, request: Request) -> Request:
-    """Let a request that failed, or could not be decided, wait for another run.
-
-    Args:
-        ledger: which.
-        request: failed or inconclusive.
-
-    Returns:
-        The request, located.
+    Attributes:
+        line: which.
+        requests: ids of those that wait on it.
+        problem: what went wrong, in a line.
+        trace: of an error that nobody foresaw, where it happened; None for what a run cannot use.
     """
-    with ledger.writing() as writer:
-        return writer.change(request.id, "reopened", verdict=None)
+
+    line: str
+    requests: tuple[str, ...]
+    problem: str
+    trace: str | None = None
+
+
+@dataclass
+class Ran:
+    """What came of carrying out requests.
+
+    Attributes:
+        done: runs that were finished.
+        busy: lines that another process is working on.
+        failed: lines that were left when something went wrong; the others were gone on with.
+        notes: what became of runs that were planned before.
+    """
+
+    done: list[Done] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def run_requests(
@@ -118,62 +119,125 @@ def run_requests(
     settings: Settings,
     *,
     only: Sequence[str] = (),
+    given: Collection[str] = (),
+    tell: Callable[[str], None] | None = None,
     **calls: Any,
-) -> tuple[list[Done], list[str]]:
+) -> Ran:
     """Carry out all located requests, batched by line and setup; planned runs come first.
+
+    A run that was planned before and not finished is gone on with as it was planned. Where what
+    is asked for now differs, it is given up and planned anew, unless its adapter is complete.
 
     Args:
         ledger: which.
-        settings: of new runs; one that was planned before keeps its own.
-        only: ids of the requests to carry out; all that wait when empty.
+        settings: of new runs.
+        only: ids of the requests to carry out, those that failed or were inconclusive among them;
+            all that are located when empty.
+        given: names of the settings that were chosen, rather than left as usual.
+        tell: told what becomes of runs that were planned before.
         **calls: `announce` and `progress` of `unlearn.forget`.
 
     Returns:
-        (what was done, lines that another process is working on).
+        What was done, and what was not.
 
     Raises:
-        UnlearnError: for what a run cannot use; its requests stay located.
+        UnlearnError: for settings that no run can use; nothing was changed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError("requests are run by one process: start it without a launcher")
-    done: list[Done] = []
-    busy: list[str] = []
-    waiting = [r for r in ledger.requests(["located"]) if not only or r.id in only]
-    for line in dict.fromkeys(r.line for r in waiting):
+    resolve(get_method(settings.method), settings.options)
+    ran = Ran()
+
+    def note(text: str) -> None:
+        ran.notes.append(text)
+        if tell:
+            tell(text)
+
+    asked = _Asked(settings, frozenset(given), frozenset(only), note)
+    waiting = [request for request in ledger.requests(_WAITING) if asked.about(request)]
+    for line in dict.fromkeys(request.line for request in waiting):
         with ledger.lease(line) as lease:
             if lease is None:
-                busy.append(line)
+                ran.busy.append(line)
                 continue
-            for batch, plan in _batches(ledger, lease, line, settings, only):
-                done.append(_carry_out(ledger, lease, batch, plan, calls))
-    return done, busy
+            try:
+                for batch, plan in _batches(ledger, lease, line, asked):
+                    ran.done.append(_carry_out(ledger, lease, batch, plan, calls))
+            except Exception as error:
+                still = ledger.requests(_WAITING, line=line)
+                names = tuple(request.id for request in still if asked.about(request))
+                ran.failed.append(_failure(line, names, error))
+        gc.collect()  # what the error held of a model goes before the next one is opened
+    return ran
+
+
+def _failure(line: str, requests: tuple[str, ...], error: Exception) -> Failed:
+    """Write down what went wrong; the error itself would keep a model in memory."""
+    if isinstance(error, UnlearnError):
+        return Failed(line, requests, str(error))
+    told = f"{type(error).__name__}: {error}"
+    return Failed(line, requests, told, "".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asks for: see `run_requests`."""
+
+    settings: Settings
+    given: frozenset[str]
+    only: frozenset[str]
+    note: Callable[[str], None]
+
+    def about(self, request: Request) -> bool:
+        """Say whether a request is to be carried out."""
+        if self.only:
+            return request.id in self.only
+        return request.state == "located"
+
+
+_WAITING: tuple[State, ...] = ("located", *RETRIED)
 
 
 def _batches(
-    ledger: Ledger, lease: Lease, line: str, settings: Settings, only: Sequence[str]
-) -> Iterator[tuple[list[Request], _Plan]]:
+    ledger: Ledger, lease: Lease, line: str, asked: _Asked
+) -> Iterator[tuple[list[Request], Plan]]:
     """Yield what was planned before, then new batches, each planned when it is its turn."""
-    waiting = ledger.requests(["located"], line=line)
-    planned = [r for r in waiting if "run" in r.facts]
-    for run in dict.fromkeys(r.facts["run"]["id"] for r in planned):
-        batch = [r for r in planned if r.facts["run"]["id"] == run]
-        told = ledger.sealer.open(batch[0].facts["run"]["plan"], f"plan of run {run}")
-        yield batch, _Plan(**{**told, "settings": Settings(**told["settings"])})
-    fresh = [r for r in waiting if "run" not in r.facts and (not only or r.id in only)]
+    for batch, plan in pending(ledger, line):
+        complete = plan.folder.exists()
+        reason = objection(plan, batch, asked.settings, asked.given, asked.only)
+        if reason and not complete:
+            abandon(ledger, lease, line, plan, batch)
+            asked.note(f"run {plan.run} was planned before and not finished; {reason}: given up")
+            continue
+        how = f"is noted, though {reason}" if reason else "is noted"
+        asked.note(
+            f"run {plan.run} "
+            + (f"had made its adapter, which {how}" if complete else "is gone on with as planned")
+            + f": {plan.settings.told}"
+        )
+        yield batch, plan
+    fresh = [
+        request
+        for request in ledger.requests(_WAITING, line=line)
+        if "run" not in request.facts and asked.about(request)
+    ]
     groups: dict[Setup, list[Request]] = {}
     for request in fresh:
-        setup = setup_of(ledger, request)
-        groups.setdefault(setup, []).append(request)
+        groups.setdefault(setup_of(ledger, request), []).append(request)
     for setup, batch in groups.items():
-        folder, digest, _ = latest(ledger, line, setup)
-        file = settings.canaries or canaries.file_of(ledger, line)
-        settings = replace(settings, canaries=file)
-        plan = _Plan(secrets.token_hex(6), digest, folder, settings)
-        sealed = ledger.sealer.seal(asdict(plan), f"plan of run {plan.run}")
-        with ledger.writing(lease, line) as writer:
-            told = {"id": plan.run, "method": settings.method, "parent": digest, "plan": sealed}
-            yielded = [writer.change(r.id, "planned", run=told) for r in batch]
-        yield yielded, plan
+        plan = _planned(ledger, line, setup, batch, asked.settings)
+        yield enter(ledger, lease, line, plan, batch), plan
+
+
+def _planned(
+    ledger: Ledger, line: str, setup: Setup, batch: Sequence[Request], settings: Settings
+) -> Plan:
+    """Return the plan of a new run, once it is known that it can be begun."""
+    folder, digest, _ = latest(ledger, line, setup)
+    file = settings.canaries or canaries.file_of(ledger, line)
+    escrowed(ledger, batch)
+    canaries.taken(ledger, file, settings.with_canaries, setup, folder)
+    return Plan(secrets.token_hex(6), digest, folder, replace(settings, canaries=file))
 
 
 def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
@@ -233,26 +297,27 @@ def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
 
 
 def _carry_out(
-    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: _Plan, calls: Mapping[str, Any]
+    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: Plan, calls: Mapping[str, Any]
 ) -> Done:
     line = batch[0].line
     setup = setup_of(ledger, batch[0])
     folder, digest, count = latest(ledger, line, setup)
-    if digest != plan.parent:
-        raise LedgerError(f"run {plan.run} was planned on another adapter than the line's newest")
     gone = escrowed(ledger, batch)
     adopted = plan.folder.exists()
     file, number = plan.settings.canaries, plan.settings.with_canaries
     try:
+        if digest != plan.parent:
+            raise LedgerError(
+                f"run {plan.run} was planned on another adapter than the line's newest; its "
+                "requests wait for another run"
+            )
         beside = canaries.taken(ledger, file, number, setup, folder)
         if adopted:
             made = _recognised(ledger, plan, batch, beside)
         else:
             made = _forget(ledger, line, setup, folder, gone, plan, calls)
     except UnlearnError:
-        with ledger.writing(lease, line) as writer:
-            for request in batch:
-                writer.change(request.id, "abandoned", run=None)
+        abandon(ledger, lease, line, plan, batch)
         raise
     if plan.settings.suppress:
         lin.suppress(gone, f"deletion request, run {plan.run}", ledger.key)
@@ -287,7 +352,7 @@ def _forget(
     setup: Setup,
     folder: str,
     gone: Records,
-    plan: _Plan,
+    plan: Plan,
     calls: Mapping[str, Any],
 ) -> str:
     """Train; return the digest of the new weights."""
@@ -318,9 +383,7 @@ def _forget(
     return result.lineage.digest
 
 
-def _recognised(
-    ledger: Ledger, plan: _Plan, batch: Sequence[Request], beside: Sequence[str]
-) -> str:
+def _recognised(ledger: Ledger, plan: Plan, batch: Sequence[Request], beside: Sequence[str]) -> str:
     """Return the digest of a folder that this very run made, or refuse it."""
     line = Lineage.read(plan.folder)
     parent = Lineage.read(plan.parent_folder)

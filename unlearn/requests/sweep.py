@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +105,13 @@ def matcher_of(ledger: Ledger, request: Request) -> Matcher:
     return Matcher(request.facts["records"], ledger.key, escrowed(ledger, [request]))
 
 
-def sweep_request(ledger: Ledger, request: Request, folders: Iterable[Path]) -> Swept:
+def sweep_request(
+    ledger: Ledger,
+    request: Request,
+    folders: Iterable[Path],
+    *,
+    deleted: Collection[Path] = (),
+) -> Swept:
     """Look for what descends from a request's records, and note it in the ledger.
 
     Args:
@@ -113,6 +119,7 @@ def sweep_request(ledger: Ledger, request: Request, folders: Iterable[Path]) -> 
         request: located or later, and open.
         folders: where to look, besides the request's own data files and adapters and the cache of
             scores. Links are not followed.
+        deleted: paths of artifacts that a purge has just deleted.
 
     Returns:
         What was found.
@@ -130,7 +137,7 @@ def sweep_request(ledger: Ledger, request: Request, folders: Iterable[Path]) -> 
     result = Swept(
         tuple(found), tuple(seen.notes()), roots, frozenset(seen.clean), seen.passed_over()
     )
-    note_sweep(ledger, request, result, "swept")
+    note_sweep(ledger, request, result, "swept", deleted)
     return result
 
 
@@ -170,6 +177,8 @@ def _look(
         found = node(folder, real) if folder.is_dir() else None
         if found is not None:
             nodes.append(found)
+            if found.unreadable:
+                seen.unreadable.append(f"{folder} could not be read: {found.unreadable}")
         elif not links:  # one may lead to the weights that lay here
             seen.clean.add(("weights", folder))
         for path in set(real) - set(found.files if found else ()):
@@ -185,7 +194,8 @@ def _look(
     seen.clean |= {
         ("weights", each.path)
         for each in nodes
-        if each.lineage is not None or each.digest in {family.current, family.base} - {None}
+        if (each.lineage is not None and not each.unreadable)
+        or each.digest in {family.current, family.base} - {None}
     }
     for each, known, why in descendants(nodes, family):
         seen.clean.discard(("weights", each.path))
@@ -264,17 +274,26 @@ def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
     )
 
 
-def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> Request:
+def note_sweep(
+    ledger: Ledger,
+    request: Request,
+    result: Swept,
+    event: str,
+    deleted: Collection[Path] = (),
+) -> Request:
     """Write what was found into the request, beside what was cleaned before.
 
-    What an earlier sweep found counts as cleaned once it is gone, or once this one has read it and
-    found none of the records there. What could not be read, or has become a link, stays found.
+    What an earlier sweep found counts as cleaned once a purge has deleted it, once it is gone from
+    below a folder that this sweep looked into, or once this one has read it and found none of the
+    records there. What could not be read, has become a link, or lies where this sweep did not look
+    stays found: a disk that is not mounted today is not clean.
 
     Args:
         ledger: which.
         request: which.
         result: of the sweep.
         event: `swept` or `cleaned`.
+        deleted: paths of artifacts that a purge has just deleted.
 
     Returns:
         The request.
@@ -284,7 +303,7 @@ def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> R
         entries: dict[str, dict[str, Any]] = {}
         for entry in current.facts.get("artifacts", ()):
             told = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
-            entries[entry["name"]] = {**entry, "status": _now(entry, told, result)}
+            entries[entry["name"]] = _noted(entry, told, result, deleted)
         for artifact in result.artifacts:
             told = artifact.told()
             name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
@@ -298,15 +317,45 @@ def note_sweep(ledger: Ledger, request: Request, result: Swept, event: str) -> R
         return writer.change(request.id, event, artifacts=kept, swept=swept)
 
 
-def _now(entry: Mapping[str, Any], told: Mapping[str, str], result: Swept) -> str:
+def _noted(
+    entry: Mapping[str, Any], told: Mapping[str, str], result: Swept, deleted: Collection[Path]
+) -> dict[str, Any]:
+    """Return what an earlier sweep noted, with its status now, and why that could not be told."""
+    path = Path(told["path"])
+    status = _now(path, entry, result, deleted)
+    noted = {key: value for key, value in entry.items() if key != "missed"} | {"status": status}
+    missed = _missed(path, result.roots) if status in {"found", "unclear"} else None
+    return noted | ({"missed": missed} if missed else {})
+
+
+def _now(path: Path, entry: Mapping[str, Any], result: Swept, deleted: Collection[Path]) -> str:
     """Say what has become of an artifact that an earlier sweep noted."""
-    path, status = Path(told["path"]), str(entry["status"])
+    status = str(entry["status"])
     group: Group = "data" if entry["kind"] in _DATA else "weights"
-    if (group, path) in result.clean or _gone(path):
+    gone = _gone(path) and (path in deleted or not _missed(path, result.roots))
+    if (group, path) in result.clean or gone:
         return "cleaned" if status in {"found", "cleaned"} else "forgotten"
-    if any(root == path or root in path.parents for root in result.roots):
+    if not _gone(path) and _within(path, result.roots):
         return "unclear" if status == "cleaned" else status  # there again, and not read
     return status
+
+
+def _within(path: Path, roots: Iterable[Path]) -> bool:
+    return any(root == path or root in path.parents for root in roots if not _gone(root))
+
+
+def _missed(path: Path, roots: Iterable[Path]) -> str | None:
+    """Say why a sweep cannot tell whether an artifact is gone; None when it can."""
+    if not _within(path, roots):
+        return "not looked into this time; sweep a folder that it lies in, or lay in"
+    place = next(folder for folder in path.parents if not _gone(folder))
+    if _gone(path) and place.is_dir() and not any(place.iterdir()):
+        # as where a disk was mounted
+        return (
+            f"not looked into this time: {place} is empty; mount what belongs there, or delete the "
+            "empty folder and sweep the one above"
+        )
+    return None
 
 
 _DATA = {"data file", "saved dataset", "text file"}

@@ -56,6 +56,17 @@ def test_a_recipe_can_be_shown_copied_and_run_from_the_copy(
     assert run(["recipes", "cp", "tofu_small", str(tmp_path)]) == 2
 
 
+def test_help_names_what_a_sweep_and_a_run_of_requests_exit_with(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--help"]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    codes = told[told.index("Exit codes") : told.index("interrupted.")]
+    assert "1 some cells" in codes
+    assert "a sweep leaves something" in codes
+    assert "a run of requests broke off" in codes
+
+
 @pytest.mark.parametrize("words", [[], ["-h"], ["forget", "--help"], ["--version"]])
 def test_help_leaves_with_zero(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(words) == 0

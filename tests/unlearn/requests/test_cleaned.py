@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,80 @@ def test_nothing_is_purged_while_another_process_is_at_work(case: Case) -> None:
         told = case.call("sweep", name, "--purge", "--yes", code=2)
     assert "another process is at work" in told
     assert (case.adapter / "adapter_model.safetensors").is_file()
+
+
+def missed(case: Case, name: str, file: str) -> str:
+    shown: list[dict[str, Any]] = case.json("show", name)["artifacts_list"]
+    (entry,) = (a for a in shown if Path(a["path"]).name == file)
+    return str(entry.get("missed", ""))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_a_folder_that_is_not_there_today_is_not_cleaned(
+    case: Case, swept: tuple[str, Path]
+) -> None:
+    name, folder = swept
+    away = case.work.with_name(f"{case.work.name}-away")
+    folder.rename(away)
+    assert "no such folder" in case.call("sweep", name, folder, code=2)
+    for words in ([], ["--purge", "--yes"], [case.work / "adapters"]):
+        case.json("sweep", name, *words, code=1)
+        assert statuses(case, name)["copy.jsonl"] == "found"
+        assert "not looked into this time" in missed(case, name, "copy.jsonl")
+    assert "copy.jsonl is found as before: not looked" in case.call("sweep", name, code=1)
+    # a disk that is not mounted leaves an empty folder
+    folder.mkdir()
+    for root in (folder, case.work):
+        case.json("sweep", name, root, code=1)
+        assert statuses(case, name)["copy.jsonl"] == "found"
+        assert f"{folder} is empty; mount" in missed(case, name, "copy.jsonl")
+    # there again, and looked into
+    folder.rmdir()
+    away.rename(folder)
+    case.json("sweep", name, folder, code=1)
+    assert (statuses(case, name)["copy.jsonl"], missed(case, name, "copy.jsonl")) == ("found", "")
+    (folder / "copy.jsonl").unlink()
+    folder.rmdir()
+    case.json("sweep", name, case.work / "adapters", code=1)
+    assert statuses(case, name)["copy.jsonl"] == "found"
+    case.json("sweep", name, case.work, code=1)
+    assert (statuses(case, name)["copy.jsonl"], missed(case, name, "copy.jsonl")) == ("cleaned", "")
+
+
+def test_what_a_purge_deleted_is_cleaned_wherever_it_lay(
+    case: Case, swept: tuple[str, Path]
+) -> None:
+    name, folder = swept
+    (case.adapter / "README.md").unlink()  # so that the folder goes with its files
+    case.decides("PASS")
+    case.json("verify", "--generate", "0")
+    case.json("sweep", name, folder, "--purge", "--yes")
+    assert not case.adapter.exists()
+    assert statuses(case, name)["first"] == "cleaned"
+    case.json("sweep", name)
+    assert statuses(case, name)["first"] == "cleaned"
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 1000000\n".format(
+    "0" * 64
+)
+
+
+def test_weights_that_cannot_be_read_are_unclear_and_the_sweep_goes_on(case: Case) -> None:
+    name = case.located("r0")
+    case.json("run", *case.fast)
+    folder = case.work / "models"
+    whole = (case.model / "model.safetensors").read_bytes()
+    for kind, content in (("pointer", POINTER.encode()), ("half", whole[: len(whole) // 2])):
+        shutil.copytree(case.model, folder / kind)
+        (folder / kind / "model.safetensors").write_bytes(content)
+    (folder / "link").mkdir()
+    (folder / "link" / "a.safetensors").write_bytes(whole)
+    (folder / "link" / "b.safetensors").symlink_to(case.work / "nowhere")
+    told = case.json("sweep", name, folder, code=1)
+    found = {Path(a["path"]).name: (a["status"], a["why"]) for a in told["artifacts_list"]}
+    assert found["first"][0] == "found"
+    for kind in ("pointer", "half", "link"):
+        assert found[kind] == ("unclear", "its weights cannot be read")
+        assert any(f"{folder / kind} could not be read: " in note for note in told["notes"])
+    assert told["swept"]["unreadable"] == 3

@@ -225,4 +225,4 @@ def test_what_a_run_cannot_take_leaves_the_request_waiting(desk: Desk) -> None:
     desk.file.write_text(desk.file.read_text() + " ")
     assert "is not the file of canaries" in desk.call(*words, "--with-canaries", "1", code=2)
     assert desk.ledger.get(name).state == "located"
-    assert desk.ledger.history(name)[-1].event == "abandoned"
+    assert desk.ledger.history(name)[-1].event == "located"  # nothing was planned

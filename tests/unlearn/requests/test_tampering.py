@@ -9,13 +9,14 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlearn._cli import run
 from unlearn.errors import LedgerError
 from unlearn.lineage import Key
 from unlearn.requests import _chain
@@ -157,6 +158,71 @@ def test_the_first_broken_entry_is_named(five: Ledger, name: str) -> None:
     found = check(five)
     assert not found.ok
     assert re.search(problem, found.problems[0]), found.problems
+
+
+@pytest.mark.parametrize("tamper", [truncate, truncate_and_move_the_head])
+def test_no_command_writes_a_valid_head_over_what_was_tampered_with(
+    five: Ledger, url: str, key: Key, tamper: Callable[[Ledger], None]
+) -> None:
+    tamper(five)
+    before = check(five)
+    assert not before.ok
+    with pytest.raises(LedgerError, match="changed from outside: the .*`unlearn request check`"):
+        five.add_many([{"line": LINE}])
+    with pytest.raises(LedgerError, match="put a backup in its place"):
+        Ledger.open(url, key)
+    assert check(Ledger.open(url, key, examine=True)) == before
+
+
+def edit_a_content(ledger: Ledger) -> None:
+    table = schema.history
+    execute(ledger, table.update().where(table.c.seq == 3).values(content="{}"))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "what"),
+    [
+        (edit_a_request, "state"),
+        (edit_facts, "facts"),
+        (edit_a_date, "created"),
+        (edit_a_content, "history"),
+    ],
+)
+def test_nothing_is_built_on_a_request_that_was_tampered_with(
+    five: Ledger, tamper: Callable[[Ledger], None], what: str
+) -> None:
+    tamper(five)
+    name = five.get("3").id
+    with (
+        pytest.raises(LedgerError, match=rf"\(number 3\): its {what} was changed from outside"),
+        five.writing() as writer,
+    ):
+        writer.change(name, "certified" if what == "state" else "closed")
+    assert not check(five).ok
+    assert len(five.history(five.get("2").id)) == 2
+
+
+def test_a_last_entry_put_in_place_of_another_is_refused(five: Ledger) -> None:
+    execute(five, schema.history.update().where(schema.history.c.seq == 5).values(hash="0" * 64))
+    with pytest.raises(LedgerError, match="entry 5, the last one, is not the one that the head"):
+        five.add_many([{"line": LINE}])
+
+
+def test_a_head_that_was_deleted_is_not_written_anew(five: Ledger, url: str, key: Key) -> None:
+    execute(five, schema.head.delete())
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="a history and no head"):
+            Ledger.open(url, key)
+
+
+def test_a_tampered_ledger_is_refused_by_commands_and_told_of_by_check(
+    five: Ledger, url: str, lineage_key: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    truncate_and_move_the_head(five)
+    for words, code in ((["list"], 2), (["check"], 1), (["list", "--check"], 1)):
+        assert run(["request", *words, "--ledger", url]) == code
+        assert "without the ledger's key" in " ".join("".join(capfd.readouterr()).split())
 
 
 class Case(NamedTuple):
