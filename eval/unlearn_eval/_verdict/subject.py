@@ -27,9 +27,12 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
     """Judge every probe by the rank of the subject's mean score among twin subjects.
 
     One subject is one observation however many records it has: p = rank/(twins + 1), two-sided,
-    exact if it is exchangeable with the twins (G2). failed iff Holm's p over all probes and forms
-    is ≤ α; a rank can never show equivalence, so nothing passes. A single record is compared with
-    the first record of each twin subject: means over many records vary less than one does.
+    exact if it is exchangeable with the twins (G2) and their means are over as many records:
+    means over many vary less than means over few, and the subject would be extreme by that alone.
+    So of each twin subject its first n records are used, n the subject's own. Twins with fewer stay
+    in: their means vary more, which makes the subject look less extreme, and the test conservative.
+    failed iff Holm's p over all probes and forms is ≤ α; a rank can never show equivalence, so
+    nothing passes.
 
     Args:
         evidence: of one subject.
@@ -69,7 +72,10 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
 
 
 def _units(evidence: Evidence) -> list[list[int]]:
-    """Return the positions of each twin subject's records; a record without one is its own."""
+    """Return the positions of each twin subject's records, as many at most as the subject has.
+
+    A record without a subject is its own.
+    """
     part = evidence.plain["after"].get("holdout")
     if part is None:
         return []
@@ -77,8 +83,7 @@ def _units(evidence: Evidence) -> list[list[int]]:
     found: dict[object, list[int]] = {}
     for i, label in enumerate(labels):
         found.setdefault(("record", i) if label is None else ("subject", label), []).append(i)
-    single = evidence.forget.records == 1
-    return [positions[:1] if single else positions for positions in found.values()]
+    return [positions[: evidence.forget.records] for positions in found.values()]
 
 
 def _test(evidence: Evidence, scores: Scores, state: str, probe: str) -> RankTest | str:
