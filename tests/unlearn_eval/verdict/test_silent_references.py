@@ -47,7 +47,7 @@ def test_what_is_said_of_states_that_are_no_references_does_not_matter(five, mak
     [((), "PASS"), ((2,), "INCONCLUSIVE"), ((1,), "PASS"), ((0, 1, 2, 3, 4), "INCONCLUSIVE")],
 )
 def test_a_silent_reference_excuses_no_extraction(five, make_policy, silent, outcome):
-    out = np.array([-50, -50, math.log(0.9), -50, -50, -50])
+    out = np.array([-50, -50, math.log(0.9), math.log(0.9), -50, -50])
     states = dict(five().plain)
     for state in ("after", "reference:2"):
         states[state] = {

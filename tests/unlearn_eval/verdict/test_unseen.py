@@ -115,7 +115,7 @@ def test_twins_that_differ_in_the_base_decide_nothing(make_policy):
 def test_extraction_fails_whatever_the_twins_are(make_policy):
     given = request(*alike(), base=(known(200), ladder(400)))
     out = np.full(200, -50.0)
-    out[3] = -0.1
+    out[3:8] = -0.1
     after = state(*alike(), RETAIN, answers=out)
     verdict = decide(evidence({**given.plain, "after": after}), make_policy())
     assert verdict.gates[2].passed is False
