@@ -179,8 +179,10 @@ def run_audit(
     member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     line = Lineage.read(state.adapter or state.folder)
-    root = state.base_digest() if last else _base_of(line, before)
-    told_by = lineages_of(references, split, line, "adapter" if last else "model", root)
+    what = "adapter" if last else "model"
+    earlier = None if before is None else Lineage.read(resolve_folder(before, what))
+    root = state.base_digest() if last else _base_of(line, earlier)
+    told_by = lineages_of(references, split, line, what, root, earlier)
     if fixed is not None:
         fixed = fixed.with_power(split, len(references), told_by.partial)
         if announce is not None:
@@ -309,13 +311,12 @@ def _stamps(
     return found | {"base": stamp([state.folder])}
 
 
-def _base_of(audited: Lineage | None, before: str | Path | None) -> str | None:
+def _base_of(audited: Lineage | None, before: Lineage | None) -> str | None:
     """Return the digest of the base that a full fine-tune was trained from, where a lineage says.
 
     What is made of a full fine-tune has that one for its base, not the model that this started at.
     """
-    earlier = None if before is None else Lineage.read(resolve_folder(before, "model"))
-    first = [line for line in (audited, earlier) if line is not None and line.parent is None]
+    first = [line for line in (audited, before) if line is not None and line.parent is None]
     return first[0].base.digest if first else None
 
 
