@@ -164,9 +164,9 @@ def load_evidence(
 
     Args:
         folder: what `unlearn audit` wrote.
-        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`. Where it says
-            `"randomised": true`, nothing shows that a coin fell before the scores were there, as
-            the lineage does for an audit of canaries: they are plain twins all the same.
+        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`, no twin twice. Where it
+            says `"randomised": true`, nothing shows that a coin fell before the scores were there,
+            as the lineage does for an audit of canaries: they are plain twins all the same.
         references: folders of the audit's references, or of several, to look at again: they must
             be those that were measured, with lineages that name none of the records.
         canaries: the file of those that the audit measured, to be compared with it.
@@ -250,7 +250,9 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         yield Fact(words, False if any(saw) else None if silent else True)
         open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
         if None in open_:
-            words = "the references were trained as the audited model was, and on none but its records"
+            words = (
+                "the references were trained as the audited model was, and on none but its records"
+            )
             yield Fact(words, None)
     if folders:
         named = content.get("records") or {}
@@ -348,5 +350,14 @@ def _paired(
     counts = {len(named[name]) for name in after["forget"].ids}
     if len(counts) > 1 or 0 in counts:
         raise DataError(f"{path}: every record needs the same number of twins, one or more")
+    whose: dict[str, str] = {}
+    for name in after["forget"].ids:
+        for twin in named[name]:
+            if twin in whose:
+                raise DataError(
+                    f"{path}: {twin!r} is a twin of {whose[twin]!r} and again of {name!r}; pairs "
+                    "are taken to be independent: give every record twins of its own"
+                )
+            whose[twin] = name
     positions = [[at[twin] for twin in named[name]] for name in after["forget"].ids]
     return Twins(np.array(positions, dtype=np.int64), randomised)
