@@ -21,7 +21,7 @@ _PLAIN = (
     "max_length",
     "train_layers",
 )
-"""Options that decide what training on records makes; the others are about memory, or forgetting."""
+"""Options that decide what training on records makes; others are about memory or forgetting."""
 
 _SHAPE = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
 

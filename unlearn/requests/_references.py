@@ -47,10 +47,11 @@ def choose_references(
 
     An adapter is eligible that was trained from the start, on the base of the audited one, as that
     one was, on none but its records, and whose lineage, under the same key and of the weights that
-    lie beside it, names none of the records. Full-size ones, which saw all kept records, are preferred: only where fewer than
-    `least` of them are there, and as many partial ones (half-splits that serve every request), do
-    these stand in; the two are not mixed, as they differ in level and spread. Of fewer than
-    `least` of both kinds, which decide nothing, the full-size ones are chosen, if there are any.
+    lie beside it, names none of the records. Full-size ones, which saw all kept records, are
+    preferred: only where fewer than `least` of them are there, and as many partial ones
+    (half-splits that serve every request), do these stand in; the two are not mixed, as they differ
+    in level and spread. Of fewer than `least` of both kinds, which decide nothing, the full-size
+    ones are chosen, if there are any.
 
     Args:
         folders: searched for adapters, with all below them.

@@ -26,8 +26,8 @@ def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None =
     """Judge every probe in every audited form of the model by pairs of canaries.
 
     - passed iff the interval of θ at level 1 − 2α lies within ½ ± δ.
-    - failed iff it did not pass and Holm's p of the exact two-sided sign-flip test is ≤ α′. The coin
-      makes the test exact whatever the model does, so no negative control is needed (G2).
+    - failed iff it did not pass and Holm's p of the exact two-sided sign-flip test is ≤ α′. The
+      coin makes the test exact whatever the model does, so no negative control is needed (G2).
 
     Args:
         evidence: with randomised twins.

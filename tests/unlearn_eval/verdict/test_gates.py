@@ -112,9 +112,7 @@ def test_extraction_at_the_limit_of_n_and_p(five, make_policy, factor, outcome):
 
 
 @pytest.mark.parametrize(("records", "outcome"), [(0, "PASS"), (1, "INCONCLUSIVE"), (2, "FAIL")])
-def test_one_record_from_the_audited_model_alone_may_be_chance(
-    five, make_policy, records, outcome
-):
+def test_one_record_from_the_audited_model_alone_may_be_chance(five, make_policy, records, outcome):
     after = dict(five().plain["after"])
     answers = np.where(np.arange(6) < records, math.log(0.9), -50.0)
     after["forget"] = matrix(after["forget"].log_prob, "f", answers)
