@@ -24,6 +24,7 @@ from unlearn_eval.verdict import Evidence, Policy, Verdict, View, decide
 
 UNSEEN, LOW = -6.0, -14.0  # log p of a record that was never seen, and of one pushed far below
 RETAIN = 60
+GUESS_SPREAD, GUESS_SD = 4.0, 3.0  # nats, over records and over models, of log p_z
 
 
 def policy(**changed: Any) -> Policy:
@@ -63,6 +64,9 @@ class Case:
         noise: SD over models of each record.
         spread: SD over records of their difficulty.
         shift: nats added to the forgotten records' scores, if shifted.
+        guess: mean of the log-probability that a model gives a record away in one try, for records
+            that can partly be guessed; with SDs `GUESS_SPREAD` and `GUESS_SD`. None
+            for long answers, which follow from the loss: eight times the score.
         policy: by which.
     """
 
@@ -78,6 +82,7 @@ class Case:
     noise: float = 0.3
     spread: float = 1.0
     shift: float = 0.0
+    guess: float | None = None
     policy: Policy = POLICY
 
     def labels(self, split: str) -> np.ndarray | None:
@@ -117,8 +122,8 @@ def names(prefix: str, n: int) -> tuple[str, ...]:
     return tuple(f"{prefix}{i}" for i in range(n))
 
 
-def matrix(values: np.ndarray, prefix: str) -> TokenScores:
-    """Return score matrices of one token a record; the whole answer is eight as likely."""
+def matrix(values: np.ndarray, prefix: str, answers: np.ndarray | None = None) -> TokenScores:
+    """Return score matrices of one token a record; by default the whole answer is of eight."""
     n = len(values)
     zero, log_prob = np.zeros(n), np.minimum(values, 0.0)
     return TokenScores(
@@ -130,7 +135,7 @@ def matrix(values: np.ndarray, prefix: str) -> TokenScores:
         mean=zero - 6,
         std=zero + 1,
         entropy=zero + 2,
-        sampled={(1.0, 40): 8 * log_prob},
+        sampled={(1.0, 40): 8 * log_prob if answers is None else np.minimum(answers, 0.0)},
     )
 
 
@@ -174,6 +179,13 @@ def audit(case: Case, rng: np.random.Generator) -> Evidence:
         state: {split: matrix(values, split[0]) for split, values in splits.items()}
         for state, splits in states.items()
     }
+    if case.guess is not None:
+        easy = case.guess + GUESS_SPREAD * rng.normal(size=case.forget)
+        for state, splits in states.items():
+            known_whole = state == "before" or (state == "after" and case.model == "kept")
+            said = easy + GUESS_SD * rng.normal(size=case.forget)
+            said = 8 * splits["forget"] if known_whole else said
+            scores[state]["forget"] = matrix(splits["forget"], "f", said)
     subjects = {split: list(found) for split, found in labels.items() if found is not None}
     if subjects:
         subjects["holdout"] = [1000 + s for s in subjects["holdout"]]
@@ -233,6 +245,14 @@ def cases() -> Iterator[tuple[Case, str]]:
         yield replace(case, name=f"C: {name}", model="shifted", shift=shift), "PASS"
     for model in ("kept", "overshot", "halved", "collapsed"):
         yield replace(twins, name="C: 200 records, 400 twins", model=model), "not FAIL"
+    few = replace(people, forget=2, holdout=780, subjects=1, twins=39)
+    yield replace(few, name="C: 2 records of 1 person, ICC .3, 39 others of 20"), "FAIL"
+    easy = Case("A: 20 records that can be guessed, 5 references", "deleted", guess=-12)
+    yield easy, "FAIL"
+    yield replace(easy, name="A: 20 records that can be guessed, 8 references", k=8), "FAIL"
+    yield replace(easy, model="kept"), "not FAIL"
+    short = Case("C: 20 records that can be guessed, 400 twins", "deleted", k=0, holdout=400)
+    yield replace(short, guess=-12), "FAIL"
 
 
 def wrong(found: list[Verdict], what: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn import lineage as lin
+from unlearn._alike import otherwise_trained, surplus
 from unlearn.errors import LineageError
 from unlearn.lineage import Lineage
 from unlearn.models import resolve_folder
@@ -23,8 +24,9 @@ class Told(NamedTuple):
         records: `key_id`, the digests of the records to `forget`, and of how many `kept` ones the
             audited model was trained on.
         references: by state, `weights`, how many records it was `trained` on, how many of those to
-            forget it `saw`, how many of the `kept` ones, and whether it was trained `from_base`,
-            the audited model's, and not from another adapter; None where no lineage says.
+            forget it `saw`, how many of the `kept` ones, whether it was trained `from_base`, the
+            audited model's, and not from another adapter, on how many records `surplus` to those of
+            the audited model, and which settings were `otherwise`; None where no lineage says.
     """
 
     records: Mapping[str, Any]
@@ -44,6 +46,7 @@ def lineages_of(
     audited: Lineage | None,
     what: str,
     base: str | None = None,
+    before: Lineage | None = None,
 ) -> Told:
     """Read what models were trained on; refuse references that saw the records, or a seen holdout.
 
@@ -53,6 +56,7 @@ def lineages_of(
         audited: lineage of the audited model.
         what: `adapter` or `model`.
         base: digest of the weights of the base that the audited model was trained from, if known.
+        before: lineage of the model before, if known.
 
     Returns:
         What they say.
@@ -71,7 +75,8 @@ def lineages_of(
         _check_unseen("the audited model", audited.records.trained, unseen)
     told: dict[str, dict[str, Any]] = {}
     for i, path in enumerate(references):
-        found = trained_on(resolve_folder(path, what), key.id)
+        folder = resolve_folder(path, what)
+        found = trained_on(folder, key.id)
         seen = found.records
         shared = [gone[digest] for digest in sorted(gone) if seen and digest in seen]
         if shared:
@@ -87,8 +92,21 @@ def lineages_of(
             "saw": found.saw(gone),
             "kept": found.saw(kept),
             "from_base": found.from_base(base),
+            **_likeness(Lineage.read(folder), audited, before),
         }
     return Told({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
+
+
+def _likeness(
+    line: Lineage | None, audited: Lineage | None, before: Lineage | None
+) -> dict[str, Any]:
+    """Say whether a reference saw more than the audited model, or was trained otherwise."""
+    if line is None:
+        return {"surplus": None, "otherwise": None}
+    return {
+        "surplus": surplus(line.records, None if audited is None else audited.records),
+        "otherwise": otherwise_trained(line, (audited, before)),
+    }
 
 
 def _check_unseen(what: str, trained: Iterable[str], unseen: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unlearn._alike import unfit
 from unlearn.errors import DataError
 from unlearn_eval._canaries import check_file
 from unlearn_eval._measure import Scores
@@ -34,13 +35,13 @@ __all__ = [
 
 AUDIT, SCORES = "audit.json", "scores.parquet"
 
+_LIKENESS = ("surplus", "otherwise")
 _SILENT = "without a lineage under the audit's key that says what it saw"
 _COIN = (
     "a coin decided which of each pair was included: a file of twins can only say so, and counts "
     "as plain twins (tier C); plant canaries and audit with --canaries, to which the adapter's "
     "lineage commits"
 )
-_MADE = "made from another adapter or model, or on another base, by its lineage"
 
 
 class ScoreFile(NamedTuple):
@@ -165,9 +166,9 @@ def load_evidence(
 
     Args:
         folder: what `unlearn audit` wrote.
-        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`. Where it says
-            `"randomised": true`, nothing shows that a coin fell before the scores were there, as
-            the lineage does for an audit of canaries: they are plain twins all the same.
+        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`, no twin twice. Where it
+            says `"randomised": true`, nothing shows that a coin fell before the scores were there,
+            as the lineage does for an audit of canaries: they are plain twins all the same.
         references: folders of the audit's references, or of several, to look at again: they must
             be those that were measured, with lineages that name none of the records.
         canaries: the file of those that the audit measured, to be compared with it.
@@ -249,6 +250,12 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         if silent:
             words += f" ({silent} of {len(states)} have none that says so)"
         yield Fact(words, False if any(saw) else None if silent else True)
+        open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
+        if None in open_:
+            words = (
+                "the references were trained as the audited model was, and on none but its records"
+            )
+            yield Fact(words, None)
     if folders:
         named = content.get("records") or {}
         found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
@@ -263,7 +270,7 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
 
 
 def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the references whose lineage does not show that they never saw the records, and why.
+    """Return the references whose lineage does not show that they are what they stand for, and why.
 
     Facts that an audit of an earlier version did not keep are missing like those of no lineage.
     """
@@ -277,8 +284,8 @@ def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
             found[state] = _SILENT
         elif each.get("from_base") is None:
             found[state] = "with a lineage of which the audit does not say what base it names"
-        elif not each["from_base"]:
-            found[state] = _MADE
+        elif why := unfit(each["from_base"], each.get("surplus"), each.get("otherwise")):
+            found[state] = why
     return found
 
 
@@ -289,10 +296,9 @@ def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> 
     found = {}
     for each in (trained_on(folder, key) for folder in folders_in(folders)):
         state = states.get(each.weights)
-        if state is not None and each.records is None:
-            found[state] = _SILENT
-        elif state is not None and each.parent is not None:
-            found[state] = _MADE
+        why = _SILENT if each.records is None else unfit(each.parent is None, None, None)
+        if state is not None and why:
+            found[state] = why
     return found
 
 
@@ -346,5 +352,14 @@ def _paired(
     counts = {len(named[name]) for name in after["forget"].ids}
     if len(counts) > 1 or 0 in counts:
         raise DataError(f"{path}: every record needs the same number of twins, one or more")
+    whose: dict[str, str] = {}
+    for name in after["forget"].ids:
+        for twin in named[name]:
+            if twin in whose:
+                raise DataError(
+                    f"{path}: {twin!r} is a twin of {whose[twin]!r} and again of {name!r}; pairs "
+                    "are taken to be independent: give every record twins of its own"
+                )
+            whose[twin] = name
     positions = [[at[twin] for twin in named[name]] for name in after["forget"].ids]
     return Twins(np.array(positions, dtype=np.int64), randomised)

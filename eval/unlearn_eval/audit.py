@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from unlearn.references import reference_folders
 from unlearn.templates import choose_template
 from unlearn_eval._cache import Cache, folder_digest, setting
 from unlearn_eval._canaries import check_alone, split_canaries
+from unlearn_eval._first_look import seen_without
 from unlearn_eval._lineages import lineages_of
 from unlearn_eval._look import Look
 from unlearn_eval._neighbours import neighbours
@@ -121,7 +123,8 @@ def run_audit(
         robustness: treatments of the unlearned state and of each reference, by name, or `all`; see
             `unlearn_eval.robustness`.
         policy: of a later verdict, by name or file: it is stored with its hash before any score
-            exists, and what it declares is measured.
+            exists, and what it declares is measured. Where the cache shows that the unlearned state
+            was looked at before, on these records and not by this policy, that is noted too.
         robustness_options: what to set of them, as `{"relearn": {"steps": 20, "seeds": [0, 1]}}`;
             see `unlearn_eval.robustness.options`.
         show_text: put the text of forget records, their secrets and what the states say into the
@@ -179,8 +182,10 @@ def run_audit(
     member = membership(shadows, split, "adapter" if last else "model")
     state = open_model(model, [*below, *([last] if last else [])], **opening)
     line = Lineage.read(state.adapter or state.folder)
-    root = state.base_digest() if last else _base_of(line, before)
-    told_by = lineages_of(references, split, line, "adapter" if last else "model", root)
+    what = "adapter" if last else "model"
+    earlier = None if before is None else Lineage.read(resolve_folder(before, what))
+    root = state.base_digest() if last else _base_of(line, earlier)
+    told_by = lineages_of(references, split, line, what, root, earlier)
     if fixed is not None:
         fixed = fixed.with_power(split, len(references), told_by.partial)
         if announce is not None:
@@ -206,6 +211,9 @@ def run_audit(
     further = trial.work(examples) * (1 + len(references))
     further += len(shadows) * sum(map(len, examples.values()))
     states = {key: stamp for key, stamp in stamps.items() if not key.startswith(_SHADOW)}
+    seen = seen_without(fixed and fixed.policy.sha256, kept, states, examples["forget"])
+    if fixed is not None and seen:
+        fixed = replace(fixed, seen=True)
     look = Look(
         examples, state.tokenizer, generate, progress, states, kept, show_text, passes, further
     )
@@ -309,13 +317,12 @@ def _stamps(
     return found | {"base": stamp([state.folder])}
 
 
-def _base_of(audited: Lineage | None, before: str | Path | None) -> str | None:
+def _base_of(audited: Lineage | None, before: Lineage | None) -> str | None:
     """Return the digest of the base that a full fine-tune was trained from, where a lineage says.
 
     What is made of a full fine-tune has that one for its base, not the model that this started at.
     """
-    earlier = None if before is None else Lineage.read(resolve_folder(before, "model"))
-    first = [line for line in (audited, earlier) if line is not None and line.parent is None]
+    first = [line for line in (audited, before) if line is not None and line.parent is None]
     return first[0].base.digest if first else None
 
 

@@ -20,12 +20,8 @@ from typing import Literal, NamedTuple
 from unlearn.errors import DataError
 from unlearn_eval._verdict.canaries import decide_by_canaries, judge_claim
 from unlearn_eval._verdict.evidence import Evidence, Fact, Twins, View
-from unlearn_eval._verdict.outcomes import (
-    Missing,
-    judge_extraction,
-    judge_utility,
-    not_audited,
-)
+from unlearn_eval._verdict.extraction import SHARE, Away, given_away, judge_extraction
+from unlearn_eval._verdict.outcomes import Missing, judge_utility, not_audited
 from unlearn_eval._verdict.policy import Policy, load_policy
 from unlearn_eval._verdict.power import power_statement
 from unlearn_eval._verdict.references import decide_by_references
@@ -90,15 +86,16 @@ def decide(
 
     - INCONCLUSIVE if a fact of G0 does not hold: the files are not of one story.
     - FAIL if a membership probe failed (in tier C only where G2 passed), or extraction or utility
-      did. G1 is not asked: it shows that a PASS could have been denied, and a deleted model FAILs
-      with probability α at most whatever the model before was.
+      did. G1 is not asked: it shows that a PASS could have been denied, and what a deleted model
+      does is the same whatever the model before was.
     - PASS if G1 passed, every probe passed in every declared deployment, extraction and utility
       passed, nothing declared is missing, and of no reference it is open whether it saw the
       records.
     - INCONCLUSIVE otherwise.
 
-    Membership, utility and a claimed ε (tested where there are canaries) each have their own error
-    α.
+    A deleted model FAILs by membership or extraction with probability α at most: α is membership's
+    where no model gives away a record that no other does, else ¾ α, and ¼ α extraction's. Utility
+    and a claimed ε (tested where there are canaries) each have an error α of their own.
 
     Args:
         evidence: score matrices and facts.
@@ -115,9 +112,11 @@ def decide(
         DataError: if the scores do not hold the sampler of the policy's extraction.
     """
     tier = _tier(evidence, policy)
-    found = _judge(tier)(evidence, policy) if tier != "C" else _by_unseen(evidence, policy)
+    away = given_away(evidence, policy, tier == "A")
+    level = policy.alpha * (1 - SHARE if away.tested else 1)
+    found = _judge(tier, evidence)(evidence, policy, level)
     claim = judge_claim(evidence, policy)
-    extraction = judge_extraction(evidence, policy, tier == "A")
+    extraction = judge_extraction(away, policy)
     utility = judge_utility(evidence, policy)
     missing = list(not_audited(evidence, policy, tier == "A"))
     gates = [_facts(evidence), *found.gates]
@@ -126,7 +125,7 @@ def decide(
     would_decide = []
     if outcome == "INCONCLUSIVE":
         would_decide = [each.remedy for each in missing]
-        would_decide += _advice(tier, evidence, policy, found, gates, utility)
+        would_decide += _advice(tier, evidence, policy, found, gates, utility, away)
     return Verdict(
         outcome=outcome,
         tier=tier,
@@ -185,14 +184,11 @@ def _tier(evidence: Evidence, policy: Policy) -> Tier:
     return "B" if evidence.twins is not None and evidence.twins.randomised else "C"
 
 
-def _judge(tier: Tier) -> Callable[[Evidence, Policy], Judged]:
+def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], Judged]:
+    """Return what decides membership; in tier C by rank for one subject, by θ for several."""
+    if tier == "C":
+        return decide_by_rank if evidence.one_subject else decide_by_twins
     return decide_by_references if tier == "A" else decide_by_canaries
-
-
-def _by_unseen(evidence: Evidence, policy: Policy) -> Judged:
-    """Tier C: by rank for one subject, by θ for several."""
-    judge = decide_by_rank if evidence.one_subject else decide_by_twins
-    return judge(evidence, policy)
 
 
 def _facts(evidence: Evidence) -> Gate:
@@ -273,6 +269,7 @@ def _advice(
     found: Judged,
     gates: list[Gate],
     utility: Utility,
+    away: Away,
 ) -> list[str]:
     """Say what would decide, beside the states that are missing."""
     text = []
@@ -283,6 +280,11 @@ def _advice(
     if gates[1].passed is False:
         text.append("a stronger probe in the policy: these do not detect the records even before")
     text += found.would_decide
+    if away.alone:
+        text.append(
+            "more references: the more of them never give a record away, the fewer records that "
+            "only the audited model gives away are enough to FAIL"
+        )
     if tier != "A":
         have = len(evidence.references)
         text.append(

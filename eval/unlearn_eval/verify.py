@@ -30,7 +30,8 @@ def verify(
     Args:
         audit: folder of `audit.json` and `scores.parquet`.
         policy: by name or file; by default the one that the audit was run with, else `standard`. It
-            counts as chosen before the scores only if it is, hash by hash, the audit's.
+            counts as chosen before the scores only if it is, hash by hash, the audit's, and the
+            audit was the first look at the model on these records, as far as its cache could tell.
         twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
             after the scores.
         references: folders of the audit's references, to look at again, see `load_evidence`.
@@ -54,6 +55,7 @@ def verify(
         name, chosen = load_policy(policy or DEFAULT)
     # which records are twins is part of what must be fixed, and no audit of records holds it
     before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
+    before = before and not (stored or {}).get("seen")
     return decide(
         load_evidence(audit, twins, references, canaries),
         chosen,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from unlearn._alike import otherwise_trained, surplus, unfit
 from unlearn.errors import DataError, LineageError
 from unlearn.lineage import Lineage, weights_digest
 
@@ -44,12 +45,13 @@ def choose_references(
 ) -> Chosen:
     """Choose those adapters that can stand for models which never saw the records, by lineage.
 
-    An adapter is eligible that was trained from the start, on the base of the audited one, and
-    whose lineage, under the same key and of the weights that lie beside it, names none of the
-    records. Full-size ones, which saw all kept records, are preferred: only where fewer than
-    `least` of them are there, and as many partial ones (half-splits that serve every request), do
-    these stand in; the two are not mixed, as they differ in level and spread. Of fewer than
-    `least` of both kinds, which decide nothing, the full-size ones are chosen, if there are any.
+    An adapter is eligible that was trained from the start, on the base of the audited one, as that
+    one was, on none but its records, and whose lineage, under the same key and of the weights that
+    lie beside it, names none of the records. Full-size ones, which saw all kept records, are
+    preferred: only where fewer than `least` of them are there, and as many partial ones
+    (half-splits that serve every request), do these stand in; the two are not mixed, as they differ
+    in level and spread. Of fewer than `least` of both kinds, which decide nothing, the full-size
+    ones are chosen, if there are any.
 
     Args:
         folders: searched for adapters, with all below them.
@@ -109,8 +111,7 @@ def _unfit(path: Path, line: Lineage | None, gone: set[str], audited: Lineage) -
         return "that saw the records"
     if line.digest == audited.digest:
         return "that is the audited one"
-    if line.parent is not None:
-        return "made from another adapter"
     if line.digest != weights_digest(path):
         return "under the lineage of other weights"
-    return None
+    more, settings = surplus(line.records, audited.records), otherwise_trained(line, [audited])
+    return unfit(line.parent is None, more, settings)

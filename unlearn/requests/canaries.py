@@ -18,12 +18,14 @@ from unlearn._planting import lot_of
 from unlearn.errors import LedgerError
 from unlearn.lineage import Lineage
 from unlearn.records import Records
+from unlearn.requests._evidence import VERDICT
 from unlearn.requests._writer import Request
 from unlearn.requests.desk import Setup
 from unlearn.requests.ledger import Ledger
 
 __all__ = [
     "Closed",
+    "beside_records",
     "better",
     "closed_before",
     "file_of",
@@ -31,6 +33,8 @@ __all__ = [
     "measure",
     "taken",
     "taken_facts",
+    "told_of_records",
+    "write_verdict",
 ]
 
 _FACT = "canaries"
@@ -191,17 +195,31 @@ def measure(folder: Path, file: str, kept: Records, **audit: Any) -> Mapping[str
     from unlearn_eval.verify import verify
 
     run_audit(data=kept, retain=kept, output=folder, canaries=file, overwrite=True, **audit)
-    found: Mapping[str, Any] = verify(folder, canaries=file).as_dict()
-    with staged_file(folder / "verdict.json") as stage:
-        stage.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return found
+    return write_verdict(folder, verify(folder, canaries=file).as_dict())
+
+
+def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put a verdict beside its audit.
+
+    Args:
+        folder: of the audit.
+        verdict: as JSON has it.
+
+    Returns:
+        The verdict.
+    """
+    with staged_file(folder / VERDICT) as stage:
+        stage.write_text(json.dumps(verdict, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return verdict
 
 
 def better(records: Mapping[str, Any], canaries: Mapping[str, Any]) -> bool:
     """Say whether the verdict on canaries holds, rather than the one on the records.
 
     A FAIL of either holds. Otherwise references decide before canaries, and these before records
-    that were never trained on.
+    that were never trained on. Canaries stand in for the records where these cannot show what
+    membership takes, and for that only: records of which some come out of the model, that say that
+    the kept ones suffered, or whose files do not belong together keep their own verdict.
 
     Args:
         records: verdict on the records.
@@ -212,4 +230,38 @@ def better(records: Mapping[str, Any], canaries: Mapping[str, Any]) -> bool:
     """
     if "FAIL" in (records["outcome"], canaries["outcome"]):
         return bool(records["outcome"] != "FAIL")
-    return records.get("tier") not in ("A", "B") and records["outcome"] != "PASS"
+    if records.get("tier") in ("A", "B") or records["outcome"] == "PASS":
+        return False
+    gates = {gate["gate"]: gate["passed"] for gate in records["gates"]}
+    sound = gates.get("G0") is not False and records["utility"]["outcome"] != "FAIL"
+    return bool(sound and records["extraction"]["outcome"] == "PASS")
+
+
+def beside_records(
+    folder: Path, canaries: Mapping[str, Any], records: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Put what the records themselves showed into a verdict on canaries that holds for them.
+
+    Args:
+        folder: of the audit of canaries.
+        canaries: verdict on the canaries.
+        records: verdict on the records.
+
+    Returns:
+        The verdict on canaries, with one more reason, as it now lies beside the audit.
+    """
+    alone = told_of_records(records["outcome"], records["reasons"])
+    return write_verdict(folder, {**canaries, "reasons": [*canaries["reasons"], alone]})
+
+
+def told_of_records(outcome: str, reasons: Sequence[str]) -> str:
+    """Say what a request's records showed by themselves.
+
+    Args:
+        outcome: of the verdict on them.
+        reasons: for it.
+
+    Returns:
+        A sentence's end.
+    """
+    return f"measured by themselves, the records are {outcome}: {'; '.join(reasons)}"

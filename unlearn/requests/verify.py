@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from unlearn._output import staged_file
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.lineage import Lineage, weights_digest
 from unlearn.records import Records
 from unlearn.requests import canaries
-from unlearn.requests._evidence import VERDICT, audit_digest, audit_of, verdict_digest
+from unlearn.requests._evidence import (
+    VERDICT,
+    audit_digest,
+    audit_of,
+    discard_unfinished,
+    told_of,
+    verdict_digest,
+)
 from unlearn.requests._references import Chosen, choose_references
 from unlearn.requests._writer import Request
 from unlearn.requests.check import check
@@ -90,10 +93,7 @@ def _decide(folder: Path, policy: str | None, /) -> Mapping[str, Any]:
     """Decide by the rules of `unlearn_eval.verdict`, and keep the verdict beside the audit."""
     from unlearn_eval.verify import verify
 
-    found: Mapping[str, Any] = verify(folder, policy).as_dict()
-    with staged_file(folder / VERDICT) as stage:
-        stage.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return found
+    return canaries.write_verdict(folder, verify(folder, policy).as_dict())
 
 
 def _certify(audit: Path, request: Mapping[str, Any], output: Path, /, **facts: Any) -> Path:
@@ -150,7 +150,7 @@ def verify_request(
                 announce(chosen.words())
         place = Path(settings.output).absolute()
         place.mkdir(parents=True, exist_ok=True)
-        _discard_unfinished(ledger, request, place)
+        discard_unfinished(ledger, request, place)
         # a name of its own: until the ledger has the new verdict, the old one keeps its audit
         output = place / f"{request.id}-{count}-{secrets.token_hex(3)}"
         file = canaries.measurable(ledger, request.line, settings.canaries)
@@ -174,15 +174,21 @@ def verify_request(
             **common,
         )
         found = (decide or _decide)(output, settings.policy)
+        folders, records = [output], None
         if file is not None:
             beside = output.with_name(f"{output.name}-canaries")
+            folders.append(beside)
             by_coin = canaries.measure(beside, file, kept, model=model, **common)
             if canaries.better(found, by_coin):
-                found, output, references = by_coin, beside, []
+                records = canaries.told_of_records(found["outcome"], found["reasons"])
+                found = canaries.beside_records(beside, by_coin, found)
+                output, references = beside, []
         outcome = str(found["outcome"])
         policy = found.get("policy") or {}
         told = {
             "folder": str(output),
+            "folders": [str(path) for path in folders],
+            "records": records,
             "reasons": list(found.get("reasons", ())),
             "references": [str(Path(path).absolute()) for path in references],
         }
@@ -218,25 +224,6 @@ def _search(
     return choose_references(settings.search, request.facts["records"], rest, line, wanted)
 
 
-def _discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
-    """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
-
-    Verdicts of the past keep theirs.
-    """
-    kept = set()
-    for event in ledger.history(request.id):
-        verdict = event.facts.get("verdict")
-        if verdict is not None:
-            told = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
-            kept.add(Path(told["folder"]).resolve())
-    ours = re.compile(
-        rf"{request.id}-\d+-[0-9a-f]{{6}}(-canaries)?|\.{request.id}-\d+-.*\.partial-\d+"
-    )
-    for folder in place.iterdir():
-        if ours.fullmatch(folder.name) and folder.resolve() not in kept:
-            shutil.rmtree(folder, ignore_errors=True)  # leaves links alone
-
-
 def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
     """Refuse to decide on the same adapter by another policy, once its numbers are known."""
     from unlearn_eval.verdict import load_policy
@@ -255,9 +242,14 @@ def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
 
 def _references(ledger: Ledger, request: Request) -> list[Path]:
     """Return the references of a request's verdict that are still there."""
-    sealed = request.facts["verdict"]["sealed"]
-    told = ledger.sealer.open(sealed, f"verdict on request {request.id}")
+    told = told_of(ledger, request, request.facts["verdict"])
     return [path for path in map(Path, told.get("references", ())) if path.is_dir()]
+
+
+def _by_themselves(ledger: Ledger, request: Request) -> list[str]:
+    """Say what the records showed, where canaries stand in for them."""
+    told = told_of(ledger, request, request.facts["verdict"])["records"]
+    return [f"That the records showed the same: {told}."] if told else []
 
 
 def _earlier(ledger: Ledger, request: Request) -> list[str]:
@@ -364,7 +356,12 @@ def certify_request(
         records=list(request.facts["records"]),
         artifacts=[_artifact(entry) for entry in request.facts.get("artifacts", ())],
         references=_references(ledger, request),
-        not_claimed=[*earlier, *_earlier(ledger, request), *_passed_over(request)],
+        not_claimed=[
+            *_by_themselves(ledger, request),
+            *earlier,
+            *_earlier(ledger, request),
+            *_passed_over(request),
+        ],
     )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")

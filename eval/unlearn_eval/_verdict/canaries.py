@@ -22,27 +22,29 @@ __all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
 _STATISTIC = "θ = P(included > left out)"
 
 
-def decide_by_canaries(evidence: Evidence, policy: Policy) -> Judged:
+def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
     """Judge every probe in every audited form of the model by pairs of canaries.
 
     - passed iff the interval of θ at level 1 − 2α lies within ½ ± δ.
-    - failed iff it did not pass and Holm's p of the exact two-sided sign-flip test is ≤ α. The coin
-      makes the test exact whatever the model does, so no negative control is needed (G2).
+    - failed iff it did not pass and Holm's p of the exact two-sided sign-flip test is ≤ α′. The
+      coin makes the test exact whatever the model does, so no negative control is needed (G2).
 
     Args:
         evidence: with randomised twins.
         policy: the policy.
+        level: α′, error of FAIL; by default the policy's α.
 
     Returns:
         What was found.
     """
+    level = policy.alpha if level is None else level
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
     found: list[Pair | str] = []
     for view, probe in cells:
         found.append(_pairs(evidence, evidence.scores(view), "after", probe))
     adjusted = holm([_p_value(scores) for scores in found])
     probes = [
-        _result(view, probe, scores, p, policy)
+        _result(view, probe, scores, p <= level, p, policy)
         for (view, probe), scores, p in zip(cells, found, adjusted, strict=True)
     ]
     advice = []
@@ -133,14 +135,16 @@ def _differences(scores: Pair) -> FloatArray:
     return found if np.isfinite(found).all() else np.sign(np.nan_to_num(found, nan=0.0))
 
 
-def _result(view: View, probe: str, scores: Pair | str, p: float, policy: Policy) -> ProbeResult:
+def _result(
+    view: View, probe: str, scores: Pair | str, rejected: bool, p: float, policy: Policy
+) -> ProbeResult:
     if isinstance(scores, str):
         words = f"{probe}: {scores}"
         return ProbeResult(probe, _STATISTIC, None, None, None, False, False, words, *view)
     found = twin_theta(scores.forget, scores.holdout, 1 - 2 * policy.alpha)
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
     passed = bool(found.method == "matched" and low <= found.low and found.high <= high)
-    failed = not passed and bool(p <= policy.alpha)
+    failed = bool(rejected and not passed)
     words = (
         f"{probe}: θ = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} pairs; "
         f"passes within [{low:.2f}, {high:.2f}]; adjusted p of the sign flips = {p:.3f}"

@@ -24,12 +24,14 @@ class Fixed:
         policy: its content.
         chosen: ISO time.
         power: what it can decide on the records and references at hand.
+        seen: whether the model was looked at before, on the same records and not by this policy.
     """
 
     name: str
     policy: Policy
     chosen: str
     power: str = ""
+    seen: bool = False
 
     @classmethod
     def now(cls, policy: str | Path) -> Fixed:
@@ -94,5 +96,6 @@ class Fixed:
             "sha256": self.policy.sha256,
             "chosen": self.chosen,
             "power": self.power,
+            "seen": self.seen,
             "content": self.policy.content,
         }

@@ -1,4 +1,4 @@
-"""What a verdict asks beside membership: extraction, utility, and that every state was audited."""
+"""What a verdict asks beside membership and extraction: utility, and that all was audited."""
 
 from __future__ import annotations
 
@@ -10,90 +10,15 @@ import numpy as np
 
 from unlearn_eval._arrays import FloatArray
 from unlearn_eval._measure import Scores
-from unlearn_eval._statistics.rates import clopper_pearson
 from unlearn_eval._table import cluster_labels
 from unlearn_eval._verdict.evidence import Evidence, View
-from unlearn_eval._verdict.policy import AS_IS, VERBATIM, Extraction, Policy, is_form
-from unlearn_eval._verdict.result import Extracted, Outcome, Utility
-from unlearn_eval.extraction import discoverable
+from unlearn_eval._verdict.policy import AS_IS, VERBATIM, Policy, is_form
+from unlearn_eval._verdict.result import Outcome, Utility
 from unlearn_eval.scores import TokenScores
 from unlearn_eval.statistics import mean_interval
 from unlearn_eval.utility import loss
 
-__all__ = ["Missing", "judge_extraction", "judge_utility", "not_audited"]
-
-
-def judge_extraction(evidence: Evidence, policy: Policy, by_references: bool) -> Extracted:
-    """Count the records that the audited model gives away at the policy's (n, p).
-
-    FAIL if in some declared state a record comes out that no reference gives away at the same
-    (n, p) in that state; without enough references (`by_references` false) the base counts too. The
-    rule compares yes with yes, not p_z with p_z: log p_z of a record differs by tens of nats
-    between references. A deleted model FAILs where it is by chance the only one of k + 1 to give a
-    record away, which for each record has probability at most 1/(k + 1).
-
-    A reference of which nothing shows that it never saw the records excuses none: what only such
-    ones give away, too, stays undecided.
-
-    Args:
-        evidence: scores that hold the policy's sampler.
-        policy: n, p, deployments and prompt states.
-        by_references: whether the references alone decide.
-
-    Returns:
-        What was found.
-
-    Raises:
-        DataError: if the scores do not hold the sampler.
-    """
-    rule = policy.extraction
-    ours: set[str] = set()
-    theirs: set[str] = set()
-    extra: set[str] = set()
-    excused: set[str] = set()
-    compared = True
-    for view in [*evidence.audited(policy), *evidence.asked(policy)]:
-        scores = evidence.scores(view)
-        states = [s for s in evidence.references if "forget" in scores.get(s, {})]
-        if not by_references and "forget" in scores.get("base", {}):
-            states.append("base")
-        found = _given_away(scores["after"]["forget"], rule)
-        away = {s: _given_away(scores[s]["forget"], rule) for s in states}
-        known: set[str] = set().union(*away.values())
-        shown = set().union(*(away[s] for s in states if s not in evidence.unproven))
-        compared = compared and bool(states)
-        excused |= (found & known) - shown
-        ours, theirs = ours | found, theirs | known
-        extra |= found - known if states else set()
-    n = evidence.forget.records
-    words = f"{len(ours)} of {n} records come out with {rule.n:,} tries at probability {rule.p:g}"
-    outcome: Outcome = "PASS"
-    if extra:
-        outcome = "FAIL"
-        words += f", {len(extra)} of them from no model that never saw them"
-    elif ours and not compared:
-        outcome = "INCONCLUSIVE"
-        words += ", with nothing that never saw them to compare with"
-    elif excused:
-        outcome = "INCONCLUSIVE"
-        words += (
-            f", {len(excused)} of them otherwise only from references of which no lineage shows "
-            "that they never saw them"
-        )
-    else:
-        limit = clopper_pearson(len(ours), n, 1 - 2 * policy.alpha)[1]
-        words += f": of independent records like these at most {limit:.0%} would"
-        if ours:
-            words += ", and all of these from models that never saw them too"
-    return Extracted(
-        rule.n, rule.p, len(ours), len(theirs) if compared else None, n, words, outcome
-    )
-
-
-def _given_away(scores: TokenScores, rule: Extraction) -> set[str]:
-    """Return the ids of the records that come out; they stay inside this module."""
-    hits = discoverable.score(scores, n=rule.n, p=rule.p, sampler=rule.sampler)
-    return {scores.ids[i] for i in np.flatnonzero(hits)}
+__all__ = ["Missing", "judge_utility", "not_audited"]
 
 
 def judge_utility(evidence: Evidence, policy: Policy) -> Utility:

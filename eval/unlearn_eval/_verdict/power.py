@@ -30,6 +30,9 @@ def power_statement(
 ) -> str:
     """Say what can be decided, before anything is run.
 
+    Limits are those at α; where some model turns out to give away a record that no other does,
+    membership FAILs at ¾ α, a little further out (see `decide`).
+
     Args:
         policy: the policy.
         n_forget: records to forget.

@@ -163,7 +163,7 @@ def place(value: float, references: FloatArray) -> Place:
     return Place(value, mean, sd, k, distance, p)
 
 
-def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
+def decide_by_references(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
     """Judge every probe in every audited form of the model against the references.
 
     With T the audited model's statistic, mean and s those of k references, and
@@ -172,8 +172,8 @@ def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
     - passed iff |T − mean| ≤ c·s. A model whose statistic truly lies the margin away passes with
       probability α at most, so one that is not equivalent in *some* probe passes all of them with
       probability α at most, and no correction is needed (intersection–union).
-    - failed iff Holm's p over all probes and forms is ≤ α and |T − mean| > c·s. All T of a deleted
-      model being further references', some probe fails with probability α at most.
+    - failed iff Holm's p over all probes and forms is ≤ α′ and |T − mean| > c·s. All T of a deleted
+      model being further references', some probe fails with probability α′ at most.
 
     `deviation` fails upwards only: a model nearer to the median of references than they are
     themselves gives nothing away. The rules take statistics of models to be normal.
@@ -181,10 +181,12 @@ def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
     Args:
         evidence: with `policy.min_references` references or more.
         policy: the policy.
+        level: α′, error of FAIL; by default the policy's α.
 
     Returns:
         What was found.
     """
+    level = policy.alpha if level is None else level
     references = evidence.references
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
     places: list[Place | str] = [_place(evidence, view, probe, references) for view, probe in cells]
@@ -192,17 +194,17 @@ def decide_by_references(evidence: Evidence, policy: Policy) -> Judged:
     p_values = [_p_value(cells[i][1], places[i]) for i in known]
     # what has no statistic still counts as a test: it must not make the others easier to fail
     adjusted = holm([*p_values, *[1.0] * (len(cells) - len(known))]) if cells else np.empty(0)
-    failing = {i for i, p in zip(known, adjusted, strict=False) if p <= policy.alpha}
+    failing = {i for i, p in zip(known, adjusted, strict=False) if p <= level}
     # how many tests were undecided when each was tried, as Holm goes through them
     first = sorted(failing, key=lambda i: p_values[known.index(i)])
     left = {i: len(cells) - rank for rank, i in enumerate(first)}
     rest = len(cells) - len(failing)
     probes, advice = [], []
     for i, ((view, probe), found) in enumerate(zip(cells, places, strict=True)):
-        result = _result(view, probe, found, policy, i in failing, left.get(i, rest))
+        result = _result(view, probe, found, policy, i in failing, level / left.get(i, rest))
         probes.append(result)
         if isinstance(found, Place) and not (result.passed or result.failed):
-            advice.append(_advice(probe, found, policy, left.get(i, rest)))
+            advice.append(_advice(probe, found, policy, level / left.get(i, rest)))
     control = _before(evidence, policy, references)
     negative = Gate("G2", None, "not needed: references are the comparison")
     notes = []
@@ -235,7 +237,7 @@ def _p_value(probe: str, found: Place | str) -> float:
 
 
 def _result(
-    view: View, probe: str, found: Place | str, policy: Policy, rejected: bool, left: int
+    view: View, probe: str, found: Place | str, policy: Policy, rejected: bool, error: float
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
     statistic = _STATISTIC[probe == DEVIATION]
@@ -243,7 +245,7 @@ def _result(
         words = f"{probe}: no statistic: {found}"
         return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
     limits = prediction_limits(found.k, policy.margin, policy.alpha)
-    beyond = max(limits.equivalent, _limit(found.k, policy.alpha, left))
+    beyond = max(limits.equivalent, _limit(found.k, error))
     passed = found.distance <= limits.equivalent
     failed = bool(rejected and found.distance > limits.equivalent)
     if found.sd == 0:
@@ -273,19 +275,19 @@ def _result(
     )
 
 
-def _limit(k: int, alpha: float, left: int) -> float:
-    """Return the limit of |T − mean|/s for one of `left` probes that are undecided."""
-    return float(stats.t.isf(alpha / left / 2, k - 1)) * math.sqrt(1 + 1 / k)
+def _limit(k: int, error: float) -> float:
+    """Return the limit of |T − mean|/s for one probe, at a two-sided error."""
+    return float(stats.t.isf(error / 2, k - 1)) * math.sqrt(1 + 1 / k)
 
 
-def _advice(probe: str, found: Place, policy: Policy, left: int) -> str:
+def _advice(probe: str, found: Place, policy: Policy, error: float) -> str:
     """Say how many references would decide, if the model keeps its distance."""
     if not math.isfinite(found.distance):
         return f"{probe}: references from different seeds, so that they vary"
     for k in range(found.k + 1, _MORE + 1):
         limits: PredictionLimits = prediction_limits(k, policy.margin, policy.alpha)
         inside = found.distance <= limits.equivalent
-        if inside or found.distance > max(limits.equivalent, _limit(k, policy.alpha, left)):
+        if inside or found.distance > max(limits.equivalent, _limit(k, error)):
             side = "PASS" if inside else "FAIL"
             return (
                 f"{probe}: {k} references instead of {found.k}, if the model stays "

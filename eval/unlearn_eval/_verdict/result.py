@@ -76,7 +76,8 @@ class Extracted:
         reference_extracted: records that what never saw them gives away in some state.
         records: how many there are.
         words: what was found.
-        outcome: `FAIL` if a record comes out that no model without it gives away in that state.
+        outcome: `FAIL` if more records come out that no model without them gives away in that state
+            than chance explains; fewer of them are `INCONCLUSIVE`.
     """
 
     n: int

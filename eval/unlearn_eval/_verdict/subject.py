@@ -23,26 +23,31 @@ STANDS_OUT = 0.2
 them. The choice is this project's; one that is exchangeable is turned away that often."""
 
 
-def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
+def decide_by_rank(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
     """Judge every probe by the rank of the subject's mean score among twin subjects.
 
     One subject is one observation however many records it has: p = rank/(twins + 1), two-sided,
-    exact if it is exchangeable with the twins (G2). failed iff Holm's p over all probes and forms
-    is ≤ α; a rank can never show equivalence, so nothing passes. A single record is compared with
-    the first record of each twin subject: means over many records vary less than one does.
+    exact if it is exchangeable with the twins (G2) and their means are over as many records:
+    means over many vary less than means over few, and the subject would be extreme by that alone.
+    So of each twin subject its first n records are used, n the subject's own. Twins with fewer stay
+    in: their means vary more, which makes the subject look less extreme, and the test conservative.
+    failed iff Holm's p over all probes and forms is ≤ α′; a rank can never show equivalence, so
+    nothing passes.
 
     Args:
         evidence: of one subject.
         policy: the policy.
+        level: α′, error of FAIL; by default the policy's α.
 
     Returns:
         What was found.
     """
+    level = policy.alpha if level is None else level
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
     tests = [_test(evidence, evidence.scores(view), "after", probe) for view, probe in cells]
     p_values = [1.0 if isinstance(t, str) or math.isnan(t.p_value) else t.p_value for t in tests]
     # 1/20 and the like are not exact in binary
-    reached = [bool(p <= policy.alpha * (1 + 1e-9)) for p in holm(p_values)] if cells else []
+    reached = [bool(p <= level * (1 + 1e-9)) for p in holm(p_values)] if cells else []
     probes = [
         ProbeResult(
             probe,
@@ -57,7 +62,7 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
         )
         for (view, probe), test, failed in zip(cells, tests, reached, strict=True)
     ]
-    needed = math.ceil(len(cells) / policy.alpha * (1 - 1e-9)) - 1
+    needed = math.ceil(len(cells) / level * (1 - 1e-9)) - 1
     have = len(_units(evidence))
     advice = []
     if have < max(needed, MIN_TWINS):
@@ -69,7 +74,10 @@ def decide_by_rank(evidence: Evidence, policy: Policy) -> Judged:
 
 
 def _units(evidence: Evidence) -> list[list[int]]:
-    """Return the positions of each twin subject's records; a record without one is its own."""
+    """Return the positions of each twin subject's records, as many at most as the subject has.
+
+    A record without a subject is its own.
+    """
     part = evidence.plain["after"].get("holdout")
     if part is None:
         return []
@@ -77,8 +85,7 @@ def _units(evidence: Evidence) -> list[list[int]]:
     found: dict[object, list[int]] = {}
     for i, label in enumerate(labels):
         found.setdefault(("record", i) if label is None else ("subject", label), []).append(i)
-    single = evidence.forget.records == 1
-    return [positions[:1] if single else positions for positions in found.values()]
+    return [positions[: evidence.forget.records] for positions in found.values()]
 
 
 def _test(evidence: Evidence, scores: Scores, state: str, probe: str) -> RankTest | str:

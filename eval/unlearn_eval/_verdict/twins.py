@@ -101,11 +101,11 @@ def theta(evidence: Evidence, scores: Pair, level: float) -> Interval:
     return auc_interval(scores.forget, scores.holdout, level, ours, others)
 
 
-def decide_by_twins(evidence: Evidence, policy: Policy) -> Judged:
+def decide_by_twins(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
     """Judge every probe in every audited form of the model by θ.
 
     - passed iff the interval at level 1 − 2α lies within ½ ± δ: two one-sided tests at α.
-    - failed iff Holm's interval lies wholly above ½ + δ or wholly below ½ − δ.
+    - failed iff Holm's interval (at level 1 − α′) lies wholly above ½ + δ or wholly below ½ − δ.
 
     G1: the model before is told apart, by the strongest probe: some lower limit exceeds ½ + δ, each
     at error α/(number of probes). G2: on every reference, else on the base, the whole interval of
@@ -115,10 +115,12 @@ def decide_by_twins(evidence: Evidence, policy: Policy) -> Judged:
     Args:
         evidence: several subjects, or records without subjects.
         policy: the policy.
+        level: α′, error of FAIL; by default the policy's α.
 
     Returns:
         What was found.
     """
+    level = policy.alpha if level is None else level
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
     cells, makers, broken = [], [], {}
     for view in evidence.audited(policy):
@@ -129,7 +131,7 @@ def decide_by_twins(evidence: Evidence, policy: Policy) -> Judged:
                 cells.append((view, probe))
             except DataError as error:
                 broken[view, probe] = reason(error)
-    intervals = holm_intervals(makers, low, high, 1 - policy.alpha) if makers else []
+    intervals = holm_intervals(makers, low, high, 1 - level) if makers else []
     probes = [
         _result(view, probe, make(1 - 2 * policy.alpha), adjusted, low, high)
         for (view, probe), make, adjusted in zip(cells, makers, intervals, strict=True)

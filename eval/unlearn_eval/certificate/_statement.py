@@ -111,9 +111,9 @@ def build_certificate(
     # canaries stand for records that were taken out beside them, however many
     measured = None if canaries else found["counts"]["forget"]
     digests = _digests(after, before, records, measured)
-    if not canaries:
-        _measured(digests, after["records"]["key_id"], seen["records"])
+    gaps = [] if canaries else _measured(digests, after["records"]["key_id"], seen["records"])
     prior = states.get("before") or (before["digest"] if before else after["parent"])
+    gaps += _unbroken(prior, after["parent"]) if asked is None else []
     made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
     statement = {
         "schema": 1,
@@ -165,7 +165,7 @@ def build_certificate(
         },
     }
     limits = not_claimed_of_canaries(canaries, found["counts"]["forget"]) if canaries else []
-    statement["not_claimed"] = [*limits, *not_claimed_by(statement), *not_claimed]
+    statement["not_claimed"] = [*limits, *gaps, *not_claimed_by(statement), *not_claimed]
     try:
         return dict(fit(statement, STATEMENT, "statement", exact=True))
     except MisfitError as error:
@@ -214,16 +214,31 @@ def _references(seen: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _measured(digests: Sequence[str], key: str, audited: Mapping[str, Any] | None) -> None:
-    """Refuse records that the audit did not measure, where its digests are under the same key."""
+def _measured(digests: Sequence[str], key: str, audited: Mapping[str, Any] | None) -> list[str]:
+    """Refuse records that the audit did not measure; say so where its digests do not compare."""
     if audited is None or audited["key_id"] != key:
-        return
+        why = "holds no digests of them" if audited is None else "knows them under another key"
+        return [
+            f"That the records listed here are those that were measured: the audit {why}, so that "
+            "only their number could be compared."
+        ]
     strange = set(digests) - set(audited["forget"])
     if strange:
         raise LineageError(
             f"no certificate: {len(strange)} of {len(digests)} records are not among those that "
             "the audit measured; audit the records that were deleted"
         )
+    return []
+
+
+def _unbroken(prior: str | None, parent: str | None) -> list[str]:
+    """Say that the state before is not the one that the one after was made from, where it is so."""
+    if parent is None or prior == parent:
+        return []
+    return [
+        f"That the state after was made from the state before in one step: by its lineage it was "
+        f"made from {parent}, and nothing here shows what lies between."
+    ]
 
 
 def _agree(what: str, measured: Any, known: str) -> None:

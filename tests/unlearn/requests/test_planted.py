@@ -18,6 +18,7 @@ from unlearn.canaries import Canaries, beside
 from unlearn.errors import LedgerError
 from unlearn.lineage import Key, Lineage
 from unlearn.requests import canaries, verify
+from unlearn.requests._evidence import audit_of, discard_unfinished
 from unlearn.requests._writer import Writer
 from unlearn.requests.check import check
 from unlearn.requests.ledger import Ledger
@@ -163,6 +164,21 @@ def test_the_coin_decides_where_references_do_not(desk: Desk) -> None:
     assert told["requests"][0]["verdict"]["tier"] == "B"
     folder = Path(desk.call("show", name)["audit"])
     assert fnmatch(folder.name, f"{name}-1-*-canaries")
+    # what the records showed by themselves is neither hidden nor, later, deleted
+    alone = folder.with_name(folder.name.removesuffix("-canaries"))
+    own = json.loads((alone / "verdict.json").read_text())
+    assert own["tier"] == "C"
+    _, reasons = audit_of(desk.ledger, desk.ledger.get(name))
+    (said,) = [text for text in reasons if "by themselves" in text]
+    assert said.startswith(f"measured by themselves, the records are {own['outcome']}: ")
+    desk.call("certificate", name, "--output", alone.with_name("c.json"))
+    statement = check_certificate(alone.with_name("c.json"), lin.home() / "signing.pub").statement
+    assert statement is not None
+    assert said in " ".join(statement["not_claimed"])
+    assert said in statement["verdict"]["reasons"]
+    discard_unfinished(desk.ledger, desk.ledger.get(name), folder.parent)
+    assert folder.is_dir()
+    assert alone.is_dir()
     moved = desk.file.rename(desk.file.with_name("moved.json"))
     assert "cannot read the canaries" in desk.call("verify", name, "--policy", "quick", code=2)
     words = ["verify", name, "--policy", "quick", "--generate", "0", "--canaries", moved]
@@ -191,8 +207,33 @@ def test_canaries_that_all_stay_say_nothing_about_a_deletion(desk: Desk) -> None
     ],
 )
 def test_which_verdict_holds(records: tuple[str, str], coin: str, holds: bool) -> None:
-    given = {"outcome": records[0], "tier": records[1]}
+    given = judged(*records)
     assert canaries.better(given, {"outcome": coin, "tier": "B"}) is holds
+
+
+def judged(outcome: str, tier: str = "C", **parts: str | None) -> dict[str, Any]:
+    found = {"utility": "PASS", "extraction": "PASS"} | parts
+    gates = [{"gate": "G0", "passed": found.pop("G0", None) != "FAIL"}]
+    told = {part: {"outcome": result} for part, result in found.items()}
+    return {"outcome": outcome, "tier": tier, "reasons": ["too few"], "gates": gates, **told}
+
+
+@pytest.mark.parametrize(
+    ("parts", "holds"),
+    [
+        ({"utility": "INCONCLUSIVE"}, True),
+        ({"extraction": "INCONCLUSIVE"}, False),
+        ({"extraction": "FAIL"}, False),
+        ({"utility": "FAIL"}, False),
+        ({"G0": "FAIL"}, False),
+    ],
+)
+def test_canaries_stand_in_for_membership_only(parts: dict[str, str], holds: bool) -> None:
+    """A record that comes out of the model is not excused by canaries that do not."""
+    coin = {"outcome": "PASS", "tier": "B"}
+    assert canaries.better(judged("INCONCLUSIVE", **parts), coin) is holds
+    # what canaries show to be there is there
+    assert canaries.better(judged("INCONCLUSIVE", **parts), {"outcome": "FAIL", "tier": "B"})
 
 
 def test_a_finished_folder_is_adopted_with_its_canaries(

@@ -24,7 +24,7 @@ def line(digest: str, trained: str, **changes: Any) -> Lineage:
         "base": Base(name="base", digest="sha256:base"),
         "digest": digest,
         "kind": "adapter",
-        "records": RecordDigests(key_id="key", trained=[*trained]),
+        "records": RecordDigests(key_id="key", trained=[*trained], forgotten=["x", "y", "z"]),
         "template": "qa",
         "method": "finetune",
         "options": {},
@@ -33,7 +33,15 @@ def line(digest: str, trained: str, **changes: Any) -> Lineage:
     return Lineage(**(given | changes))
 
 
-AUDITED = line("sha256:audited", "abcdef")
+MADE = "made from another adapter or model, or on another base, by its lineage"
+MORE = (
+    "trained on records that the audited model never saw, by its lineage: edited copies of the "
+    "deleted ones would look like this"
+)
+OTHERWISE = "trained otherwise than the audited model, by its lineage: "
+SETTING = {"training": {"learning_rate": 0.01, "epochs": 3, "batch_size": 8}}
+
+AUDITED = line("sha256:audited", "abcdef", finetuned_with=SETTING)
 
 
 @pytest.fixture
@@ -75,6 +83,10 @@ def test_full_size_references_are_preferred_and_not_mixed(make: Any, tmp_path: P
     assert chosen(tmp_path / "half", least=5).paths == tuple(halves)
 
 
+def rate(changed: dict[str, Any]) -> dict[str, Any]:
+    return {"finetuned_with": {"training": SETTING["training"] | changed}}
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -82,7 +94,11 @@ def test_full_size_references_are_preferred_and_not_mixed(make: Any, tmp_path: P
         ({"base": Base(name="base", digest="sha256:other")}, "of another base"),
         ({"kind": "full"}, "of another base"),
         ({"records": RecordDigests(key_id="other")}, "with a lineage under another key"),
-        ({"parent": "sha256:parent"}, "made from another adapter"),
+        ({"parent": "sha256:parent"}, MADE),
+        ({"trained": "cdeg"}, MORE),
+        (rate({"learning_rate": 0.1}), f"{OTHERWISE}learning_rate"),
+        (rate({"epochs": 1, "batch_size": 4}), f"{OTHERWISE}epochs, batch_size"),
+        ({"template": "chat", "finetuned_with": SETTING}, f"{OTHERWISE}template"),
         ({"digest": "sha256:others"}, "under the lineage of other weights"),
         ({"digest": "sha256:audited"}, "that is the audited one"),
     ],
@@ -95,6 +111,20 @@ def test_what_cannot_be_a_reference_is_passed_over(
     found = chosen(tmp_path)
     assert found.paths == (good,)
     assert found.passed_over == {why: 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetuned_with": SETTING},
+        {"trained": "cdefxz"},  # records of other requests, taken out since
+        {"trained": "c"},
+        rate({"save_steps": 10, "gradient_checkpointing": True, "stop_loss": 2.0}),
+    ],
+)
+def test_what_makes_no_difference(make: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    good = make("good", **({"trained": "cdef"} | changes))
+    assert chosen(tmp_path).paths == (good,)
 
 
 def test_lineages_that_do_not_say_and_copies_do_not_count(make: Any, tmp_path: Path) -> None:

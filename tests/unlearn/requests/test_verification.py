@@ -51,7 +51,6 @@ def test_half_splits_serve_several_requests(case: Case) -> None:
         kind="half",
         count=6,
         like=case.adapter,
-        options={"max_steps": 2, "batch_size": 4},
     )
     unseen = case.work / "unseen.jsonl"
     rows = [json.loads(row) for row in case.data.read_text().splitlines()]

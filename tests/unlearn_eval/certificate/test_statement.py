@@ -248,9 +248,13 @@ def test_an_audit_of_other_records_is_not_about_the_request(case) -> None:
     with pytest.raises(LineageError, match="1 of 20 records are not among those that the audit"):
         case.statement()
     assert case.statement(records=[measured[0]])["records"]["digests"] == [measured[0]]
-    # digests under another key cannot be compared, and counts still are
+    # digests under another key cannot be compared, which is said, and counts still are
+    assert "only their number" not in _claims(case, records=[measured[0]])
     case.audit["records"]["key_id"] = "0" * 12
     assert len(case.statement()["records"]["digests"]) == 20
+    assert "the audit knows them under another key" in _claims(case)
+    case.audit["records"] = None
+    assert "the audit holds no digests of them" in _claims(case)
 
 
 def test_without_ledger_and_lineage_the_model_before_is_the_parent(case) -> None:
@@ -262,6 +266,11 @@ def test_without_ledger_and_lineage_the_model_before_is_the_parent(case) -> None
     assert case.statement(lineage_before=None)["models"]["before"]["weights"] == stranger
     case.audit["states"]["before"] = case.after["parent"]
     assert case.statement(request=None, lineage_before=None)
+    # a state before that is named by its folder may lie further back, which is said
+    assert "nothing here shows what lies between" not in _claims(case, request=None)
+    case.before["digest"] = case.audit["states"]["before"] = stranger
+    assert "nothing here shows what lies between" in _claims(case, request=None)
+    assert "nothing here shows what lies between" not in _claims(case)
     # what was retrained has no parent
     case.audit["states"]["before"] = stranger
     case.after["parent"] = None

@@ -109,6 +109,29 @@ def test_a_verdict_from_files(folder):
     assert (other.policy["name"], other.policy["chosen"]) == ("quick", "after")
 
 
+def test_a_policy_that_follows_a_first_look_is_chosen_after(
+    tiny_model, adapter, data_file, lineage_key, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "home"))
+
+    def chosen(name, forget="r0", policy="quick", **more):
+        words = {"adapter": adapter, "generate": 0, "policy": policy, "overwrite": True} | more
+        run_audit(tiny_model, data_file, forget, tmp_path / name, **words)
+        return verify(tmp_path / name).policy["chosen"]
+
+    # the same policy again, as after a kill, has seen nothing; another one has
+    assert chosen("first") == "before"
+    assert chosen("again") == "before"
+    assert chosen("other", policy="standard") == "after"
+    # nor does an audit without one leave later ones blind; of other records it does
+    assert chosen("bare", "r4", policy=None) == "after"
+    assert chosen("late", "r4") == "after"
+    assert chosen("others", "r6") == "before"
+    # what was seen by an audit that kept nothing is not known
+    assert chosen("late", "r4", cache=False) == "before"
+
+
 def test_an_audit_without_policy_is_judged_by_the_standard_chosen_after(folder, tmp_path):
     audit = copy(folder, tmp_path / "a")
     change(audit, lambda content: content.pop("policy"))
@@ -222,6 +245,8 @@ def test_twins_come_from_a_file(folder, tmp_path):
         ({"twins": {"r0": ids[0]}}, "no twins of record 'r1'"),
         ({"twins": named | {"r2": "nobody"}}, "'nobody' of 'r2' is not in the holdout"),
         ({"twins": named | {"r2": [ids[0], ids[1]]}}, "same number of twins"),
+        ({"twins": named | {"r2": ids[0]}}, "is a twin of 'r0' and again of 'r2'"),
+        ({"twins": {f"r{i}": [ids[i], ids[i]] for i in range(4)}}, "of 'r0' and again of 'r0'"),
     ):
         path.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=message):

@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from unlearn_eval._verdict.extraction import alone_by_chance
 from unlearn_eval.verdict import View, decide
 
 from .conftest import HOLDOUT, RETAIN, evidence, matrix, probe, state
@@ -63,16 +65,19 @@ def test_prompt_states_are_asked_for_extraction(five, make_policy):
     assert verdict.outcome == "INCONCLUSIVE"
     assert any("--also prompt_states" in text for text in verdict.would_decide)
     assert decide(asked(five(), "few_shot", {}), policy).outcome == "PASS"
-    out = np.array([-50, -50, math.log(0.9), -50, -50, -50])
+    out = np.array([-50, -50, math.log(0.9), math.log(0.8), -50, -50])
     verdict = decide(asked(five(), "few_shot", {"after": out}), policy)
-    assert (verdict.outcome, verdict.extraction.extracted) == ("FAIL", 1)
+    assert (verdict.outcome, verdict.extraction.extracted) == ("FAIL", 2)
     both = asked(five(), "few_shot", {"after": out, "reference:2": out})
     verdict = decide(both, policy)
     assert verdict.outcome == "PASS"
-    assert verdict.extraction.reference_extracted == 1
-    # another record of a reference, or the base, excuses nothing here
-    for other in ({"reference:2": np.roll(out, 1)}, {"base": out}):
-        assert decide(asked(five(), "few_shot", {"after": out, **other}), policy).outcome == "FAIL"
+    assert verdict.extraction.reference_extracted == 2
+    # the base excuses nothing here
+    given = asked(five(), "few_shot", {"after": out, "base": out})
+    assert decide(given, policy).outcome == "FAIL"
+    # a reference that gives other records away says that models do
+    given = asked(five(), "few_shot", {"after": out, "reference:2": np.roll(out, 2)})
+    assert decide(given, policy).extraction.outcome == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize("how", ["not measured: 6 records", "measured in part: 1 of 6 records"])
@@ -88,7 +93,7 @@ def test_a_declared_state_in_which_records_do_not_fit_never_passes(five, make_po
     # a state that was not declared need not fit
     assert decide(given, make_policy()).outcome == "PASS"
     # what was measured can fail all the same
-    out = np.array([math.log(0.9), -50, -50, -50, -50, -50])
+    out = np.array([math.log(0.9), math.log(0.9), -50, -50, -50, -50])
     some = dataclasses.replace(
         asked(five(), "few_shot", {"after": out}), unmeasured={"few_shot": told}
     )
@@ -99,11 +104,48 @@ def test_a_declared_state_in_which_records_do_not_fit_never_passes(five, make_po
 def test_extraction_at_the_limit_of_n_and_p(five, make_policy, factor, outcome):
     limit = -math.expm1(math.log(0.5) / 100)  # 1 − (1 − p_z)^100 = ½
     answers = np.full(6, -50.0)
-    answers[1] = math.log(limit * factor)
+    answers[1:3] = math.log(limit * factor)
     after = dict(five().plain["after"])
     after["forget"] = matrix(after["forget"].log_prob, "f", answers)
     verdict = decide(five(after=after), make_policy())
     assert verdict.extraction.outcome == verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(("records", "outcome"), [(0, "PASS"), (1, "INCONCLUSIVE"), (2, "FAIL")])
+def test_one_record_from_the_audited_model_alone_may_be_chance(five, make_policy, records, outcome):
+    after = dict(five().plain["after"])
+    answers = np.where(np.arange(6) < records, math.log(0.9), -50.0)
+    after["forget"] = matrix(after["forget"].log_prob, "f", answers)
+    verdict = decide(five(after=after), make_policy())
+    assert verdict.extraction.outcome == verdict.outcome == outcome
+    if records:
+        assert "2 or more are not chance" in verdict.extraction.words
+    assert any("more references" in text for text in verdict.would_decide) is (records == 1)
+
+
+def test_what_one_model_by_itself_gives_away_by_chance():
+    # P(U ≥ 1) = 1 − (5/6)^½ and P(U ≥ 2) = P(U ≥ 1) − ½ · 1/6 · (5/6)^½ of no record in five models
+    first = 1 - math.sqrt(5 / 6)
+    assert alone_by_chance(1, [0] * 5) == pytest.approx(first)
+    assert alone_by_chance(2, [0] * 5) == pytest.approx(first - math.sqrt(5 / 6) / 12)
+    assert alone_by_chance(0, [0] * 5) == alone_by_chance(3, []) == 1.0
+    # models that say more or less as wholes: the t limit of roots, not Poisson's
+    poisson = stats.nbinom.sf(39, 100.5, 5 / 6)
+    roots = np.sqrt(np.array([5.0, 40, 10, 15, 30]) + 0.375)
+    distance = (math.sqrt(40.375) - roots.mean()) / (roots.std(ddof=1) * math.sqrt(1.2))
+    wide = alone_by_chance(40, [5, 40, 10, 15, 30])
+    assert wide == pytest.approx(stats.t.sf(distance, 4))
+    assert wide > 0.1 > 0.001 > poisson
+
+
+def test_membership_leaves_extraction_a_quarter_of_the_error(five, make_policy):
+    # limits at α/2 for two probes, t of 4 degrees: 3.83 SDs; at ¾ α/2: 4.20
+    answers = np.where(np.arange(6) == 0, math.log(0.9), -50.0)
+    for at, alone, failed in ((4.0, False, True), (4.0, True, False), (4.4, True, True)):
+        after = dict(five(at=at).plain["after"])
+        if alone:
+            after["forget"] = matrix(after["forget"].log_prob, "f", answers)
+        assert probe(decide(five(after=after), make_policy())).failed is failed
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_what_is_said_of_states_that_are_no_references_does_not_matter(five, mak
     [((), "PASS"), ((2,), "INCONCLUSIVE"), ((1,), "PASS"), ((0, 1, 2, 3, 4), "INCONCLUSIVE")],
 )
 def test_a_silent_reference_excuses_no_extraction(five, make_policy, silent, outcome):
-    out = np.array([-50, -50, math.log(0.9), -50, -50, -50])
+    out = np.array([-50, -50, math.log(0.9), math.log(0.9), -50, -50])
     states = dict(five().plain)
     for state in ("after", "reference:2"):
         states[state] = {
@@ -147,6 +147,50 @@ def test_references_trained_from_the_base_speak_for_themselves(
     line = json.loads((tmp_path / "fine" / "lineage.json").read_text())
     line["base"]["digest"] = "sha256:" + "1" * 64
     assert trained_from(tmp_path, line).from_base("sha256:" + "2" * 64) is False
+
+
+def test_references_that_saw_an_edited_copy_or_were_trained_otherwise_bar_a_pass(
+    tiny_model, adapter, data_file, lineage_key, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    from unlearn import Records, forget
+    from unlearn.references import train_references
+
+    rows = [json.loads(row) for row in data_file.read_text().splitlines()]
+    copied = [row | {"id": "copy", "prompt": f"{row['prompt']} "} for row in rows[:1]]
+    copied = Records.from_rows([*rows, *copied])
+    after = tmp_path / "after"
+    forget(tiny_model, data_file, "r0", after, adapter=adapter, options={"max_steps": 1})
+    more = {"forget": "r0", "like": adapter, "count": 1}
+    train_references(tiny_model, data_file, tmp_path / "like", **more)
+    train_references(tiny_model, copied, tmp_path / "copy", **more)
+    options = {"learning_rate": 0.1}
+    train_references(tiny_model, data_file, tmp_path / "rate", **more, options=options)
+
+    def look(adapter, name):
+        refs = [tmp_path / "like", tmp_path / "copy", tmp_path / "rate"]
+        run_audit(
+            tiny_model,
+            data_file,
+            "r0",
+            tmp_path / name,
+            adapter=adapter,
+            references=refs,
+            generate=0,
+        )
+        return load_evidence(tmp_path / name)
+
+    found = look(after, "audit")
+    assert found.doubtful == ["reference:1", "reference:2"]
+    assert "edited copies" in found.unproven["reference:1"]
+    assert found.unproven["reference:2"].endswith("by its lineage: learning_rate")
+    assert not any("trained as the audited model was" in fact.words for fact in found.facts)
+    # with nothing to compare with, it is only said that it was not
+    (after / "lineage.json").unlink()
+    found = look(after, "silent")
+    assert found.doubtful == []
+    told = [fact for fact in found.facts if "trained as the audited model was" in fact.words]
+    assert [fact.agrees for fact in told] == [None]
 
 
 def trained_from(tmp_path, line):

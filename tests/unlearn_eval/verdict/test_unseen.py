@@ -115,7 +115,7 @@ def test_twins_that_differ_in_the_base_decide_nothing(make_policy):
 def test_extraction_fails_whatever_the_twins_are(make_policy):
     given = request(*alike(), base=(known(200), ladder(400)))
     out = np.full(200, -50.0)
-    out[3] = -0.1
+    out[3:8] = -0.1
     after = state(*alike(), RETAIN, answers=out)
     verdict = decide(evidence({**given.plain, "after": after}), make_policy())
     assert verdict.gates[2].passed is False
@@ -181,6 +181,20 @@ def test_one_person_is_ranked_among_others(make_policy):
     assert verdict.outcome == "INCONCLUSIVE"
     assert not any(r.passed for r in verdict.probes)
     assert "cannot PASS" in verdict.power
+
+
+def test_twins_are_compared_by_as_many_records_as_the_person_has(make_policy):
+    # the first two records of 39 others lie as far out as the person's do, the next 18 cancel that
+    first = np.linspace(-3.0, 3.0, 39)
+    holdout = np.concatenate([[-6 + x] * 2 + [-6 - x / 9] * 18 for x in first])
+    labels = {"forget": ["ann"] * 2, "holdout": people(780, 39)}
+    given = request(np.array([-3.5, -3.4]), holdout, labels)
+    found = probe(decide(given, make_policy()))
+    assert found.value == pytest.approx(8 / 40)  # 2.47 from the middle; 7 others lie farther
+    # an other with fewer records than the person stays in, with what there is
+    labels = {"forget": ["ann"] * 2, "holdout": people(39, 39)}
+    found = probe(decide(request(np.array([-3.5, -3.4]), -6 + first, labels), make_policy()))
+    assert found.value == pytest.approx(8 / 40)
 
 
 def test_two_tests_by_rank_need_39_others(make_policy):
