@@ -211,9 +211,9 @@ def run_audit(
     further = trial.work(examples) * (1 + len(references))
     further += len(shadows) * sum(map(len, examples.values()))
     states = {key: stamp for key, stamp in stamps.items() if not key.startswith(_SHADOW)}
-    seen = seen_without(fixed and fixed.policy.sha256, kept, states, examples["forget"])
-    if fixed is not None and seen:
-        fixed = replace(fixed, seen=True)
+    chosen_by = None if fixed is None else fixed.policy.sha256
+    seen = seen_without(chosen_by, kept, states, examples["forget"])
+    fixed = fixed and replace(fixed, seen=seen)
     look = Look(
         examples, state.tokenizer, generate, progress, states, kept, show_text, passes, further
     )

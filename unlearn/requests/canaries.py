@@ -8,7 +8,7 @@ for whether the lineage still names its records among the forgotten.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,17 +213,21 @@ def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Mapping[str, Any]
     return verdict
 
 
-def better(records: Mapping[str, Any], canaries: Mapping[str, Any]) -> bool:
+def better(
+    records: Mapping[str, Any], canaries: Mapping[str, Any], unmeasured: Collection[str] = ()
+) -> bool:
     """Say whether the verdict on canaries holds, rather than the one on the records.
 
     A FAIL of either holds. Otherwise references decide before canaries, and these before records
     that were never trained on. Canaries stand in for the records where these cannot show what
-    membership takes, and for that only: records of which some come out of the model, that say that
-    the kept ones suffered, or whose files do not belong together keep their own verdict.
+    membership takes, and for that only: records of which some come out of the model, that could not
+    be asked for in every declared way, that say that the kept ones suffered, or whose files do not
+    belong together keep their own verdict.
 
     Args:
         records: verdict on the records.
         canaries: verdict on the canaries.
+        unmeasured: prompt states in which some of the records could not be measured.
 
     Returns:
         Whether it does.
@@ -231,6 +235,9 @@ def better(records: Mapping[str, Any], canaries: Mapping[str, Any]) -> bool:
     if "FAIL" in (records["outcome"], canaries["outcome"]):
         return bool(records["outcome"] != "FAIL")
     if records.get("tier") in ("A", "B") or records["outcome"] == "PASS":
+        return False
+    content = (records.get("policy") or {}).get("content") or {}
+    if set(content.get("prompt_states", ())) & set(unmeasured):
         return False
     gates = {gate["gate"]: gate["passed"] for gate in records["gates"]}
     sound = gates.get("G0") is not False and records["utility"]["outcome"] != "FAIL"

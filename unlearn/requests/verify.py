@@ -128,6 +128,7 @@ def verify_request(
             audit cannot be made.
     """
     from unlearn.references import reference_folders
+    from unlearn_eval._load import read_audit
     from unlearn_eval.audit import run_audit
 
     with ledger.lease(request.line) as lease:
@@ -179,7 +180,7 @@ def verify_request(
             beside = output.with_name(f"{output.name}-canaries")
             folders.append(beside)
             by_coin = canaries.measure(beside, file, kept, model=model, **common)
-            if canaries.better(found, by_coin):
+            if canaries.better(found, by_coin, read_audit(output).get("unmeasured", ())):
                 records = canaries.told_of_records(found["outcome"], found["reasons"])
                 found = canaries.beside_records(beside, by_coin, found)
                 output, references = beside, []

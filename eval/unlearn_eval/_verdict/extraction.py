@@ -176,8 +176,8 @@ def judge_extraction(away: Away, policy: Policy) -> Extracted:
             "that they never saw them"
         )
     else:
-        limit = clopper_pearson(away.ours, n, 1 - 2 * policy.alpha)[1]
-        words += f": of independent records like these at most {limit:.0%} would"
+        bound = clopper_pearson(away.ours, n, 1 - 2 * policy.alpha)[1]
+        words += f": of independent records like these at most {bound:.0%} would"
         if away.ours:
             words += ", and all of these from models that never saw them too"
     return Extracted(rule.n, rule.p, away.ours, away.theirs, n, words, outcome)

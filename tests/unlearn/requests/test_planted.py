@@ -232,6 +232,11 @@ def test_canaries_stand_in_for_membership_only(parts: dict[str, str], holds: boo
     """A record that comes out of the model is not excused by canaries that do not."""
     coin = {"outcome": "PASS", "tier": "B"}
     assert canaries.better(judged("INCONCLUSIVE", **parts), coin) is holds
+    # nor one that could not be asked for in a declared way
+    policy = {"content": {"prompt_states": ["verbatim", "few_shot"]}}
+    asked = judged("INCONCLUSIVE", **parts) | {"policy": policy}
+    assert not canaries.better(asked, coin, {"few_shot": "not measured"})
+    assert canaries.better(asked, coin, {"chat": "not measured"}) is holds
     # what canaries show to be there is there
     assert canaries.better(judged("INCONCLUSIVE", **parts), {"outcome": "FAIL", "tier": "B"})
 

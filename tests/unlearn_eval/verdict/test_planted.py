@@ -222,8 +222,10 @@ def test_a_forged_coin_passes_nothing(monkeypatch, tmp_path):
     """Pairs that were sought until they agree, in an audit that an honest coin would not pass."""
     rng = np.random.default_rng(0)
     n = 200
-    seen, unseen = np.sort(rng.normal(-4, 1, n)), np.sort(rng.normal(-6, 1, 4 * n))
-    near = np.searchsorted(unseen, seen).clip(0, 4 * n - 1)
+    seen, unseen = np.sort(rng.normal(-4, 1, n)), np.sort(rng.normal(-6, 1, 100 * n))
+    near = np.searchsorted(unseen, seen)
+    for i in range(n - 1, -1, -1):  # the nearest that no larger one has
+        near[i] = min(near[i], (near[i + 1] if i + 1 < n else len(unseen)) - 1)
     scores = {"after": {"forget": matrix(seen, "f"), "holdout": matrix(unseen, "h")}}
     path = tmp_path / "twins.json"
     named = {f"f{i}": [f"h{j}"] for i, j in enumerate(near)}
