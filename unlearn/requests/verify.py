@@ -338,6 +338,7 @@ def certify_request(
     when = {event.event: event.at for event in ledger.history(request.id)}
     dates = {
         "received": request.created,
+        "due": request.facts.get("due"),
         "run": when.get("unlearned"),
         "verified": when.get(EVENTS[verdict["outcome"]]),
         "closed": when.get("closed"),
