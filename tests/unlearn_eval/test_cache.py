@@ -87,7 +87,7 @@ def test_text_is_had_by_running_the_forget_records_again(audit, monkeypatch):
         assert path.stat().st_mode & 0o077 == 0
         assert re.fullmatch("[0-9a-f]{64}.npz", path.name)
         with np.load(io.BytesIO(path.read_bytes()[64:]), allow_pickle=False) as arrays:
-            assert {values.dtype.kind for values in arrays.values()} <= set("bif")
+            assert {values.dtype.kind for values in arrays.values()} <= set("biuf")
 
 
 def test_a_new_state_is_compared_with_one_that_is_known(audit, adapter, tmp_path, monkeypatch):

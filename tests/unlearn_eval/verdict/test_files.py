@@ -254,7 +254,7 @@ def test_twins_come_from_a_file(folder, tmp_path):
 
 
 def test_what_is_no_audit(tmp_path, folder):
-    with pytest.raises(DataError, match="cannot read the audit"):
+    with pytest.raises(DataError, match="there is no audit"):
         verify(tmp_path)
     audit = copy(folder, tmp_path / "a")
     (audit / "scores.parquet").unlink()
