@@ -2,9 +2,10 @@
 
     python docs/verdict_tofu.py MODEL full.json FOLDER
 
-prints a table; with TinyStories-656K it takes half an hour on two cores, and goes on where it was
-killed. 200 records are learned by heart, and 20 adapters are trained without the last author's 20:
-eight of them are the references, and each of the 20 is judged by the 19 others.
+prints a table; with TinyStories-656K it takes an hour on two cores, and goes on where it was killed.
+200 records are learned by heart, and 20 adapters are trained without the last author's 20: eight of
+them are the references, and each of the 20 is judged by the 19 others. One record alone is judged by
+five adapters that saw all but it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from unlearn_eval.verify import verify
 TRAINED, UNSEEN, AUTHOR = "rows:3800-3999", "rows:3600-3699", "rows:180-199"
 LORA = {"r": 32, "lora_alpha": 64}
 TRAINING = {"learning_rate": 1e-2, "batch_size": 16, "epochs": 60}
-REFERENCES, JUDGES = 20, 8
+REFERENCES, JUDGES, FEWEST = 20, 8, 5
 POLICY = "standard"
 
 
@@ -78,15 +79,19 @@ class Setting:
         self.target = folder / "target"
         if not self.target.is_dir():
             finetune(model, self.data, self.target, lora=LORA, options=TRAINING)
-        self.references = train_references(
-            model,
+
+    def references(self, gone: str, count: int) -> tuple[Path, ...]:
+        """Return adapters that never saw some records, made if they are not there."""
+        trained = train_references(
+            self.model,
             self.data,
-            folder / "references",
-            forget=AUTHOR,
-            count=REFERENCES,
+            self.folder / f"without {gone.removeprefix('rows:')}",
+            forget=gone,
+            count=count,
             like=self.target,
             at_once=4,  # a killed run loses no more than these
-        ).folders
+        )
+        return trained.folders
 
     def forgotten(self, case: Case) -> Path:
         """Return the adapter of a case, made if it is not there."""
@@ -118,7 +123,7 @@ class Setting:
                 output,
                 adapter=adapter,
                 before=self.target,
-                references=self.references[:references],
+                references=self.references(asked, references),
                 holdout=self.unseen,
                 policy=POLICY,
             )
@@ -142,10 +147,13 @@ def rows(setting: Setting) -> Iterator[str]:
     """Yield the lines of the table."""
     yield "| model | verdict | furthest probe, in the references' SDs |\n|---|---|---|"
     for case in CASES:
-        audit = setting.audited(case.name, setting.forgotten(case), case.asked, JUDGES)
+        judges = JUDGES if case.asked == AUTHOR else FEWEST
+        audit = setting.audited(case.name, setting.forgotten(case), case.asked, judges)
         verdict = verify(audit)
         yield f"| {case.name} | {verdict.outcome} | {far(verdict)} |"
-    judged = setting.audited("retrained, seed 1", setting.folder / "retrained, seed 1", AUTHOR, 20)
+    judged = setting.audited(
+        "retrained, seed 1", setting.folder / "retrained, seed 1", AUTHOR, REFERENCES
+    )
     found = leave_one_out(load_evidence(judged), load_policy(POLICY)[1])
     counts = ", ".join(f"{n} {outcome}" for outcome, n in found.counts.most_common())
     yield f"| each reference, by the {REFERENCES - 1} others | {counts} | |"
