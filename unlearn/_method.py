@@ -86,7 +86,8 @@ class Method:
         found: dict[str, Any] = {}
         for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
             if name:
-                found |= {f.name: f.default for f in dataclasses.fields(table[name])}
+                loss: Any = table[name]
+                found |= {f.name: f.default for f in dataclasses.fields(loss)}
         if self.kind == "loss":
             found |= {"forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": self.retain}
         found |= self.extra
@@ -217,7 +218,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         return kind(**numbers.validate_python(mine))
     except ValidationError as error:
         first = error.errors()[0]
-        name = first["loc"][0]
+        name = str(first["loc"][0])
         raise OptionError(f"{where}: {name} must be a number, not {mine[name]!r}") from None
 
 

@@ -85,6 +85,7 @@ def forget(
             chosen = dict(loaded.options) | chosen
         method = method or loaded.method
     records, selector = flags.one_selector(data, forget_ids)
+    assert selector is not None  # typer asks for one at least
     trackers = tracked(check_trackers(report_to), output.name, f"{output}.runs")
     with trackers, progress_bar("unlearning") as progress:
         result = workflow.forget(
