@@ -132,9 +132,10 @@ def test_a_killed_audit_goes_on_where_it_was(audit, monkeypatch, tmp_path):
         rows.append(len(inputs["input_ids"]))
         return forward(self, *args, **inputs)
 
-    def noting(self, *args):
-        write(self, *args)
-        finished.append(sum(rows))
+    def noting(self, arrays, *facts):
+        write(self, arrays, *facts)
+        if facts[0] != "first look":  # a note of the policy, made before anything is run
+            finished.append(sum(rows))
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", counting)
     monkeypatch.setattr(Head, "_check", lambda *_: None)
