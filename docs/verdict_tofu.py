@@ -2,10 +2,10 @@
 
     python docs/verdict_tofu.py MODEL full.json FOLDER
 
-prints a table; with TinyStories-656K it takes an hour on two cores, and goes on where it was
-killed. 200 records are learned by heart, and 20 adapters are trained without the last author's 20:
-eight of them are the references, and each of the 20 is judged by the 19 others. One record alone is
-judged by five adapters that saw all but it.
+prints a table. It trains some thirty adapters, one after the other, and goes on where it was killed.
+200 records are learned by heart, and 20 adapters are trained without the last author's 20: eight of
+them are the references, and each of the 20 is judged by the 19 others. One record alone is judged
+by five adapters that saw all but it.
 """
 
 from __future__ import annotations
