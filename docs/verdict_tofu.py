@@ -2,7 +2,7 @@
 
     python docs/verdict_tofu.py MODEL full.json FOLDER
 
-prints a table. It trains some thirty adapters, one after the other, and goes on where it was killed.
+prints a table. It trains some thirty adapters and goes on where it was killed.
 200 records are learned by heart, and 20 adapters are trained without the last author's 20: eight of
 them are the references, and each of the 20 is judged by the 19 others. One record alone is judged
 by five adapters that saw all but it.
