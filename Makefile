@@ -7,7 +7,7 @@ PACKAGES := unlearn eval/unlearn_eval
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types docstrings format bench stress wheel
+.PHONY: help install demo test check lint imports types docstrings format bench stress wheel
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,14 @@ demo: $(STAMP)  ## Tell the whole story on the embedded model, into out/demo
 test: $(STAMP)  ## Run all tests but the stress runs
 	$(BIN)/python -m pytest -m "not stress" $(ARGS)
 
-check: lint types docstrings  ## Lint, formatting, types, docstrings
+check: lint imports types docstrings  ## Lint, formatting, who imports whom, types, docstrings
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
 
 types: $(STAMP)
 	$(BIN)/mypy $(PACKAGES)

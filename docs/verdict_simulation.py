@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from unlearn_eval._verdict.policy import policy_of
-from unlearn_eval.scores import TokenScores
-from unlearn_eval.verdict import Evidence, Policy, Verdict, View, decide
+from unlearn_eval.scores.token_scores import TokenScores
+from unlearn_eval.verdict.decision import Evidence, Policy, Verdict, View, decide
+from unlearn_eval.verdict.policy import policy_of
 
 UNSEEN, LOW = -6.0, -14.0  # log p of a record that was never seen, and of one pushed far below
 RETAIN = 60

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from unlearn import Records, finetune, forget
-from unlearn.references import train_references
+from unlearn.runs.references import train_references
 from unlearn_eval import run_audit
-from unlearn_eval._load import load_evidence
-from unlearn_eval._verdict.policy import load_policy
-from unlearn_eval.verdict import Verdict, leave_one_out
-from unlearn_eval.verify import verify
+from unlearn_eval.verdict.decision import Verdict, leave_one_out
+from unlearn_eval.verdict.load import load_evidence
+from unlearn_eval.verdict.policy import load_policy
+from unlearn_eval.verdict.verify import verify
 
 TRAINED, UNSEEN, AUTHOR = "rows:3800-3999", "rows:3600-3699", "rows:180-199"
 LORA = {"r": 32, "lora_alpha": 64}

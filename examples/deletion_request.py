@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from unlearn.demo import base_path, records
+from unlearn.apps.demo import base_path, records
 
 PEOPLE, PER_PERSON = 16, 5
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from unlearn import Records, finetune, forget
-from unlearn.demo import base_path, records
+from unlearn.apps.demo import base_path, records
 from unlearn_eval import run_audit
 
 

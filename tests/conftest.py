@@ -158,13 +158,13 @@ def adapter(
     tiny_model: Path, data_file: Path, lineage_key: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """An adapter trained a little on the twelve records, with lineage under `lineage_key`."""
-    from unlearn import workflow
+    from unlearn.runs import finetuning
 
     folder = tmp_path_factory.mktemp("adapters") / "adapter"
     patch = pytest.MonkeyPatch()
     patch.setenv("UNLEARN_KEY", lineage_key)
     try:
-        workflow.finetune(
+        finetuning.finetune(
             tiny_model,
             data_file,
             folder,

@@ -21,12 +21,14 @@ from unlearn import errors
 from unlearn.errors import UnlearnError
 
 if TYPE_CHECKING:
-    from unlearn.lineage import Lineage
-    from unlearn.methods import METHODS, Method
-    from unlearn.models import ModelState, open_model
-    from unlearn.records import Record, Records, Secret
-    from unlearn.trainer import Objective, UnlearnTrainer
-    from unlearn.workflow import Result, finetune, forget
+    from unlearn.data.records import Record, Records, Secret
+    from unlearn.methods.registry import METHODS, Method
+    from unlearn.model.state import ModelState, open_model
+    from unlearn.provenance.lineage import Lineage
+    from unlearn.runs.finetuning import finetune
+    from unlearn.runs.forgetting import forget
+    from unlearn.runs.saving import Result
+    from unlearn.training.trainer import Objective, UnlearnTrainer
 
 __version__ = "0.1.0"
 
@@ -49,19 +51,19 @@ __all__ = [
 ]
 
 _WHERE = {
-    "METHODS": "methods",
-    "Lineage": "lineage",
-    "Method": "methods",
-    "ModelState": "models",
-    "Objective": "trainer",
-    "Record": "records",
-    "Records": "records",
-    "Result": "workflow",
-    "Secret": "records",
-    "UnlearnTrainer": "trainer",
-    "finetune": "workflow",
-    "forget": "workflow",
-    "open_model": "models",
+    "METHODS": "methods.registry",
+    "Lineage": "provenance.lineage",
+    "Method": "methods.method",
+    "ModelState": "model.state",
+    "Objective": "training.objective",
+    "Record": "data.record",
+    "Records": "data.records",
+    "Result": "runs.saving",
+    "Secret": "data.record",
+    "UnlearnTrainer": "training.trainer",
+    "finetune": "runs.finetuning",
+    "forget": "runs.forgetting",
+    "open_model": "model.state",
 }
 
 

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlearn_eval.audit import Audit, AuditRow, audit_rows, run_audit
+    from unlearn_eval.audit.run import Audit, AuditRow, audit_rows, run_audit
     from unlearn_eval.extraction import PROBES
     from unlearn_eval.membership import ATTACKS
-    from unlearn_eval.scores import TokenScores
+    from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = [
     "ATTACKS",
@@ -24,11 +24,11 @@ __all__ = [
 _WHERE = {
     "ATTACKS": "membership",
     "PROBES": "extraction",
-    "Audit": "audit",
-    "AuditRow": "audit",
-    "TokenScores": "scores",
-    "audit_rows": "audit",
-    "run_audit": "audit",
+    "Audit": "audit.run",
+    "AuditRow": "audit.run",
+    "TokenScores": "scores.token_scores",
+    "audit_rows": "audit.run",
+    "run_audit": "audit.run",
 }
 
 

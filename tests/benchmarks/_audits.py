@@ -15,15 +15,15 @@ from _measure import Step
 from _steps import Setting
 from torch import Tensor
 
-from unlearn.batches import Example, Span, collate, token_budget_batches
-from unlearn.models import ModelState
-from unlearn.scoring import TOKEN_BUDGET
+from unlearn.data.batching import collate, token_budget_batches
+from unlearn.data.tokenization import Example, Span
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn.model.state import ModelState
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.extraction.discoverable import SAMPLER
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.passes.grad_norm import gradient_norms
-from unlearn_eval.scores import TokenScores
-from unlearn_eval.scoring import score_model
+from unlearn_eval.scores.model_scores import score_model
+from unlearn_eval.scores.token_scores import SAMPLER, TokenScores
 
 Values = dict[str, np.ndarray]
 

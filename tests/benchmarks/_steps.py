@@ -21,17 +21,13 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from unlearn import losses
-from unlearn._pairing import FORGET, Pairs, Rows, collate_pairs
-from unlearn.batches import Example, collate
+from unlearn.data.batching import collate
+from unlearn.data.tokenization import Example
 from unlearn.losses import TokenView
-from unlearn.models import ModelState, new_adapter
-from unlearn.scoring import (
-    Head,
-    hidden_states,
-    score_examples,
-    target_positions,
-)
-from unlearn.trainer import Objective, UnlearnTrainer
+from unlearn.model.scoring import Head, hidden_states, score_examples, target_positions
+from unlearn.model.state import ModelState, new_adapter
+from unlearn.training.sampler import FORGET, Pairs, Rows, collate_pairs
+from unlearn.training.trainer import Objective, UnlearnTrainer
 
 NPO = Objective(losses.NPO(), losses.NLL())
 KL_MIN = Objective(losses.GradAscent(), losses.KLFromBefore())

@@ -28,7 +28,7 @@ import torch
 from _measure import Ratio, interleaved, paired_ratio, peak_bytes
 from _steps import Setting, opened
 
-from unlearn_eval.scoring import score_model
+from unlearn_eval.scores.model_scores import score_model
 
 LARGE = Setting(vocabulary=32_000, hidden=384, intermediate=1024, layers=8, heads=6, rows=8)
 SMALL = replace(LARGE, vocabulary=2_048, rows=16)

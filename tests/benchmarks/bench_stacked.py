@@ -34,18 +34,19 @@ import torch
 from _measure import paired_ratio
 from _steps import Setting, opened
 
-from unlearn import Records, _routing
-from unlearn._halves import half_splits
-from unlearn._routing import Route, routed
-from unlearn.batches import Example, encode
+from unlearn import Records
+from unlearn.data.splits import half_splits
+from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import Example, encode
 from unlearn.losses import NLL
-from unlearn.models import ModelState, new_adapter, open_model
-from unlearn.options import TrainingOptions
-from unlearn.scoring import score_examples
-from unlearn.stacked import fit_stacked, stack_adapters
-from unlearn.templates import choose_template
-from unlearn.trainer import Objective
-from unlearn.training import fit
+from unlearn.model import lora_routing as _routing
+from unlearn.model.lora_routing import Route, routed
+from unlearn.model.scoring import score_examples
+from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.training.fitting import fit
+from unlearn.training.options import TrainingOptions
+from unlearn.training.stacked import fit_stacked, stack_adapters
+from unlearn.training.trainer import Objective
 
 ADAPTERS, RECORDS, ROWS = 8, 400, 16
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -134,7 +135,7 @@ def training_ratios(
         stacked.model.enable_input_require_grads()  # or there would be nothing to go back to
         with (
             mock.patch.object(_routing._Follower, "__call__", lambda f, x: f.layer.base_layer(x)),
-            mock.patch("unlearn.stacked._Learner.update", _only_count),
+            mock.patch("unlearn.training.stacked._Learner.update", _only_count),
         ):
             seconds = many()
         stacked.model.disable_input_require_grads()

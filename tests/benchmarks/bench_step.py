@@ -33,7 +33,7 @@ from _cuda import GPU, report
 from _measure import Ratio, Step, interleaved, paired_ratio, peak_bytes
 from _steps import Setting, opened
 
-from unlearn.models import ModelState
+from unlearn.model.state import ModelState
 
 Maker = Callable[[ModelState, Setting], Step]
 

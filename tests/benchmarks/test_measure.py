@@ -126,7 +126,7 @@ def test_growth_of_a_tiny_step_is_small(monkeypatch: pytest.MonkeyPatch) -> None
     from _measure import Ratio
     from bench_step import beyond
 
-    monkeypatch.setattr("unlearn._token_values._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("unlearn.model.chunked_logits._CHUNK_ELEMENTS", 1)
     once, twice = beyond(tiny()), beyond(tiny(vocabulary=1024))
     assert once > 0
     # chunks of 16 tokens are the smallest there are, and these rows hold 16: logits double here
@@ -141,8 +141,8 @@ def test_both_sides_of_an_audit_measure_the_same() -> None:
     import numpy as np
     from _steps import opened
 
-    from unlearn_eval.extraction.discoverable import SAMPLER
-    from unlearn_eval.scoring import score_model
+    from unlearn_eval.scores.model_scores import score_model
+    from unlearn_eval.scores.token_scores import SAMPLER
 
     setting = tiny(length=12)
     with opened(setting) as state:

@@ -10,18 +10,18 @@ import pytest
 from scipy import stats
 
 from unlearn import Records, finetune, forget
-from unlearn.batches import encode
-from unlearn.canaries import Canaries, beside
-from unlearn.demo import base_path, records
-from unlearn.lineage import Key
-from unlearn.models import open_model
-from unlearn.templates import Template
+from unlearn.apps.demo import base_path, records
+from unlearn.canaries.pairs import Canaries, beside
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import encode
+from unlearn.model.state import open_model
+from unlearn.provenance.keys import Key
 from unlearn_eval import run_audit
 from unlearn_eval.membership import loss
-from unlearn_eval.scoring import score_model
+from unlearn_eval.scores.model_scores import score_model
 from unlearn_eval.statistics import sign_flip_test
-from unlearn_eval.verdict import Verdict
-from unlearn_eval.verify import verify
+from unlearn_eval.verdict.decision import Verdict
+from unlearn_eval.verdict.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ PAIRS = 24
 def test_an_adapter_with_its_canaries_fails_and_one_without_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unlearn.canaries.secrets.token_bytes", lambda n: b"s" * n)
+    monkeypatch.setattr("unlearn.canaries.pairs.secrets.token_bytes", lambda n: b"s" * n)
     data, adapter = Records.from_rows(records(8, 0)), tmp_path / "adapter"
     file = beside(adapter)
     made: dict[str, Any] = {"canaries": PAIRS, "template": "qa", "lora": {"r": 16}}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.lineage import Lineage, weights_digest
-from unlearn.models import open_model
+from unlearn.model.state import open_model
+from unlearn.provenance.lineage import Lineage, weights_digest
 
 # also slow, so that `-m "not slow"` leaves them out
 pytestmark = [pytest.mark.stress, pytest.mark.slow]
@@ -62,8 +62,8 @@ def test_memory_does_not_grow_with_the_number_of_records(tiny_model: Path) -> No
 
     import numpy as np
 
-    from unlearn.batches import Example
-    from unlearn.scoring import score_examples
+    from unlearn.data.tokenization import Example
+    from unlearn.model.scoring import score_examples
 
     state = open_model(tiny_model)
     rng = np.random.default_rng(0)

@@ -8,26 +8,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import unlearn.scoring
-import unlearn_eval.generation
+import unlearn.model.scoring
 import unlearn_eval.passes.grad_norm
-from unlearn.batches import Example, encode
+import unlearn_eval.scores.continuations
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.templates import Template
-from unlearn_eval._cache import Cache
-from unlearn_eval._table import audit_rows
+from unlearn.model.state import open_model
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.extraction.discoverable import SAMPLERS
-from unlearn_eval.generation import continue_examples
 from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
-from unlearn_eval.membership._calibrated import Sides
+from unlearn_eval.membership.calibrated.attacks import Sides
 from unlearn_eval.passes import PASSES, plan
-from unlearn_eval.passes._base import Material, View
-from unlearn_eval.passes._likelihoods import summed_log_probs
-from unlearn_eval.passes._perturbed import read_perturbed
-from unlearn_eval.scoring import score_model
+from unlearn_eval.passes.base import Material, View
+from unlearn_eval.passes.inputs import read_perturbed
+from unlearn_eval.passes.likelihoods import summed_log_probs
+from unlearn_eval.results.rows import audit_rows
+from unlearn_eval.scores.cache import Cache
+from unlearn_eval.scores.continuations import continue_examples
+from unlearn_eval.scores.model_scores import score_model
+from unlearn_eval.scores.token_scores import SAMPLERS
 from unlearn_eval.utility import loss, repetition, rouge
 from unlearn_eval.utility.drift import Anchor
 
@@ -86,9 +86,9 @@ def in_batches_of(monkeypatch):
             order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
             return [order[i : i + rows] for i in range(0, len(order), rows)]
 
-        monkeypatch.setattr(unlearn.scoring, "token_budget_batches", batches)
+        monkeypatch.setattr(unlearn.model.scoring, "token_budget_batches", batches)
         monkeypatch.setattr(unlearn_eval.passes.grad_norm, "token_budget_batches", batches)
-        monkeypatch.setattr(unlearn_eval.generation, "_batches", batches)
+        monkeypatch.setattr(unlearn_eval.scores.continuations, "_batches", batches)
 
     return use
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from unlearn.scoring import TokenStatistic
+from unlearn.model.scoring import TokenStatistic
 
 __all__ = ["HiddenLoss", "Loss", "Need", "TokenView", "Unit"]
 

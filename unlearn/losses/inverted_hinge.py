@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from unlearn.losses._view import Need, TokenView, Unit
-from unlearn.scoring import TokenStatistic
+from unlearn.model.scoring import TokenStatistic
 
 __all__ = ["InvertedHinge", "probability_margin"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unlearn.losses._view import Need, TokenView, Unit
-from unlearn.scoring import TokenStatistic, log_prob
+from unlearn.model.scoring import TokenStatistic, log_prob
 
 __all__ = ["JSFromBefore", "JensUn", "js_divergence", "js_from_one_hot"]
 

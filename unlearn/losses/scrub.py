@@ -10,7 +10,7 @@ from torch import Tensor
 from unlearn.errors import OptionError
 from unlearn.losses._view import Need, TokenView, Unit
 from unlearn.losses.kl import kl_divergence
-from unlearn.scoring import TokenStatistic, log_prob
+from unlearn.model.scoring import TokenStatistic, log_prob
 
 __all__ = ["Away", "StayAndLearn"]
 

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from unlearn.errors import OptionError
 from unlearn.losses._view import Need, TokenView, Unit
-from unlearn.scoring import TokenStatistic, log_prob
+from unlearn.model.scoring import TokenStatistic, log_prob
 
 __all__ = ["SimNPO"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn.errors import OptionError
 from unlearn.losses._view import Need, TokenView, Unit
-from unlearn.scoring import TokenStatistic
+from unlearn.model.scoring import TokenStatistic
 
 __all__ = ["UNDIAL"]
 

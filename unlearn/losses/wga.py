@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlearn.errors import OptionError
 from unlearn.losses._view import Need, TokenView, Unit
-from unlearn.scoring import TokenStatistic, log_prob
+from unlearn.model.scoring import TokenStatistic, log_prob
 
 __all__ = ["WGA", "SatImp", "weighted_ascent"]
 

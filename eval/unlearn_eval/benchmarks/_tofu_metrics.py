@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval._statistics.common import no_interval
+from unlearn_eval.arrays import FloatArray
 from unlearn_eval.statistics import Interval, KsTest, ks_exact, mean_interval
+from unlearn_eval.statistics.common import no_interval
 from unlearn_eval.utility.truth_ratio import Mean, forget_score, truth_ratio, utility_score
 
 __all__ = [

@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unlearn.batches import Example
+from unlearn.data.tokenization import Example
 from unlearn.errors import DataError
-from unlearn.models import ModelState
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._arrays import FloatArray, IntArray
-from unlearn_eval._statistics.common import no_interval
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn.model.state import ModelState
+from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.benchmarks._data import read_table, text_of
-from unlearn_eval.generation import continue_tokens, prompt_tokens
 from unlearn_eval.membership import min_k
-from unlearn_eval.scoring import score_model
+from unlearn_eval.scores.continuations import continue_tokens, prompt_tokens
+from unlearn_eval.scores.model_scores import score_model
 from unlearn_eval.statistics import Interval, auc, auc_interval, mean_interval
+from unlearn_eval.statistics.common import no_interval
 from unlearn_eval.utility import rouge
 
 __all__ = [

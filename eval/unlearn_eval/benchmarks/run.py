@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn import lineage as lin
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.models import ModelState, open_model, swap_adapters
+from unlearn.model.state import ModelState, open_model, swap_adapters
+from unlearn.provenance.lineage import library_versions, now
 from unlearn_eval.benchmarks import Benchmark, get_benchmark
 from unlearn_eval.benchmarks.muse import evaluate_muse, load_muse, muse_metrics
 from unlearn_eval.benchmarks.tofu import evaluate_tofu, load_tofu, tofu_metrics
@@ -67,10 +67,10 @@ class BenchmarkResult:
         return json.dumps(
             {
                 "schema": 1,
-                "created": lin.now(),
+                "created": now(),
                 **facts,
                 "states": dict(self.states),
-                "versions": lin.library_versions(),
+                "versions": library_versions(),
                 "metrics": numbers,
             },
             indent=1,

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unlearn.batches import encode
+from unlearn.data.records import Record, Records
+from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import encode
 from unlearn.errors import DataError
-from unlearn.generation import answer_start
-from unlearn.models import ModelState
-from unlearn.records import Record, Records
-from unlearn.scoring import TOKEN_BUDGET, score_examples
-from unlearn.templates import choose_template
+from unlearn.model.generation import answer_start
+from unlearn.model.scoring import TOKEN_BUDGET, score_examples
+from unlearn.model.state import ModelState
 from unlearn_eval.benchmarks._data import read_table, text_of, texts_of
 from unlearn_eval.benchmarks._tofu_metrics import (
     SPLITS,
@@ -27,7 +27,7 @@ from unlearn_eval.benchmarks._tofu_metrics import (
     tofu_metrics,
     tofu_table,
 )
-from unlearn_eval.generation import continue_tokens
+from unlearn_eval.scores.continuations import continue_tokens
 from unlearn_eval.utility import rouge
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval.arrays import FloatArray
 from unlearn_eval.benchmarks.muse import privacy_leakage
 from unlearn_eval.benchmarks.tofu import TofuSplit, forget_quality, tofu_metrics
 from unlearn_eval.statistics import auc

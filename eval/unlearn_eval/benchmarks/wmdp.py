@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from unlearn.batches import Example
+from unlearn.data.tokenization import Example
 from unlearn.errors import DataError, OptionError, did_you_mean
-from unlearn.models import ModelState
-from unlearn.scoring import TOKEN_BUDGET, score_examples
-from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn.model.scoring import TOKEN_BUDGET, score_examples
+from unlearn.model.state import ModelState
+from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.benchmarks._data import Row, read_table, text_of, texts_of
-from unlearn_eval.generation import prompt_tokens
+from unlearn_eval.scores.continuations import prompt_tokens
 from unlearn_eval.statistics import Interval, proportion_interval
 
 __all__ = [

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from unlearn.errors import UnlearnError
-from unlearn_eval.certificate._check import check_certificate
+from unlearn_eval.certificate.check import check_certificate
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from unlearn_eval._arrays import BoolArray, FloatArray
+    from unlearn_eval.arrays import BoolArray, FloatArray
 
 __all__ = ["SHOWN", "CellRecords", "chosen", "read_records", "records_table"]
 

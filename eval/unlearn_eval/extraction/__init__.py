@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from unlearn_eval._arrays import BoolArray, FloatArray
+from unlearn_eval.arrays import BoolArray, FloatArray
 from unlearn_eval.extraction import discoverable, exact, secret, strength, verbatim
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["PROBES", "Probe"]
 

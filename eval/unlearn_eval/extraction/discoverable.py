@@ -8,28 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn.errors import DataError, OptionError
-from unlearn_eval._arrays import BoolArray, FloatArray
-from unlearn_eval.scores import Sampler, TokenScores
+from unlearn_eval.arrays import BoolArray, FloatArray
+from unlearn_eval.scores.token_scores import SAMPLER, Sampler, TokenScores
 
-__all__ = [
-    "METRICS",
-    "PAPER",
-    "SAMPLER",
-    "SAMPLERS",
-    "SUMMARY",
-    "TRIES",
-    "log_prob_of_target",
-    "score",
-    "tries_needed",
-]
+__all__ = ["METRICS", "PAPER", "SUMMARY", "TRIES", "log_prob_of_target", "score", "tries_needed"]
 
 PAPER = "https://arxiv.org/abs/2410.19482"
 SUMMARY = "whether sampling n answers is likelier than not to give the target exactly"
 
-SAMPLER: Sampler = (1.0, 40)
-"""Temperature 1 among the 40 likeliest tokens: the sampling that the paper studies most."""
-SAMPLERS: tuple[Sampler, ...] = (SAMPLER,)
-"""What an audit computes in its pass."""
 TRIES = (1, 100, 10_000)
 """Numbers of tries that an audit reports: one question, a patient person, a script."""
 CHANCE = 0.5

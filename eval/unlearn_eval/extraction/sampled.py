@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray, IntArray
+from unlearn_eval.arrays import FloatArray, IntArray
 
 __all__ = ["PAPER", "SUMMARY", "Agreement", "agreement"]
 

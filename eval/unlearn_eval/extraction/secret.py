@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from unlearn.errors import DataError
-from unlearn_eval._arrays import BoolArray, FloatArray
+from unlearn_eval.arrays import BoolArray, FloatArray
 from unlearn_eval.extraction import discoverable
-from unlearn_eval.extraction.discoverable import CHANCE, SAMPLER, tries_needed
-from unlearn_eval.scores import Sampler, TokenScores
+from unlearn_eval.extraction.discoverable import CHANCE, tries_needed
+from unlearn_eval.scores.token_scores import SAMPLER, Sampler, TokenScores
 
 __all__ = ["METRICS", "PAPER", "SUMMARY", "has_secret", "log_prob_of_secret", "score"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_eval._arrays import BoolArray, FloatArray, IntArray
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.arrays import BoolArray, FloatArray, IntArray
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["METRICS", "PAPER", "SUMMARY", "completed", "score"]
 

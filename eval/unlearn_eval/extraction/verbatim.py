@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from unlearn_eval._arrays import BoolArray
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.arrays import BoolArray
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["METRICS", "PAPER", "SUMMARY", "score"]
 

@@ -11,23 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval.membership import (
-    _calibrated,
-    deviation,
-    ez,
-    lira,
-    loss,
-    min_k,
-    min_k_plus_plus,
-    quantile,
-    reference,
-    rmia,
-    u_lira,
-    zlib,
-)
-from unlearn_eval.membership._calibrated import Compared, Evidence
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.arrays import FloatArray
+from unlearn_eval.membership import ez, loss, min_k, min_k_plus_plus, reference, zlib
+from unlearn_eval.membership.calibrated import attacks as _calibrated
+from unlearn_eval.membership.calibrated import deviation, lira, quantile, rmia, u_lira
+from unlearn_eval.membership.calibrated.attacks import Compared, Evidence
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["ATTACKS", "CALIBRATED", "Attack", "Calibrated", "Evidence"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn.errors import DataError
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership.recall import relative
 
 __all__ = ["GAMMA", "PAPER", "SUMMARY", "score"]

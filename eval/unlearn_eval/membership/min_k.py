@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from unlearn.errors import OptionError
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.arrays import FloatArray
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["NEEDS_BASE", "PAPER", "SUMMARY", "lowest_mean", "score"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership.min_k import lowest_mean
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["NEEDS_BASE", "PAPER", "SUMMARY", "score"]
 

@@ -22,7 +22,7 @@ from unlearn_eval.membership import recall as recall_attack
 from unlearn_eval.utility import truth_ratio as truth_ratio_probe
 
 if TYPE_CHECKING:
-    from unlearn_eval.passes._base import Material, Planned
+    from unlearn_eval.passes.base import Material, Planned
 
 __all__ = ["PASSES", "Pass", "check", "plan"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn_eval._cache import Cache
-from unlearn_eval._measure import Measure
 from unlearn_eval.membership import con_recall
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._prefix import SHOTS, shots_prefix
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.prefix import SHOTS, shots_prefix
 from unlearn_eval.passes.recall import after, sides_and_prefix
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.scores.cache import Cache
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["plan"]
 

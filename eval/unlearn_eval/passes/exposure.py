@@ -10,24 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn.batches import Example, encode
+from unlearn.data.records import Record, Secret
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
-from unlearn.records import Record, Secret
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._measure import Measure
-from unlearn_eval.extraction.candidates import (
-    DIGIT,
-    EXACT,
-    SAMPLES,
-    candidates,
-    format_of,
-    space,
-)
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn_eval.extraction.candidates import DIGIT, EXACT, SAMPLES, candidates, format_of, space
 from unlearn_eval.extraction.exposure import How, exposure
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._likelihoods import summed_log_probs
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.likelihoods import summed_log_probs
+from unlearn_eval.scores.cache import Cache, examples_digest
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["RECORDS", "plan"]
 

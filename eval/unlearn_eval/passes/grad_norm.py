@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearn._activation import TRAINABLE
-from unlearn.batches import Example, collate, token_budget_batches
+from unlearn.data.batching import collate, token_budget_batches
+from unlearn.data.tokenization import Example
 from unlearn.errors import DataError, ModelError
-from unlearn.scoring import (
+from unlearn.model.lora import TRAINABLE
+from unlearn.model.scoring import (
     TOKEN_BUDGET,
     Head,
     hidden_states,
@@ -22,14 +23,14 @@ from unlearn.scoring import (
     target_positions,
     token_values,
 )
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._measure import Measure
-from unlearn_eval._processes import sharded
+from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import grad_norm
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._likelihoods import check_targets
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.likelihoods import check_targets
+from unlearn_eval.scores.cache import Cache, examples_digest
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.processes import sharded
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["gradient_norms", "plan", "trained"]
 

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn.batches import Example
+from unlearn.data.tokenization import Example
 from unlearn.errors import DataError
-from unlearn.generation import end_tokens
-from unlearn.scoring import TOKEN_BUDGET, score_examples
-from unlearn_eval._arrays import FloatArray, IntArray
-from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._measure import Measure
-from unlearn_eval._processes import sharded
+from unlearn.model.generation import end_tokens
+from unlearn.model.scoring import TOKEN_BUDGET, score_examples
+from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.membership import neighbourhood
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._likelihoods import mean_log_probs
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.likelihoods import mean_log_probs
+from unlearn_eval.scores.cache import Cache, examples_digest
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.processes import sharded
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["NEIGHBOURS", "SHARE", "neighbours", "plan"]
 

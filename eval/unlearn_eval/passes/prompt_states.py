@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unlearn.batches import Example, encode
+from unlearn.data.records import Record
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
-from unlearn.records import Record
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn.templates import Template
-from unlearn_eval._cache import Cache, examples_digest, pack, unpack
-from unlearn_eval.extraction.discoverable import SAMPLERS
+from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._prefix import inserted, prefixed, shots_prefix, text_tokens
-from unlearn_eval.scores import TokenScores
-from unlearn_eval.scoring import score_model
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.prefix import inserted, prefixed, shots_prefix, text_tokens
+from unlearn_eval.scores.cache import Cache, examples_digest, pack, unpack
+from unlearn_eval.scores.model_scores import score_model
+from unlearn_eval.scores.token_scores import SAMPLERS, TokenScores
 
 __all__ = ["SHOTS", "Prompts", "plan", "prompts"]
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearn.batches import Example
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._arrays import FloatArray, IntArray
-from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._measure import Measure
+from unlearn.data.tokenization import Example
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.membership import recall
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._likelihoods import mean_log_probs
-from unlearn_eval.passes._prefix import SHOTS, prefixed, shots_prefix
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.likelihoods import mean_log_probs
+from unlearn_eval.passes.prefix import SHOTS, prefixed, shots_prefix
+from unlearn_eval.scores.cache import Cache, examples_digest
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["Sides", "after", "plan", "sides_and_prefix"]
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearn.batches import Example
+from unlearn.data.tokenization import Example
 from unlearn.errors import OptionError
-from unlearn.generation import answer_start, generate
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._arrays import IntArray
-from unlearn_eval.extraction.discoverable import SAMPLER
-from unlearn_eval.scores import Sampler
+from unlearn.model.generation import answer_start, generate
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn_eval.arrays import IntArray
+from unlearn_eval.scores.token_scores import SAMPLER, Sampler
 
 __all__ = ["sampled_hits"]
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearn.alternates import answering
-from unlearn.batches import Example, encode
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
-from unlearn.scoring import TOKEN_BUDGET
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval._cache import Cache, examples_digest
-from unlearn_eval._measure import Measure
-from unlearn_eval.passes._base import Found, Material, Planned, View
-from unlearn_eval.passes._likelihoods import mean_log_probs
-from unlearn_eval.passes._perturbed import Answers
-from unlearn_eval.scores import TokenScores
+from unlearn.methods.alternates import answering
+from unlearn.model.scoring import TOKEN_BUDGET
+from unlearn_eval.arrays import FloatArray
+from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.inputs import Answers
+from unlearn_eval.passes.likelihoods import mean_log_probs
+from unlearn_eval.scores.cache import Cache, examples_digest
+from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility.truth_ratio import forget_score, truth_ratio, utility_score
 
 __all__ = ["plan"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearn_eval.report.audit import audit_page, in_a_sentence
+from unlearn_eval.report.audit.page import audit_page, in_a_sentence
 from unlearn_eval.report.story import COLUMNS, Attempt, Line, outcome, story_page, uncertain
 from unlearn_eval.report.texts import ShownRecord, shown_records
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearn.errors import CertificateError
-from unlearn_eval.certificate._envelope import UnverifiedError, unsigned_payload
-from unlearn_eval.certificate._policies import origin
-from unlearn_eval.certificate._schema import STATEMENT
-from unlearn_eval.certificate._shape import MisfitError, fit
-from unlearn_eval.report._page import render
+from unlearn_eval.certificate.envelope import UnverifiedError, unsigned_payload
+from unlearn_eval.certificate.policies import origin
+from unlearn_eval.certificate.schema import STATEMENT
+from unlearn_eval.certificate.shape import MisfitError, fit
 from unlearn_eval.report.meanings import attacker
+from unlearn_eval.report.page import render
 
 __all__ = ["certificate_page"]
 

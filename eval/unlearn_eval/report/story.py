@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from unlearn import lineage as lin
-from unlearn_eval._table import Audit
-from unlearn_eval.report import plots
-from unlearn_eval.report._page import render
-from unlearn_eval.report.audit import Picture
-from unlearn_eval.report.reading import WHOLE, Reading, folded
-from unlearn_eval.report.scope import scope
+from unlearn.provenance.lineage import now
+from unlearn_eval.report.audit import plots
+from unlearn_eval.report.audit.page import Picture
+from unlearn_eval.report.audit.reading import WHOLE, Reading, folded
+from unlearn_eval.report.audit.scope import scope
+from unlearn_eval.report.audit.words import Tone, answers, count, headline
+from unlearn_eval.report.formats import duration, span
+from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord
-from unlearn_eval.report.words import Tone, answers, count, duration, headline, span
+from unlearn_eval.results.rows import Audit
 
 __all__ = ["COLUMNS", "Attempt", "Line", "outcome", "story_page", "uncertain"]
 
@@ -63,7 +64,7 @@ def story_page(
     return render(
         "story.html",
         title=title,
-        made=lin.now(),
+        made=now(),
         told=told,
         columns=COLUMNS,
         lines=outcome(attempts),

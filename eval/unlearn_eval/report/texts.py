@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unlearn.records import Record, Records
+from unlearn.data.records import Record, Records
 
 __all__ = ["ShownRecord", "asked_of", "parts_of", "shown_records"]
 

@@ -29,8 +29,8 @@ class Treatment:
         needs: what it needs, in words; empty for nothing.
         passes: about how many passes over the records each treated state takes, for progress bars.
         run: the function that applies it, as `module:name`; it takes `(state, examples, setting)`
-            and what can be set of it (`unlearn_eval.robustness.options`), and yields `Treated`
-            states, see `unlearn_eval.robustness.treated`.
+            and what can be set of it (`treatments/options.py`), and yields `Treated` states
+            (`treatments/treated.py`).
     """
 
     name: str

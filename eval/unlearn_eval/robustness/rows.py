@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unlearn_eval._arrays import IntArray
-from unlearn_eval._measure import Scores
-from unlearn_eval._result import AuditRow, row_of
-from unlearn_eval._statistics.common import Grouping, group, no_interval
-from unlearn_eval._table import cluster_labels
+from unlearn_eval.arrays import IntArray
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS
+from unlearn_eval.results.audit_result import AuditRow, row_of
+from unlearn_eval.results.rows import cluster_labels
 from unlearn_eval.robustness import Treatment, resemblance
-from unlearn_eval.robustness._change import (
+from unlearn_eval.robustness.change import (
     Change,
     auc_change,
     compared,
@@ -25,9 +23,11 @@ from unlearn_eval.robustness._change import (
     mean_change,
     resemblance_interval,
 )
-from unlearn_eval.robustness.treated import Treated
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.robustness.treatments.treated import Treated
+from unlearn_eval.scores.measures import Scores
+from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, mean_interval, proportion_interval
+from unlearn_eval.statistics.common import Grouping, group, no_interval
 from unlearn_eval.utility import loss
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ from functools import partial
 
 import torch
 
-from unlearn.batches import Example
+from unlearn.data.tokenization import Example
 from unlearn.errors import UnlearnError
-from unlearn.models import ModelState
-from unlearn.training import sample
-from unlearn_eval._cache import Cache
-from unlearn_eval._processes import ProcessLostError, everywhere
+from unlearn.model.state import ModelState
+from unlearn.training.fitting import sample
 from unlearn_eval.robustness import Treatment
-from unlearn_eval.robustness._kept import apply
-from unlearn_eval.robustness.options import OPTIONS, Options
-from unlearn_eval.robustness.treated import Examples, Setting, Treated
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.robustness.cached import apply
+from unlearn_eval.robustness.treatments.options import OPTIONS, Options
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated
+from unlearn_eval.scores.cache import Cache
+from unlearn_eval.scores.processes import ProcessLostError, everywhere
+from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["Trial", "treats"]
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn.errors import DataError, OptionError
-from unlearn_eval._arrays import FloatArray, IntArray
-from unlearn_eval._statistics.common import (
+from unlearn_eval.arrays import FloatArray, IntArray
+from unlearn_eval.scores.token_scores import TokenScores
+from unlearn_eval.statistics.common import (
     Clusters,
     Interval,
     as_values,
@@ -19,7 +20,6 @@ from unlearn_eval._statistics.common import (
     no_interval,
     t_quantile,
 )
-from unlearn_eval.scores import TokenScores
 
 __all__ = ["BINS", "Calibration", "calibration", "calibration_intervals"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearn.scoring import Head
-from unlearn_eval._arrays import FloatArray
+from unlearn.model.scoring import Head
+from unlearn_eval.arrays import FloatArray
 
 __all__ = ["Anchor", "kl_divergence"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unlearn.errors import DataError, OptionError
-from unlearn.models import ModelState
-from unlearn_eval._statistics.common import no_interval
+from unlearn.model.state import ModelState
 from unlearn_eval.statistics import Interval, mean_interval, proportion_interval
+from unlearn_eval.statistics.common import no_interval
 
 __all__ = ["evaluate_tasks"]
 

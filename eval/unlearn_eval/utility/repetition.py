@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval.arrays import FloatArray
 
 __all__ = ["distinct", "repetition"]
 

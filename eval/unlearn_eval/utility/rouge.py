@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unlearn_eval._arrays import FloatArray
+from unlearn_eval.arrays import FloatArray
 
 __all__ = ["RougeL", "score"]
 

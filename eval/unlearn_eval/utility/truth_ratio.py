@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn.errors import DataError, OptionError
-from unlearn_eval._arrays import FloatArray
-from unlearn_eval._statistics.common import as_values
+from unlearn_eval.arrays import FloatArray
+from unlearn_eval.statistics.common import as_values
 
 __all__ = ["PAPER", "SUMMARY", "Mean", "forget_score", "truth_ratio", "utility_score"]
 

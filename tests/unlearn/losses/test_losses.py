@@ -20,7 +20,7 @@ from unlearn.losses import (
     TokenView,
     kl_divergence,
 )
-from unlearn.scoring import log_prob
+from unlearn.model.scoring import log_prob
 
 # Two records: one of 2 tokens with p = 1/2, 1/4; one of 1 token with p = 1/8.
 P = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64)

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearn._blocks import block_outputs, blocks_of, only_blocks, parse_blocks
-from unlearn._head import hidden_states
-from unlearn.batches import collate, encode
+from unlearn.data.batching import collate
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import encode
 from unlearn.errors import OptionError
 from unlearn.losses import HiddenMSE, Misdirect, MisdirectByNorm
 from unlearn.losses.rmu import random_direction
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.templates import Template
+from unlearn.model.blocks import block_outputs, blocks_of, only_blocks, parse_blocks
+from unlearn.model.lm_head import hidden_states
+from unlearn.model.state import open_model
 
 
 def test_the_direction_is_a_unit_vector_and_a_function_of_its_seed() -> None:

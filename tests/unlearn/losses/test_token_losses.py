@@ -32,7 +32,7 @@ from unlearn.losses.ce_u import cross_entropy_without_target
 from unlearn.losses.flatness import squared_logit_margin
 from unlearn.losses.inverted_hinge import probability_margin
 from unlearn.losses.uniform import divergence_from_uniform
-from unlearn.scoring import log_prob
+from unlearn.model.scoring import log_prob
 
 LOG2 = math.log(2)
 ALL = {**FORGET_LOSSES, **RETAIN_LOSSES}

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from unlearn.demo import base_path, facts
+from unlearn.apps.demo import base_path, facts
 from unlearn.errors import DataError
-from unlearn.models import open_model
+from unlearn.model.state import open_model
 from unlearn_eval.benchmarks.muse import (
     MuseData,
     MuseScores,

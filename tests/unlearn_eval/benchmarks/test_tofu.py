@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from unlearn.demo import base_path
+from unlearn.apps.demo import base_path
 from unlearn.errors import DataError
-from unlearn.models import open_model
+from unlearn.model.state import open_model
 from unlearn_eval.benchmarks.muse import privacy_leakage
 from unlearn_eval.benchmarks.tofu import (
     SPLITS,
@@ -98,10 +98,10 @@ def state():
 
 
 def test_a_live_model_is_scored_row_by_row_in_one_pass(state, monkeypatch):
-    from unlearn.batches import encode
-    from unlearn.records import Record
-    from unlearn.scoring import score_examples
-    from unlearn.templates import Template
+    from unlearn.data.records import Record
+    from unlearn.data.templates import Template
+    from unlearn.data.tokenization import encode
+    from unlearn.model.scoring import score_examples
     from unlearn_eval.benchmarks import tofu
 
     seen = []
@@ -156,7 +156,7 @@ def test_a_live_model_is_scored_row_by_row_in_one_pass(state, monkeypatch):
 
 def test_what_a_model_writes_is_compared_with_the_answer(state):
     """The embedded model knows its own facts; what it says is not cut to the answer's length."""
-    from unlearn.demo import facts
+    from unlearn.apps.demo import facts
 
     known = facts()[0]
     true = TofuQuestion(known["prompt"], known["completion"], None, ("nothing of the kind",))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn.demo import base_path
+from unlearn.apps.demo import base_path
 from unlearn.errors import DataError, OptionError
-from unlearn.models import open_model
+from unlearn.model.state import open_model
 from unlearn_eval.benchmarks import wmdp
 from unlearn_eval.benchmarks.wmdp import (
     WmdpQuestion,

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from unlearn_eval.certificate import build_certificate, sign
-from unlearn_eval.certificate._policies import content_hash
+from unlearn_eval.certificate.policies import content_hash
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -130,7 +130,7 @@ class Case:
 
 
 def make_folder(folder: Path, weights: bytes, scale: int = 8) -> str:
-    from unlearn.lineage import weights_digest
+    from unlearn.provenance.lineage import weights_digest
 
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(weights)

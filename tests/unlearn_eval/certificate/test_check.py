@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from unlearn._cli import run
+from unlearn.apps.cli import run
 from unlearn.errors import CertificateError, LineageError
-from unlearn.lineage import weights_digest
+from unlearn.provenance.lineage import weights_digest
 from unlearn_eval.certificate import (
     build_certificate,
-    certify,
     check_certificate,
     key_path,
     load_signing_key,
@@ -24,8 +23,9 @@ from unlearn_eval.certificate import (
     write_certificate,
 )
 from unlearn_eval.certificate.__main__ import main
+from unlearn_eval.certify import certify
 from unlearn_eval.report.certificate import certificate_page
-from unlearn_eval.verdict import load_policy
+from unlearn_eval.verdict.decision import load_policy
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -227,7 +227,7 @@ def test_making_one_takes_little_more(case) -> None:
 
 def test_a_saved_adapter_s_own_lineage_fits(adapter, verdict) -> None:
     """The digests of lineage, audit and certificate are one, on a folder the toolkit saved."""
-    from unlearn.lineage import Lineage
+    from unlearn.provenance.lineage import Lineage
 
     line = Lineage.read(adapter)
     assert line is not None

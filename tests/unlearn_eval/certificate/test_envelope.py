@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_eval.certificate import PAYLOAD_TYPE, key_id, sign
-from unlearn_eval.certificate._envelope import UnverifiedError, open_envelope, pae
+from unlearn_eval.certificate.envelope import UnverifiedError, open_envelope, pae
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from unlearn.errors import CertificateError
-from unlearn_eval.certificate import certificate_page, check_certificate, sign
+from unlearn_eval.certificate import check_certificate, sign
+from unlearn_eval.report.certificate import certificate_page
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
 
@@ -153,7 +154,7 @@ def test_the_page_carries_the_signed_file(case, private_key, tmp_path: Path) -> 
     file.write_bytes(base64.b64decode(found[1]))
     assert json.loads(file.read_text()) == envelope
     now = case.statement()["created"]
-    from unlearn_eval.certificate._shape import parse_time
+    from unlearn_eval.certificate.shape import parse_time
 
     assert check_certificate(file, private_key.public_key(), now=parse_time(now)).ok
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from unlearn.errors import CertificateError, LineageError
-from unlearn.lineage import Lineage
-from unlearn_eval.certificate._files import deciding_files
-from unlearn_eval.certificate._schema import STATEMENT
-from unlearn_eval.certificate._shape import MisfitError, fit
+from unlearn.provenance.lineage import Lineage
+from unlearn_eval.certificate.files import deciding_files
+from unlearn_eval.certificate.schema import STATEMENT
+from unlearn_eval.certificate.shape import MisfitError, fit
 
 
 def test_a_statement_says_where_each_thing_comes_from(case) -> None:

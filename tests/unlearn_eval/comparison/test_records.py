@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from unlearn.data.records import Record, Secret
 from unlearn.errors import DataError
-from unlearn.records import Record, Secret
 from unlearn_eval.comparison.records import CellRecords, chosen, read_records, records_table
-from unlearn_eval.report.comparison_records import embedded, visible
+from unlearn_eval.report.comparison.records import embedded, visible
 
 
 def scores(*rows):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from unlearn.errors import DataError, OptionError
 from unlearn_eval.extraction import discoverable
-from unlearn_eval.extraction.discoverable import SAMPLER, log_prob_of_target, tries_needed
+from unlearn_eval.extraction.discoverable import log_prob_of_target, tries_needed
+from unlearn_eval.scores.token_scores import SAMPLER
 
 
 def test_tries_worked_by_hand():
@@ -62,8 +63,8 @@ def test_agrees_with_real_sampling(sampler):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from unlearn.batches import Example
-    from unlearn.scoring import Head, score_examples
+    from unlearn.data.tokenization import Example
+    from unlearn.model.scoring import Head, score_examples
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(

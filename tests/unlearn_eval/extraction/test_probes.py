@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.extraction.discoverable import SAMPLER
+from unlearn_eval.scores.token_scores import SAMPLER
 
 
 def test_names_match_files():

@@ -5,7 +5,7 @@ import pytest
 
 from unlearn.errors import DataError
 from unlearn_eval.extraction import secret
-from unlearn_eval.extraction.discoverable import SAMPLER
+from unlearn_eval.scores.token_scores import SAMPLER
 
 
 def scores_of(make_scores):
@@ -49,10 +49,10 @@ def test_spans_come_from_the_records(tiny_model):
     """The declared characters, and only those, become the secret's tokens."""
     from transformers import AutoTokenizer
 
-    from unlearn.batches import encode
-    from unlearn.records import Records
-    from unlearn.templates import Template
-    from unlearn_eval.scoring import _secret_tokens
+    from unlearn.data.records import Records
+    from unlearn.data.templates import Template
+    from unlearn.data.tokenization import encode
+    from unlearn_eval.scores.model_scores import _secret_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from unlearn.batches import encode
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.templates import Template
-from unlearn_eval.passes._base import Material, View
-from unlearn_eval.scoring import score_model
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import encode
+from unlearn.model.state import open_model
+from unlearn_eval.passes.base import Material, View
+from unlearn_eval.scores.model_scores import score_model
 
 
 @pytest.fixture(scope="session")

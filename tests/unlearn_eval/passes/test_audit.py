@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from unlearn import lineage as lin
-from unlearn._cli import run
+from unlearn.apps.cli import run
+from unlearn.provenance.keys import home
 from unlearn_eval import run_audit
 from unlearn_eval.passes import PASSES
 
@@ -81,7 +81,7 @@ def test_the_command_line(tiny_model, adapter, data_file, holdout_file, tmp_path
         if (r["state"], r["probe"], r["metric"]) == ("after", "membership.recall", "auc")
     ]
     assert 0 <= auc <= 1
-    assert not (lin.home() / "cache").exists()
+    assert not (home() / "cache").exists()
 
     # what the screen shows is of the records as they are, whatever else was asked, but for what
     # could not be measured
@@ -90,7 +90,7 @@ def test_the_command_line(tiny_model, adapter, data_file, holdout_file, tmp_path
     shown = shown.replace(note, "")
     assert run([*words[:-5], "--output", str(tmp_path / "plain")]) == 0
     assert capfd.readouterr().out.replace("plain", "out") == shown
-    assert (lin.home() / "cache").exists()
+    assert (home() / "cache").exists()
 
     words[words.index("--also") + 1] = "recal"
     assert run([*words, "--output", str(tmp_path / "no")]) == 2

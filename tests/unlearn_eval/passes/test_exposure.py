@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
 from unlearn.errors import DataError
-from unlearn.records import Records
-from unlearn.templates import Template
 from unlearn_eval import run_audit
-from unlearn_eval._cache import Cache
 from unlearn_eval.passes import plan
+from unlearn_eval.scores.cache import Cache
 
 
 def row(name: str, prompt: str, completion: str, *values: str, field: str = "completion"):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn.batches import Example, encode
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError, ModelError
-from unlearn.models import new_adapter, open_model
-from unlearn.records import Records
-from unlearn.scoring import Head
-from unlearn.templates import Template
+from unlearn.model.scoring import Head
+from unlearn.model.state import new_adapter, open_model
 from unlearn_eval.membership import grad_norm
 from unlearn_eval.passes import grad_norm as passes
 from unlearn_eval.passes.grad_norm import gradient_norms, trained

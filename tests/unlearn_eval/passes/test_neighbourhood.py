@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from unlearn.batches import Example
-from unlearn.generation import end_tokens
-from unlearn_eval._cache import Cache
+from unlearn.data.tokenization import Example
+from unlearn.model.generation import end_tokens
 from unlearn_eval.passes import plan
 from unlearn_eval.passes.neighbourhood import NEIGHBOURS, neighbours
+from unlearn_eval.scores.cache import Cache
 
 
 def test_copies_differ_in_a_tenth_of_the_targets_only(opened, make_material):

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
 from unlearn.errors import DataError
-from unlearn.records import Records
-from unlearn.templates import Template
 from unlearn_eval import run_audit
-from unlearn_eval._cache import Cache
 from unlearn_eval.extraction import discoverable
 from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
 from unlearn_eval.passes import plan
-from unlearn_eval.passes._paraphrases import read_paraphrases
+from unlearn_eval.passes.inputs import read_paraphrases
 from unlearn_eval.passes.prompt_states import prompts
-from unlearn_eval.verify import verify
+from unlearn_eval.scores.cache import Cache
+from unlearn_eval.verdict.verify import verify
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn.batches import Example, Span
+from unlearn.data.tokenization import Example, Span
 from unlearn.errors import DataError, OptionError
-from unlearn_eval._cache import Cache
 from unlearn_eval.passes import PASSES, plan
-from unlearn_eval.passes._prefix import inserted, prefixed, shots_prefix
+from unlearn_eval.passes.prefix import inserted, prefixed, shots_prefix
 from unlearn_eval.passes.recall import sides_and_prefix
+from unlearn_eval.scores.cache import Cache
 
 
 def by_hand(model, prefix: list[int], example: Example) -> float:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn.batches import Example, encode
-from unlearn.demo import base_path
+from unlearn.apps.demo import base_path
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OptionError
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.scoring import score_examples
-from unlearn.templates import Template
+from unlearn.model.scoring import score_examples
+from unlearn.model.state import open_model
 from unlearn_eval.extraction.sampled import agreement
 from unlearn_eval.passes.sampled import sampled_hits
 

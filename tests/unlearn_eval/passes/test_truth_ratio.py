@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from unlearn.batches import encode
+from unlearn.data.records import Records
+from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import encode
 from unlearn.errors import DataError, OptionError
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.templates import choose_template
+from unlearn.model.state import open_model
 from unlearn_eval import run_audit
-from unlearn_eval.passes._perturbed import Answers, read_perturbed
-from unlearn_eval.scoring import score_model
+from unlearn_eval.passes.inputs import Answers, read_perturbed
+from unlearn_eval.scores.model_scores import score_model
 
 FALSE = {"r0": ["It is 1.", "It is 22 indeed."], "r6": ["It is 7."]}
 

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlearn_eval._table import Audit, Measure, audit_rows
-from unlearn_eval.extraction.discoverable import SAMPLER
-from unlearn_eval.scores import TokenScores
+from unlearn_eval.results.rows import Audit, Measure, audit_rows
+from unlearn_eval.scores.token_scores import SAMPLER, TokenScores
 
 # What a hostile record might hold; none of it may ever run or break the page.
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"

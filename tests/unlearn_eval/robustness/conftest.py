@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from unlearn.batches import encode
-from unlearn.models import ModelState, open_model
-from unlearn.records import Records
-from unlearn.templates import choose_template
+from unlearn.data.records import Records
+from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import encode
+from unlearn.model.state import ModelState, open_model
 
 OpenState = Callable[..., ModelState]
 

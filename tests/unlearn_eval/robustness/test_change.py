@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from unlearn_eval.robustness import resemblance
-from unlearn_eval.robustness._change import (
+from unlearn_eval.robustness.change import (
     Comparison,
     Error,
     auc_change,

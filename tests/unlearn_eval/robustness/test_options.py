@@ -6,7 +6,7 @@ import pytest
 
 from unlearn.errors import OptionError
 from unlearn_eval.robustness import TREATMENTS
-from unlearn_eval.robustness.options import OPTIONS, options_of, parse_options
+from unlearn_eval.robustness.treatments.options import OPTIONS, options_of, parse_options
 
 
 def test_words_become_typed_values():

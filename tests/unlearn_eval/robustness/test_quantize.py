@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unlearn_eval.robustness.merge import cast_bf16
-from unlearn_eval.robustness.quantize import round_nf4, round_symmetric
+from unlearn_eval.robustness.treatments.merge import cast_bf16
+from unlearn_eval.robustness.treatments.quantize import round_nf4, round_symmetric
 
 
 def test_four_bits_by_hand():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlearn import workflow
 from unlearn.errors import OptionError
+from unlearn.runs import finetuning
 from unlearn_eval import run_audit
 from unlearn_eval.report import audit_page
 from unlearn_eval.robustness import chosen, resemblance
 from unlearn_eval.robustness.rows import robustness_rows
 from unlearn_eval.robustness.run import Trial
-from unlearn_eval.robustness.treated import Setting, Treated, score
+from unlearn_eval.robustness.treatments.treated import Setting, Treated, score
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def other(tiny_model, data_file, lineage_key, tmp_path_factory):
     options = {"learning_rate": 3e-3, "max_steps": 3, "batch_size": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_KEY", lineage_key)
-        workflow.finetune(tiny_model, data_file, folder, lora={"r": 4}, options=options, seed=1)
+        finetuning.finetune(tiny_model, data_file, folder, lora={"r": 4}, options=options, seed=1)
     return folder
 
 

@@ -11,18 +11,18 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearn.errors import DataError, ModelError, OptionError
-from unlearn.models import ModelState, new_adapter, open_model
-from unlearn.scoring import Head
+from unlearn.model.scoring import Head
+from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn_eval.robustness import TREATMENTS
-from unlearn_eval.robustness._weights import rewritten
-from unlearn_eval.robustness.benign import benign
-from unlearn_eval.robustness.logit_lens import leaving_at, lens_blocks, logit_lens
-from unlearn_eval.robustness.merge import merged_bf16
-from unlearn_eval.robustness.quantize import int4, int8, round_symmetric, rounded
-from unlearn_eval.robustness.relearn import pick, relearn, taught
-from unlearn_eval.robustness.scale import scale, scaled
-from unlearn_eval.robustness.treated import Setting, score
-from unlearn_eval.scoring import score_model
+from unlearn_eval.robustness.treatments.benign import benign
+from unlearn_eval.robustness.treatments.logit_lens import leaving_at, lens_blocks, logit_lens
+from unlearn_eval.robustness.treatments.merge import merged_bf16
+from unlearn_eval.robustness.treatments.quantize import int4, int8, round_symmetric, rounded
+from unlearn_eval.robustness.treatments.relearn import pick, relearn, taught
+from unlearn_eval.robustness.treatments.scale import scale, scaled
+from unlearn_eval.robustness.treatments.treated import Setting, score
+from unlearn_eval.robustness.treatments.weights import rewritten
+from unlearn_eval.scores.model_scores import score_model
 
 SETTING = Setting(learning_rate=1e-2, seed=3)
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlearn.batches import encode
-from unlearn.demo import base_path, facts
+from unlearn.apps.demo import base_path, facts
+from unlearn.data.records import Records
+from unlearn.data.templates import Template
+from unlearn.data.tokenization import encode
 from unlearn.errors import DataError, OptionError
-from unlearn.models import open_model
-from unlearn.records import Records
-from unlearn.templates import Template
-from unlearn_eval.scoring import score_model
+from unlearn.model.state import open_model
+from unlearn_eval.scores.model_scores import score_model
 from unlearn_eval.utility.calibration import calibration, calibration_intervals
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn.batches import Example
-from unlearn.scoring import Head, score_examples
+from unlearn.data.tokenization import Example
+from unlearn.model.scoring import Head, score_examples
 from unlearn_eval.utility.drift import Anchor, kl_divergence
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.demo import base_path, facts
+from unlearn.apps.demo import base_path, facts
 from unlearn.errors import DataError, OptionError
-from unlearn.models import new_adapter, open_model
+from unlearn.model.state import new_adapter, open_model
 from unlearn_eval.utility.lm_eval import _interval, evaluate_tasks
 
 

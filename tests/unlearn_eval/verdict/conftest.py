@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlearn_eval._verdict.policy import policy_of
-from unlearn_eval.scores import TokenScores
-from unlearn_eval.verdict import Evidence, Policy, Verdict, View
+from unlearn_eval.scores.token_scores import TokenScores
+from unlearn_eval.verdict.decision import Evidence, Policy, Verdict, View
+from unlearn_eval.verdict.policy import policy_of
 
 MakePolicy = Callable[..., Policy]
 

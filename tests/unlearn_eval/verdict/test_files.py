@@ -8,15 +8,16 @@ import shutil
 import numpy as np
 import pytest
 
-from unlearn import lineage as lin
-from unlearn._cli import run
+from unlearn.apps.cli import run
+from unlearn.data.records import Records
 from unlearn.errors import DataError, LineageError, OptionError
-from unlearn.records import Records
+from unlearn.provenance.keys import Key
+from unlearn.provenance.lineage import now, weights_digest
 from unlearn_eval import run_audit
-from unlearn_eval._lineages import Told
-from unlearn_eval._load import load_audit, load_evidence, load_scores
-from unlearn_eval.verdict import View
-from unlearn_eval.verify import verify
+from unlearn_eval.audit.lineages import Told
+from unlearn_eval.verdict.decision import View
+from unlearn_eval.verdict.load import load_audit, load_evidence, load_scores
+from unlearn_eval.verdict.verify import verify
 
 from .conftest import CONTENT
 
@@ -279,7 +280,7 @@ def test_the_command_line(folder, tmp_path, capfd):
     assert "chosen before the audit" in " ".join(shown.split())
     content = json.loads((audit / "verdict.json").read_text())
     assert (content["schema"], content["outcome"]) == (1, "INCONCLUSIVE")
-    assert lin.now()[:10] == content["created"][:10]
+    assert now()[:10] == content["created"][:10]
     assert run(["verify", "--audit", str(audit)]) == 2
     assert "--overwrite" in capfd.readouterr().err
     words = ["verify", "--audit", str(audit), "--output", str(tmp_path / "b"), "--json"]
@@ -295,10 +296,10 @@ def test_the_command_line(folder, tmp_path, capfd):
 def test_exit_codes(folder, tmp_path, monkeypatch, outcome, code):
     import dataclasses
 
-    import unlearn_eval.verify
+    import unlearn_eval.verdict.verify
 
     found = dataclasses.replace(verify(folder[0]), outcome=outcome)
-    monkeypatch.setattr(unlearn_eval.verify, "verify", lambda *_, **__: found)
+    monkeypatch.setattr(unlearn_eval.verdict.verify, "verify", lambda *_, **__: found)
     assert run(["verify", "--audit", str(copy(folder, tmp_path / "a"))]) == code
 
 
@@ -322,7 +323,7 @@ def compared(folder, tmp_path):
         place = tmp_path / "references" / f"reference-0{i}"
         place.mkdir(parents=True)
         (place / "adapter_model.safetensors").write_bytes(name.encode())
-        digest = lin.weights_digest(place)
+        digest = weights_digest(place)
         records = {"key_id": key, "trained": ["0" * 64], "forgotten": gone}
         (place / "lineage.json").write_text(json.dumps({"digest": digest, "records": records}))
         content["states"][name] = digest
@@ -334,7 +335,7 @@ def compared(folder, tmp_path):
 
 def test_an_audit_names_its_records_by_keyed_digests(folder, lineage_key, data_file):
     content = json.loads((folder[0] / "audit.json").read_text())
-    key = lin.Key(bytes.fromhex(lineage_key))
+    key = Key(bytes.fromhex(lineage_key))
     gone = Records.load(data_file).select("rows:0-3")
     assert content["records"]["forget"] == sorted(key.digest(record) for record in gone)
     assert (content["records"]["key_id"], content["records"]["kept"]) == (key.id, 8)

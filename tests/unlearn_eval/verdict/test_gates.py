@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearn_eval._verdict.extraction import alone_by_chance
-from unlearn_eval.verdict import View, decide
+from unlearn_eval.verdict.decision import View, decide
+from unlearn_eval.verdict.extraction import alone_by_chance
 
 from .conftest import HOLDOUT, RETAIN, evidence, matrix, probe, state
 

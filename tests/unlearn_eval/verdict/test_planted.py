@@ -10,17 +10,18 @@ import pytest
 from scipy import stats
 
 from unlearn import Records, finetune, forget
-from unlearn._cli import run
-from unlearn.canaries import Canaries, beside
+from unlearn.apps.cli import run
+from unlearn.canaries.pairs import Canaries, beside
 from unlearn.errors import DataError, LineageError, OptionError, SelectionError
-from unlearn.lineage import Key
-from unlearn_eval import _load, run_audit
-from unlearn_eval._load import ScoreFile, load_evidence
-from unlearn_eval._verdict.canaries import decide_by_canaries
-from unlearn_eval.certificate import certify
+from unlearn.provenance.keys import Key
+from unlearn_eval import run_audit
+from unlearn_eval.certify import certify
 from unlearn_eval.statistics import sign_flip_test
-from unlearn_eval.verdict import Evidence, Twins, View, decide, load_policy
-from unlearn_eval.verify import verify
+from unlearn_eval.verdict import load as _load
+from unlearn_eval.verdict.decision import Evidence, Twins, View, decide, load_policy
+from unlearn_eval.verdict.load import ScoreFile, load_evidence
+from unlearn_eval.verdict.tiers.canaries import decide_by_canaries
+from unlearn_eval.verdict.verify import verify
 
 from .conftest import matrix
 
@@ -35,7 +36,7 @@ def planted(tiny_model, data_file, lineage_key, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_KEY", lineage_key)
         # the same canaries in every run of the suite
-        patch.setattr("unlearn.canaries.secrets.token_bytes", lambda n: b"s" * n)
+        patch.setattr("unlearn.canaries.pairs.secrets.token_bytes", lambda n: b"s" * n)
         patch.setenv("UNLEARN_HOME", str(work / "home"))
         finetune(tiny_model, data_file, work / "adapter", canaries=PAIRS, options=QUICK)
         forget(

@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 
-from unlearn._recipes import recipe_path
+from unlearn.config import recipe_path
 from unlearn.errors import OptionError
-from unlearn_eval._verdict.policy import FORMS, is_form, policy_of
-from unlearn_eval._verdict.power import detectable_theta, pass_power, references_needed
-from unlearn_eval.certificate._policies import SHIPPED
+from unlearn_eval.certificate.policies import SHIPPED
 from unlearn_eval.robustness import TREATMENTS
 from unlearn_eval.statistics import prediction_limits, records_for_equivalence
-from unlearn_eval.verdict import load_policy, power_statement
+from unlearn_eval.verdict.decision import load_policy, power_statement
+from unlearn_eval.verdict.policy import FORMS, is_form, policy_of
+from unlearn_eval.verdict.power import detectable_theta, pass_power, references_needed
 
 from .conftest import CONTENT
 

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from unlearn.errors import DataError
-from unlearn_eval._verdict.references import place, statistics
 from unlearn_eval.statistics import prediction_limits
-from unlearn_eval.verdict import Fact, View, decide, leave_one_out
+from unlearn_eval.verdict.decision import Fact, View, decide, leave_one_out
+from unlearn_eval.verdict.tiers.references import place, statistics
 
 from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, probe, reference, state
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from unlearn import lineage as lin
+from unlearn.provenance.lineage import weights_digest
 from unlearn_eval import run_audit
-from unlearn_eval._load import load_evidence
-from unlearn_eval.verdict import decide
-from unlearn_eval.verify import verify
+from unlearn_eval.verdict.decision import decide
+from unlearn_eval.verdict.load import load_evidence
+from unlearn_eval.verdict.verify import verify
 
 from .conftest import CONTENT, evidence, matrix, reference
 
@@ -81,7 +81,7 @@ def noisy(tiny_model, adapter, data_file, holdout_file, lineage_key, tmp_path_fa
         line = json.loads((copy / "lineage.json").read_text())
         (copy / "lineage.json").unlink()
         if i >= 3:
-            line |= {"digest": lin.weights_digest(copy), "parent": line["digest"]}
+            line |= {"digest": weights_digest(copy), "parent": line["digest"]}
             line["records"]["trained"] = line["records"]["trained"][:0]
             (copy / "lineage.json").write_text(json.dumps(line))
     with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +154,7 @@ def test_references_that_saw_an_edited_copy_or_were_trained_otherwise_bar_a_pass
 ):
     monkeypatch.setenv("UNLEARN_KEY", lineage_key)
     from unlearn import Records, forget
-    from unlearn.references import train_references
+    from unlearn.runs.references import train_references
 
     rows = [json.loads(row) for row in data_file.read_text().splitlines()]
     copied = [row | {"id": "copy", "prompt": f"{row['prompt']} "} for row in rows[:1]]
@@ -194,7 +194,7 @@ def test_references_that_saw_an_edited_copy_or_were_trained_otherwise_bar_a_pass
 
 
 def trained_from(tmp_path, line):
-    from unlearn_eval.certificate._references import trained_on
+    from unlearn_eval.certificate.trained_on import trained_on
 
     (tmp_path / "fine" / "lineage.json").write_text(json.dumps(line))
     return trained_on(tmp_path / "fine", line["records"]["key_id"])

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from unlearn.errors import DataError
-from unlearn_eval._verdict.canaries import guesses_refute
 from unlearn_eval.statistics import auc_interval, sign_flip_test, twin_theta
-from unlearn_eval.verdict import Evidence, Twins, View, decide
+from unlearn_eval.verdict.decision import Evidence, Twins, View, decide
+from unlearn_eval.verdict.tiers.canaries import guesses_refute
 
 from .conftest import RETAIN, evidence, state
 

@@ -1,1 +1,0 @@
-"""The parts of `unlearn_eval.statistics`, which re-exports what is public."""

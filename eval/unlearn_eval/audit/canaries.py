@@ -1,0 +1,117 @@
+"""Canaries in an audit: those taken out are its forget split, those left out its holdout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn.canaries.pairs import Canaries, as_records, check_planted, joined, still_in
+from unlearn.data.records import Records
+from unlearn.data.splits import loaded
+from unlearn.errors import LineageError, OptionError
+from unlearn.model.folders import resolve_folder
+from unlearn.provenance.keys import Key
+from unlearn.provenance.lineage import Lineage, Planted
+
+__all__ = ["PlantedSplit", "check_alone", "split_canaries"]
+
+
+@dataclass(frozen=True)
+class PlantedSplit:
+    """What an audit of canaries measures.
+
+    Attributes:
+        forget: the included canaries in question.
+        holdout: the other of each pair, in the same order.
+        retain: records and canaries that were not taken out.
+        planted: what the lineage commits to.
+        taken_out: whether those in question were taken out again.
+    """
+
+    forget: Records
+    holdout: Records
+    retain: Records
+    planted: Planted
+    taken_out: bool
+
+    @property
+    def note(self) -> str:
+        """Say what is measured."""
+        which = "that were taken out" if self.taken_out else "of which none was taken out"
+        return (
+            f"no record was measured, but canaries: {len(self.forget)} of {self.planted.pairs} "
+            f"planted ones, {which}, are the forget split, and the other of each pair, which a "
+            "coin left out of training, the holdout"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `audit.json` holds under `canaries`."""
+        return {
+            "sha256": self.planted.sha256,
+            "planted": self.planted.pairs,
+            "pairs": dict(zip(self.forget.ids, self.holdout.ids, strict=True)),
+        }
+
+
+def check_alone(forget: str | None, holdout: object) -> None:
+    """Refuse records beside canaries: an audit is of the ones or of the others.
+
+    Args:
+        forget: records that are named.
+        holdout: records that are given.
+
+    Raises:
+        OptionError: if there are any.
+    """
+    if forget is not None or holdout is not None:
+        other = "--forget" if forget is not None else "--holdout"
+        raise OptionError(
+            f"--canaries says what was taken out and what was left out: drop {other}, and audit "
+            "records by themselves"
+        )
+
+
+def split_canaries(
+    file: str | Path, changed: str | Path, records: Records, retain: str | Path | Records | None
+) -> PlantedSplit:
+    """Choose what an audit of canaries measures.
+
+    In question are all included canaries that were taken out of the adapter, as its lineage says;
+    all that were planted, if nothing was. Neither choice looks at the coin.
+
+    Args:
+        file: of canaries.
+        changed: the adapter (or model) under audit.
+        records: of its training.
+        retain: the records kept, where they are given.
+
+    Returns:
+        The splits; nothing that the lineage calls forgotten is retained.
+
+    Raises:
+        UnlearnError: if the file is not the one that the adapter's lineage commits to, or records
+            were taken out and no canary.
+    """
+    key = Key.load()
+    folder = resolve_folder(changed, "adapter or model")
+    canaries = Canaries.read(file)
+    line = check_planted(canaries, file, Lineage.read(folder), key, folder)
+    left, out = still_in(canaries, line, key)
+    pairs = out or left
+    gone = set(line.records.forgotten)
+    if gone and not out:
+        raise LineageError(
+            f"records were taken out of {folder}, but no canaries beside them, so these can say "
+            "nothing about it: take some out with `unlearn forget --with-canaries`"
+        )
+    staying = [pair.included for pair in left] if out else []
+    kept = joined(records if retain is None else loaded(retain), staying)
+    kept = kept.take([i for i, record in enumerate(kept) if key.digest(record) not in gone])
+    return PlantedSplit(
+        forget=as_records([pair.included for pair in pairs]),
+        holdout=as_records([pair.left_out for pair in pairs]),
+        retain=kept,
+        planted=canaries.commitment,
+        taken_out=bool(out),
+    )

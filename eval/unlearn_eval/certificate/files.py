@@ -1,0 +1,35 @@
+"""Digests of the files that decide what a model or adapter computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unlearn.provenance.digests import file_digest, weights_digest
+
+__all__ = ["deciding_files", "weights_digest"]
+
+_DECIDING = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "*.py",
+)
+
+
+def deciding_files(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a folder that decides what the model computes.
+
+    The weights alone do not: the scale of an adapter, say, stands in its configuration. Files
+    beside them, such as a README or the lineage, may change.
+
+    Args:
+        folder: an adapter's or model's folder.
+
+    Returns:
+        Hexadecimal digests by file name, in the order of names.
+    """
+    found = {path for pattern in _DECIDING for path in Path(folder).glob(pattern)}
+    return {path.name: file_digest(path).hex() for path in sorted(found) if path.is_file()}

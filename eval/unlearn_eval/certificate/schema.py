@@ -1,0 +1,195 @@
+"""The shapes of a statement, schema 1, and of what it is gathered from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unlearn_eval.certificate.shape import (
+    COUNT,
+    FLAG,
+    HEX,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TIME,
+    WEIGHTS,
+    Leaf,
+    Maybe,
+    one_of,
+)
+
+__all__ = [
+    "ARTIFACT",
+    "AUDIT",
+    "KINDS",
+    "LINEAGE",
+    "REFERENCE",
+    "REQUEST",
+    "STATEMENT",
+    "VERDICT",
+]
+
+KINDS = (
+    "dataset",
+    "adapter",
+    "checkpoint",
+    "optimizer",
+    "merge",
+    "quantized",
+    "cache",
+    "raw",
+)
+"""What may hold a record or descend from it; `optimizer` is the state of one, `raw` a file."""
+
+REQUEST = {
+    "id": TEXT,
+    "received": Maybe(TIME),
+    "due": Maybe(TIME),
+    "run": Maybe(TIME),
+    "verified": Maybe(TIME),
+    "closed": Maybe(TIME),
+    "escrow_destroyed": Maybe(FLAG),
+    "ledger": Maybe({"id": TEXT, "entries": COUNT, "head": TEXT}),
+}
+VERDICT: dict[str, Any] = {
+    "schema": one_of([1]),
+    "outcome": one_of(["PASS", "FAIL", "INCONCLUSIVE"]),
+    "tier": Maybe(one_of(["A", "B", "C"])),
+    "reasons": [TEXT],
+    "would_decide": [TEXT],
+    "policy": {
+        "name": TEXT,
+        "sha256": HEX,
+        "chosen": one_of(["before", "after"]),
+        "content": OBJECT,
+    },
+    "gates": [{"gate": TEXT, "passed": Maybe(FLAG), "words": TEXT}],
+    "probes": [
+        {
+            "probe": TEXT,
+            "deployment": TEXT,
+            "prompt_state": TEXT,
+            "statistic": TEXT,
+            "value": Maybe(NUMBER),
+            "low": Maybe(NUMBER),
+            "high": Maybe(NUMBER),
+            "reference_mean": Maybe(NUMBER),
+            "reference_sd": Maybe(NUMBER),
+            "k": Maybe(COUNT),
+            "passed": Maybe(FLAG),
+            "failed": Maybe(FLAG),
+            "words": TEXT,
+        }
+    ],
+    "extraction": Maybe(
+        {
+            "n": COUNT,
+            "p": NUMBER,
+            "extracted": Maybe(COUNT),
+            "reference_extracted": Maybe(COUNT),
+            "records": Maybe(COUNT),
+            "words": TEXT,
+            "outcome": Maybe(TEXT),
+        }
+    ),
+    "utility": Maybe(
+        {
+            "value": Maybe(NUMBER),
+            "low": Maybe(NUMBER),
+            "high": Maybe(NUMBER),
+            "margin": Maybe(NUMBER),
+            "outcome": Maybe(TEXT),
+            "words": TEXT,
+        }
+    ),
+    "power": TEXT,
+    "counts": {
+        "forget": COUNT,
+        "holdout": Maybe(COUNT),
+        "subjects": Maybe(COUNT),
+        "references": Maybe(COUNT),
+    },
+    "audit_sha256": HEX,
+    "created": TIME,
+}
+REFERENCE = {
+    "weights": WEIGHTS,
+    "trained": Maybe(COUNT),
+    "saw": Maybe(COUNT),
+    "kept": Maybe(COUNT),
+}
+"""A reference: how many records it was trained on, how many of the deleted and the kept ones."""
+AUDIT: dict[str, Any] = {
+    "created": TIME,
+    "states": OBJECT,
+    "files": Maybe(OBJECT),
+    "records": Maybe({"key_id": TEXT, "forget": [HEX], "kept": COUNT}),
+    "references": Maybe(OBJECT),
+    "canaries": Maybe({"sha256": HEX, "planted": COUNT}),
+}
+LINEAGE: dict[str, Any] = {
+    "created": TIME,
+    "base": {"name": TEXT, "digest": WEIGHTS},
+    "digest": WEIGHTS,
+    "kind": one_of(["adapter", "full"]),
+    "parent": Maybe(WEIGHTS),
+    "records": {"key_id": TEXT, "forgotten": [HEX]},
+    "canaries": Maybe({"sha256": HEX, "pairs": COUNT}),
+    "method": TEXT,
+    "options": OBJECT,
+    "seed": COUNT,
+    "versions": OBJECT,
+    "stopped": Maybe(TEXT),
+}
+ARTIFACT = {
+    "kind": one_of(KINDS),
+    "name": TEXT,
+    "digest": Maybe(TEXT),
+    "cleaned": Maybe(FLAG),
+    "note": Maybe(TEXT),
+}
+_FILES = Leaf(
+    "file names with 64 hexadecimal digits each",
+    lambda value: isinstance(value, Mapping) and all(map(HEX.test, value.values())),
+)
+
+STATEMENT: dict[str, Any] = {
+    "schema": one_of([1]),
+    "created": TIME,
+    "expires": TIME,
+    "request": Maybe(REQUEST),
+    "records": {"algorithm": one_of(["HMAC-SHA256"]), "key_id": TEXT, "digests": [HEX]},
+    "counts": VERDICT["counts"],
+    "scope": [ARTIFACT],
+    "models": {
+        "base": {"name": TEXT, "weights": WEIGHTS},
+        "before": Maybe({"weights": WEIGHTS}),
+        "after": {"kind": LINEAGE["kind"], "weights": WEIGHTS, "files": Maybe(_FILES)},
+    },
+    "references": [REFERENCE],
+    "method": {
+        "name": TEXT,
+        "options": OBJECT,
+        "seed": COUNT,
+        "versions": OBJECT,
+        "run": TIME,
+        "stopped": Maybe(TEXT),
+    },
+    "policy": VERDICT["policy"],
+    "controls": VERDICT["gates"],
+    "probes": VERDICT["probes"],
+    "extraction": VERDICT["extraction"],
+    "utility": VERDICT["utility"],
+    "power": TEXT,
+    "audit": {"sha256": HEX, "scores_sha256": Maybe(HEX), "created": TIME},
+    "verdict": {
+        "outcome": VERDICT["outcome"],
+        "tier": VERDICT["tier"],
+        "reasons": [TEXT],
+        "would_decide": [TEXT],
+        "decided": TIME,
+    },
+    "not_claimed": [TEXT],
+}
+"""The shape of a statement of schema 1."""

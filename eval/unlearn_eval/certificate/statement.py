@@ -1,0 +1,289 @@
+"""What a certificate states: gathered from a verdict, its audit and the lineages, by name.
+
+Only what `STATEMENT` names is taken over, so nothing slips in that has no place there: a
+certificate holds no text of a record, no record's id and no record's score. Records appear as the
+lineage has them, as digests under a key that stays with the operator.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn.errors import CertificateError, LineageError, did_you_mean
+from unlearn_eval.certificate.claims import not_claimed_by, not_claimed_of_canaries
+from unlearn_eval.certificate.files import deciding_files, weights_digest
+from unlearn_eval.certificate.schema import (
+    ARTIFACT,
+    AUDIT,
+    LINEAGE,
+    REFERENCE,
+    REQUEST,
+    STATEMENT,
+    VERDICT,
+)
+from unlearn_eval.certificate.shape import Maybe, MisfitError, fit
+
+__all__ = ["VALID_DAYS", "build_certificate"]
+
+VALID_DAYS = 365
+"""Days until a certificate expires: a convention of this project, as attacks keep improving."""
+
+
+def build_certificate(
+    verdict: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    *,
+    request: Mapping[str, Any] | None = None,
+    lineage_after: Any,
+    lineage_before: Any = None,
+    artifacts: Sequence[Mapping[str, Any]] = (),
+    adapter: str | Path | None = None,
+    records: Sequence[str] | None = None,
+    scores_sha256: str | None = None,
+    valid_days: int = VALID_DAYS,
+    not_claimed: Sequence[str] = (),
+    now: datetime.datetime | None = None,
+) -> dict[str, Any]:
+    """Gather what a certificate states; `sign` or `write_certificate` makes it one.
+
+    The weights that the audit measured must be those of the lineages and of `adapter`: a statement
+    about one adapter with the numbers of another is refused.
+
+    Args:
+        verdict: the content of `verdict.json`.
+        audit: the content of `audit.json`.
+        request: of the deletion request its `id`, the times `received`, `due`, `run`, `verified`
+            and `closed` (ISO 8601); `escrow_destroyed`, whether the copy of the records that was
+            kept for checking is gone; and of the ledger its `id`, how many `entries` it has and
+            the digest of the last, its `head`. Nothing else is accepted: who asked stays here.
+        lineage_after: the lineage of the unlearned state, or the content of its `lineage.json`.
+        lineage_before: of the state before, where it has one.
+        artifacts: what was found to hold the records or to descend from them: `kind` (one of
+            `KINDS`), `name`, and where known `digest`, `cleaned` and `note`.
+        adapter: the folder of the unlearned state. With it the certificate covers the
+            configuration (an adapter's scale stands there), without it the weights only.
+        records: keyed digests of the records of this request; without them those that the lineage
+            after calls forgotten and the one before does not.
+        scores_sha256: digest of the audit's `scores.parquet`, which stays with the operator.
+        valid_days: days until it expires.
+        not_claimed: further sentences on what is not claimed.
+        now: the time of making; by default the clock's.
+
+    Returns:
+        The statement, of the shape `STATEMENT`.
+
+    Raises:
+        CertificateError: if a value is missing or is not what its place asks for.
+        LineageError: if audit, lineages and folder are not about the same weights and records.
+    """
+    try:
+        found = fit(verdict, VERDICT, "verdict")
+        seen = fit(audit, AUDIT, "audit")
+        after = fit(_plain(lineage_after), LINEAGE, "lineage after")
+        before = fit(_plain(lineage_before), Maybe(LINEAGE), "lineage before")
+        asked = _request(request)
+        scope = fit(artifacts, [ARTIFACT], "artifacts")
+        references = fit(_references(seen), [REFERENCE], "references")
+    except MisfitError as error:
+        raise CertificateError(f"cannot make a certificate: {error}") from None
+    if not isinstance(valid_days, int) or valid_days < 1:
+        raise CertificateError(f"a certificate is valid for at least one day, not {valid_days}")
+    states = seen["states"]
+    _agree("after", states.get("after"), after["digest"])
+    if before:
+        _agree("before", states.get("before"), before["digest"])
+        _agree("base", before["base"]["digest"], after["base"]["digest"])
+    _agree("base", states.get("base"), after["base"]["digest"])
+    if asked is None and before is None:
+        _parent(states.get("before"), after["parent"])
+    if adapter is not None:
+        _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
+        _same_files(seen["files"], deciding_files(adapter), adapter)
+    canaries, committed = seen["canaries"], after["canaries"]
+    if canaries and (not committed or committed["sha256"] != canaries["sha256"]):
+        raise LineageError(
+            "no certificate: the audit measured canaries to which the adapter's lineage does not "
+            "commit"
+        )
+    # canaries stand for records that were taken out beside them, however many
+    measured = None if canaries else found["counts"]["forget"]
+    digests = _digests(after, before, records, measured)
+    gaps = [] if canaries else _measured(digests, after["records"]["key_id"], seen["records"])
+    prior = states.get("before") or (before["digest"] if before else after["parent"])
+    gaps += _unbroken(prior, after["parent"]) if asked is None else []
+    made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
+    statement = {
+        "schema": 1,
+        "created": made.isoformat(),
+        "expires": (made + datetime.timedelta(days=valid_days)).isoformat(),
+        "request": asked,
+        "records": {
+            "algorithm": "HMAC-SHA256",
+            "key_id": after["records"]["key_id"],
+            "digests": digests,
+        },
+        "counts": found["counts"],
+        "scope": scope,
+        "models": {
+            "base": {"name": after["base"]["name"], "weights": after["base"]["digest"]},
+            "before": {"weights": prior} if prior else None,
+            "after": {
+                "kind": after["kind"],
+                "weights": after["digest"],
+                "files": None if adapter is None else deciding_files(adapter),
+            },
+        },
+        "references": references,
+        "method": {
+            "name": after["method"],
+            "options": after["options"],
+            "seed": after["seed"],
+            "versions": after["versions"],
+            "run": after["created"],
+            "stopped": after["stopped"],
+        },
+        "policy": found["policy"],
+        "controls": found["gates"],
+        "probes": found["probes"],
+        "extraction": found["extraction"],
+        "utility": found["utility"],
+        "power": found["power"],
+        "audit": {
+            "sha256": found["audit_sha256"],
+            "scores_sha256": scores_sha256,
+            "created": seen["created"],
+        },
+        "verdict": {
+            "outcome": found["outcome"],
+            "tier": found["tier"],
+            "reasons": found["reasons"],
+            "would_decide": found["would_decide"],
+            "decided": found["created"],
+        },
+    }
+    limits = not_claimed_of_canaries(canaries, found["counts"]["forget"]) if canaries else []
+    statement["not_claimed"] = [*limits, *gaps, *not_claimed_by(statement), *not_claimed]
+    try:
+        return dict(fit(statement, STATEMENT, "statement", exact=True))
+    except MisfitError as error:
+        raise CertificateError(f"cannot make a certificate: {error}") from None
+
+
+def _plain(lineage: Any) -> Any:
+    """Return the content of `lineage.json`, whether it was read as a `Lineage` or as JSON."""
+    dump = getattr(lineage, "model_dump", None)
+    return dump(by_alias=True, mode="json") if dump else lineage
+
+
+def _request(request: Mapping[str, Any] | None) -> Any:
+    """Take over a request, refusing what has no place: who asked must not be passed on."""
+    unknown = [name for name in request or () if name not in REQUEST]
+    if unknown:
+        near = did_you_mean(str(unknown[0]), REQUEST)
+        raise MisfitError(f"request: {unknown[0]!r} has no place in a certificate{near}")
+    return fit(request, Maybe(REQUEST), "request")
+
+
+def _same_files(audited: Mapping[str, str] | None, now: Mapping[str, str], where: Any) -> None:
+    """Refuse an adapter whose configuration is not the audited one: its scale is part of it."""
+    changed = sorted(k for k in {*(audited or {}), *now} if (audited or {}).get(k) != now.get(k))
+    if audited and changed:
+        raise LineageError(
+            f"{where}: {changed[0]} is not what was audited; run the audit and verify again"
+        )
+
+
+def _references(seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the references of an audit with what their lineages say; None where none does."""
+    told = seen["references"] or {}
+    found = []
+    for state, digest in seen["states"].items():
+        if not state.startswith("reference:"):
+            continue
+        facts = told.get(state) or {}
+        _agree(state, digest, facts.get("weights", digest))
+        if facts.get("saw"):
+            raise LineageError(
+                f"no certificate: {state} was trained on {facts['saw']} of the records, by its "
+                "lineage; audit again with references that never saw them"
+            )
+        found.append({**facts, "weights": digest})
+    return found
+
+
+def _measured(digests: Sequence[str], key: str, audited: Mapping[str, Any] | None) -> list[str]:
+    """Refuse records that the audit did not measure; say so where its digests do not compare."""
+    if audited is None or audited["key_id"] != key:
+        why = "holds no digests of them" if audited is None else "knows them under another key"
+        return [
+            f"That the records listed here are those that were measured: the audit {why}, so that "
+            "only their number could be compared."
+        ]
+    strange = set(digests) - set(audited["forget"])
+    if strange:
+        raise LineageError(
+            f"no certificate: {len(strange)} of {len(digests)} records are not among those that "
+            "the audit measured; audit the records that were deleted"
+        )
+    return []
+
+
+def _unbroken(prior: str | None, parent: str | None) -> list[str]:
+    """Say that the state before is not the one that the one after was made from, where it is so."""
+    if parent is None or prior == parent:
+        return []
+    return [
+        f"That the state after was made from the state before in one step: by its lineage it was "
+        f"made from {parent}, and nothing here shows what lies between."
+    ]
+
+
+def _agree(what: str, measured: Any, known: str) -> None:
+    if measured is not None and measured != known:
+        raise LineageError(
+            f"no certificate: the weights of {what!r} are {measured} in one place and {known} in "
+            "another; audit the adapter that the certificate is for, with the one before it"
+        )
+
+
+def _parent(measured: Any, parent: str | None) -> None:
+    """Refuse a state before that nothing ties to the one after: no ledger, and no lineage."""
+    if measured is not None and parent is not None and measured != parent:
+        raise LineageError(
+            f"no certificate: the audit calls {measured} the model before, and by its lineage the "
+            f"one after was made from {parent}; audit with that one as --before, or name the one "
+            "before by a folder with its lineage.json"
+        )
+
+
+def _digests(
+    after: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    given: Sequence[str] | None,
+    measured: int | None,
+) -> list[str]:
+    """Return the digests of the request's records, of which every one must have been measured.
+
+    With None, canaries were measured in their place.
+
+    Records of the same content share a digest: there may be fewer digests than records.
+    """
+    forgotten = set(after["records"]["forgotten"])
+    earlier = set(before["records"]["forgotten"]) if before else set()
+    digests = set(given) if given is not None else (forgotten - earlier or forgotten)
+    if not digests:
+        raise LineageError("no certificate: the lineage names no forgotten record")
+    if strange := digests - forgotten:
+        raise LineageError(
+            f"no certificate: {len(strange)} of the request's records are not among those that the "
+            "lineage calls forgotten; was it made with another key, or from another request?"
+        )
+    if measured is not None and len(digests) > measured:
+        raise LineageError(
+            f"no certificate: {len(digests)} records were deleted and {measured} measured; audit "
+            "all of them, or name those of this request"
+        )
+    return sorted(digests)

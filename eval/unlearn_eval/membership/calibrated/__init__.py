@@ -1,0 +1,1 @@
+"""Attacks that need other models, or records that were never seen."""

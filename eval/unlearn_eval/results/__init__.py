@@ -1,0 +1,1 @@
+"""What an audit is made of, and how it is kept in files."""

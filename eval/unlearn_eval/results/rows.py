@@ -1,0 +1,284 @@
+"""The audit as a tidy table: every number from score matrices alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unlearn.errors import DataError
+from unlearn_eval.arrays import IntArray
+from unlearn_eval.extraction import PROBES
+from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
+from unlearn_eval.membership.calibrated.attacks import Sides
+from unlearn_eval.results.audit_result import Audit, AuditRow, row_of
+from unlearn_eval.results.shadows import Shadows
+from unlearn_eval.scores.measures import Measure, Measures, Prompted, Scores, check_same_records
+from unlearn_eval.scores.token_scores import TokenScores
+from unlearn_eval.statistics import (
+    Interval,
+    auc_interval,
+    mean_interval,
+    proportion_interval,
+    tpr_at_fpr,
+)
+from unlearn_eval.utility import calibration, loss
+
+__all__ = [
+    "Audit",
+    "AuditRow",
+    "Measure",
+    "Measures",
+    "Scores",
+    "audit_rows",
+    "cluster_labels",
+    "evidence_of",
+    "row_of",
+]
+
+_FPR = 0.01
+
+MIN_REFERENCES = 2
+"""Fewest references of an audit for attacks that compare with references: one shows no spread."""
+
+
+def audit_rows(
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float = 0.95,
+    measures: Measures | None = None,
+    prompted: Prompted | None = None,
+    shadows: Shadows | None = None,
+) -> list[AuditRow]:
+    """Compute every number of an audit from score matrices.
+
+    Membership compares the forget records (members) with the holdout (non-members) within one
+    state; attacks that need the base use the state `base` where there is one. Attacks that need
+    references use the states `reference:i`, from two on.
+
+    Args:
+        scores: by state and split; every state has the same splits.
+        subjects: by split, the subject of each record, or None where it has none.
+        level: confidence level of all intervals.
+        measures: what was measured beside likelihoods, by state and split.
+        prompted: scores of the forget records when prompted otherwise, by state and prompt state.
+        shadows: models that LiRA and RMIA compare with besides; they have no rows of their own.
+
+    Returns:
+        One row a (state, split, probe, metric).
+
+    Raises:
+        DataError: if states were scored on different records.
+    """
+    check_same_records(scores)
+    rows: list[AuditRow] = []
+    base = scores.get("base", {})
+    for state, splits in scores.items():
+        for split, matrix in splits.items():
+            clusters = cluster_labels(subjects.get(split))
+            found = mean_interval(loss.score(matrix), level, clusters)
+            rows.append(row_of(state, split, "utility.loss", "mean", found))
+            if split != "forget" and matrix.top is not None and matrix.records:
+                both = calibration.calibration_intervals(matrix, level, clusters)
+                rows += [
+                    row_of(state, split, "utility.calibration", metric, interval)
+                    for metric, interval in both.items()
+                ]
+            rows += _extraction_rows(state, split, matrix, clusters, level)
+            for measure in (measures or {}).get(state, {}).get(split, ()):
+                if measure.probe.startswith("membership."):
+                    continue
+                labels = _some(clusters, measure.positions)
+                found = mean_interval(measure.values, level, labels)
+                rows.append(
+                    row_of(state, split, measure.probe, measure.metric, found, measure.params)
+                )
+        rows += _membership_rows(state, splits, base, subjects, level)
+        rows += _calibrated_rows(state, scores, subjects, level, shadows)
+        rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
+        for prompt_state, matrix in (prompted or {}).get(state, {}).items():
+            place = {name: i for i, name in enumerate(splits["forget"].ids)}
+            positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
+            clusters = _some(cluster_labels(subjects.get("forget")), positions)
+            told = _extraction_rows(state, "forget", matrix, clusters, level)
+            rows += [replace(row, prompt_state=prompt_state) for row in told]
+    return rows
+
+
+def _extraction_rows(
+    state: str,
+    split: str,
+    matrix: TokenScores,
+    clusters: Sequence[Hashable] | None,
+    level: float,
+) -> list[AuditRow]:
+    """Every metric of every extraction probe on the records that it is for."""
+    rows = []
+    for probe in PROBES.values():
+        part, labels = matrix, clusters
+        if probe.applies is not None:
+            chosen = np.flatnonzero(probe.applies(matrix))
+            if not chosen.size:
+                continue
+            part, labels = matrix.take(chosen), _some(clusters, chosen)
+        for metric, options in probe.metrics.items():
+            interval = proportion_interval if metric.startswith("rate") else mean_interval
+            found = interval(probe.score(part, **options), level, labels)
+            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, found, options))
+    return rows
+
+
+def _membership_rows(
+    state: str,
+    splits: Mapping[str, TokenScores],
+    base: Mapping[str, TokenScores],
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+) -> list[AuditRow]:
+    """AUC and TPR of every attack on the forget records against the holdout."""
+    rows = []
+    member, other = splits["forget"], splits.get("holdout")
+    clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
+    for attack in ATTACKS.values():
+        probe = f"membership.{attack.name}"
+        if attack.needs_base and (state == "base" or not base):
+            continue
+        if other is None:
+            rows.append(_no_holdout(state, probe, member.records, level))
+            continue
+        x = attack.score(member, base.get("forget"))
+        y = attack.score(other, base.get("holdout"))
+        rows.append(row_of(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
+        found = tpr_at_fpr(x, y, _FPR, level)
+        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+    return rows
+
+
+def _no_holdout(state: str, probe: str, n: int, level: float) -> AuditRow:
+    """Say that members were not compared with anything."""
+    note = "no records the model never saw: pass --holdout"
+    refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, note)
+    return row_of(state, "forget", probe, "auc", refused)
+
+
+def _measured_rows(
+    state: str,
+    measures: Mapping[str, Sequence[Measure]],
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+) -> list[AuditRow]:
+    """AUC and TPR of attacks whose scores were measured in a pass of their own."""
+    rows = []
+    others = {measure.probe: measure for measure in measures.get("holdout", ())}
+    for x in measures.get("forget", ()):
+        if not x.probe.startswith("membership."):
+            continue
+        y = others.get(x.probe)
+        if y is None:
+            rows.append(_no_holdout(state, x.probe, len(x.values), level))
+            continue
+        clusters = (
+            _some(cluster_labels(subjects.get("forget")), x.positions),
+            _some(cluster_labels(subjects.get("holdout")), y.positions),
+        )
+        found = auc_interval(x.values, y.values, level, *clusters)
+        rows.append(row_of(state, "forget", x.probe, "auc", found, x.params))
+        found = tpr_at_fpr(x.values, y.values, _FPR, level)
+        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
+    return rows
+
+
+def _calibrated_rows(
+    state: str,
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    level: float,
+    shadows: Shadows | None,
+) -> list[AuditRow]:
+    """AUC and TPR of the attacks that compare a state with references and with the holdout."""
+    evidence = evidence_of(state, scores, subjects, shadows)
+    if evidence is None:
+        return []
+    clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
+    rows = []
+    for attack in CALIBRATED.values():
+        probe = f"membership.{attack.name}"
+        try:
+            found = attack.compare(evidence) if attack.compare else None
+        except DataError as error:
+            n = evidence.target.member.records
+            refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
+            rows.append(row_of(state, "forget", probe, "auc", refused))
+            continue
+        if found is None:
+            continue
+        for metric, interval in (
+            ("auc", auc_interval(found.member, found.nonmember, level, *clusters)),
+            (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
+        ):
+            noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
+            rows.append(row_of(state, "forget", probe, metric, noted, found.params))
+    return rows
+
+
+def evidence_of(
+    state: str,
+    scores: Scores,
+    subjects: Mapping[str, Sequence[Hashable | None]],
+    shadows: Shadows | None = None,
+) -> Evidence | None:
+    """Return what the attacks in `CALIBRATED` compare a state with.
+
+    References stand for models that saw neither side. One that is itself audited is compared with
+    the others. The base was trained otherwise, and is not compared with them.
+
+    Args:
+        state: the state under attack.
+        scores: by state and split.
+        subjects: by split, the subject of each record, or None where it has none.
+        shadows: models that saw some of the records, where there are any.
+
+    Returns:
+        The evidence; None for the base, and without a holdout.
+    """
+    if state == "base" or "holdout" not in scores[state]:
+        return None
+    references = [other for other in scores if other.startswith("reference:")]
+    several = references if len(references) >= MIN_REFERENCES else []
+    names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
+    return Evidence(
+        target=_sides(scores[state]),
+        references=[_sides(scores[other]) for other in several if other != state],
+        base=_sides(scores["base"]) if "base" in scores else None,
+        groups=[
+            ("record", key) if name is None else ("subject", name)
+            for name, key in zip(names, scores[state]["holdout"].ids, strict=True)
+        ],
+        shadows=[_sides(splits) for splits in shadows.scores] if shadows else (),
+        member=(shadows.member["forget"], shadows.member["holdout"]) if shadows else None,
+    )
+
+
+def _sides(splits: Mapping[str, TokenScores]) -> Sides:
+    """Return the two sides of a membership game in one state."""
+    return Sides(splits["forget"], splits["holdout"])
+
+
+def cluster_labels(labels: Sequence[Hashable | None] | None) -> Sequence[Hashable] | None:
+    """Return the subjects of some records as clusters, or None where no record has one.
+
+    Args:
+        labels: one subject a record, None where it has none.
+
+    Returns:
+        For the statistics' `clusters`.
+    """
+    known = labels is not None and any(label is not None for label in labels)
+    return labels if known else None
+
+
+def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Hashable] | None:
+    """Return the cluster labels of some records."""
+    return None if labels is None else [labels[i] for i in positions]

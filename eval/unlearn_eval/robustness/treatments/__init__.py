@@ -1,0 +1,1 @@
+"""Changes of a model that may bring records back, one file each."""

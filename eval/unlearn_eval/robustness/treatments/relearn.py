@@ -1,0 +1,207 @@
+"""Fine-tune on a few of the forgotten records, and see whether the others come back too."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from unlearn.config import validated
+from unlearn.data.tokenization import Example
+from unlearn.errors import DataError, ModelError
+from unlearn.losses import NLL
+from unlearn.model.lora import TRAINABLE
+from unlearn.model.state import ModelState
+from unlearn.training.fitting import fit
+from unlearn.training.options import TrainingOptions
+from unlearn.training.trainer import Objective
+from unlearn_eval.robustness.treatments.options import RECORDS, STEPS
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.scores.processes import alone
+
+__all__ = ["RECORDS", "STEPS", "pick", "relearn", "taught", "teach", "teach_each"]
+
+
+@contextlib.contextmanager
+def taught(
+    state: ModelState, records: Sequence[Example], steps: int, setting: Setting
+) -> Iterator[None]:
+    """Let a state run after some more ordinary training, and put its weights back afterwards.
+
+    AdamW at a constant rate, a step over all the records at once, NLL of their targets. The last
+    adapter is trained, or the whole model where there is none. The weights that train are copied
+    beforehand: the cost of one adapter, or of a second model for a full fine-tune. Of several
+    processes each trains alike, as the few records could not be split evenly over any number.
+
+    Args:
+        state: the state.
+        records: what to train on.
+        steps: optimizer steps.
+        setting: learning rate and seed.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: if a whole model is quantised, which cannot be trained.
+        TrainingError: if the loss is not finite.
+    """
+    if not state.stack and getattr(state.model, "is_quantized", False):
+        raise ModelError("a quantised model without adapter cannot be trained further")
+    parameters = [
+        p
+        for name, p in state.model.named_parameters()
+        if p.is_floating_point() and (not state.stack or f".{TRAINABLE}" in name)
+    ]
+    before = [p.detach().clone() for p in parameters]
+    wanted = [(p, p.requires_grad) for p in state.model.parameters()]
+    options = {"learning_rate": setting.learning_rate, "max_steps": steps}
+    training = validated(TrainingOptions, options | {"batch_size": len(records)}, "relearning")
+    try:
+        state.model.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with alone():
+            fit(state, Objective(retain=NLL()), training, retain=records, seed=setting.seed)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.copy_(old)
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        state.model.eval()
+
+
+def pick(records: Sequence[Example], k: int, seed: int) -> list[Example]:
+    """Draw records to train on, at most half, so that as many are left to look at.
+
+    Args:
+        records: the records.
+        k: how many.
+        seed: of the draw.
+
+    Returns:
+        The records drawn, the same for the same ids and seed.
+
+    Raises:
+        DataError: if there are fewer than two.
+    """
+    if len(records) < 2:
+        raise DataError("relearning needs two records: one to train on and one to look at")
+    size = min(k, len(records) // 2)
+    drawn = np.random.default_rng(seed).permutation(len(records))[:size]
+    return [records[i] for i in sorted(drawn)]
+
+
+def teach(
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    split: str,
+    deployment: str,
+    k: int,
+    steps: int,
+    across: str = "",
+) -> Treated:
+    """Train on some records of a split, and score all the others of every split.
+
+    Args:
+        state: the state, as before afterwards.
+        examples: the records.
+        setting: learning rate and seed.
+        split: where the training records come from.
+        deployment: the treatment in a word.
+        k: how many of them.
+        steps: optimizer steps.
+        across: the treatment in a word, without what differs between runs that are averaged.
+
+    Returns:
+        The treated state.
+    """
+    records = pick(examples[split], k, setting.seed)
+    with taught(state, records, steps, setting):
+        scores = score(state, examples, without=[e.id for e in records])
+    params = {"k": len(records), "steps": steps, "records": split}
+    params |= {"learning_rate": setting.learning_rate, "seed": setting.seed}
+    how = f" k={len(records)} steps={steps}"
+    return Treated(f"{deployment}{how}", scores, params, f"{across}{how}" if across else "")
+
+
+def teach_each(
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    split: str,
+    deployment: str,
+    k: int,
+    steps: int,
+    learning_rate: float | None,
+    seeds: Sequence[int] | None,
+) -> Iterator[Treated]:
+    """Do `teach` once a seed.
+
+    Args:
+        state: the state, as before afterwards.
+        examples: the records.
+        setting: learning rate and seed, where none is given.
+        split: where the training records come from.
+        deployment: the treatment in a word.
+        k: how many of them.
+        steps: optimizer steps.
+        learning_rate: step size; None for the setting's.
+        seeds: a run each; None for one with the setting's.
+
+    Yields:
+        A treated state a seed; several name what they are averaged under.
+    """
+    rate = learning_rate or setting.learning_rate
+    several = bool(seeds) and len(seeds or ()) > 1
+    for seed in seeds or [setting.seed]:
+        yield teach(
+            state,
+            examples,
+            replace(setting, learning_rate=rate, seed=seed),
+            split,
+            f"{deployment} seed={seed}" if several else deployment,
+            k,
+            steps,
+            f"{deployment} seeds={len(seeds or ())}" if several else "",
+        )
+
+
+def relearn(
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    k: int = RECORDS,
+    steps: int = STEPS,
+    learning_rate: float | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Treated]:
+    """Fine-tune a state on some of the forgotten records, and score the others.
+
+    Whoever has a part of the records can try this. Where the others come back faster than in a
+    model that never saw them, they were hidden, not gone.
+
+    Args:
+        state: the state, as before afterwards.
+        examples: the records.
+        setting: learning rate and seed.
+        k: forgotten records to train on; the default is this project's.
+        steps: optimizer steps; the default is this project's.
+        learning_rate: step size; by default the setting's, that of the original training.
+        seeds: a run each, with a draw of records of its own; by default the setting's.
+
+    Yields:
+        A treated state a seed; its forget records are those not trained on.
+
+    Source: 2410.08827 (retrain on some, test on others).
+    """
+    yield from teach_each(
+        state, examples, setting, "forget", "relearned", k, steps, learning_rate, seeds
+    )

@@ -1,0 +1,1 @@
+"""What a model says of records, token by token, and where that is kept."""

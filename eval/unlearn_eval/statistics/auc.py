@@ -1,0 +1,269 @@
+"""Area under the ROC curve, its interval and equivalence, by record or by cluster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy.typing as npt
+from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+
+from unlearn.errors import OptionError
+from unlearn_eval.statistics.common import (
+    Clusters,
+    Interval,
+    as_values,
+    check_level,
+    group,
+    no_interval,
+    t_quantile,
+)
+from unlearn_eval.statistics.delong import disjoint_pairs, interaction, placements, variance
+from unlearn_eval.statistics.means import Equivalence, check_equivalence
+
+__all__ = ["auc", "auc_interval", "auc_tost"]
+
+_PRIOR = 4
+"""Degrees of freedom that the variance of equal-shaped samples counts for, beside the estimate."""
+
+
+def auc(member: npt.ArrayLike, nonmember: npt.ArrayLike) -> float:
+    """Return P(member > nonmember) + ½ P(member = nonmember) over all pairs.
+
+    Args:
+        member: scores, larger = more likely a member; ±inf is allowed.
+        nonmember: scores on the same scale.
+
+    Returns:
+        The area, in [0, 1]; ½ if the score tells nothing.
+
+    Raises:
+        DataError: if a side is empty or a score is NaN.
+    """
+    return float(placements(as_values(member, "member"), as_values(nonmember, "nonmember")).mean())
+
+
+def auc_interval(
+    member: npt.ArrayLike,
+    nonmember: npt.ArrayLike,
+    level: float = 0.95,
+    member_clusters: Clusters | None = None,
+    nonmember_clusters: Clusters | None = None,
+) -> Interval:
+    """Return the AUC with a confidence interval.
+
+    For independent records the limits are all θ with (A − θ)² ≤ t²·r·V(θ), where
+
+        V(θ) = θ(1 − θ) [1 + (½(m + n) − 1) ((1 − θ)/(2 − θ) + θ/(1 + θ))] / (mn)
+
+    is the variance that samples of equal shape have (Hanley and McNeil; Newcombe, Stat. Med.
+    25:559, 2006, method 5), and r says how far these samples depart from that: r = (ν v̂/V(A) +
+    4)/(ν + 4), with v̂ DeLong's variance less its bias (`interaction`) and ν its degrees of freedom.
+    The estimate alone is too noisy near 0 and 1, and V(θ) alone is wrong for unequal shapes. t has
+    4 degrees of freedom more than Welch–Satterthwaite gives. For clusters the limits are
+    logit A ± t·√v̂/(A(1 − A)), with v̂ and its degrees of freedom as in `variance`.
+
+    Simulated coverage of nominal 95 %: 93 to 97 % from 10 records a side on, up to 98 % with 5 to 9
+    or at an AUC of .95; 93 to 97 % with 10 or more clusters a side of intra-class correlation .3,
+    equal, geometric or log-normal in size (92.8 % at an AUC of .95 with 10 against 40). It falls to
+    91 % (AUC .8) and 87 % (AUC .95) for 10 or 20 members whose scores vary twice as much as those
+    of many non-members.
+
+    At A = 0 or 1 the variance is 0 and says nothing. The limit is then the exact binomial one from
+    disjoint pairs of independent records (or clusters), all concordant; all scores being equal is
+    treated alike.
+
+    Args:
+        member: scores, larger = more likely a member; ±inf is allowed.
+        nonmember: scores on the same scale.
+        level: confidence level, two-sided.
+        member_clusters: one label a member, such as its subject.
+        nonmember_clusters: one label a non-member; equal labels on both sides are one cluster.
+
+    Returns:
+        Method "delong", "cluster" or "conditional"; "none" if a side has one record only. `n`
+        counts members.
+
+    Raises:
+        DataError: if a side is empty, a score is NaN, or labels do not fit the scores.
+        OptionError: if the level is not in (0, 1).
+    """
+    check_level(level)
+    found = _inference(member, nonmember, member_clusters, nonmember_clusters)
+    if found.limits is None:
+        return no_interval(found.area, found.n, level, found.clusters, found.note)
+    low, high = found.limits(level)
+    return Interval(found.area, low, high, found.n, level, found.method, found.clusters, found.note)
+
+
+def auc_tost(
+    member: npt.ArrayLike,
+    nonmember: npt.ArrayLike,
+    margin: float,
+    alpha: float = 0.05,
+    member_clusters: Clusters | None = None,
+    nonmember_clusters: Clusters | None = None,
+) -> Equivalence:
+    """Test that the AUC lies within ½ ± margin, by two one-sided tests at α.
+
+    Each is the inversion of `auc_interval`: equivalent if its interval at level 1 − 2α lies within
+    ½ ± margin (Schuirmann, J. Pharmacokinet. Biopharm. 15:657, 1987, on the scale of the AUC).
+
+    Args:
+        member: scores, larger = more likely a member.
+        nonmember: scores on the same scale.
+        margin: largest distance from ½ that does not matter, in (0, ½).
+        alpha: how often an AUC at the margin may be called equivalent, in (0, ½).
+        member_clusters: one label a member.
+        nonmember_clusters: one label a non-member.
+
+    Returns:
+        The outcome, with value and limits on the scale of the AUC.
+
+    Raises:
+        DataError: if a side is empty, a score is NaN, or labels do not fit the scores.
+        OptionError: if margin or α is out of range.
+    """
+    check_equivalence(margin, alpha)
+    if margin >= 0.5:
+        raise OptionError(f"equivalence margin {margin} covers every AUC; 0.1 is usual")
+    found = _inference(member, nonmember, member_clusters, nonmember_clusters)
+    low, high, p_value = math.nan, math.nan, math.nan
+    if found.limits is not None:
+        low, high = found.limits(1 - 2 * alpha)
+        p_value = max(found.beyond(0.5 - margin), found.beyond(0.5 + margin))
+    return Equivalence(
+        value=found.area,
+        low=low,
+        high=high,
+        margin=margin,
+        p_value=p_value,
+        equivalent=abs(found.area - 0.5) < margin and p_value < alpha,
+        n=found.n,
+        method=found.method,
+        clusters=found.clusters,
+        note=found.note,
+    )
+
+
+class _Inference(NamedTuple):
+    """An AUC and its sampling error.
+
+    `limits` gives the interval at a level, or is None where there is none; `beyond` gives the
+    one-sided p-value of the hypothesis that the AUC is θ or lies on its far side.
+    """
+
+    area: float
+    n: int
+    method: str
+    clusters: int | None
+    note: str
+    limits: Callable[[float], tuple[float, float]] | None
+    beyond: Callable[[float], float]
+
+
+def _inference(
+    member: npt.ArrayLike,
+    nonmember: npt.ArrayLike,
+    member_clusters: Clusters | None,
+    nonmember_clusters: Clusters | None,
+) -> _Inference:
+    """Choose between exact, cluster and record-level inference."""
+    x, y = as_values(member, "member"), as_values(nonmember, "nonmember")
+    grouping = group((len(x), member_clusters), (len(y), nonmember_clusters))
+    method = grouping.method("delong")
+    unit = grouping if method == "cluster" else grouping.by_record()
+    above, below = placements(x, y), 1 - placements(y, x)
+    area = float(above.mean())
+    notes = [grouping.note] if grouping.note else []
+
+    if area in (0.0, 1.0) or min(x.min(), y.min()) == max(x.max(), y.max()):
+        pairs = disjoint_pairs(unit)
+        notes.append(f"no variance to estimate: exact limits from {pairs} disjoint pairs")
+        limits, beyond = _exact(area, pairs)
+    elif min(len(x), len(y)) < 2:
+        notes.append("one record on a side does not show how much records vary")
+        note = "; ".join(notes)
+        return _Inference(area, len(x), "none", grouping.clusters, note, None, lambda _: math.nan)
+    else:
+        found = variance(above, below, unit)
+        if method == "cluster":
+            limits, beyond = _on_logit_scale(area, found.value, found.freedom)
+        else:
+            value = max(found.value - interaction(x, y, above, below), 0.0)
+            ratio = value / _equal_shape_variance(area, len(x), len(y))
+            ratio = (found.freedom * ratio + _PRIOR) / (found.freedom + _PRIOR)
+            limits, beyond = _by_score(area, len(x), len(y), ratio, found.plain + _PRIOR)
+    return _Inference(area, len(x), method, grouping.clusters, "; ".join(notes), limits, beyond)
+
+
+_Pair = tuple[Callable[[float], tuple[float, float]], Callable[[float], float]]
+
+
+def _equal_shape_variance(theta: float, m: int, n: int) -> float:
+    """Return V(θ), see `auc_interval`; it is 0 at θ = 0 and 1, and symmetric about ½."""
+    bracket = (1 - theta) / (2 - theta) + theta / (1 + theta)
+    return theta * (1 - theta) * (1 + ((m + n) / 2 - 1) * bracket) / (m * n)
+
+
+def _by_score(area: float, m: int, n: int, ratio: float, freedom: float) -> _Pair:
+    """Invert |A − θ| ≤ t √(r V(θ))."""
+
+    def distance(theta: float) -> float:
+        spread = math.sqrt(ratio * _equal_shape_variance(theta, m, n))
+        return (area - theta) / spread if spread > 0 else math.copysign(math.inf, area - theta)
+
+    def limits(level: float) -> tuple[float, float]:
+        t = t_quantile(level, freedom)
+
+        def excess(theta: float) -> float:
+            return (area - theta) ** 2 - t * t * ratio * _equal_shape_variance(theta, m, n)
+
+        return float(brentq(excess, 0.0, area)), float(brentq(excess, area, 1.0))
+
+    return limits, lambda theta: _one_sided(distance(theta), theta, freedom)
+
+
+def _on_logit_scale(area: float, value: float, freedom: float) -> _Pair:
+    """Return logit A ± t·√v/(A(1 − A)), back on the scale of the AUC."""
+    width = math.sqrt(value) / (area * (1 - area))
+
+    def limits(level: float) -> tuple[float, float]:
+        half = width * t_quantile(level, freedom)
+        return float(expit(logit(area) - half)), float(expit(logit(area) + half))
+
+    def beyond(theta: float) -> float:
+        gap = float(logit(area) - logit(theta))
+        distance = gap / width if width > 0 else math.copysign(math.inf, gap) if gap else 0.0
+        return _one_sided(distance, theta, freedom)
+
+    return limits, beyond
+
+
+def _exact(area: float, pairs: int) -> _Pair:
+    """Return exact limits when all disjoint pairs came out alike: won, lost, or tied."""
+
+    def limits(level: float) -> tuple[float, float]:
+        if area in (0.0, 1.0):
+            limit = ((1 - level) / 2) ** (1 / pairs)
+            return (limit, 1.0) if area == 1.0 else (0.0, 1 - limit)
+        # Ties have probability t ≥ (1 − level)^(1/pairs); the rest could all go either way.
+        tied = (1 - level) ** (1 / pairs)
+        return tied / 2, 1 - tied / 2
+
+    def beyond(theta: float) -> float:
+        if area in (0.0, 1.0):
+            # only an AUC near the other end is made unlikely by pairs that all came out this way
+            against = theta < 0.5 if area == 1.0 else theta > 0.5
+            return (theta if area == 1.0 else 1 - theta) ** pairs if against else 1.0
+        return 0.5 * (1 - 2 * abs(theta - 0.5)) ** pairs
+
+    return limits, beyond
+
+
+def _one_sided(distance: float, theta: float, freedom: float) -> float:
+    """Return the p-value of "θ or further from ½", the estimate lying `distance` errors above θ."""
+    return float(stats.t.sf(-distance if theta > 0.5 else distance, freedom))

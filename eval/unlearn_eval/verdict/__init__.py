@@ -1,0 +1,1 @@
+"""PASS, FAIL or INCONCLUSIVE: from an audit and a policy."""

@@ -1,0 +1,314 @@
+"""PASS, FAIL or INCONCLUSIVE: the verdict on one deletion request, from scores and a policy.
+
+Could someone who holds the unlearned model tell that it ever saw the records, more than from one
+that never did? PASS asks for equivalence, so not finding evidence is INCONCLUSIVE; both directions
+count. Three things can stand for models that never saw the records:
+
+| tier | | where |
+|---|---|---|
+| A | k references retrained without the records; the model is the unit | `_verdict/references.py` |
+| B | canaries, half of them included by a coin | `_verdict/canaries.py` |
+| C | never-trained twins in the same model, by record or by subject | `_verdict/twins.py`, `_verdict/subject.py` |
+"""  # noqa: E501  a table row is one line
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from unlearn.errors import DataError
+from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
+from unlearn_eval.verdict.extraction import SHARE, Away, given_away, judge_extraction
+from unlearn_eval.verdict.outcomes import Missing, judge_utility, not_audited
+from unlearn_eval.verdict.policy import Policy, load_policy
+from unlearn_eval.verdict.power import power_statement
+from unlearn_eval.verdict.result import (
+    Extracted,
+    Gate,
+    Judged,
+    Outcome,
+    ProbeResult,
+    Utility,
+    Verdict,
+)
+from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim
+from unlearn_eval.verdict.tiers.references import decide_by_references
+from unlearn_eval.verdict.tiers.subject import decide_by_rank
+from unlearn_eval.verdict.tiers.twins import decide_by_twins
+
+__all__ = [
+    "Evidence",
+    "Extracted",
+    "Fact",
+    "Gate",
+    "LeftOut",
+    "Policy",
+    "ProbeResult",
+    "Twins",
+    "Utility",
+    "Verdict",
+    "View",
+    "decide",
+    "leave_one_out",
+    "load_policy",
+    "power_statement",
+]
+
+Tier = Literal["A", "B", "C"]
+
+
+class LeftOut(NamedTuple):
+    """Verdicts on references, each judged by the others.
+
+    Attributes:
+        counts: how many of each outcome.
+        verdicts: one a reference, in their order.
+    """
+
+    counts: Counter[Outcome]
+    verdicts: list[Verdict]
+
+
+def decide(
+    evidence: Evidence,
+    policy: Policy,
+    *,
+    name: str = "",
+    chosen: Literal["before", "after"] = "after",
+    audit_sha256: str = "",
+    created: str = "",
+) -> Verdict:
+    """Decide one deletion request.
+
+    The tier is A from `policy.min_references` references on, else B where the twins were
+    randomised, else C. Then, in this order:
+
+    - INCONCLUSIVE if a fact of G0 does not hold: the files are not of one story.
+    - FAIL if a membership probe failed (in tier C only where G2 passed), or extraction or utility
+      did. G1 is not asked: it shows that a PASS could have been denied, and what a deleted model
+      does is the same whatever the model before was.
+    - PASS if G1 passed, every probe passed in every declared deployment, extraction and utility
+      passed, nothing declared is missing, and of no reference it is open whether it saw the
+      records.
+    - INCONCLUSIVE otherwise.
+
+    A deleted model FAILs by membership or extraction with probability α at most: α is membership's
+    where no model gives away a record that no other does, else ¾ α, and ¼ α extraction's. Utility
+    and a claimed ε (tested where there are canaries) each have an error α of their own.
+
+    Args:
+        evidence: score matrices and facts.
+        policy: what must hold.
+        name: of the policy.
+        chosen: whether the policy was fixed before the scores existed.
+        audit_sha256: digest of `audit.json`.
+        created: ISO time.
+
+    Returns:
+        The verdict; it holds aggregates only.
+
+    Raises:
+        DataError: if the scores do not hold the sampler of the policy's extraction.
+    """
+    tier = _tier(evidence, policy)
+    away = given_away(evidence, policy, tier == "A")
+    level = policy.alpha * (1 - SHARE if away.tested else 1)
+    found = _judge(tier, evidence)(evidence, policy, level)
+    claim = judge_claim(evidence, policy)
+    extraction = judge_extraction(away, policy)
+    utility = judge_utility(evidence, policy)
+    missing = list(not_audited(evidence, policy, tier == "A"))
+    gates = [_facts(evidence), *found.gates]
+    missing += _unproven(evidence)
+    outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
+    would_decide = []
+    if outcome == "INCONCLUSIVE":
+        would_decide = [each.remedy for each in missing]
+        would_decide += _advice(tier, evidence, policy, found, gates, utility, away)
+    return Verdict(
+        outcome=outcome,
+        tier=tier,
+        reasons=reasons,
+        would_decide=would_decide,
+        policy={
+            "name": name,
+            "sha256": policy.sha256,
+            "chosen": chosen,
+            "content": policy.content,
+        },
+        gates=gates,
+        probes=[*found.probes, *([claim] if claim is not None else [])],
+        extraction=extraction,
+        utility=utility,
+        power=power_statement(policy, *_sizes(evidence)),
+        counts={
+            "forget": evidence.forget.records,
+            "holdout": _holdout(evidence),
+            "subjects": evidence.subject_count,
+            "references": len(evidence.references),
+        },
+        audit_sha256=audit_sha256,
+        created=created,
+    )
+
+
+def leave_one_out(evidence: Evidence, policy: Policy) -> LeftOut:
+    """Judge each reference as if it were the unlearned model, by the others.
+
+    References are perfectly deleted, so a FAIL is an error of the procedure on real models.
+
+    Args:
+        evidence: with at least 3 references.
+        policy: the policy; `min_references` is lowered to what is left, so that they decide.
+
+    Returns:
+        How many verdicts of each kind, and the verdicts.
+
+    Raises:
+        DataError: if there are fewer than 3 references.
+    """
+    references = evidence.references
+    if len(references) < 3:
+        raise DataError(f"{len(references)} references: 3 are needed to leave one of them out")
+    fewer = min(policy.min_references, len(references) - 1)
+    lowered = policy.model_copy(update={"min_references": fewer})
+    verdicts = [decide(evidence.as_audited(reference), lowered) for reference in references]
+    return LeftOut(Counter(verdict.outcome for verdict in verdicts), verdicts)
+
+
+def _tier(evidence: Evidence, policy: Policy) -> Tier:
+    """Return the best tier that the evidence allows."""
+    if len(evidence.references) >= policy.min_references:
+        return "A"
+    return "B" if evidence.twins is not None and evidence.twins.randomised else "C"
+
+
+def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], Judged]:
+    """Return what decides membership; in tier C by rank for one subject, by θ for several."""
+    if tier == "C":
+        return decide_by_rank if evidence.one_subject else decide_by_twins
+    return decide_by_references if tier == "A" else decide_by_canaries
+
+
+def _facts(evidence: Evidence) -> Gate:
+    """G0: hashes and lineages agree."""
+    wrong = [fact.words for fact in evidence.facts if fact.agrees is False]
+    if wrong:
+        return Gate("G0", False, "does not hold: " + "; ".join(wrong))
+    checked = [fact.words for fact in evidence.facts if fact.agrees]
+    unknown = [fact.words for fact in evidence.facts if fact.agrees is None]
+    words = "; ".join(checked) or "no hash or lineage was checked"
+    if unknown:
+        words += "; not checked: " + "; ".join(unknown)
+    return Gate("G0", True if checked else None, words)
+
+
+def _unproven(evidence: Evidence) -> list[Missing]:
+    """Say of which references nothing shows that they never saw the records, by reason."""
+    silent = evidence.doubtful
+    if not silent:
+        return []
+    n = len(evidence.references)
+    why = Counter(evidence.unproven[state] for state in silent)
+    told = "; ".join(f"{count} {words}" for words, count in why.most_common())
+    reason = (
+        f"references: nothing shows that {len(silent)} of {n} never saw the records: {told}; a "
+        "copy of the audited model would look like this, so they cannot show that it is like them"
+    )
+    return [
+        Missing(
+            reason,
+            "references made by `unlearn references`, whose lineages say what they were trained on",
+        )
+    ]
+
+
+def _outcome(
+    tier: Tier,
+    found: Judged,
+    claim: ProbeResult | None,
+    gates: list[Gate],
+    extraction: Extracted,
+    utility: Utility,
+    missing: list[Missing],
+) -> tuple[Outcome, list[str]]:
+    """Apply the rules of `decide`."""
+    facts, control, negative = gates
+    if facts.passed is False:
+        return "INCONCLUSIVE", [f"{facts.gate} {facts.words}"]
+    trusted = tier != "C" or negative.passed is True
+    failed = [_where(r) for r in found.probes if r.failed] if trusted else []
+    claims = [claim] if claim is not None else []
+    failed += [part.words for part in claims if part.failed]
+    failed += [part.words for part in (extraction, utility) if part.outcome == "FAIL"]
+    if failed:
+        return "FAIL", failed
+    open_ = [f"{gate.gate} {gate.words}" for gate in (control,) if not gate.passed]
+    if not trusted:
+        open_.append(f"{negative.gate} {negative.words}")
+    open_ += [_where(result) for result in [*found.probes, *claims] if not result.passed]
+    open_ += [part.words for part in (extraction, utility) if part.outcome != "PASS"]
+    open_ += [each.reason for each in missing]
+    if open_:
+        return "INCONCLUSIVE", [*open_, *found.notes]
+    passed = [_where(result) for result in [*found.probes, *claims]]
+    return "PASS", [*passed, extraction.words, utility.words, *found.notes]
+
+
+def _where(result: ProbeResult) -> str:
+    """Say what a probe found, and in which form of the model."""
+    form = "" if result.deployment == "as-is" else f"{result.deployment}: "
+    return form + result.words
+
+
+def _advice(
+    tier: Tier,
+    evidence: Evidence,
+    policy: Policy,
+    found: Judged,
+    gates: list[Gate],
+    utility: Utility,
+    away: Away,
+) -> list[str]:
+    """Say what would decide, beside the states that are missing."""
+    text = []
+    if _holdout(evidence) == 0:
+        text.append("records that no model ever saw: pass --holdout to the audit")
+    if gates[1].passed is None and "before" not in evidence.plain:
+        text.append("the model before: pass --before to the audit")
+    if gates[1].passed is False:
+        text.append("a stronger probe in the policy: these do not detect the records even before")
+    text += found.would_decide
+    if away.alone:
+        text.append(
+            "more references: the more of them never give a record away, the fewer records that "
+            "only the audited model gives away are enough to FAIL"
+        )
+    if tier != "A":
+        have = len(evidence.references)
+        text.append(
+            f"{policy.min_references} references retrained without the records (there are {have})"
+        )
+    if policy.epsilon is not None and (evidence.twins is None or not evidence.twins.randomised):
+        text.append("canaries, of which a coin included one of each pair, to test the claimed ε")
+    if utility.outcome == "INCONCLUSIVE" and utility.value is not None:
+        text.append("more kept records, of 10 or more subjects if they have any, for the utility")
+    return text
+
+
+def _holdout(evidence: Evidence) -> int:
+    part = evidence.plain["after"].get("holdout")
+    return part.records if part is not None else 0
+
+
+def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int]:
+    """Return what `power_statement` asks: records, subjects, twins, references, partial ones."""
+    twins = _holdout(evidence)
+    labels = evidence.subjects.get("holdout") or [None] * twins
+    known = {label for label in labels if label is not None}
+    subjects = evidence.subject_count
+    if known and (evidence.one_subject or (subjects or 0) < evidence.forget.records):
+        twins = len(known) + sum(label is None for label in labels)
+    references, partial = len(evidence.references), len(evidence.part_trained)
+    return evidence.forget.records, subjects, twins, references, partial

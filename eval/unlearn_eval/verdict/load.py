@@ -1,0 +1,391 @@
+"""Read an audit back from its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unlearn.canaries.pairs import Canaries
+from unlearn.errors import DataError
+from unlearn.provenance.eligibility import unfit
+from unlearn_eval.certificate.trained_on import folders_in, trained_on
+from unlearn_eval.results.audit_result import Audit, AuditRow
+from unlearn_eval.results.scores_file import read_scores
+from unlearn_eval.scores.measures import Scores
+from unlearn_eval.scores.token_scores import TokenScores
+from unlearn_eval.utility import loss
+from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
+from unlearn_eval.verdict.policy import AS_IS, VERBATIM
+
+__all__ = [
+    "AUDIT",
+    "SCORES",
+    "ScoreFile",
+    "check_file",
+    "load_audit",
+    "load_evidence",
+    "load_scores",
+    "read_audit",
+    "sha256",
+]
+
+AUDIT, SCORES = "audit.json", "scores.parquet"
+
+_LIKENESS = ("surplus", "otherwise")
+_SILENT = "without a lineage under the audit's key that says what it saw"
+_COIN = (
+    "a coin decided which of each pair was included: a file of twins can only say so, and counts "
+    "as plain twins (tier C); plant canaries and audit with --canaries, to which the adapter's "
+    "lineage commits"
+)
+
+
+class ScoreFile(NamedTuple):
+    """What `scores.parquet` holds.
+
+    Attributes:
+        views: by view, score matrices by state and split.
+        subjects: by split, the subject of each record, None where it has none.
+    """
+
+    views: Mapping[View, Scores]
+    subjects: Mapping[str, Sequence[Hashable | None]]
+
+
+def load_scores(folder: str | Path) -> ScoreFile:
+    """Read the score matrices of an audit.
+
+    Args:
+        folder: what `unlearn audit` wrote.
+
+    Returns:
+        All matrices: of the models as they are, treated, and asked in other ways.
+
+    Raises:
+        DataError: if `scores.parquet` is missing or holds something else.
+    """
+    views: dict[View, dict[str, dict[str, TokenScores]]] = {}
+    subjects: dict[str, Sequence[Hashable | None]] = {}
+    for place, part in read_scores(Path(folder) / SCORES).items():
+        view = View(place.deployment, place.prompt_state)
+        views.setdefault(view, {}).setdefault(place.state, {})[place.split] = part.scores
+        if view == View():
+            subjects.setdefault(place.split, part.clusters)
+    return ScoreFile(views, subjects)
+
+
+def read_audit(folder: str | Path) -> dict[str, Any]:
+    """Read `audit.json`.
+
+    Args:
+        folder: what `unlearn audit` wrote.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: if it is missing or of another schema.
+    """
+    path = Path(folder) / AUDIT
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no audit; make one with `unlearn audit`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read the audit: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != 1 or "rows" not in content:
+        raise DataError(f"{path}: this is no audit of schema 1; run `unlearn audit` again")
+    return content
+
+
+def sha256(folder: str | Path) -> str:
+    """Return the SHA-256 of `audit.json` in hexadecimal."""
+    return hashlib.sha256((Path(folder) / AUDIT).read_bytes()).hexdigest()
+
+
+def load_audit(folder: str | Path) -> Audit:
+    """Read an audit back, but for `measures` and `said`, which no file holds in full.
+
+    Args:
+        folder: what `unlearn audit` wrote.
+
+    Returns:
+        The audit.
+
+    Raises:
+        DataError: if a file is missing or holds something else.
+    """
+    content = read_audit(folder)
+    file = load_scores(folder)
+    scores = file.views.get(View(), {})
+    prompted: dict[str, dict[str, TokenScores]] = {}
+    treated: dict[str, dict[str, Mapping[str, TokenScores]]] = {}
+    for view, states in file.views.items():
+        if view.deployment == AS_IS and view.prompt_state != VERBATIM:
+            for state, splits in states.items():
+                prompted.setdefault(state, {})[view.prompt_state] = splits["forget"]
+        elif view.deployment != AS_IS:
+            for state, splits in states.items():
+                treated.setdefault(state, {})[view.deployment] = splits
+    try:
+        rows = [AuditRow(**row) for row in content["rows"]]
+    except TypeError as error:
+        raise DataError(f"{Path(folder) / AUDIT}: a row is not one of schema 1: {error}") from error
+    return Audit(
+        model=content["model"],
+        states=content["states"],
+        rows=rows,
+        scores=scores,
+        prompted=prompted,
+        training=content.get("training", {}),
+        treated=treated,
+        subjects=file.subjects,
+        notes=tuple(content.get("notes", ())),
+        unmeasured=content.get("unmeasured", {}),
+        files=content.get("files", {}),
+        records=content.get("records", {}),
+        references=content.get("references", {}),
+        policy=content.get("policy"),
+        canaries=content.get("canaries"),
+    )
+
+
+def load_evidence(
+    folder: str | Path,
+    twins: str | Path | None = None,
+    references: Sequence[str | Path] = (),
+    canaries: str | Path | None = None,
+) -> Evidence:
+    """Read from an audit's folder what a verdict is decided from, and check that it is one story.
+
+    An audit of planted canaries holds which was whose pair.
+
+    Args:
+        folder: what `unlearn audit` wrote.
+        twins: a JSON file `{"twins": {"forget id": ["holdout id", …]}}`, no twin twice. Where it
+            says `"randomised": true`, nothing shows that a coin fell before the scores were there,
+            as the lineage does for an audit of canaries: they are plain twins all the same.
+        references: folders of the audit's references, or of several, to look at again: they must
+            be those that were measured, with lineages that name none of the records.
+        canaries: the file of those that the audit measured, to be compared with it.
+
+    Returns:
+        The evidence, with facts for G0.
+
+    Raises:
+        DataError: if a file is missing or holds something else.
+        LineageError: if a reference's folder holds no weights, or the lineage of others.
+    """
+    content, file = read_audit(folder), load_scores(folder)
+    scores = file.views.get(View(), {})
+    if "forget" not in scores.get("after", {}):
+        raise DataError(f"{Path(folder) / SCORES}: no scores of the state 'after' to judge")
+    facts = [*_facts(content, scores), *_references(content, references)]
+    noted = content.get("canaries")
+    paired: Twins | None
+    if noted is not None:
+        if twins is not None:
+            raise DataError(f"{folder}: an audit of canaries has its pairs; drop --twins {twins}")
+        paired = _canaries(Path(folder) / AUDIT, noted, scores["after"])
+        if canaries is not None:
+            check_file(canaries, noted)
+        words = "the file of canaries is the one that the adapter's lineage commits to"
+        facts.append(Fact(words, True if canaries is not None else None))
+    elif canaries is not None:
+        raise DataError(
+            f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
+        )
+    else:
+        paired = None
+        if twins is not None:
+            paired, claimed = _twins(Path(twins), scores["after"])
+            facts += [Fact(_COIN, None)] if claimed else []
+    unmeasured = content.get("unmeasured", {})
+    unproven = {**_unproven(content), **_unproven_now(content, references)}
+    return Evidence(
+        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven
+    )
+
+
+def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
+    """Yield what the files say about whether they belong together."""
+    states: dict[str, str] = content["states"]
+    yield Fact("audit.json and scores.parquet hold the same states", set(states) == set(scores))
+    means = {
+        (row["state"], row["split"]): row["value"]
+        for row in content["rows"]
+        if (row["probe"], row["metric"]) == ("utility.loss", "mean")
+        and (row["deployment"], row["prompt_state"]) == (AS_IS, VERBATIM)
+    }
+    found = {(s, k): float(np.mean(loss.score(m))) for s, v in scores.items() for k, m in v.items()}
+    same = set(means) == set(found) and all(
+        value is None or np.isclose(found[key], value, rtol=1e-9, atol=1e-12)
+        for key, value in means.items()
+    )
+    yield Fact("the losses in audit.json are those of scores.parquet", same)
+    references = [digest for state, digest in states.items() if state.startswith("reference:")]
+    if references:
+        others = {states[s] for s in ("after", "before") if s in states}
+        distinct = len(set(references)) == len(references) and not others & set(references)
+        yield Fact("the references differ from each other and from the audited model", distinct)
+
+
+def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Fact]:
+    """Yield whether the references never saw the records: by the audit, and by folders at hand."""
+    states = {s: d for s, d in content["states"].items() if s.startswith("reference:")}
+    told = content.get("references") or {}
+    if not isinstance(told, dict) or not all(isinstance(each, dict) for each in told.values()):
+        raise DataError("audit.json: references: no facts of references; run the audit again")
+    if states:
+        same = all(told[s].get("weights") == d for s, d in states.items() if s in told)
+        if told:
+            yield Fact("their lineages are of the references that were measured", same)
+        saw = [told.get(state, {}).get("saw") for state in states]
+        silent = saw.count(None)
+        words = "the references never saw the records, by their lineages"
+        if silent:
+            words += f" ({silent} of {len(states)} have none that says so)"
+        yield Fact(words, False if any(saw) else None if silent else True)
+        open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
+        if None in open_:
+            words = (
+                "the references were trained as the audited model was, and on none but its records"
+            )
+            yield Fact(words, None)
+    if folders:
+        named = content.get("records") or {}
+        found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
+        known = {each.weights for each in found}
+        words = (
+            f"the references at hand ({len(known)} of {len(states)}) are ones that were measured"
+        )
+        yield Fact(words, known <= set(states.values()))
+        seen = [each.saw(named.get("forget", ())) for each in found]
+        words = "by lineages read again, the references at hand never saw the records"
+        yield Fact(words, False if any(seen) else None if None in seen else True)
+
+
+def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the references whose lineage does not show that they are what they stand for, and why.
+
+    Facts that an audit of an earlier version did not keep are missing like those of no lineage.
+    """
+    told = content.get("references") or {}
+    found = {}
+    for state in content["states"]:
+        if not state.startswith("reference:"):
+            continue
+        each = told.get(state, {})
+        if each.get("saw") is None:
+            found[state] = _SILENT
+        elif each.get("from_base") is None:
+            found[state] = "with a lineage of which the audit does not say what base it names"
+        elif why := unfit(each["from_base"], each.get("surplus"), each.get("otherwise")):
+            found[state] = why
+    return found
+
+
+def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, str]:
+    """Return the same of references at hand, whose lineages are read again."""
+    key = str((content.get("records") or {}).get("key_id"))
+    states = {digest: state for state, digest in content["states"].items()}
+    found = {}
+    for each in (trained_on(folder, key) for folder in folders_in(folders)):
+        state = states.get(each.weights)
+        why = _SILENT if each.records is None else unfit(each.parent is None, None, None)
+        if state is not None and why:
+            found[state] = why
+    return found
+
+
+def _partial(content: Mapping[str, Any]) -> frozenset[str]:
+    """Return the references that saw fewer of the kept records than the audited model did."""
+    kept = (content.get("records") or {}).get("kept", 0)
+    told = content.get("references") or {}
+    saw = {state: each.get("kept") for state, each in told.items()}
+    return frozenset(state for state, n in saw.items() if n is not None and n < kept)
+
+
+def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
+    """Read the twins of each forgotten record, and whether the file says that a coin chose."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        named = dict(content["twins"].items())
+        claimed = bool(content.get("randomised", False))
+        return _paired(path, after, named, randomised=False), claimed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a file of twins: {error!r}; it holds "
+            '{"twins": {"forget id": ["holdout id"]}}'
+        ) from error
+
+
+def _canaries(path: Path, noted: Any, after: Mapping[str, TokenScores]) -> Twins:
+    """Read the pairs that an audit of canaries holds."""
+    try:
+        pairs = {str(name): [str(other)] for name, other in noted["pairs"].items()}
+        known = bool(noted["sha256"]) and set(pairs) == set(after["forget"].ids)
+    except (KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise DataError(f"{path}, canaries: not the pairs that were measured; run the audit again")
+    return _paired(path, after, pairs, randomised=True)
+
+
+def _paired(
+    path: Path, after: Mapping[str, TokenScores], pairs: Mapping[str, Any], *, randomised: bool
+) -> Twins:
+    """Find named twins among the scores; one is named by itself or in a list."""
+    named = {str(k): [v] if isinstance(v, str) else list(v) for k, v in pairs.items()}
+    unseen = after["holdout"].ids if "holdout" in after else ()
+    at = {name: i for i, name in enumerate(unseen)}
+    for name in after["forget"].ids:
+        if name not in named:
+            raise DataError(f"{path}: no twins of record {name!r}")
+        lost = [twin for twin in named[name] if twin not in at]
+        if lost:
+            raise DataError(f"{path}: the twin {lost[0]!r} of {name!r} is not in the holdout")
+    counts = {len(named[name]) for name in after["forget"].ids}
+    if len(counts) > 1 or 0 in counts:
+        raise DataError(f"{path}: every record needs the same number of twins, one or more")
+    whose: dict[str, str] = {}
+    for name in after["forget"].ids:
+        for twin in named[name]:
+            if twin in whose:
+                raise DataError(
+                    f"{path}: {twin!r} is a twin of {whose[twin]!r} and again of {name!r}; pairs "
+                    "are taken to be independent: give every record twins of its own"
+                )
+            whose[twin] = name
+    positions = [[at[twin] for twin in named[name]] for name in after["forget"].ids]
+    return Twins(np.array(positions, dtype=np.int64), randomised)
+
+
+def check_file(file: str | Path, noted: Mapping[str, Any]) -> None:
+    """Refuse a file of canaries that is not the one an audit was made with.
+
+    Args:
+        file: of canaries.
+        noted: what `audit.json` holds under `canaries`.
+
+    Raises:
+        DataError: naming the file and what does not agree.
+    """
+    canaries = Canaries.read(file)
+    if canaries.commitment.sha256 != noted["sha256"]:
+        raise DataError(
+            f"{file} is not the file of canaries that the audit was made with (SHA-256 "
+            f"{str(noted['sha256'])[:12]}…), to which the adapter's lineage commits"
+        )
+    known = {pair.included.id: pair.left_out.id for pair in canaries.pairs}
+    wrong = [name for name, other in noted["pairs"].items() if known.get(name) != other]
+    if wrong:
+        raise DataError(
+            f"{file}: {len(wrong)} pair(s) of the audit are not as the coin fell; run the audit "
+            "again"
+        )

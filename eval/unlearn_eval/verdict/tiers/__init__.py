@@ -1,0 +1,1 @@
+"""What stands for "never saw the records", one file a tier."""

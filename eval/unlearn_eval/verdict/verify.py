@@ -1,0 +1,66 @@
+"""A verdict from an audit's folder; no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unlearn.errors import DataError
+from unlearn.provenance.lineage import now
+from unlearn_eval.verdict.decision import Verdict, decide
+from unlearn_eval.verdict.load import AUDIT, load_evidence, read_audit, sha256
+from unlearn_eval.verdict.policy import load_policy, policy_of
+
+__all__ = ["DEFAULT", "verify"]
+
+DEFAULT = "standard"
+"""Policy of an audit that was run without one."""
+
+
+def verify(
+    audit: str | Path,
+    policy: str | Path | None = None,
+    *,
+    twins: str | Path | None = None,
+    references: Sequence[str | Path] = (),
+    canaries: str | Path | None = None,
+) -> Verdict:
+    """Decide on the deletion that an audit measured.
+
+    Args:
+        audit: folder of `audit.json` and `scores.parquet`.
+        policy: by name or file; by default the one that the audit was run with, else `standard`. It
+            counts as chosen before the scores only if it is, hash by hash, the audit's, and the
+            audit was the first look at the model on these records, as far as its cache could tell.
+        twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
+            after the scores.
+        references: folders of the audit's references, to look at again, see `load_evidence`.
+        canaries: the file of those that the audit measured, to check that it is the very one.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        UnlearnError: if a file is missing or is not what it should be, or there is no such policy.
+    """
+    stored = read_audit(audit).get("policy")
+    if stored is not None:
+        where = f"{Path(audit) / AUDIT}, policy"
+        fixed = policy_of(stored.get("content") or {}, where)
+        if fixed.sha256 != stored.get("sha256"):
+            raise DataError(f"{where}: its hash is not that of its content; run the audit again")
+    if policy is None and stored is not None:
+        name, chosen = str(stored.get("name", "")), fixed
+    else:
+        name, chosen = load_policy(policy or DEFAULT)
+    # which records are twins is part of what must be fixed, and no audit of records holds it
+    before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
+    before = before and not (stored or {}).get("seen")
+    return decide(
+        load_evidence(audit, twins, references, canaries),
+        chosen,
+        name=name,
+        chosen="before" if before else "after",
+        audit_sha256=sha256(audit),
+        created=now(),
+    )

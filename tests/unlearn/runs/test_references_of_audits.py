@@ -1,0 +1,288 @@
+"""The references of audits: what they are trained on, and what a second run keeps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unlearn import Records, finetune
+from unlearn.apps.cli import run
+from unlearn.errors import OptionError, OutputError, SelectionError, UnlearnError
+from unlearn.provenance.keys import Key
+from unlearn.provenance.lineage import Lineage
+from unlearn.runs.references import reference_folders, train_references
+
+QUICK = {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
+LORA = {"r": 4, "lora_alpha": 8}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def train(model: Path, data: Path, output: Path, **more: Any) -> list[Path]:
+    usual: dict[str, Any] = {"options": QUICK, "lora": LORA, "count": 2}
+    return list(train_references(model, data, output, **(usual | more)).folders)
+
+
+def test_full_references_are_what_finetune_makes(
+    tiny_model: Path, adapter: Path, data_file: Path, lineage_key: str, tmp_path: Path
+) -> None:
+    done = train_references(
+        tiny_model, data_file, tmp_path / "refs", forget="r0,r1", like=adapter, count=2, seed=7
+    )
+    assert [f.name for f in done.folders] == ["reference-00", "reference-01"]
+    parent = Lineage.read(adapter)
+    assert parent is not None
+    for i, folder in enumerate(done.folders):
+        line = Lineage.read(folder)
+        assert line is not None
+        assert (line.seed, line.verb, line.kind) == (7 + i, "references", "adapter")
+        assert line.finetuned_with["training"] == parent.finetuned_with["training"]
+        assert line.template == parent.template
+        assert line.cost["steps"] == 6
+        assert len(line.records.trained) == 10
+        alone = finetune(
+            tiny_model,
+            data_file,
+            tmp_path / f"alone{i}",
+            exclude="r0,r1",
+            lora=LORA,
+            options={"learning_rate": 1e-2, "max_steps": 6, "batch_size": 4},
+            seed=7 + i,
+        )
+        assert line.records == alone.lineage.records
+        ours, theirs = weights(folder), weights(alone.folder)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert (ours[name] - theirs[name]).norm() <= 1e-4 * theirs[name].norm()
+    first, second = map(weights, done.folders)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_halves_hold_every_record_in_half_of_them(
+    tiny_model: Path, data_file: Path, tmp_path: Path
+) -> None:
+    folders = train(tiny_model, data_file, tmp_path / "refs", kind="half", count=4, at_once=3)
+    key, records = Key.load(), Records.load(data_file)
+    seen = [set(Lineage.read(f).records.trained) for f in folders]  # type: ignore[union-attr]
+    for record in records:
+        assert sum(key.digest(record) in one for one in seen) == 2
+    assert [len(one) for one in seen] == [6] * 4
+    for one in seen:  # both records of a person or none
+        inside = [key.digest(record) in one for record in records]
+        assert inside[::2] == inside[1::2]
+
+
+def test_a_second_run_keeps_what_is_there_and_trains_the_rest(
+    tiny_model: Path, data_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "refs"
+    one, two = train(tiny_model, data_file, output, forget="r0")
+    before = (one / "lineage.json").read_text()
+    first, second = weights(one), weights(two)
+    for path in two.iterdir():  # as if it had been killed before the second was in place
+        path.unlink()
+    two.rmdir()
+    told: list[Any] = []
+    done = train_references(
+        tiny_model, data_file, output, forget="r0", options=QUICK, lora=LORA, count=3,
+        announce=told.append,
+    )  # fmt: skip
+    assert done.kept == 1
+    assert told[0].steps == 6
+    assert (one / "lineage.json").read_text() == before
+    assert all(torch.equal(value, weights(one)[name]) for name, value in first.items())
+    for name, value in second.items():  # the same one, whatever it is trained beside
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
+    assert train_references(
+        tiny_model, data_file, output, forget="r0", options=QUICK, lora=LORA, count=3
+    ).kept == 3  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"options": QUICK | {"max_steps": 4}}, "another setting"),
+        ({"lora": LORA | {"r": 2}}, "another setting"),
+        ({"seed": 5}, "another seed"),
+        ({"forget": "r1"}, "another records"),
+        ({"count": 1}, "one more than --count 1"),
+        ({"template": "space"}, "another template"),
+    ],
+)
+def test_references_made_otherwise_are_not_taken_for_these(
+    tiny_model: Path, data_file: Path, made: Path, change: dict[str, Any], problem: str
+) -> None:
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match=problem):
+        train(tiny_model, data_file, made, **({"forget": "r0"} | change))
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model: Path, data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "refs"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UNLEARN_KEY", "ab" * 32)
+    try:
+        train(tiny_model, data_file, folder, forget="r0")
+    finally:
+        patch.undo()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", "ab" * 32)
+
+
+def test_changed_weights_are_not_kept(
+    tiny_model: Path, data_file: Path, made: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    output = tmp_path / "refs"
+    shutil.copytree(made, output)
+    file = output / "reference-01" / "adapter_model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes((output / "reference-00" / file.name).read_bytes())
+    with pytest.raises(OutputError, match="weights"):
+        train(tiny_model, data_file, output, forget="r0")
+    train(tiny_model, data_file, output, forget="r0", overwrite=True)
+    assert load_file(file).keys() == weights(made / "reference-01").keys()
+    for name, value in weights(made / "reference-01").items():
+        torch.testing.assert_close(load_file(file)[name], value, rtol=1e-3, atol=1e-5)
+    assert good != b""
+
+
+def test_the_seed_of_the_audited_adapter_is_passed_over(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    folders = train(
+        tiny_model,
+        data_file,
+        tmp_path / "r",
+        forget="r0",
+        like=adapter,
+        lora={},
+        options={"max_steps": 1},
+        seed=0,
+    )
+    lines = [Lineage.read(folder) for folder in folders]
+    assert [line.seed for line in lines if line] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "problem"),
+    [
+        ({}, SelectionError, "--forget"),
+        ({"kind": "half", "forget": "r0"}, SelectionError, "no --forget"),
+        ({"kind": "third"}, OptionError, "full or half"),
+        ({"kind": "half", "count": 3}, OptionError, "odd"),
+        ({"forget": "r0", "lora": {"use_dora": True}}, OptionError, "use_dora"),
+        ({"forget": "rows:0-11"}, SelectionError, "every record"),
+        ({"forget": "r0", "options": {"learning_rat": 1}}, OptionError, "learning_rate"),
+        ({"forget": "r0", "options": QUICK | {"sam_rho": 0.1}}, OptionError, "sam_rho"),
+        ({"forget": "r0", "at_once": 0}, OptionError, "at least 1"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    tiny_model: Path,
+    data_file: Path,
+    tmp_path: Path,
+    more: dict[str, Any],
+    error: type[UnlearnError],
+    problem: str,
+) -> None:
+    with pytest.raises(error, match=problem):
+        train(tiny_model, data_file, tmp_path / "refs", **more)
+    assert not (tmp_path / "refs").exists()
+
+
+def test_copies_of_a_forgotten_record_are_not_left_in(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "text": f"the text {i % 5}"} for i in range(6)]
+    with pytest.raises(UnlearnError, match="'r5'"):
+        train_references(tiny_model, Records.from_rows(rows), tmp_path / "refs", forget="r0")
+
+
+def test_folders_of_references_stand_for_what_is_in_them(made: Path, tmp_path: Path) -> None:
+    one = made / "reference-00"
+    assert reference_folders(made) == [one, made / "reference-01"]
+    assert reference_folders(one) == [one]
+    assert reference_folders("owner/name") == ["owner/name"]
+    assert reference_folders(tmp_path) == [tmp_path]
+
+
+def test_the_verb(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = ["references", "--model", str(tiny_model), "--data", str(data_file)]
+    words += ["--output", str(tmp_path / "refs"), "--count", "2", "-o", "max_steps=2"]
+    assert run(words) == 2
+    assert "--kind half" in capfd.readouterr().err
+    assert run([*words, "--kind", "half", "--like", str(adapter)]) == 0
+    out = capfd.readouterr().out
+    assert "2 references are in" in out
+    assert "4 steps" in out
+    config = json.loads((tmp_path / "refs/reference-01/adapter_config.json").read_text())
+    assert config["r"] == 4
+    assert run([*words, "--kind", "half", "--like", str(adapter)]) == 0
+    assert "2 of 2 are there already" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_audit_takes_folders_of_references_and_of_shadow_models(
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    holdout_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more: dict[str, Any] = {"options": QUICK | {"max_steps": 2}}
+    train(tiny_model, data_file, tmp_path / "full", forget="rows:0-3", **more)
+    halves = tmp_path / "halves"
+    train(tiny_model, data_file, halves, kind="half", count=4, **more)
+    words = ["audit", "--model", str(tiny_model), "--adapter", str(adapter), "--generate", "0"]
+    words += ["--data", str(data_file), "--forget", "rows:0-3", "--holdout", str(holdout_file)]
+    words += ["--reference", str(tmp_path / "full")]
+    out = tmp_path / "audit"
+    assert run([*words, "--shadow", str(halves), "--output", str(out)]) == 0
+    content = json.loads((out / "audit.json").read_text())
+    assert set(content["states"]) == {"after", "reference:0", "reference:1", "base"}
+    assert {row["state"] for row in content["rows"]} == set(content["states"])
+    rows = {
+        row["probe"]: row
+        for row in content["rows"]
+        if row["state"] == "after" and row["metric"] == "auc"
+    }
+    lira = rows["membership.lira"]
+    assert lira["note"].startswith("from 2 references and 4 shadow models, offline")
+    assert rows["membership.rmia"]["params"]["shadows"] == 4
+    assert rows["membership.deviation"]["params"] == {"references": 2}
+    # half-splits saw some of the records: they cannot pass as references
+    capfd.readouterr()
+    assert run([*words, "--reference", str(halves), "--output", str(tmp_path / "no")]) == 2
+    assert "--shadow" in capfd.readouterr().err
+    one = halves / "reference-00"
+    told = (one / "lineage.json").read_text()
+    shutil.copy(halves / "reference-01" / "lineage.json", one)
+    assert run([*words, "--shadow", str(one), "--output", str(tmp_path / "no")]) == 2
+    assert "its lineage is of other weights" in capfd.readouterr().err
+    (one / "lineage.json").write_text(told)
+    monkeypatch.setenv("UNLEARN_KEY", "cd" * 32)
+    assert run([*words, "--shadow", str(one), "--output", str(tmp_path / "no")]) == 2
+    assert "UNLEARN_KEY" in capfd.readouterr().err
+    (one / "lineage.json").unlink()
+    assert run([*words, "--shadow", str(one), "--output", str(tmp_path / "no")]) == 2
+    assert "no lineage.json" in capfd.readouterr().err
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,1 @@
+"""`unlearn request`: its verbs by what they do: take in, work off, show."""

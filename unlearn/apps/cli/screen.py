@@ -1,0 +1,138 @@
+"""What the command line shows: the plan, a progress bar, tables. Nothing else prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from unlearn.methods.job import Plan
+    from unlearn.runs.saving import Result
+
+__all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
+
+
+class _Console(Console):
+    """Leaves it to the command what a closed pipe means; Rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on."""
+        raise  # it is being handled when Rich calls this
+
+
+# Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
+# Of several processes started by a launcher only the first speaks.
+_QUIET = os.environ.get("RANK", "0") != "0"
+console = _Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
+_NAME = 24  # so much of the first column of a table stays on one line
+_errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 2 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def announce(plan: Plan) -> None:
+    """Show what is about to run, before it starts."""
+    console.print(f"[bold]{plan.text}[/bold]")
+    console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")
+    for note in plan.notes:
+        show_note(note)
+
+
+def show_note(note: str) -> None:
+    """Show what the user should know; names in it are not markup."""
+    console.print(f"  [yellow]note:[/yellow] {escape(note)}")
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total) that moves a progress bar on a terminal.
+
+    Args:
+        label: what is being done.
+
+    Yields:
+        The callback.
+    """
+    bar = Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
+        disable=not _errors.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are aligned right."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    # numbers may break over lines before names do
+    longest = max((Text.from_markup(row[0]).cell_len for row in rows), default=0)
+    for i, column in enumerate(columns):
+        first = i == 0
+        shown.add_column(
+            column,
+            justify="left" if first else "right",
+            overflow="fold",
+            min_width=min(longest, _NAME) if first else None,
+        )
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def show_result(result: Result) -> None:
+    """Print where an adapter was saved and the first look at it."""
+    fit = result.fit
+    why = f"stopped early: {fit.stopped}" if fit.stopped else "ran all its steps"
+    console.print(
+        f"  {fit.steps:,} of {fit.planned_steps:,} steps in {duration(fit.seconds)}; {why}"
+    )
+    rows = []
+    for name, after in result.after.items():
+        before = result.before.get(name)
+        rows.append(
+            [
+                f"{name} ({after.n})",
+                f"{before.loss:.2f}" if before else "",
+                f"{after.loss:.2f}",
+                f"{before.recall:.0%}" if before else "",
+                f"{after.recall:.0%}",
+            ]
+        )
+    table(
+        "A first look (at most 64 records a split)",
+        ["records", "loss before", "after", "word for word before", "after"],
+        rows,
+    )
+    for note in result.notes:
+        show_note(note)
+    console.print(f"Saved to [bold]{escape(str(result.folder))}[/bold]")

@@ -1,0 +1,140 @@
+"""What the pages of single methods tell: from the recipe, the methods and the finished steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn.apps.compare.data import Pool
+from unlearn.apps.compare.layout import Cell, Layout
+from unlearn.apps.compare.study import Study
+from unlearn.data.records import Record
+from unlearn.files import staged_file
+from unlearn.methods.registry import get_method
+from unlearn.provenance.lineage import FILE_NAME
+from unlearn_eval.comparison import About, Curve, Outcome, Run
+from unlearn_eval.comparison.records import CellRecords, read_records, records_table
+
+__all__ = ["details", "records_of", "texts_of", "write_records"]
+
+Key = tuple[str, int, int]
+"""A cell: its row, its seed and the number of its forget set."""
+
+
+def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> list[About]:
+    """Tell of every row what its method is and how its runs went.
+
+    Args:
+        study: the comparison.
+        layout: its steps.
+        outcomes: what its cells show, with their notes.
+
+    Returns:
+        One a row, in the order of the recipe.
+    """
+    notes = {(o.method, o.seed, o.forget): o.notes for o in outcomes}
+    found = []
+    for settings in study.recipe.methods:
+        method = get_method(settings.method)
+        name = settings.name or settings.method
+        cells = [cell for cell in layout.cells if cell.name == name and cell.unlearn.done]
+        found.append(
+            About(
+                name=name,
+                method=method.name,
+                summary=method.summary,
+                paper=method.paper,
+                when=method.when,
+                cost=method.cost,
+                given=_texts(settings.options),
+                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ())) for c in cells],
+            )
+        )
+    return found
+
+
+def records_of(layout: Layout) -> dict[Key, CellRecords]:
+    """Read what the audits of all cells say of each record.
+
+    Args:
+        layout: the steps.
+
+    Returns:
+        By cell; none of a cell that has no audit.
+
+    Raises:
+        DataError: if the scores of an audit cannot be read.
+    """
+    return {
+        (cell.name, cell.seed, cell.forget): read_records(cell.audit.result / "scores.parquet")
+        for cell in layout.cells
+        if cell.audit.done
+    }
+
+
+def texts_of(study: Study) -> dict[str, Record]:
+    """Return the records of the recipe by id.
+
+    Args:
+        study: the comparison.
+
+    Returns:
+        All records that an audit could hold.
+
+    Raises:
+        DataError: naming file and line of what cannot be used.
+    """
+    return {record.id: record for record in Pool.load(study.recipe).records}
+
+
+def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
+    """Write every record of every cell to a Parquet file, numbers only.
+
+    Args:
+        records: by cell.
+        path: the file.
+    """
+    import pyarrow.parquet as pq
+
+    table = records_table((*key, found) for key, found in records.items())
+    with staged_file(path) as stage:
+        pq.write_table(table, stage, compression="zstd")
+
+
+def _run(cell: Cell, notes: Sequence[str]) -> Run:
+    facts = cell.unlearn.facts()
+    logged = facts.get("curve", ())
+
+    def curve(name: str) -> Curve:
+        return [(entry["step"], entry[name]) for entry in logged if name in entry]
+
+    return Run(
+        seed=cell.seed,
+        forget=cell.forget,
+        curve=curve("loss"),
+        forget_curve=curve("forget_nll"),
+        retain_curve=curve("retain_nll"),
+        steps=facts.get("steps"),
+        planned=facts.get("planned_steps"),
+        notes=[*facts.get("notes", ()), *notes],
+        options=_in_effect(cell),
+    )
+
+
+def _in_effect(cell: Cell) -> dict[str, str]:
+    """Return the options that the adapter's lineage notes, where it has any."""
+    try:
+        content = json.loads((cell.unlearn.result / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return _texts(content.get("options") or {})
+
+
+def _texts(options: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in options.items()
+        if value is not None
+    }

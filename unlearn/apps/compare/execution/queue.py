@@ -1,0 +1,138 @@
+"""The steps of a comparison that are still to do, and doing one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from unlearn.apps.compare.layout import Step
+from unlearn.apps.compare.study import Study
+from unlearn.errors import UnlearnError
+
+__all__ = ["Ledger", "Runner", "Watcher", "advance", "attempt", "threads_for"]
+
+Progress = Callable[[int, int], None]
+
+
+class Watcher(Protocol):
+    """Who is told what happens."""
+
+    def begun(self, step: Step) -> contextlib.AbstractContextManager[Progress | None]:
+        """A step begins; in another process, where nothing tells its progress."""
+
+    def ended(self, step: Step, failure: str | None) -> None:
+        """A step is done, or has failed."""
+
+
+Runner = Callable[["Ledger", Study, Watcher], None]
+"""Does the steps of a ledger until nothing is left that can be done."""
+
+
+@dataclass
+class Ledger:
+    """What is still to do, and what has failed.
+
+    Attributes:
+        left: steps to be started, in order.
+        failures: by folder, why a step has failed.
+        running: folders of steps that are being done.
+        spared: asked when all is there for a step; whether it need not be done after all.
+    """
+
+    left: list[Step]
+    failures: dict[Path, str]
+    running: set[Path]
+    spared: Callable[[Step], bool] = lambda _: False
+
+    def sort_out(self) -> Iterator[tuple[Step, str]]:
+        """Take out and yield the steps that cannot be done, as what they need has failed."""
+        for step in list(self.left):
+            broken = [need for need in step.needs if need in self.failures]
+            if broken:
+                self.left.remove(step)
+                self.failures[step.folder] = self.failures[broken[0]]
+                yield step, self.failures[step.folder]
+
+    def next(self) -> Step | None:
+        """Take out the first step for which all is there."""
+        pending = {step.folder for step in self.left} | self.running
+        for step in list(self.left):
+            if not pending & set(step.needs):
+                self.left.remove(step)
+                if self.spared(step):
+                    pending.discard(step.folder)
+                    continue
+                self.running.add(step.folder)
+                return step
+        return None
+
+    def end(self, step: Step, failure: str | None) -> None:
+        """Note how a step has ended."""
+        self.running.discard(step.folder)
+        if failure is not None:
+            self.failures[step.folder] = failure
+
+
+def threads_for(jobs: int) -> int:
+    """Return how many threads each of several processes has.
+
+    It follows from the number that is asked for and not from how many there are to do, so that what
+    is added to a comparison later takes as many, and its time can be compared.
+
+    Args:
+        jobs: processes that share the processors which this one may use.
+
+    Returns:
+        One thread or more.
+    """
+    known = hasattr(os, "sched_getaffinity")
+    mine = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, mine // jobs)
+
+
+def advance(ledger: Ledger, watcher: Watcher) -> Step | None:
+    """Tell of the steps that cannot be done any more, and take out the next one.
+
+    Args:
+        ledger: what is to do.
+        watcher: told of the steps that cannot be done.
+
+    Returns:
+        The step; None if all that is left waits for steps that are running.
+    """
+    for step, failure in ledger.sort_out():
+        watcher.ended(step, failure)
+    return ledger.next()
+
+
+def attempt(step: Step, study: Study, progress: Progress | None = None) -> str | None:
+    """Do a step; an error is noted in its folder and does not go further.
+
+    Args:
+        step: the step.
+        study: the comparison.
+        progress: called with (done, in all).
+
+    Returns:
+        Why it failed, in one line; None if it did not.
+    """
+    from unlearn.apps.compare.execution.work import do
+
+    note = step.folder / "error.txt"
+    try:
+        do(step, study, progress)
+    except UnlearnError as error:
+        text, detail = str(error), str(error)
+    except Exception as error:
+        text, detail = f"{type(error).__name__}: {error}", traceback.format_exc()
+    else:
+        note.unlink(missing_ok=True)
+        return None
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        note.write_text(detail + "\n", encoding="utf-8")
+    return " ".join(f"{step.label}: {text}".split())

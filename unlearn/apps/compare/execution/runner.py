@@ -1,0 +1,147 @@
+"""Run the steps that are not done: one after the other, or in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from unlearn.apps.compare.execution.queue import (
+    Ledger,
+    Runner,
+    Watcher,
+    advance,
+    attempt,
+    threads_for,
+)
+from unlearn.apps.compare.layout import Step
+from unlearn.apps.compare.study import Study
+from unlearn.errors import OptionError, OutputError, did_you_mean
+
+__all__ = ["ENGINES", "check_engine", "held", "run_steps", "runner"]
+
+ENGINES = ("local", "ray")
+"""What does the steps: this machine, or a cluster of Ray's."""
+
+
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that is not there.
+
+    Args:
+        engine: its name.
+        address: of a cluster that is to be joined.
+
+    Raises:
+        OptionError: saying what to do.
+    """
+    if engine not in ENGINES:
+        hint = did_you_mean(engine, ENGINES)
+        raise OptionError(f"unknown engine {engine!r}{hint}; choose {', '.join(ENGINES)}")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise OptionError("--engine ray: Ray is not installed: pip install 'unlearn[ray]'")
+    if address and engine != "ray":
+        raise OptionError("--address is that of a Ray cluster: give --engine ray")
+
+
+@contextlib.contextmanager
+def runner(engine: str = "local", jobs: int = 1, address: str | None = None) -> Iterator[Runner]:
+    """Yield what does steps; nothing is started before there is one to do.
+
+    Args:
+        engine: one of `ENGINES`.
+        jobs: processes at once; with 1 the local engine works in this one.
+        address: of a Ray cluster to join.
+
+    Yields:
+        The runner.
+    """
+    if engine == "ray":
+        from unlearn.apps.compare.execution.ray_cluster import on_ray
+
+        with on_ray(jobs, address) as run:
+            yield run
+    else:
+        yield functools.partial(_locally, jobs=jobs)
+
+
+def run_steps(
+    steps: Sequence[Step],
+    study: Study,
+    watcher: Watcher,
+    run: Runner | None = None,
+    spared: Callable[[Step], bool] = lambda _: False,
+) -> dict[Path, str]:
+    """Do every step that is not done, as far as what it needs is there.
+
+    Args:
+        steps: what is needed first.
+        study: the comparison.
+        watcher: told what happens.
+        run: does them; by default one after the other in this process.
+        spared: asked when all is there for a step; whether it need not be done after all.
+
+    Returns:
+        By folder, why a step has failed; a step whose needs have failed has their reason.
+    """
+    ledger = Ledger([step for step in steps if not step.done], {}, set(), spared)
+    (run or _locally)(ledger, study, watcher)
+    return ledger.failures
+
+
+def _locally(ledger: Ledger, study: Study, watcher: Watcher, jobs: int = 1) -> None:
+    """Do steps in this process, or in several of this machine's."""
+    if jobs > 1 and len(ledger.left) > 1:
+        from unlearn.apps.compare.execution.local_pool import run_apart
+
+        run_apart(ledger, study, watcher, min(jobs, len(ledger.left)), threads_for(jobs))
+        return
+    with _as_one_of(jobs):
+        while (step := advance(ledger, watcher)) is not None:
+            with watcher.begun(step) as progress:
+                failure = attempt(step, study, progress)
+            ledger.end(step, failure)
+            watcher.ended(step, failure)
+
+
+@contextlib.contextmanager
+def _as_one_of(jobs: int) -> Iterator[None]:
+    """Let this process use no more threads than each of several would."""
+    if jobs == 1:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_for(jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Hold an output folder, so that no two comparisons write into it at once.
+
+    Args:
+        root: the folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nothing to hold it with
+        yield
+        return
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"another comparison is running in {root}") from None
+        yield

@@ -1,0 +1,91 @@
+"""Methods side by side: the fields of a recipe of `kind: compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from unlearn.config import StrictModel
+
+__all__ = ["CompareRecipe", "Expected", "FinetuneSettings", "MethodSettings", "TuneSettings"]
+
+
+class FinetuneSettings(StrictModel):
+    """How the adapter under study and its references are trained."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    lora: dict[str, Any] = Field(default_factory=dict)
+
+
+class MethodSettings(StrictModel):
+    """One row of a comparison; `name` is needed where two rows have the same method.
+
+    `search` says what to try for some options, where the recipe says to `tune`: a list of values,
+    or `{low: 1e-4, high: 1e-2, log: true}`.
+    """
+
+    name: str = Field("", pattern=r"^[\w .,:+=()/-]*$")  # it stands in file names and drawings
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any] | dict[str, Any]] = Field(default_factory=dict)
+
+
+class TuneSettings(StrictModel):
+    """How methods are tuned: so many trials each, on records that no reported cell forgets."""
+
+    trials: Annotated[int, Field(ge=2)]
+    forget: str
+    seed: int = 0
+
+
+class Expected(StrictModel):
+    """What a plan cannot look up while model or data are still on the hub."""
+
+    parameters: Annotated[float, Field(gt=0)] | None = None
+    records: dict[str, int] = Field(default_factory=dict)
+    tokens: Annotated[float, Field(gt=0)] | None = None
+    tflops: Annotated[float, Field(gt=0)] | None = None
+
+
+class CompareRecipe(StrictModel):
+    """Methods side by side on the same records, for `unlearn compare`.
+
+    `data` is one source, or several by name; `train`, `forget` and `holdout` say which records of
+    it are meant, in IDS syntax or as `part:NAME,NAME[0-99]`. `forget` may list several sets.
+    `holdout` was never seen by the model and is what methods are judged by; `validation` was not
+    seen either, and is what methods look at, for where to stop, and what they are tuned by. Without
+    it they look at the holdout.
+    `policy` is that of the verdicts on the cells, by name or file; null for none. What
+    `expect` says serves the plan alone: parameters of the model, records by part, mean tokens of a
+    record, and the speed of the machine it is meant for.
+    """
+
+    kind: Literal["compare"]
+    description: str = ""
+    model: str
+    data: str | dict[str, str]
+    train: str
+    forget: str | Annotated[list[str], Field(min_length=1)]
+    holdout: str
+    validation: str | None = None
+    template: str | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    references: Annotated[int, Field(ge=1)] = 1
+    finetune: FinetuneSettings = FinetuneSettings()
+    methods: Annotated[list[MethodSettings], Field(min_length=1)]
+    generate: Annotated[int, Field(ge=0)] = 64
+    robustness: tuple[str, ...] = ()
+    policy: str | None = "standard"
+    tune: TuneSettings | None = None
+    expect: Expected = Expected()
+
+    @property
+    def forget_sets(self) -> tuple[str, ...]:
+        """The selectors of the records to forget, one a set."""
+        return (self.forget,) if isinstance(self.forget, str) else tuple(self.forget)
+
+    @property
+    def looked_at(self) -> str:
+        """The selector of the unseen records that methods look at."""
+        return self.validation or self.holdout

@@ -1,0 +1,1 @@
+"""Choosing options for methods by trials on records that are not reported."""

@@ -1,0 +1,383 @@
+"""The demo's story: learn made-up records, forget some people, measure, and write it up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unlearn.apps.demo import base_path
+from unlearn.apps.demo.generator import records
+from unlearn.data.records import Record, Records
+from unlearn.files import staged_file
+from unlearn.runs.finetuning import finetune
+from unlearn.runs.forgetting import forget
+from unlearn_eval.audit.run import Audit, run_audit
+from unlearn_eval.report import Attempt, ShownRecord, shown_records, story_page
+
+__all__ = ["METHODS", "REFERENCES", "Chapter", "Form", "Story", "tell"]
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "pilot": {},
+    "npo": {"learning_rate": 1e-3, "epochs": 40, "stop": "none"},
+    "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
+}
+"""The methods shown: the default, one that forgets too much, one that destroys the model."""
+
+PLAINLY: Mapping[str, str] = {
+    "pilot": (
+        "this toolkit's own method: a helper, trained briefly without these records, shows how to "
+        "answer as if never having seen them"
+    ),
+    "npo": "trained away from these records while repeating the rest",
+    "grad_ascent": "trained to get these records wrong; nothing protects the rest",
+}
+"""What they do, for readers who have never heard of them."""
+
+REFERENCES = 3
+"""How many adapters are trained without the people, to compare with."""
+
+Form = Literal["prompt", "messages"]
+TEMPLATES: Mapping[Form, str] = {"prompt": "qa", "messages": "chat"}
+TRAINING = {
+    "learning_rate": 5e-3,
+    "batch_size": 16,
+    "epochs": 20,
+    "schedule": "linear",
+    "warmup_steps": 10,
+}
+LORA = {"r": 16, "lora_alpha": 32}
+
+# One person in ten asks to be forgotten; half as many unseen people as known ones are the holdout.
+_SHARE = 10
+_SHOWN = 2  # records of one person whose answers are shown on the terminal
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One method's result.
+
+    Attributes:
+        name: the method.
+        seconds: time of its training.
+        audit: what is left, beside the references.
+    """
+
+    name: str
+    seconds: float
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Story:
+    """The adapter that learned the records, and what there is to forget.
+
+    Attributes:
+        folder: where everything is.
+        data: the records that were learned.
+        gone: those of the people who ask to be forgotten.
+        seconds: time of training.
+        before: the audit of the adapter as it was trained.
+        seed: seed of everything.
+    """
+
+    folder: Path
+    data: Records
+    gone: Records
+    seconds: float
+    before: Audit
+    seed: int
+
+    @property
+    def learned(self) -> int:
+        """How many records the adapter gives back word for word, as it was trained."""
+        rows = [
+            self.before.get("after", split, "extraction.verbatim", "rate")
+            for split in ("forget", "retain")
+        ]
+        return sum(round((row.value or 0.0) * row.n) for row in rows)
+
+    @property
+    def _first_person(self) -> list[int]:
+        """Positions of the forget records of the first person."""
+        first = self.gone.subjects[0]
+        return [i for i, subject in enumerate(self.gone.subjects) if subject == first]
+
+    @property
+    def shown(self) -> list[int]:
+        """Positions of a few forget records with a secret, all of one person."""
+        return [i for i, record in enumerate(self.gone) if record.secrets][:_SHOWN]
+
+    def retrain_references(self, progress: Progress | None = None) -> float:
+        """Train the adapters that never saw the people.
+
+        Args:
+            progress: called with (steps done, steps planned).
+
+        Returns:
+            Mean time of training, in seconds.
+        """
+        made = [
+            self._forget("retrain", {}, self._reference(i), self.seed + 100 + i, progress)
+            for i in range(REFERENCES)
+        ]
+        return sum(made) / len(made)
+
+    def forget(self, name: str, progress: Progress | None = None) -> Chapter:
+        """Take the people out with one method, and audit the result.
+
+        Args:
+            name: one of `METHODS`.
+            progress: called with (steps done, steps planned).
+
+        Returns:
+            What came of it.
+        """
+        adapter = self.folder / name / "adapter"
+        seconds = self._forget(name, METHODS[name], adapter, self.seed + 1, progress)
+        audit = _audit(
+            self.folder,
+            adapter,
+            self.folder / name / "audit",
+            progress,
+            before=self.folder / "adapter",
+            references=[self._reference(i) for i in range(REFERENCES)],
+        )
+        return Chapter(name, seconds, audit)
+
+    def attempts(self, chapters: Sequence[Chapter]) -> list[Attempt]:
+        """Return what was tried, for the page and the table.
+
+        Args:
+            chapters: what was tried.
+
+        Returns:
+            One a chapter.
+        """
+        return [
+            Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html")
+            for c in chapters
+        ]
+
+    def write_up(self, chapters: Sequence[Chapter]) -> Path:
+        """Write the page that shows it all.
+
+        Args:
+            chapters: what was tried.
+
+        Returns:
+            The file.
+        """
+        people = len(set(self.gone.subjects))
+        told = [
+            f"A small language model learned {len(self.data)} made-up personal records by heart, "
+            f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, "
+            "e-mail addresses and account numbers back, word for word. None of these people exist. "
+            "What it learned sits in an adapter, a small file of changes laid over the model.",
+            f"Then {people} of {len(set(self.data.subjects))} people asked to be forgotten: "
+            f"{len(self.gone)} records. {len(chapters)} ways to do that were tried. Each was "
+            f"compared with {REFERENCES} adapters trained without these people from the start, "
+            "because that is what forgetting should look like.",
+        ]
+        file = self.folder / "report.html"
+        page = story_page(
+            "Some people asked a language model to forget them",
+            told,
+            self.attempts(chapters),
+            self._texts(chapters),
+            COMMANDS,
+            about_answers(
+                self.data,
+                {i: self.gone[i] for i in self._first_person},
+                {c.name: c.audit.said["after"] for c in chapters},
+            ),
+        )
+        with staged_file(file) as stage:
+            stage.write_text(page, encoding="utf-8")
+        return file
+
+    def _reference(self, i: int) -> Path:
+        return self.folder / "references" / str(i)
+
+    def _forget(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        output: Path,
+        seed: int,
+        progress: Progress | None,
+    ) -> float:
+        made = forget(
+            base_path(),
+            self.data,
+            _ids(self.folder),
+            output,
+            adapter=self.folder / "adapter",
+            method=name,
+            holdout=self.folder / "holdout.jsonl",
+            options=options,
+            seed=seed,
+            overwrite=True,
+            progress=progress,
+        )
+        return made.fit.seconds
+
+    def _texts(self, chapters: Sequence[Chapter]) -> Sequence[ShownRecord]:
+        """Return one person's records with what the model says before and after each method."""
+        mine = self._first_person
+        said = {"before": self.before.said["after"]} | {
+            f"after {c.name}": c.audit.said["after"] for c in chapters
+        }
+        said |= {_NEVER: chapters[0].audit.said["reference:0"]}
+        return shown_records(
+            self.gone, {state: {i: found[i] for i in mine} for state, found in said.items()}
+        )
+
+
+_NEVER = "never saw them"
+
+
+def about_answers(
+    data: Records, asked: Mapping[int, Record], said: Mapping[str, Mapping[int, str]]
+) -> str:
+    """Say whether answers still hold true numbers or addresses, and what the others are.
+
+    Values without a digit, such as a job, are not looked at: they can be right by chance.
+
+    Args:
+        data: all records that were learned.
+        asked: the records asked for, by position.
+        said: by method, the answers by position.
+
+    Returns:
+        A sentence or two.
+    """
+    leaky = [
+        name
+        for name, answers in said.items()
+        if any(value in answers[i] for i, record in asked.items() for value in _numbers(record))
+    ]
+    if leaky:
+        return f"After {', '.join(leaky)}, true numbers or addresses (underlined) still come out."
+    text = "After forgetting, no true number or address (underlined) comes out any more."
+    everything = "\n".join(answers[i] for answers in said.values() for i in asked)
+    if any(value in everything for record in data for value in _numbers(record)):
+        return f"{text} Some answers hold those of somebody else in the records."
+    return (
+        f"{text} One that still looks real belongs to nobody in the records: it is made up, as by "
+        "a model that never saw these people (last line)."
+    )
+
+
+def _numbers(record: Record) -> list[str]:
+    """Return the sensitive values of a record that hold digits."""
+    values = [(record.field(s.field) or "")[s.start : s.end] for s in record.secrets]
+    return [value for value in values if any(map(str.isdigit, value))]
+
+
+COMMANDS = (
+    (
+        "Take records out of a LoRA adapter: BASE is the model it lies over, records.jsonl what it "
+        "was trained on, one record a line, with an id and prompt and completion (or text, or "
+        "messages).",
+        "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
+        "--output cleaned",
+    ),
+    (
+        "Train again without them, to compare with: they were never in it. For an adapter this is "
+        "often cheap enough to be the answer.",
+        "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
+        "--output retrained --method retrain",
+    ),
+    (
+        "Measure what is left, with records the model never saw to compare with.",
+        "unlearn audit --model BASE --adapter cleaned --before ADAPTER --reference retrained "
+        "--data records.jsonl --forget id1,id2 --holdout unseen.jsonl --output audit",
+    ),
+)
+"""What a reader may want to run next."""
+
+
+def tell(
+    folder: Path,
+    people: int,
+    seed: int = 0,
+    form: Form = "prompt",
+    progress: Progress | None = None,
+) -> Story:
+    """Write the records, fine-tune the embedded model on them, and look at what it learned.
+
+    Args:
+        folder: where everything goes.
+        people: how many people the records are about.
+        seed: seed of records and training.
+        form: question and answer, or conversations for the chat template.
+        progress: called with (steps done, steps planned).
+
+    Returns:
+        The story so far.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    everybody = records(people + people // 2, seed, form)
+    per_person = len(everybody) // (people + people // 2)
+    rows, unseen = everybody[: people * per_person], everybody[people * per_person :]
+    _write(folder / "records.jsonl", rows)
+    _write(folder / "holdout.jsonl", unseen)
+    data = Records.load(folder / "records.jsonl")
+    subjects = list(dict.fromkeys(data.subjects))[::_SHARE]
+    gone = [row["id"] for row in rows if row["subject"] in subjects]
+    (folder / "forget-ids.txt").write_text("\n".join(gone) + "\n", encoding="utf-8")
+    made = finetune(
+        base_path(),
+        data,
+        folder / "adapter",
+        template=TEMPLATES[form],
+        lora=LORA,
+        options=TRAINING,
+        seed=seed,
+        overwrite=True,
+        progress=progress,
+    )
+    return Story(
+        folder=folder,
+        data=data,
+        gone=data.select(_ids(folder)),
+        seconds=made.fit.seconds,
+        before=_audit(folder, made.folder, None, progress),
+        seed=seed,
+    )
+
+
+def _ids(folder: Path) -> str:
+    return f"@{folder / 'forget-ids.txt'}"
+
+
+def _audit(
+    folder: Path,
+    adapter: Path,
+    output: Path | None,
+    progress: Progress | None,
+    before: Path | None = None,
+    references: Sequence[Path] = (),
+) -> Audit:
+    return run_audit(
+        base_path(),
+        folder / "records.jsonl",
+        _ids(folder),
+        output,
+        adapter=adapter,
+        before=before,
+        references=references,
+        holdout=folder / "holdout.jsonl",
+        show_text=True,  # nobody in these records exists
+        overwrite=True,
+        progress=progress,
+    )
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,98 @@
+"""The audit that a verdict rests on: where it is, and whether it is still the one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unlearn.apps.requests.ledger.ledger import Ledger
+from unlearn.apps.requests.ledger.writer import Request
+from unlearn.errors import LedgerError
+
+__all__ = [
+    "VERDICT",
+    "audit_digest",
+    "audit_of",
+    "discard_unfinished",
+    "told_of",
+    "verdict_digest",
+]
+
+VERDICT = "verdict.json"
+
+
+def audit_digest(folder: Path) -> str:
+    """Return the SHA-256 of an audit's two files of numbers."""
+    total = hashlib.sha256()
+    for name in ("audit.json", "scores.parquet"):
+        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return total.hexdigest()
+
+
+def verdict_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of the verdict beside an audit, None where there is none."""
+    path = folder / VERDICT
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def audit_of(ledger: Ledger, request: Request) -> tuple[Path, list[str]]:
+    """Return the folder of a request's audit, and the verdict's reasons.
+
+    Args:
+        ledger: which.
+        request: with a verdict.
+
+    Returns:
+        (folder, reasons).
+
+    Raises:
+        LedgerError: if it has no verdict.
+    """
+    if "verdict" not in request.facts:
+        raise LedgerError(f"request {request.id} is {request.state}: verify it first")
+    told = told_of(ledger, request, request.facts["verdict"])
+    return Path(told["folder"]), [str(reason) for reason in told["reasons"]]
+
+
+def told_of(ledger: Ledger, request: Request, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the ledger holds sealed of a verdict.
+
+    Args:
+        ledger: which.
+        request: whose.
+        verdict: one of its verdicts.
+
+    Returns:
+        The audit's `folder` and all `folders` that it rests on, `reasons`, `references`, and what
+        the `records` showed by themselves where canaries stand in for them.
+    """
+    told: dict[str, Any] = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
+    return {"folders": [told["folder"]], "records": None, **told}
+
+
+def discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
+    """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
+
+    Verdicts of the past keep theirs.
+
+    Args:
+        ledger: which.
+        request: whose.
+        place: where its audits lie.
+    """
+    kept = set()
+    for event in ledger.history(request.id):
+        verdict = event.facts.get("verdict")
+        if verdict is not None:
+            folders = told_of(ledger, request, verdict)["folders"]
+            kept |= {Path(folder).resolve() for folder in folders}
+    ours = re.compile(
+        rf"{request.id}-\d+-[0-9a-f]{{6}}(-canaries)?|\.{request.id}-\d+-.*\.partial-\d+"
+    )
+    for folder in place.iterdir():
+        if ours.fullmatch(folder.name) and folder.resolve() not in kept:
+            shutil.rmtree(folder, ignore_errors=True)  # leaves links alone

@@ -1,0 +1,1 @@
+"""The ledger of deletion requests: an authenticated history, encrypted records beside it."""

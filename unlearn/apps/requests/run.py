@@ -1,0 +1,397 @@
+"""Carry out requests: one unlearning run for all that wait on a line of adapters.
+
+What a run is about to do is written down before it starts (`planned`), and its output folder is
+new and named after it. The folder appears in one rename; then one transaction marks all requests of
+the batch. Killed in between, the next run finds the plan, recognises the finished folder by its
+lineage (weights digest, parent, method, seed, and exactly the batch's records and the run's
+canaries among the forgotten), and adopts it; killed before, it does the same work again, from a
+checkpoint if there is one. A command that asks for something else gives the plan up instead, unless
+its folder is finished (see `_plans`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import shutil
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unlearn.apps.requests import canaries
+from unlearn.apps.requests.intake import Setup, escrowed, setup_of, untrained
+from unlearn.apps.requests.ledger.leases import Lease
+from unlearn.apps.requests.ledger.ledger import Ledger
+from unlearn.apps.requests.ledger.states import State
+from unlearn.apps.requests.ledger.writer import Request
+from unlearn.apps.requests.plans import RETRIED, Plan, Settings, abandon, enter, objection, pending
+from unlearn.data.records import Records
+from unlearn.errors import LedgerError, OptionError, UnlearnError
+from unlearn.methods.registry import get_method, resolve
+from unlearn.model.folders import resolve_folder
+from unlearn.provenance.lineage import Lineage, weights_digest
+from unlearn.provenance.suppression import suppress
+
+__all__ = [
+    "Done",
+    "Failed",
+    "Ran",
+    "Settings",
+    "kept_records",
+    "latest",
+    "opened",
+    "run_requests",
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run.
+
+    Attributes:
+        run: its id.
+        folder: of the new adapter.
+        digest: of its weights.
+        requests: ids of those carried out.
+        again: ids of open ones that must be verified again, on the new adapter.
+        records: how many were taken out.
+        adopted: whether the folder was there, finished by a run that was killed afterwards.
+        untrained: how many of the records the adapter before never learned, by its lineage.
+    """
+
+    run: str
+    folder: str
+    digest: str
+    requests: tuple[str, ...]
+    again: tuple[str, ...]
+    records: int
+    adopted: bool
+    untrained: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A line of adapters on which a run could not be finished.
+
+    Attributes:
+        line: which.
+        requests: ids of those that wait on it.
+        problem: what went wrong, in a line.
+        trace: of an error that nobody foresaw, where it happened; None for what a run cannot use.
+    """
+
+    line: str
+    requests: tuple[str, ...]
+    problem: str
+    trace: str | None = None
+
+
+@dataclass
+class Ran:
+    """What came of carrying out requests.
+
+    Attributes:
+        done: runs that were finished.
+        busy: lines that another process is working on.
+        failed: lines that were left when something went wrong; the others were gone on with.
+        notes: what became of runs that were planned before.
+    """
+
+    done: list[Done] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run_requests(
+    ledger: Ledger,
+    settings: Settings,
+    *,
+    only: Sequence[str] = (),
+    given: Collection[str] = (),
+    tell: Callable[[str], None] | None = None,
+    **calls: Any,
+) -> Ran:
+    """Carry out all located requests, batched by line and setup; planned runs come first.
+
+    A run that was planned before and not finished is gone on with as it was planned. Where what
+    is asked for now differs, it is given up and planned anew, unless its adapter is complete.
+
+    Args:
+        ledger: which.
+        settings: of new runs.
+        only: ids of the requests to carry out, those that failed or were inconclusive among them;
+            all that are located when empty.
+        given: names of the settings that were chosen, rather than left as usual.
+        tell: told what becomes of runs that were planned before.
+        **calls: `announce` and `progress` of `unlearn.forget`.
+
+    Returns:
+        What was done, and what was not.
+
+    Raises:
+        UnlearnError: for settings that no run can use; nothing was changed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError("requests are run by one process: start it without a launcher")
+    resolve(get_method(settings.method), settings.options)
+    ran = Ran()
+
+    def note(text: str) -> None:
+        ran.notes.append(text)
+        if tell:
+            tell(text)
+
+    asked = _Asked(settings, frozenset(given), frozenset(only), note)
+    waiting = [request for request in ledger.requests(_WAITING) if asked.about(request)]
+    for line in dict.fromkeys(request.line for request in waiting):
+        with ledger.lease(line) as lease:
+            if lease is None:
+                ran.busy.append(line)
+                continue
+            try:
+                for batch, plan in _batches(ledger, lease, line, asked):
+                    ran.done.append(_carry_out(ledger, lease, batch, plan, calls))
+            except Exception as error:
+                still = ledger.requests(_WAITING, line=line)
+                names = tuple(request.id for request in still if asked.about(request))
+                ran.failed.append(_failure(line, names, error))
+        gc.collect()  # what the error held of a model goes before the next one is opened
+    return ran
+
+
+def _failure(line: str, requests: tuple[str, ...], error: Exception) -> Failed:
+    """Write down what went wrong; the error itself would keep a model in memory."""
+    if isinstance(error, UnlearnError):
+        return Failed(line, requests, str(error))
+    told = f"{type(error).__name__}: {error}"
+    return Failed(line, requests, told, "".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asks for: see `run_requests`."""
+
+    settings: Settings
+    given: frozenset[str]
+    only: frozenset[str]
+    note: Callable[[str], None]
+
+    def about(self, request: Request) -> bool:
+        """Say whether a request is to be carried out."""
+        if self.only:
+            return request.id in self.only
+        return request.state == "located"
+
+
+_WAITING: tuple[State, ...] = ("located", *RETRIED)
+
+
+def _batches(
+    ledger: Ledger, lease: Lease, line: str, asked: _Asked
+) -> Iterator[tuple[list[Request], Plan]]:
+    """Yield what was planned before, then new batches, each planned when it is its turn."""
+    for batch, plan in pending(ledger, line):
+        complete = plan.folder.exists()
+        reason = objection(plan, batch, asked.settings, asked.given, asked.only)
+        if reason and not complete:
+            abandon(ledger, lease, line, plan, batch)
+            asked.note(f"run {plan.run} was planned before and not finished; {reason}: given up")
+            continue
+        how = f"is noted, though {reason}" if reason else "is noted"
+        asked.note(
+            f"run {plan.run} "
+            + (f"had made its adapter, which {how}" if complete else "is gone on with as planned")
+            + f": {plan.settings.told}"
+        )
+        yield batch, plan
+    fresh = [
+        request
+        for request in ledger.requests(_WAITING, line=line)
+        if "run" not in request.facts and asked.about(request)
+    ]
+    groups: dict[Setup, list[Request]] = {}
+    for request in fresh:
+        groups.setdefault(setup_of(ledger, request), []).append(request)
+    for setup, batch in groups.items():
+        plan = _planned(ledger, line, setup, batch, asked.settings)
+        yield enter(ledger, lease, line, plan, batch), plan
+
+
+def _planned(
+    ledger: Ledger, line: str, setup: Setup, batch: Sequence[Request], settings: Settings
+) -> Plan:
+    """Return the plan of a new run, once it is known that it can be begun."""
+    folder, digest, _ = latest(ledger, line, setup)
+    file = settings.canaries or canaries.file_of(ledger, line)
+    escrowed(ledger, batch)
+    canaries.taken(ledger, file, settings.with_canaries, setup, folder)
+    return Plan(secrets.token_hex(6), digest, folder, replace(settings, canaries=file))
+
+
+def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
+    """Return where the newest adapter of a line is, its digest, and how many runs led to it.
+
+    Args:
+        ledger: which.
+        line: which line.
+        setup: of a request on it, which names the first adapter.
+
+    Returns:
+        (folder, weights digest, runs so far).
+
+    Raises:
+        LedgerError: if the adapter on disk is not the one that was made.
+    """
+    made = [r.facts["after"] for r in ledger.requests(line=line) if "after" in r.facts]
+    if made:
+        last = max(made, key=lambda entry: int(entry["n"]))
+        digest, count = str(last["digest"]), int(last["n"])
+        folder = str(ledger.sealer.open(last["folder"], f"adapter {digest}"))
+    else:
+        folder, digest, count = str(resolve_folder(setup.changing, "adapter")), line, 0
+    if not Path(folder).is_dir() or weights_digest(folder) != digest:
+        raise LedgerError(
+            f"the adapter {folder} is gone or was changed since the ledger saw it ({digest[:19]}…)"
+        )
+    return folder, digest, count
+
+
+def opened(setup: Setup, folder: str) -> tuple[str, list[str]]:
+    """Return model and adapters to open, with the newest of the line in its place."""
+    if setup.adapters:
+        return setup.model, [*setup.adapters[:-1], folder]
+    return folder, []
+
+
+def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
+    """Return the records to keep: none that any request on the line ever was about.
+
+    Args:
+        ledger: which.
+        line: which line.
+        setup: names the data.
+
+    Returns:
+        The records, possibly none.
+    """
+    gone: set[str] = set()
+    for request in ledger.requests(line=line):
+        # earlier versions closed some as withdrawn after a run had taken their records out
+        if request.facts.get("outcome") != "withdrawn" or "after" in request.facts:
+            gone |= set(request.facts.get("records", ()))
+    data = Records.load(setup.retain or setup.data)
+    key = ledger.key
+    return data.take([i for i, record in enumerate(data) if key.digest(record) not in gone])
+
+
+def _carry_out(
+    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: Plan, calls: Mapping[str, Any]
+) -> Done:
+    line = batch[0].line
+    setup = setup_of(ledger, batch[0])
+    folder, digest, count = latest(ledger, line, setup)
+    gone = escrowed(ledger, batch)
+    adopted = plan.folder.exists()
+    file, number = plan.settings.canaries, plan.settings.with_canaries
+    try:
+        if digest != plan.parent:
+            raise LedgerError(
+                f"run {plan.run} was planned on another adapter than the line's newest; its "
+                "requests wait for another run"
+            )
+        beside = canaries.taken(ledger, file, number, setup, folder)
+        if adopted:
+            made = _recognised(ledger, plan, batch, beside)
+        else:
+            made = _forget(ledger, line, setup, folder, gone, plan, calls)
+    except UnlearnError:
+        abandon(ledger, lease, line, plan, batch)
+        raise
+    if plan.settings.suppress:
+        suppress(gone, f"deletion request, run {plan.run}", ledger.key)
+    after = {
+        "n": count + 1,
+        "digest": made,
+        "folder": ledger.sealer.seal(str(plan.folder), f"adapter {made}"),
+        "method": plan.settings.method,
+        "run": plan.run,
+    }
+    before = {"digest": digest, "folder": ledger.sealer.seal(folder, f"adapter {digest}")}
+    own = {request.id for request in batch}
+    decided: tuple[State, ...] = ("unlearned", "verified", "failed", "inconclusive")
+    with ledger.writing(lease, line) as writer:
+        for request in batch:
+            first = request.facts.get("before", before)  # of a second attempt: what it started from
+            more = canaries.taken_facts(ledger, request, file, beside)
+            now = {"run": None, "before": first, "after": after, "swept": None}
+            writer.change(request.id, "unlearned", **now, **more)
+        others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
+        for name in others:
+            writer.change(name, "superseded", after=after, verdict=None, swept=None)
+    names = tuple(request.id for request in batch)
+    strange = untrained(ledger, folder, (ledger.key.digest(record) for record in gone))
+    again = tuple(others)
+    return Done(plan.run, str(plan.folder), made, names, again, len(gone), adopted, strange)
+
+
+def _forget(
+    ledger: Ledger,
+    line: str,
+    setup: Setup,
+    folder: str,
+    gone: Records,
+    plan: Plan,
+    calls: Mapping[str, Any],
+) -> str:
+    """Train; return the digest of the new weights."""
+    from unlearn.runs.forgetting import forget
+
+    for left in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a killed process: the lease is ours
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
+    settings = plan.settings
+    model, adapters = opened(setup, folder)
+    result = forget(
+        model,
+        gone,
+        f"rows:0-{len(gone) - 1}",
+        plan.folder,
+        adapter=adapters or None,
+        method=settings.method,
+        holdout=setup.holdout,
+        retain=kept_records(ledger, line, setup),
+        canaries=settings.canaries,
+        with_canaries=settings.with_canaries,
+        template=setup.template,
+        options=settings.options,
+        seed=settings.seed,
+        **settings.opening,
+        **calls,
+    )
+    return result.lineage.digest
+
+
+def _recognised(ledger: Ledger, plan: Plan, batch: Sequence[Request], beside: Sequence[str]) -> str:
+    """Return the digest of a folder that this very run made, or refuse it."""
+    line = Lineage.read(plan.folder)
+    parent = Lineage.read(plan.parent_folder)
+    wanted = {digest for request in batch for digest in request.facts["records"]} | set(beside)
+    before = set(parent.records.forgotten) if parent else set()
+    exact = get_method(plan.settings.method).kind == "exact"
+    if (
+        line is None
+        or line.records.key_id != ledger.key.id
+        or line.digest != weights_digest(plan.folder)
+        or line.parent != (None if exact else plan.parent)
+        or (line.method, line.seed) != (plan.settings.method, plan.settings.seed)
+        or set(line.records.forgotten) != before | wanted
+    ):
+        raise LedgerError(
+            f"{plan.folder} is not what run {plan.run} was to make; it was left as it is, and the "
+            "requests wait for another run"
+        )
+    return line.digest

@@ -1,0 +1,105 @@
+"""Find a person's secret values in other records, however they are written there."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from unlearn.data.record import Record
+
+__all__ = ["Elsewhere", "secrets_elsewhere", "texts_of", "value_pattern"]
+
+# What people put between the digits of a number: spaces, dashes, dots, slashes, brackets.
+_SEPARATORS = r"[\s\-\u2010-\u2015\u2212./()]*"
+_STRIPPED = re.compile(r"^\W+|\W+$")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[\s\-\u2010-\u2015\u2212./()]+(?=\d)")
+
+
+class Elsewhere(NamedTuple):
+    """A record that holds a secret of another.
+
+    Attributes:
+        id: of the record that is kept.
+        field: where in it.
+        kind: of the secret.
+        of: id of the record whose secret it is.
+    """
+
+    id: str
+    field: str
+    kind: str
+    of: str
+
+
+def normal(text: str) -> str:
+    """Return text in NFC, case folded."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def value_pattern(value: str) -> re.Pattern[str] | None:
+    """Return a pattern that finds a value in `normal` text.
+
+    Case does not matter, nor how digits are grouped, nor what kind of space stands between words.
+    It must stand by itself: 5501 is not in 55017.
+
+    Args:
+        value: the secret.
+
+    Returns:
+        The pattern; None for a value without a letter or digit.
+    """
+    core = _STRIPPED.sub("", normal(value))
+    core = _BETWEEN_DIGITS.sub("", core)
+    if not core:
+        return None
+    parts = []
+    for i, character in enumerate(core):
+        if character.isspace():
+            if not core[i - 1].isspace():
+                parts.append(r"\s+")
+            continue
+        if character.isdigit() and core[i - 1 : i].isdigit():
+            parts.append(_SEPARATORS)
+        parts.append(re.escape(character))
+    return re.compile(rf"(?<!\w){''.join(parts)}(?!\w)")
+
+
+def texts_of(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield (field, text) of a record."""
+    for name in ("text", "prompt", "completion"):
+        text = getattr(record, name)
+        if text is not None:
+            yield name, text
+    for i, turn in enumerate(record.messages or ()):
+        yield f"messages.{i}.content", turn["content"]
+
+
+def secrets_elsewhere(gone: Iterable[Record], kept: Iterable[Record]) -> list[Elsewhere]:
+    """Return which kept records still hold a secret value of those to be deleted.
+
+    Args:
+        gone: whose `secrets` are looked for.
+        kept: where.
+
+    Returns:
+        One entry a kept field and value, in the order of `kept`.
+    """
+    patterns: dict[str, tuple[re.Pattern[str], str, str]] = {}
+    for record in gone:
+        for secret in record.secrets:
+            text = record.field(secret.field) or ""
+            pattern = value_pattern(text[secret.start : secret.end])
+            if pattern is not None:
+                patterns.setdefault(pattern.pattern, (pattern, secret.kind, record.id))
+    found = []
+    for record in kept:
+        for field, text in texts_of(record):
+            plain = normal(text)
+            found += [
+                Elsewhere(record.id, field, kind, of)
+                for pattern, kind, of in patterns.values()
+                if pattern.search(plain)
+            ]
+    return found

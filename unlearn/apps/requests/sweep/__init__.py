@@ -1,0 +1,1 @@
+"""Finding what else holds deleted records, and cleaning it up."""

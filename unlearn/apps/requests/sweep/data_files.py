@@ -1,0 +1,348 @@
+"""Count the rows of data files that hold given records, and write the files again without them.
+
+Rows that stay are kept as they were: lines byte for byte in JSON lines and CSV, values and schema
+in Parquet and saved datasets. A rewritten file is read back before it takes the old one's place.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unlearn.apps.requests.secrets_in_text import texts_of
+from unlearn.data.loading import record_of
+from unlearn.data.record import Record
+from unlearn.errors import DataError, OutputError
+from unlearn.files import staged_file, staged_folder
+from unlearn.provenance.keys import Key
+
+_LEAST = 24
+"""Characters of a record that tell it within a longer text: fewer may be there by chance."""
+
+__all__ = ["READABLE", "TEXT", "Matcher", "held", "is_dataset", "rewrite"]
+
+READABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TEXT = (".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow")
+"""Searched for the records' text, and to be cleaned by hand."""
+
+
+class Matcher:
+    """Says whether a row holds one of some records.
+
+    Args:
+        digests: of the records, under `key`.
+        key: of the digests.
+        records: the records themselves, where they are still known.
+    """
+
+    def __init__(self, digests: Iterable[str], key: Key, records: Iterable[Record] = ()) -> None:
+        self._digests = set(digests)
+        self._key = key
+        self._parts = [tuple(_plain(text) for _, text in texts_of(r)) for r in records]
+
+    def row(self, row: Any) -> bool:
+        """Say whether a row is one of the records, or holds all the text of one."""
+        try:
+            if self._key.digest(record_of(row, "row")) in self._digests:
+                return True
+        except DataError:
+            pass
+        found = [_plain(text) for text in _strings(row)]
+        if any(all(part in found for part in parts) for parts in self._parts):
+            return True
+        long = [parts for parts in self._parts if sum(map(len, parts)) >= _LEAST]
+        return bool(long) and _hold("\n".join(found), long)
+
+    def text(self, text: str) -> bool:
+        """Say whether a text holds all the text of one of the records, plain or escaped."""
+        return _hold(text, self._parts)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _hold(text: str, records: Iterable[tuple[str, ...]]) -> bool:
+    """Say whether a text holds all parts of one of some records."""
+    forms = [_plain(form) for form in _unescaped(text)]
+    return any(all(any(part in form for form in forms) for part in parts) for parts in records)
+
+
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|.)",
+    re.DOTALL,
+)
+_SHORT = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    r"""Yield a text as it is, and as what it stands for in JSON, YAML, HTML, or one in another.
+
+    `Jos\u00e9`, `Jos&eacute;` and `Jos\xe9` are all José; a quote within quotes is `\"`, or
+    doubled, as YAML and CSV have it.
+    """
+    for plain in dict.fromkeys((text, html.unescape(text))):
+        yield plain
+        once = _ESCAPE.sub(_meant, plain)
+        if once != plain:
+            yield once
+            yield _ESCAPE.sub(_meant, once)  # JSON in a string of JSON
+    for quote in ("''", '""'):
+        if quote in text:
+            yield text.replace(quote, quote[0])
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """Return the character that a backslash and what follows it stand for."""
+    body = escape.group()[1:]
+    if len(body) == 1:
+        return _SHORT.get(body, body)
+    if len(body) == 11:  # two halves of one character
+        high, low = int(body[1:5], 16), int(body[7:], 16)
+        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+    code = int(body[1:], 16)
+    return chr(code) if code < 0x110000 else escape.group()
+
+
+def _is_record(row: Any) -> bool:
+    try:
+        record_of(row, "row")
+    except DataError:
+        return False
+    return True
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+
+
+class Split(NamedTuple):
+    """A file's rows: how many hold a record, how many do not, and the latter as a file again."""
+
+    gone: int
+    kept: int
+    write: Callable[[Path], None]
+
+
+def is_dataset(folder: Path) -> bool:
+    """Say whether a folder was saved by `Dataset.save_to_disk`."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def held(path: Path, matcher: Matcher) -> int:
+    """Return how many rows of a data file or saved dataset hold one of the records.
+
+    Args:
+        path: with an ending in `READABLE` or `TEXT`, or a saved dataset.
+        matcher: of the records.
+
+    Returns:
+        The number of rows; of a text, 1 where it holds one.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if path.suffix.lower() in TEXT and path.is_file():
+        return int(matcher.text(path.read_bytes().decode("utf-8", errors="ignore")))
+    return _split(path, matcher).gone
+
+
+def rewrite(path: Path, matcher: Matcher) -> tuple[int, int]:
+    """Write a data file or saved dataset again without the rows that hold a record, atomically.
+
+    Args:
+        path: with an ending in `READABLE`, or a saved dataset; not a link.
+        matcher: of the records.
+
+    Returns:
+        (rows taken out, rows kept).
+
+    Raises:
+        OutputError: if what was written does not hold exactly the rows to keep; the file is left.
+    """
+    split = _split(path, matcher)
+    if path.is_dir():
+        with staged_folder(path, overwrite=True) as stage:
+            split.write(stage)
+            _confirm(path, _split(stage, matcher), split)
+    else:
+        with staged_file(path) as stage:
+            stage.touch(mode=0o600)
+            split.write(stage)
+            shutil.copymode(path, stage)
+            _confirm(path, _split(stage, matcher, path.suffix), split)
+    return split.gone, split.kept
+
+
+def _confirm(path: Path, written: Split, wanted: Split) -> None:
+    if (written.gone, written.kept) != (0, wanted.kept):
+        raise OutputError(
+            f"{path}: rewriting it would not leave exactly its other {wanted.kept} row(s); nothing "
+            "was changed, take the records out by hand"
+        )
+
+
+def _split(path: Path, matcher: Matcher, suffix: str = "") -> Split:
+    if path.is_dir():
+        return _dataset(path, matcher)
+    try:
+        kind = (suffix or path.suffix).lower()
+        return _SPLITS[kind](path, matcher, kind)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def _lines(pieces: list[tuple[str, bool]], headers: int = 0) -> Split:
+    """Split a text of pieces, each with whether it goes; blank ones and headers are no rows."""
+    kept = [piece for piece, gone in pieces if not gone]
+    rows = sum(bool(piece.strip()) for piece in kept) - headers
+    return Split(len(pieces) - len(kept), rows, lambda stage: _write_text(stage, "".join(kept)))
+
+
+def _write_text(stage: Path, text: str) -> None:
+    stage.write_bytes(text.encode())
+
+
+def _read_text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8")  # newlines as they are
+
+
+def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
+    text = _read_text(path)
+    pieces = []
+    # at newlines only: a string may hold the other separators that splitlines knows
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        try:
+            gone = bool(line.strip()) and matcher.row(json.loads(line.lstrip("\ufeff")))
+        except json.JSONDecodeError:
+            if number == 1 or kind == ".json":
+                return _json(path, matcher)
+            raise DataError(f"{path}, line {number}: not valid JSON") from None
+        pieces.append((line, gone))
+    if len(pieces) == 1:  # may be one array on one line
+        return _json(path, matcher)
+    return _lines(pieces)
+
+
+def _json(path: Path, matcher: Matcher) -> Split:
+    """A list of rows, or an object with some under `data`; written with the same indent."""
+    text = _read_text(path)
+    try:
+        whole = json.loads(text.lstrip("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON") from None
+    inner = whole.get("data") if isinstance(whole, dict) else whole
+    if not isinstance(inner, list):
+        gone = matcher.row(whole)
+
+        def write(stage: Path) -> None:
+            if gone and not _is_record(whole):  # nothing says which part of it is the record
+                raise OutputError(
+                    f"{path} is one JSON object, not a list of records: take them out by hand"
+                )
+            _write_text(stage, "" if gone else text)
+
+        return Split(int(gone), int(not gone), write)
+    marks = [matcher.row(row) for row in inner]
+    kept = [row for row, gone in zip(inner, marks, strict=True) if not gone]
+    result = {**whole, "data": kept} if isinstance(whole, dict) else kept
+    indent = 2 if "\n" in text.strip() else None
+    written = json.dumps(result, indent=indent, ensure_ascii=False)
+    return Split(sum(marks), len(kept), lambda stage: _write_text(stage, written + "\n"))
+
+
+def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
+    """Each row with the lines that it was written on, so that those which stay stay as written."""
+    separator = "\t" if kind == ".tsv" else ","
+    lines = list(io.StringIO(_read_text(path), newline=""))
+    reader = csv.reader(lines, delimiter=separator)
+    pieces: list[tuple[str, bool]] = []
+    header: list[str] | None = None
+    start = 0
+    for values in _rows(path, reader):
+        piece = "".join(lines[start : reader.line_num])
+        start = reader.line_num
+        if header is None:
+            header = [name.lstrip("\ufeff") for name in values]
+            pieces.append((piece, False))
+        else:
+            row = {name: value for name, value in zip(header, values, strict=False) if value}
+            pieces.append((piece, bool(row) and matcher.row(row)))
+    return _lines(pieces, headers=1 if header else 0)
+
+
+def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        marks = [matcher.row(row) for batch in file.iter_batches() for row in batch.to_pylist()]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
+
+    def write(stage: Path) -> None:
+        start = 0
+        with pq.ParquetWriter(stage, file.schema_arrow) as writer:
+            for batch in file.iter_batches():
+                keep = [not gone for gone in marks[start : start + len(batch)]]
+                start += len(batch)
+                writer.write_batch(batch.filter(pa.array(keep, pa.bool_())))
+
+    return Split(sum(marks), len(marks) - sum(marks), write)
+
+
+def _dataset(path: Path, matcher: Matcher) -> Split:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path), keep_in_memory=True)
+    except (FileNotFoundError, ValueError) as error:
+        raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
+    parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
+    marks = {name: [matcher.row(row) for row in part] for name, part in parts.items()}
+    gone = sum(sum(part) for part in marks.values())
+    total = sum(len(part) for part in marks.values())
+
+    def write(stage: Path) -> None:
+        kept = {
+            name: part.select([i for i, mark in enumerate(marks[name]) if not mark])
+            for name, part in parts.items()
+        }
+        result = datasets.DatasetDict(kept) if "" not in kept else kept[""]
+        result.save_to_disk(str(stage))
+
+    return Split(gone, total - gone, write)
+
+
+_SPLITS: dict[str, Callable[[Path, Matcher, str], Split]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}

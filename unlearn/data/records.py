@@ -1,0 +1,152 @@
+"""Records: the rows that a model was trained on, with ids that last.
+
+A record is one of: a `text`; a `prompt` with its `completion`; a conversation, `messages`. It has
+an `id` (given, or a digest of its content), optionally a `subject` (the person it is about) and
+`secrets` (where its sensitive values are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearn.data.loading import read_rows, to_dataset
+from unlearn.data.record import Form, Record, Secret
+from unlearn.data.selectors import find
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["Form", "Record", "Records", "Secret"]
+
+
+class Records:
+    """An immutable sequence of records over a `datasets.Dataset`.
+
+    Args:
+        dataset: normalised rows, as `from_rows` makes them.
+        source: where they come from, for messages.
+        repeated: ids of rows whose content repeats an earlier row's.
+    """
+
+    def __init__(
+        self, dataset: datasets.Dataset, source: str, repeated: tuple[str, ...] = ()
+    ) -> None:
+        self.dataset = dataset
+        self.source = source
+        self.repeated = repeated
+
+    @classmethod
+    def load(cls, source: str | Path, *, split: str = "train") -> Records:
+        """Load records from a file, a saved dataset folder, or the hub.
+
+        Args:
+            source: JSONL (also named .json), JSON, CSV, TSV, Parquet, a folder saved with
+                `save_to_disk`, or a hub dataset name.
+            split: which split of a saved or hub dataset.
+
+        Returns:
+            The records.
+
+        Raises:
+            DataError: naming file and line of what cannot be used.
+        """
+        return cls._from_located(read_rows(source, split), str(source))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], source: str = "rows") -> Records:
+        """Make records from dictionaries.
+
+        Args:
+            rows: with the keys of a data file.
+            source: where they come from, for messages.
+
+        Returns:
+            The records.
+
+        Raises:
+            DataError: naming the row that cannot be used.
+        """
+        return cls._from_located(((f"row {i}", row) for i, row in enumerate(rows)), source)
+
+    @classmethod
+    def _from_located(cls, rows: Iterable[tuple[str, Any]], source: str) -> Records:
+        dataset, repeated = to_dataset(rows, source)
+        return cls(dataset, source, repeated)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids, in order."""
+        return list(self.dataset["id"])
+
+    @cached_property
+    def subjects(self) -> list[str | None]:
+        """The subjects, in order; None where a record has none."""
+        return list(self.dataset["subject"])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(_record, self.dataset)
+
+    def __getitem__(self, position: int) -> Record:
+        return _record(self.dataset[range(len(self))[position]])
+
+    def __repr__(self) -> str:
+        return f"Records({len(self)} from {self.source})"
+
+    def select(self, selector: str) -> Records:
+        """Return the records that a selector names, in the order of the data.
+
+        Args:
+            selector: `id1,id2`, `@file`, `subject:NAME` or `rows:180-199` (from 0, both ends).
+
+        Returns:
+            The chosen records, at least one.
+
+        Raises:
+            SelectionError: naming what is not there, with the nearest that is.
+        """
+        return self.take(find(self, selector))
+
+    def take(self, positions: Sequence[int]) -> Records:
+        """Return the records at these positions, in the order of the data.
+
+        Args:
+            positions: from 0; repeats count once.
+
+        Returns:
+            The records.
+        """
+        rows = sorted(set(positions))
+        chosen = {self.ids[i] for i in rows}
+        repeated = tuple(name for name in self.repeated if name in chosen)
+        return Records(self.dataset.select(rows), self.source, repeated)
+
+    def without(self, other: Records) -> Records:
+        """Return the records whose ids are not among another's.
+
+        Args:
+            other: what to leave out.
+
+        Returns:
+            The rest, possibly empty.
+        """
+        gone = set(other.ids)
+        return self.take([i for i, name in enumerate(self.ids) if name not in gone])
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    turns = row["messages"]
+    return Record(
+        id=row["id"],
+        subject=row["subject"],
+        text=row["text"],
+        prompt=row["prompt"],
+        completion=row["completion"],
+        messages=tuple(dict(turn) for turn in turns) if turns else None,
+        secrets=tuple(Secret(**secret) for secret in row["secrets"] or ()),
+    )

@@ -1,0 +1,217 @@
+"""Turn a record into text, knowing which characters are the target.
+
+A template is one of the presets below, a text of the user's own that holds `{prompt}` and ends
+with `{completion}`, or `chat`: the tokenizer's chat template. It is stored in the lineage, so that
+every later verb reads the records in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from unlearn.data.records import Record, Records
+from unlearn.errors import DataError, OptionError, did_you_mean
+
+__all__ = ["PRESETS", "Rendered", "Template", "choose_template"]
+
+PRESETS = {
+    "qa": "Question: {prompt}\nAnswer: {completion}",
+    "instruction": "### Instruction:\n{prompt}\n\n### Response:\n{completion}",
+    "space": "{prompt} {completion}",
+    "none": "{prompt}{completion}",
+}
+_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A record as text.
+
+    Attributes:
+        text: the whole text.
+        targets: character spans that the model is trained and scored on.
+        fields: where each field's value begins in the text, by field name.
+        complete: the template itself writes the beginning and end markers, so that the tokenizer
+            must add none.
+    """
+
+    text: str
+    targets: tuple[tuple[int, int], ...]
+    fields: dict[str, int]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """A way to write records as text.
+
+    Attributes:
+        name: a preset, `chat`, `roles`, or a text with `{prompt}` and `{completion}`; what the
+            lineage stores.
+        tokenizer: used by `chat` only.
+    """
+
+    name: str
+    tokenizer: Any = None
+
+    def render(self, record: Record) -> Rendered:
+        """Write one record as text.
+
+        Args:
+            record: the record.
+
+        Returns:
+            The text with its target spans.
+
+        Raises:
+            DataError: if the template cannot express this record.
+        """
+        if record.form == "text":
+            assert record.text is not None
+            return Rendered(record.text, ((0, len(record.text)),), {"text": 0}, complete=False)
+        if self.name == "chat":
+            return self._chat(record)
+        if record.form == "messages":
+            return _roles(record)
+        return self._fill(record)
+
+    def _fill(self, record: Record) -> Rendered:
+        assert record.prompt is not None
+        assert record.completion is not None
+        pattern = PRESETS.get(self.name, self.name)
+        before, _, rest = pattern.partition("{prompt}")
+        between, _, _ = rest.partition("{completion}")
+        start = len(before)
+        target = start + len(record.prompt) + len(between)
+        text = before + record.prompt + between + record.completion
+        fields = {"prompt": start, "completion": target}
+        return Rendered(text, ((target, len(text)),), fields, complete=False)
+
+    def _chat(self, record: Record) -> Rendered:
+        if record.form == "messages":
+            assert record.messages is not None
+            messages, names = [dict(turn) for turn in record.messages], None
+        else:
+            assert record.prompt is not None
+            assert record.completion is not None
+            messages = [
+                {"role": "user", "content": record.prompt},
+                {"role": "assistant", "content": record.completion},
+            ]
+            names = ("prompt", "completion")
+        try:
+            text = self._apply(messages)
+            targets: list[tuple[int, int]] = []
+            fields: dict[str, int] = {}
+            for i, message in enumerate(messages):
+                spans = self._turn(messages, i, text) if message["role"] == "assistant" else None
+                if spans:
+                    targets.append((spans[0], spans[2]))
+                    at: int = spans[1]
+                else:
+                    at = text.find(message["content"].strip(), max(0, *fields.values(), 0))
+                if at >= 0:
+                    shift = len(message["content"]) - len(message["content"].lstrip())
+                    name = names[i] if names else f"messages.{i}.content"
+                    # a template that trims the content moves the value's first character
+                    kept = text.startswith(message["content"], at)
+                    fields[name] = at if kept else at - shift
+        except _jinja_errors() as error:
+            raise DataError(
+                f"record {record.id!r}: the chat template refuses it: {error}"
+            ) from None
+        return Rendered(text, tuple(targets), fields, complete=True)
+
+    def _apply(self, messages: list[Any], *, generate: bool = False) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generate
+        )
+        return text
+
+    def _turn(self, messages: list[Any], i: int, text: str) -> tuple[int, int, int]:
+        """Find turn i in the text: (start of the target, start of its content, end of the turn).
+
+        The target begins where generation would begin and ends with the marker that ends the
+        turn, without the white space behind it.
+        """
+        content = messages[i]["content"].strip()
+        before = self._apply(messages[:i], generate=True) if i else ""
+        upto = self._apply(messages[: i + 1])
+        if text.startswith(before) and before:
+            start = len(before)
+        else:  # templates that rewrite earlier turns: fall back on the content's own place
+            start = text.find(content, text.find(messages[i - 1]["content"].strip()) if i else 0)
+        at = text.find(content, start)
+        if start < 0 or at < 0:
+            raise DataError(
+                f"the chat template does not show turn {i} as it is written; use --template roles"
+            )
+        tail = upto[upto.rfind(content) + len(content) :].rstrip()
+        end = at + len(content)
+        if tail and text.startswith(tail, end):
+            end += len(tail)
+        return start, at, end
+
+
+def _jinja_errors() -> tuple[type[Exception], ...]:
+    from jinja2.exceptions import TemplateError
+
+    return (TemplateError,)
+
+
+def _roles(record: Record) -> Rendered:
+    """Write a conversation as `User: …` / `Assistant: …` lines."""
+    assert record.messages is not None
+    text, targets, fields = "", [], {}
+    for i, message in enumerate(record.messages):
+        text += f"{_ROLES.get(message['role'], message['role'].capitalize())}: "
+        fields[f"messages.{i}.content"] = len(text)
+        if message["role"] == "assistant":
+            targets.append((len(text), len(text) + len(message["content"]) + 1))
+        text += message["content"] + "\n"
+    # the line break ends an assistant's turn and is part of it, except at the very end
+    text = text[:-1]
+    targets = [(a, min(b, len(text))) for a, b in targets]
+    return Rendered(text, tuple(targets), fields, complete=False)
+
+
+def choose_template(name: str | None, tokenizer: Any, records: Records) -> Template:
+    """Pick the template for some records.
+
+    Args:
+        name: what the user or the lineage says; None for the default: the chat template where the
+            tokenizer has one, else `qa`.
+        tokenizer: the model's tokenizer.
+        records: the records to be written.
+
+    Returns:
+        The template.
+
+    Raises:
+        OptionError: if `name` is no template.
+        DataError: if the records are conversations and nothing says how to write them.
+    """
+    has_chat = bool(getattr(tokenizer, "chat_template", None))
+    conversation = next((r for r in records if r.form == "messages"), None)
+    if name is None:
+        if conversation is not None and not has_chat:
+            raise DataError(
+                f"{records.source}: record {conversation.id!r} is a conversation, and the "
+                "tokenizer has no chat template; pass --template roles to write it as "
+                "'User: …' and 'Assistant: …' lines"
+            )
+        return Template("chat" if has_chat else "qa", tokenizer)
+    if name == "chat" and not has_chat:
+        raise OptionError("--template chat: the tokenizer has no chat template")
+    if name in PRESETS or name in {"chat", "roles"}:
+        if name == "roles" and conversation is None and len(records):
+            raise OptionError("--template roles is for conversations; these rows have none")
+        return Template(name, tokenizer)
+    if "{prompt}" not in name or not name.endswith("{completion}"):
+        known = [*PRESETS, "chat", "roles"]
+        raise OptionError(
+            f"unknown template {name!r}{did_you_mean(name, known)}: choose {', '.join(known)}, or "
+            "write one that holds {prompt} and ends with {completion}"
+        )
+    return Template(name, tokenizer)

@@ -1,1 +1,0 @@
-"""Methods that change weights without gradient steps of their own."""

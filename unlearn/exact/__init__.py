@@ -1,1 +1,0 @@
-"""Deletion by construction: training that never saw the records."""

@@ -1,0 +1,1 @@
+"""Unlearning methods, one file each, and the table of all of them."""

@@ -1,0 +1,261 @@
+"""One unlearning run: what a method is given, and how it is run."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unlearn.data.tokenization import Example
+from unlearn.errors import ModelError, OptionError
+from unlearn.losses import HiddenLoss
+from unlearn.methods.registry import Resolved
+from unlearn.model.adapters import read_adapter_config
+from unlearn.model.blocks import blocks_of
+from unlearn.model.scoring import score_examples
+from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.provenance.lineage import Lineage
+from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.options import TrainingOptions
+from unlearn.training.trainer import Objective, Teacher
+
+__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to run, told before it starts.
+
+    Attributes:
+        text: what will be done, in words.
+        steps: optimizer steps at most.
+        seconds: expected wall time if all steps run.
+        notes: what the user should know.
+    """
+
+    text: str
+    steps: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a method works on.
+
+    Attributes:
+        state: the opened model, trainable.
+        resolved: the method with its options.
+        parent: lineage of the adapter, if it has one.
+        split: encoded records: `forget`, `retain`, `holdout`, and `alternate` answers where the
+            method needs them.
+        seed: of data order and dropout.
+        checkpoints: folder for checkpoints, if wanted.
+        announce: to be told the plan.
+        progress: to be told the steps.
+        opening: how models are opened.
+        notes: what the user should know so far.
+    """
+
+    state: ModelState
+    resolved: Resolved
+    parent: Lineage | None
+    split: Mapping[str, Sequence[Example]]
+    seed: int
+    checkpoints: Path | None
+    announce: Callable[[Plan], None] | None
+    progress: Callable[[int, int], None] | None
+    opening: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def run(self) -> tuple[ModelState, Fit]:
+        """Run the method.
+
+        Returns:
+            (the unlearned state, what training did).
+        """
+        module, _, name = self.resolved.method.run.partition(":")
+        runner: Callable[[Job], tuple[ModelState, Fit]] = getattr(
+            importlib.import_module(module), name
+        )
+        return runner(self)
+
+    def fit(
+        self,
+        objective: Objective,
+        *,
+        forget: Sequence[Example] = (),
+        retain: Sequence[Example] = (),
+        training: TrainingOptions | None = None,
+        teacher: Teacher | None = None,
+    ) -> Fit:
+        """Announce the plan, then train this job's state on an objective.
+
+        Args:
+            objective: what to minimise.
+            forget: examples to forget.
+            retain: examples to keep, or to train on.
+            training: how; by default the method's training options.
+            teacher: for losses that need one.
+
+        Returns:
+            What was done.
+        """
+        how = training or self.resolved.training
+        steps = total_steps(how, len(forget) or len(retain))
+        if self.announce:
+            rows = [*forget, *retain]
+            text = f"{self.resolved.method.name}: {self.resolved.method.summary}"
+            seconds = expected_seconds(self.state, rows, steps, how, pairs=bool(forget and retain))
+            self.announce(Plan(text, steps, seconds, self.notes))
+        return fit(
+            self.state,
+            objective,
+            how,
+            forget=forget,
+            retain=retain,
+            holdout=self.split["holdout"],
+            alternates=self.split.get("alternate", ()) if "alternates" in objective.needs else (),
+            teacher=teacher,
+            seed=self.seed,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+
+    def fresh_adapter(self) -> ModelState:
+        """Open the base again, with a new adapter shaped like this job's one.
+
+        Returns:
+            A trainable state.
+
+        Raises:
+            ModelError: if this job's adapter lies on top of others.
+        """
+        if self.state.frozen:
+            raise ModelError(
+                f"{self.resolved.method.name}: not possible on top of other adapters; merge them "
+                "into the base first"
+            )
+        assert self.state.adapter is not None
+        shape = shape_of(self.state.adapter)
+        return new_adapter(open_model(self.state.name, **self.opening), shape, self.seed)
+
+
+def shape_of(adapter: Path) -> dict[str, Any]:
+    """Return what makes the shape of an adapter, so that a new one can be made like it.
+
+    Args:
+        adapter: its folder.
+
+    Returns:
+        Keyword arguments of `peft.LoraConfig`.
+    """
+    config = read_adapter_config(adapter)
+    return {key: config[key] for key in _SHAPE if config.get(key)}
+
+
+# What of an adapter's configuration makes its shape (the rest is bookkeeping or its origin).
+_SHAPE = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "use_rslora",
+    "use_dora",
+)
+
+
+def run_loss(job: Job) -> tuple[ModelState, Fit]:
+    """Run a method that is a forget loss with or without a retain loss.
+
+    Args:
+        job: the job.
+
+    Returns:
+        (the job's state, trained; what training did).
+    """
+    resolved = job.resolved
+    objective = Objective(
+        resolved.forget, resolved.retain, resolved.forget_weight, resolved.retain_weight
+    )
+    retain = job.split["retain"] if resolved.retain is not None else ()
+    return job.state, job.fit(objective, forget=job.split["forget"], retain=retain)
+
+
+def run_hidden(job: Job) -> tuple[ModelState, Fit]:
+    """Run a method whose losses look at the output of one block.
+
+    Where `layer` is −1, it is 7/32 of the way up, as in RMU (block 7 of 32). Unless told otherwise
+    only that block and the two below are trained, as there: blocks above get no gradient.
+
+    Args:
+        job: the job.
+
+    Returns:
+        (the job's state, trained; what training did).
+
+    Raises:
+        OptionError: if the model has no such block, or the retain loss looks at another.
+    """
+    resolved = job.resolved
+    depth = len(blocks_of(job.state.model))
+    chosen = resolved.forget.layer
+    layer = round(depth * 7 / 32) if chosen == -1 else chosen
+    if not 0 <= layer < depth:
+        raise OptionError(
+            f"{resolved.method.name}: layer {layer} does not exist: the model has {depth} blocks, "
+            f"0 to {depth - 1}"
+        )
+    placed = [
+        replace(loss, layer=layer) if isinstance(loss, HiddenLoss) else loss  # type: ignore[type-var]
+        for loss in (resolved.forget, resolved.retain)
+    ]
+    training = resolved.training
+    if training.train_layers is None:
+        training = training.model_copy(update={"train_layers": f"{max(0, layer - 2)}-{layer}"})
+    return run_loss(
+        replace(
+            job, resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training)
+        )
+    )
+
+
+def expected_seconds(
+    state: ModelState,
+    examples: Sequence[Example],
+    steps: int,
+    training: TrainingOptions,
+    *,
+    pairs: bool = False,
+) -> float:
+    """Estimate the wall time of a training run from two timed forward passes.
+
+    A backward pass costs about twice a forward one, so a step is taken as three forwards.
+
+    Args:
+        state: the opened model.
+        examples: what will be trained on.
+        steps: optimizer steps.
+        training: options.
+        pairs: each forget record brings retain records along.
+
+    Returns:
+        Seconds if all steps run.
+    """
+    rows = training.batch_size * (1 + training.retain_ratio if pairs else 1)
+    some = list(examples[:: max(1, len(examples) // rows)])[:rows]
+    score_examples(state.model, state.head, some[:1])  # the first call pays for warming up
+    start = time.perf_counter()
+    score_examples(state.model, state.head, some)
+    passes = rows + training.batch_size * (training.forget_passes - 1)
+    return 3 * steps * (time.perf_counter() - start) * passes / max(1, len(some))

@@ -1,0 +1,116 @@
+"""Put adapters from disk on a base that is in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unlearn.errors import ModelError
+from unlearn.model.folders import one_line
+
+__all__ = ["TRAINABLE", "Switched", "activate", "attach", "switched"]
+
+TRAINABLE = "default"  # PEFT saves the adapter of this name at the folder's root
+
+
+def attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
+    """Load one adapter, turning PEFT's many ways to say 'does not fit' into one error.
+
+    Args:
+        net: the base, or the PEFT model around it.
+        path: the adapter's folder.
+        name: under which it is known from now on.
+        trainable: let gradients reach it.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        ModelError: if its weights are not those of the model's layers.
+    """
+    from peft import PeftModel
+
+    problem = f"the adapter {path} was made for another base than this model"
+    try:
+        if isinstance(net, PeftModel):
+            result = net.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
+            missing = list(result.missing_keys)
+        else:
+            net = PeftModel.from_pretrained(
+                net, str(path), adapter_name=name, is_trainable=trainable
+            )
+            missing = []
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"{problem}: {one_line(error)}") from error
+    with_weights = _adapter_keys(path)
+    expected = {
+        key.replace(f".{name}.", ".").removesuffix(f".{name}")
+        for key in net.state_dict()
+        if _is_factor(key) and f".{name}" in key
+    }
+    lost = sorted(expected - with_weights)
+    unused = sorted(k for k in with_weights - expected if _is_factor(k))
+    if lost or unused or any(map(_is_factor, missing)):
+        example = (lost or unused or missing)[0]
+        raise ModelError(f"{problem}: its weights and the model's layers differ ({example})")
+    return net
+
+
+def activate(net: Any, names: Sequence[str], trainable: bool) -> None:
+    """Make several adapters active at once, only the last one trainable.
+
+    Args:
+        net: a PEFT model.
+        names: of the adapters.
+        trainable: let gradients reach the one named `TRAINABLE`.
+    """
+    net.base_model.set_adapter(list(names))
+    for key, parameter in net.named_parameters():
+        parameter.requires_grad_(trainable and f".{TRAINABLE}" in key)
+
+
+def _is_factor(key: str) -> bool:
+    return any(part in key for part in (".lora_A", ".lora_B", ".lora_embedding_"))
+
+
+def _adapter_keys(path: Path) -> set[str]:
+    import safetensors
+
+    with safetensors.safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+@contextlib.contextmanager
+def switched(module: nn.Module, names: list[str] | None) -> Iterator[None]:
+    """Make other adapters (None: no adapter) active in every layer below a module."""
+    layers: list[Any] = [m for m in module.modules() if hasattr(m, "_disable_adapters")]
+    flags = [(m._disable_adapters, m._active_adapter) for m in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = names is None
+            if names is not None:
+                layer._active_adapter = names
+        yield
+    finally:
+        for layer, (disabled, active) in zip(layers, flags, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
+
+
+class Switched(nn.Module):
+    """A projection as another adapter sees it."""
+
+    def __init__(self, module: nn.Module, names: list[str] | None) -> None:
+        super().__init__()
+        self.module = module
+        self.names = names
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the logits under the other adapter."""
+        with torch.no_grad(), switched(self.module, self.names):
+            logits: Tensor = self.module(hidden)
+        return logits

@@ -1,0 +1,401 @@
+"""Open a base with adapters or a full fine-tune, look at its references, save it.
+
+But for the encoder of texts nothing else calls `from_pretrained`. Weights are read and written as
+safetensors only; code from a model's folder is not run unless the user asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from unlearn.errors import ModelError
+from unlearn.model.adapters import check_adapter_folder, check_finite
+from unlearn.model.folders import (
+    check_loaded,
+    check_model_folder,
+    one_line,
+    place_of,
+    resolve_folder,
+)
+from unlearn.model.lora import TRAINABLE, Switched, activate, attach, switched
+from unlearn.model.scoring import Head
+from unlearn.provenance.lineage import Lineage, weights_digest
+
+__all__ = [
+    "ModelState",
+    "Reference",
+    "load_trained",
+    "new_adapter",
+    "open_model",
+    "resolve_folder",
+    "swap_adapters",
+]
+
+Reference = Literal["base", "before"]
+
+_BEFORE = "before"
+
+
+@dataclass
+class ModelState:
+    """A base model with zero or more adapters, or a full fine-tune.
+
+    Attributes:
+        model: the `PreTrainedModel`, or the `PeftModel` around it.
+        tokenizer: the base's tokenizer.
+        name: the base as the user named it.
+        folder: where the base's files lie.
+        adapter: the folder of the last adapter (the one that trains), if any.
+        head: the output projection.
+        stack: names of the active adapters, frozen ones first.
+        frozen: folders of the frozen adapters below.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    folder: Path
+    adapter: Path | None
+    head: Head
+    stack: tuple[str, ...] = ()
+    frozen: tuple[Path, ...] = ()
+    _before: tuple[nn.Module, Head] | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> Literal["adapter", "full"]:
+        """Say whether an adapter or the whole model is trained and saved."""
+        return "adapter" if self.stack else "full"
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None) or getattr(
+            config, "n_positions", 0
+        )
+        told = self.tokenizer.model_max_length
+        return int(min(x for x in (limit or 1 << 20, told or 1 << 20, 1 << 20)))
+
+    def digest(self) -> str:
+        """Return the digest of the weights on disk that tell this state apart from its base."""
+        return weights_digest(self.adapter or self.folder)
+
+    def base_digest(self) -> str:
+        """Return the digest of the base's weights on disk."""
+        return weights_digest(self.folder)
+
+    def prepare_reference(self, which: Reference) -> None:
+        """Make a reference available: nothing for the base of an adapter, else what is cheapest.
+
+        `before` is the state as opened. For an adapter its weights are loaded a second time on the
+        same base (the cost of one adapter); only a full fine-tune needs a frozen copy.
+
+        Args:
+            which: `base` or `before`.
+
+        Raises:
+            ModelError: if a full fine-tune is asked for its base.
+        """
+        if which == "base":
+            if not self.stack:
+                raise ModelError(
+                    "a full fine-tune has no base to compare with: this method needs an adapter"
+                )
+            return
+        if not self.stack:
+            if self._before is None:
+                frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+                self._before = (frozen, Head.of(frozen))
+        elif _BEFORE not in self.model.peft_config:
+            self.model.load_adapter(
+                str(self.adapter), adapter_name=_BEFORE, is_trainable=False, torch_device="cpu"
+            )
+            self.model.to(self.device)
+
+    @contextlib.contextmanager
+    def reference(self, which: Reference) -> Iterator[tuple[nn.Module, Head]]:
+        """Yield the reference model and its head: no gradient, eval mode, all restored afterwards.
+
+        Adapters are switched by the layers' own flags, so `requires_grad` is never touched
+        (PEFT's `set_adapter` and `disable_adapter` reset it), and training mode and active adapter
+        are put back exactly, also after an error. The head keeps giving the reference's logits
+        after the block has ended.
+
+        Args:
+            which: `base` (adapters off) or `before` (the state as opened).
+
+        Yields:
+            (the module to call, the head for its hidden states).
+        """
+        if which == "before" and not self.stack:
+            if self._before is None:
+                raise ModelError("prepare_reference('before') was not called")
+            with torch.no_grad():
+                yield self._before
+            return
+        names = None if which == "base" else [*self.stack[:-1], _BEFORE]
+        training = [(module, module.training) for module in self.model.modules()]
+        try:
+            self.model.eval()
+            with torch.no_grad(), switched(self.model, names):
+                yield self.model, replace(self.head, module=Switched(self.head.module, names))
+        finally:
+            for module, mode in training:
+                module.training = mode
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass to save memory, or stop doing so.
+
+        Args:
+            on: which of the two.
+        """
+        inner = self.model.get_base_model() if self.stack else self.model
+        # transformers 5.23 renamed "gradient" to "activation" checkpointing
+        word = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"
+        if on:
+            getattr(inner, f"{word}_checkpointing_enable")({"use_reentrant": False})
+        else:
+            getattr(inner, f"{word}_checkpointing_disable")()
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.
+
+        Args:
+            folder: an existing folder, best one from `staged_folder`.
+
+        Raises:
+            ModelError: if a trained tensor holds NaN or infinity.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise ModelError(f"the trained tensor {name} holds NaN or infinity; nothing saved")
+        if self.stack:
+            self.model.save_pretrained(folder, selected_adapters=[TRAINABLE])
+        else:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+
+def open_model(
+    model: str | Path,
+    adapters: Sequence[str | Path] | str | Path | None = None,
+    *,
+    trainable: bool = False,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
+) -> ModelState:
+    """Open a base model and, on it, zero or more PEFT adapters.
+
+    Args:
+        model: a local folder or a hub name.
+        adapters: adapter folders (or hub names), applied together; the last is the one that trains.
+        trainable: let gradients reach the last adapter, or the whole model without one.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where a GPU supports it, else
+            float32. Adapters are always kept in float32.
+        device: `cpu`, `cuda`, `cuda:1`, …; by default the accelerator if there is one.
+        trust_remote_code: run code from the model's folder.
+        load_in_4bit: quantise the base on load with bitsandbytes NF4 (CUDA only).
+
+    Returns:
+        The opened state.
+
+    Raises:
+        ModelError: if a folder is missing, incomplete, unsafe, not finite, or does not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = resolve_folder(model, "model")
+    paths = [resolve_folder(a, "adapter") for a in _as_list(adapters)]
+    check_model_folder(folder)
+    for path in paths:
+        check_adapter_folder(path)  # before the base is loaded, which can take minutes
+    place = place_of(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    if load_in_4bit:
+        options["quantization_config"] = _nf4(place)
+    try:
+        net, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=dtype_of(dtype, place),
+            output_loading_info=True,
+            **options,
+        )
+        if not load_in_4bit:
+            check_loaded(told)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (SafetensorError, ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
+    if not load_in_4bit:
+        net = net.to(place)
+    _check_finite_model(net, folder)
+    bare = ModelState(net, tokenizer, str(model), folder, None, Head.of(net))
+    if not paths:
+        net.requires_grad_(trainable).eval()
+        return bare
+    return _with_adapters(bare, paths, trainable=trainable)
+
+
+def swap_adapters(state: ModelState, adapters: Sequence[str | Path]) -> ModelState:
+    """Put other adapters on the base that is already in memory.
+
+    Args:
+        state: a state with adapters; must not be used afterwards.
+        adapters: folders (or hub names), the frozen ones first.
+
+    Returns:
+        The new state, not trainable.
+
+    Raises:
+        ModelError: if an adapter cannot be used or does not fit.
+    """
+    paths = [resolve_folder(a, "adapter") for a in adapters]
+    bare = replace(state, model=state.model.unload(), adapter=None, stack=(), frozen=())
+    return _with_adapters(bare, paths, trainable=False)
+
+
+def _with_adapters(bare: ModelState, paths: Sequence[Path], *, trainable: bool) -> ModelState:
+    """Attach adapters to a base without any, the last one under the name that is saved."""
+    net = bare.model.requires_grad_(False)
+    stack: list[str] = []
+    for i, path in enumerate(paths):
+        check_adapter_folder(path)
+        check_finite(path)
+        _check_base(path, bare)
+        name = TRAINABLE if i == len(paths) - 1 else f"frozen{i}"
+        net = attach(net, path, name, trainable=trainable and name == TRAINABLE)
+        stack.append(name)
+    if len(stack) > 1:
+        activate(net, stack, trainable)
+    net.eval()
+    return replace(
+        bare,
+        model=net,
+        adapter=paths[-1],
+        head=Head.of(net),
+        stack=tuple(stack),
+        frozen=tuple(paths[:-1]),
+    )
+
+
+def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelState:
+    """Put a fresh LoRA adapter on a base.
+
+    Args:
+        state: an opened base without adapters.
+        config: keyword arguments of `peft.LoraConfig`.
+        seed: seed of the initial weights.
+
+    Returns:
+        The same base with one trainable adapter.
+
+    Raises:
+        ModelError: if PEFT cannot place the adapter on this architecture.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        net = get_peft_model(
+            state.model.requires_grad_(False), LoraConfig(task_type="CAUSAL_LM", **config)
+        )
+    except ValueError as error:
+        raise ModelError(f"no LoRA adapter fits {state.name}: {one_line(error)}") from error
+    return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
+
+
+def _as_list(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Path]:
+    if adapters is None:
+        return []
+    return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
+
+
+def _check_finite_model(net: nn.Module, folder: Path) -> None:
+    """Refuse a model with NaN or infinite weights, without reading its files again."""
+    for name, parameter in net.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{folder}: the tensor {name} holds NaN or infinity")
+
+
+def _check_base(adapter: Path, bare: ModelState) -> None:
+    """Refuse an adapter whose lineage says it was trained on other base weights."""
+    lineage = Lineage.read(adapter)
+    if lineage and lineage.kind == "adapter" and lineage.base.digest != bare.base_digest():
+        raise ModelError(
+            f"the adapter {adapter} was trained on another base ({lineage.base.name}) than "
+            f"{bare.name}: their weights differ"
+        )
+
+
+def dtype_of(name: str, place: torch.device) -> torch.dtype:
+    """Return the data type of a base model.
+
+    Args:
+        name: `float32`, `bfloat16`, `float16` or `auto`, see `open_model`.
+        place: where the model goes.
+
+    Returns:
+        The type.
+
+    Raises:
+        ModelError: if there is no such type.
+    """
+    if name == "auto":
+        good = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if good else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(known)}")
+    return known[name]
+
+
+def _nf4(place: torch.device) -> Any:
+    if place.type != "cuda":
+        raise ModelError("a 4-bit base needs a CUDA device and the bitsandbytes package")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def load_trained(state: ModelState, folder: Path) -> None:
+    """Put the trained weights of a checkpoint back into an opened state.
+
+    Args:
+        state: the state as it was when training began.
+        folder: a folder written by `ModelState.save`.
+    """
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    if state.stack:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(state.model, weights, adapter_name=TRAINABLE)
+    else:
+        result = state.model.load_state_dict(weights, strict=False)
+        tied = set(state.model.all_tied_weights_keys)
+        if result.unexpected_keys or set(result.missing_keys) - tied:
+            raise ModelError(f"the checkpoint {folder} does not fit the model {state.name}")

@@ -1,0 +1,134 @@
+"""What an adapter was made from: hashes, keyed record digests, settings, versions.
+
+Every folder this toolkit saves carries a `lineage.json`. Records appear in it only as HMAC-SHA256
+digests under a key that stays with the user: a plain hash of a short record could be guessed.
+
+The key is taken from the environment variable `UNLEARN_KEY` (64 hexadecimal digits), or from the
+file `key` in the home folder of the toolkit (`UNLEARN_HOME`, by default `~/.unlearn`), which is
+made on first use with mode 600.
+"""
+
+from __future__ import annotations
+
+import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unlearn.errors import LineageError
+from unlearn.provenance.digests import weights_digest
+
+__all__ = [
+    "FILE_NAME",
+    "Base",
+    "Lineage",
+    "Planted",
+    "RecordDigests",
+    "library_versions",
+    "now",
+    "weights_digest",
+]
+
+FILE_NAME = "lineage.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Base(_Model):
+    """The base model: the name it was opened by and the digest of its weights."""
+
+    name: str
+    digest: str
+
+
+class RecordDigests(_Model):
+    """Keyed digests of records: those that shaped the weights, and those taken out again."""
+
+    key_id: str
+    trained: list[str] = Field(default_factory=list)
+    forgotten: list[str] = Field(default_factory=list)
+
+
+class Planted(_Model):
+    """Canaries that training included by a coin: how many pairs, and the SHA-256 of their file."""
+
+    pairs: int
+    sha256: str
+
+
+class Lineage(_Model):
+    """The content of `lineage.json`.
+
+    `records.trained` holds every record that ever shaped the weights, those inherited from the
+    parent included; `records.forgotten` those that a method was asked to take out. After exact
+    retraining the forgotten records are not among the trained ones; after an approximate method
+    they are in both. `canaries` is handed down to what is made of the adapter.
+    """
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    created: str
+    verb: str
+    base: Base
+    digest: str
+    kind: Literal["adapter", "full"]
+    parent: str | None = None
+    records: RecordDigests
+    canaries: Planted | None = None
+    template: str
+    method: str
+    options: dict[str, Any]
+    seed: int
+    finetuned_with: dict[str, Any] = Field(default_factory=dict)
+    cost: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    stopped: str | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Lineage | None:
+        """Read the lineage beside an adapter or model.
+
+        Args:
+            folder: the adapter's or model's folder.
+
+        Returns:
+            The lineage, or None where there is none (it was trained elsewhere).
+
+        Raises:
+            LineageError: if the file is there but cannot be understood.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise LineageError(f"{path} is not a lineage of schema 1: {_first(error)}") from error
+
+    def write(self, folder: str | Path) -> None:
+        """Write `lineage.json` into a folder."""
+        text = self.model_dump_json(indent=2, by_alias=True)
+        (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    return str(error)
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries whose numerics enter the weights."""
+    names = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+    from unlearn import __version__
+
+    return {"unlearn": __version__} | {name: metadata.version(name) for name in names}

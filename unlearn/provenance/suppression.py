@@ -1,0 +1,92 @@
+"""The list of deleted records, which are never trained on again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from unlearn.data.records import Records
+from unlearn.errors import DataError, LineageError, SuppressedError
+from unlearn.provenance.keys import Key, home
+from unlearn.provenance.lineage import now
+
+__all__ = ["check_suppressed", "suppress"]
+
+
+def _suppression_file() -> Path:
+    return home() / "suppressed.jsonl"
+
+
+def suppress(records: Records, reason: str, key: Key | None = None) -> Path:
+    """Put records on the suppression list, so that they are never trained on again.
+
+    Args:
+        records: the deleted records.
+        reason: why and when, for whoever meets the entry later; must not quote the record.
+        key: the key of the digests; loaded when absent.
+
+    Returns:
+        The list's file.
+    """
+    key = key or Key.load()
+    path = _suppression_file()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = {entry for _, entry in _suppressed(key)}
+    lines = [
+        json.dumps({"key_id": key.id, "digest": digest, "reason": reason, "date": now()}) + "\n"
+        for digest in dict.fromkeys(key.digest(record) for record in records)
+        if digest not in known
+    ]
+    # One append of all lines: a reader never meets half an entry.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
+    """Yield (line number, digest) of the entries of the list."""
+    path = _suppression_file()
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            key_id, digest = entry["key_id"], entry["digest"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}, line {number}: not an entry of a suppression list") from None
+        if key_id != key.id:
+            raise LineageError(
+                f"{path}, line {number} was made with the key {key_id}, and the key in use is "
+                f"{key.id}: records deleted then cannot be recognised; set UNLEARN_KEY to that key"
+            )
+        yield number, digest
+
+
+def check_suppressed(records: Records, key: Key | None = None) -> None:
+    """Refuse training data that holds a record deleted before.
+
+    Args:
+        records: what is about to be trained on.
+        key: the key of the digests; loaded when absent.
+
+    Raises:
+        SuppressedError: naming the records found on the list.
+    """
+    path = _suppression_file()
+    if not path.is_file():
+        return
+    key = key or Key.load()
+    listed = {digest: number for number, digest in _suppressed(key)}
+    found = [(r.id, listed[d]) for r in records if (d := key.digest(r)) in listed]
+    if found:
+        names = ", ".join(f"{name!r} (line {line})" for name, line in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise SuppressedError(
+            f"{records.source}: {len(found)} record(s) were deleted before and are on the "
+            f"suppression list {path}: {names}{more}; leave them out with --exclude"
+        )

@@ -1,0 +1,1 @@
+"""Whole runs, which the command line and Python call: finetune, forget, references."""

@@ -1,0 +1,1 @@
+"""Training: objective, options, trainer, stop rules."""

@@ -1,0 +1,306 @@
+"""Fit an objective: set up the stop rules and the cached reference, run the trainer, report."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unlearn.data.tokenization import Example
+from unlearn.errors import OptionError
+from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
+from unlearn.model.scoring import TokenStatistics, score_examples
+from unlearn.model.state import ModelState
+from unlearn.training.objective import Objective, Teacher
+from unlearn.training.optimizers import muon
+from unlearn.training.options import TrainingOptions
+from unlearn.training.sampler import ALTERNATE, FORGET
+from unlearn.training.stopping import Monitor, StopRules
+from unlearn.training.trackers import tracking
+from unlearn.training.trainer import UnlearnTrainer, latest_checkpoint
+from unlearn.training.wrappers import wrappers_of
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = ["Fit", "fit", "mean_loss", "record_losses", "sample", "total_steps"]
+
+# Records looked at where a mean is wanted: enough for one, few enough to be free.
+_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps done.
+        planned_steps: optimizer steps at most.
+        seconds: wall time.
+        tokens: tokens that went through forward and backward on this process.
+        stopped: the rule that ended the run, or None when it ran all its steps.
+        rules: what would have ended it, in words.
+        training: how it was trained.
+        history: Trainer's log.
+    """
+
+    steps: int
+    planned_steps: int
+    seconds: float
+    tokens: int
+    stopped: str | None
+    rules: str
+    training: TrainingOptions
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def cost(self) -> dict[str, Any]:
+        """Return what the lineage stores of the cost."""
+        return {"seconds": round(self.seconds, 3), "steps": self.steps, "tokens": self.tokens}
+
+
+def total_steps(training: TrainingOptions, records: int) -> int:
+    """Return the number of optimizer steps of a run.
+
+    Args:
+        training: options.
+        records: forget (or training) records.
+
+    Returns:
+        `max_steps`, or epochs × records / batch size, rounded up.
+
+    Raises:
+        OptionError: if neither is set.
+    """
+    if training.max_steps:
+        return training.max_steps
+    if training.epochs is None:
+        raise OptionError("how long to train is open: set epochs or max_steps")
+    # a product that is whole but for rounding makes no further step
+    return max(1, math.ceil(training.epochs * records / training.batch_size - 1e-9))
+
+
+def record_losses(
+    statistics: TokenStatistics, offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return each record's mean token loss −(1/|y|) Σ_t log p_t, in nats, float64 [R]."""
+    total = np.add.reduceat(statistics.log_prob.double().numpy(), offsets[:-1])
+    loss: npt.NDArray[np.float64] = -total / np.diff(offsets)
+    return loss
+
+
+def sample(examples: Sequence[Example]) -> list[Example]:
+    """Return at most `_SAMPLE` examples, evenly spread."""
+    n = min(len(examples), _SAMPLE)
+    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
+
+
+def mean_loss(state: ModelState, examples: Sequence[Example]) -> float:
+    """Return the mean over records of their mean token loss, in nats."""
+    return float(record_losses(*score_examples(state.model, state.head, examples)).mean())
+
+
+def fit(
+    state: ModelState,
+    objective: Objective,
+    training: TrainingOptions,
+    *,
+    forget: Sequence[Example] = (),
+    retain: Sequence[Example] = (),
+    holdout: Sequence[Example] = (),
+    alternates: Sequence[Example] = (),
+    seed: int = 0,
+    teacher: Teacher | None = None,
+    checkpoints: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """Train a state in place on an objective.
+
+    Args:
+        state: an opened state with trainable weights.
+        objective: what to minimise.
+        training: how.
+        forget: examples to forget; empty for plain training.
+        retain: examples to keep, or to train on.
+        holdout: examples the model never saw: they give the forget loss to stop at.
+        alternates: what to answer instead, the same number for each forget record.
+        seed: of data order and dropout.
+        teacher: for losses that need one.
+        checkpoints: folder for checkpoints; a run resumes from the newest complete one there.
+        progress: called with (steps done, steps planned) after each step.
+
+    Returns:
+        What was done.
+
+    Raises:
+        OptionError: if `batch_size` cannot be split as asked, or a wrapper does not fit.
+        TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
+    """
+    from transformers import set_seed
+
+    used = training
+    set_seed(seed)
+    if objective.needs & {"before_logits", "before_hidden"}:
+        state.prepare_reference("before")
+    if "base_logits" in objective.needs:
+        state.prepare_reference("base")
+    monitor = _monitor(state, training, forget, retain, holdout)
+    reference = {}
+    if "reference_log_probs" in objective.needs:
+        parts = ((FORGET, forget), (ALTERNATE, alternates))
+        reference = {role: _sums(state, examples) for role, examples in parts if examples}
+    _share(training)
+    samples = len(forget) or len(retain)
+    steps = total_steps(training, samples)
+    if training.gradient_checkpointing:
+        state.set_checkpointing(True)
+    # Trainer insists on a folder, also when nothing is to be kept in it
+    with (
+        tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
+        only_blocks(state.model, _blocks(training, state)),
+    ):
+        if not checkpoints:
+            training = training.model_copy(update={"save_steps": None})
+        args = _arguments(training, steps, checkpoints or Path(scratch), state, seed)
+        trainer = UnlearnTrainer(
+            state,
+            objective,
+            args,
+            forget=forget,
+            retain=retain,
+            alternates=alternates,
+            samples=steps * training.batch_size,
+            retain_ratio=training.retain_ratio,
+            reference_log_probs=reference,
+            teacher=teacher,
+            wrappers=wrappers_of(training, objective, state, retain=bool(retain)),
+            monitor=monitor,
+            optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
+            progress=progress,
+        )
+        resume = latest_checkpoint(checkpoints) if checkpoints else None
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        seconds = time.perf_counter() - start
+    state.model.eval()
+    if training.gradient_checkpointing:
+        state.set_checkpointing(False)
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Fit(
+        steps=trainer.state.global_step,
+        planned_steps=steps,
+        seconds=seconds,
+        tokens=trainer.tokens_trained,
+        stopped=trainer.stopped,
+        rules=monitor.rules.describe() if monitor else "all epochs",
+        training=used,
+        history=trainer.state.log_history,
+    )
+
+
+def _blocks(training: TrainingOptions, state: ModelState) -> set[int] | None:
+    """Return the blocks that train, None for all."""
+    if training.train_layers is None:
+        return None
+    return parse_blocks(training.train_layers, len(blocks_of(state.model)))
+
+
+def _arguments(
+    training: TrainingOptions, steps: int, folder: Path, state: ModelState, seed: int
+) -> TrainingArguments:
+    """Say it in Trainer's words."""
+    from transformers import TrainingArguments
+
+    if training.learning_rate is None:
+        raise OptionError("learning_rate is open: set it to a number")
+    constant = training.schedule == "constant"
+    micro, accumulate = _share(training)
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulate,
+        max_steps=steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if constant else training.schedule,
+        warmup_steps=training.warmup_steps,
+        adam_beta1=training.momentum,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        save_strategy="steps" if training.save_steps else "no",
+        save_steps=training.save_steps or 500,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=tracking().report_to,
+        run_name=tracking().run,
+        remove_unused_columns=False,
+        dataloader_pin_memory=state.device.type == "cuda",
+        use_cpu=state.device.type == "cpu",
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if state.device.type == "cpu" and _processes() > 1 else None,
+        seed=seed,
+        data_seed=seed,
+    )
+
+
+def _share(training: TrainingOptions) -> tuple[int, int]:
+    """Split a step: (samples of one forward pass of one process, how many of them it makes).
+
+    `batch_size` counts the samples of all processes together, so the same command means the same
+    on one process and on several.
+    """
+    batch, processes = training.batch_size, _processes()
+    micro = training.micro_batch_size or max(1, batch // processes)
+    if batch % (micro * processes):
+        raise OptionError(
+            f"batch_size {batch} cannot be split into {processes} process(es) × batches of {micro} "
+            "(micro_batch_size)"
+        )
+    return micro, batch // (micro * processes)
+
+
+def _processes() -> int:
+    """How many processes a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _sums(state: ModelState, examples: Sequence[Example]) -> torch.Tensor:
+    """Return Σ_t log p of each example, float32 [R]."""
+    statistics, offsets = score_examples(state.model, state.head, examples)
+    owner = torch.arange(len(examples)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
+    return torch.zeros(len(examples)).index_add(0, owner, statistics.log_prob)
+
+
+def _monitor(
+    state: ModelState,
+    training: TrainingOptions,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    holdout: Sequence[Example],
+) -> Monitor | None:
+    """Score what the stop rules must know, once, before training."""
+    if not forget:
+        return None
+    if training.stop == "none":
+        return Monitor(StopRules(), len(forget))
+    level, source = training.stop_loss, "stop_loss"
+    if level is None and holdout:
+        level = mean_loss(state, holdout)
+        source = "the mean of the holdout"
+    elif level is None and state.stack:
+        with state.reference("base") as (base, head):
+            level = float(record_losses(*score_examples(base, head, forget)).mean())
+        source = "the base model's on these records, for want of a holdout"
+    retain_level = mean_loss(state, sample(retain)) + training.retain_budget if retain else None
+    return Monitor(StopRules(level, source, retain_level), len(forget))

@@ -1,0 +1,363 @@
+"""One trainer for every loss: an objective of forget and retain terms over one forward pass."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import DistributedType
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from unlearn.data.tokenization import Example
+from unlearn.errors import OptionError, TrainingError
+from unlearn.model.state import ModelState, load_trained
+from unlearn.training.bucketing import length_groups
+from unlearn.training.loss_terms import Term, Terms
+from unlearn.training.objective import Constraint, Objective, Teacher
+from unlearn.training.sampler import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
+from unlearn.training.stopping import Monitor
+from unlearn.training.wrappers import Wrappers
+from unlearn.training.wrappers.step import WrappedStep
+
+__all__ = ["Constraint", "Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
+
+_ROLE_NAMES = ("forget", "retain")
+_STATE_FILE = "unlearn_state.json"
+
+
+class UnlearnTrainer(Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` over an `Objective`.
+
+    Each term is divided by its own count of tokens or records in the whole optimizer step, over
+    all accumulated batches and all processes, so 4 batches of 1 and 1 batch of 4 give the same
+    gradient, and so do 2 processes and 1.
+
+    Args:
+        state: the opened model; what requires gradient is trained.
+        objective: the loss.
+        args: Trainer's arguments; `per_device_train_batch_size` counts samples (a forget record
+            with its retain records).
+        forget: examples to forget.
+        retain: examples to keep, or to train on.
+        alternates: what to answer instead, the same number for each forget record.
+        samples: samples in the whole run.
+        retain_ratio: retain records for each forget record.
+        reference_log_probs: Σ_t log p before training of each forget record, and of each alternate,
+            for losses that need them: role → [records].
+        teacher: for losses that need one.
+        wrappers: what changes the gradient of a step, if anything does.
+        monitor: watches losses and ends the run.
+        optimizer: over the trainable weights; None for the AdamW that `args` describe.
+        progress: called with (steps done, steps planned) after each step.
+    """
+
+    def __init__(
+        self,
+        state: ModelState,
+        objective: Objective,
+        args: TrainingArguments,
+        *,
+        forget: Sequence[Example] = (),
+        retain: Sequence[Example] = (),
+        alternates: Sequence[Example] = (),
+        samples: int,
+        retain_ratio: int = 1,
+        reference_log_probs: Mapping[int, Tensor] | None = None,
+        teacher: Teacher | None = None,
+        wrappers: Wrappers | None = None,
+        monitor: Monitor | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model_state = state
+        self._objective = objective
+        self._stream = PairStream(
+            len(forget),
+            len(retain),
+            samples,
+            int(args.seed),
+            retain_ratio,
+            len(alternates) // len(forget) if forget else 0,
+        )
+        self._terms = Terms(state, objective, dict(reference_log_probs or {}), teacher)
+        self._waiting: list[list[dict[str, Tensor]]] = []
+        self.monitor = monitor
+        self.stopped: str | None = None
+        self.tokens_trained = 0
+        self.retain_weight = objective.retain_weight
+        self._seen: list[tuple[Tensor, ...]] = []
+        self._logged: dict[str, float] = {}
+        self._logged_from = 0
+        super().__init__(
+            model=state.model,
+            args=args,
+            train_dataset=Pairs(forget, retain, alternates),
+            data_collator=collate_pairs,
+            callbacks=[_Watch(self, progress)],
+            optimizers=(optimizer, None),
+        )
+        self.remove_callback(PrinterCallback)  # the command line has a table of its own
+        # Losses are already divided by the counts of the whole optimizer step.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self._wrapped = (
+            WrappedStep(wrappers, self._terms, self._adding_up(), self._check_finite)
+            if wrappers
+            else None
+        )
+
+    def _adding_up(self) -> Callable[[Tensor], Tensor] | None:
+        """Return what sums a vector over processes; None where there is one."""
+        whole = {DistributedType.NO, *(kind for kind in DistributedType if "MULTI" in kind.value)}
+        if self.accelerator.distributed_type not in whole:
+            raise OptionError(
+                "sam_rho, project_retain and latent_radius need whole weights in every process, "
+                f"which {self.accelerator.distributed_type.value} splits up: use plain data "
+                "parallelism (DDP)"
+            )
+        if self.args.world_size == 1:
+            return None
+        return lambda vector: self.accelerator.reduce(vector, "sum")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PairStream:
+        return self._stream
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Collect the batches of one optimizer step and count what each term is divided by.
+
+        Args:
+            epoch_iterator: yields collated batches.
+            num_batches: how many make a step.
+            device: where the counts are needed.
+
+        Returns:
+            (batches, counts [3, 2]: role × (tokens, records), over all processes).
+        """
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        counts = torch.zeros(3, 2, dtype=torch.long)
+        for batch in batches:
+            for role in (FORGET, RETAIN, ALTERNATE):
+                rows = batch["role"].cpu() == role
+                counts[role, 0] += batch["target"].cpu()[rows].sum()
+                counts[role, 1] += rows.sum()
+            self.tokens_trained += int(batch["attention_mask"].sum())
+        counts = counts.to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, "sum")
+        return batches, counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Evaluate every term on one forward pass of a batch.
+
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `collate_pairs`.
+            return_outputs: not supported beyond Trainer's signature; outputs are empty.
+            num_items_in_batch: the counts of `get_batch_samples`.
+
+        Returns:
+            The loss, float32 scalar.
+
+        Raises:
+            TrainingError: if the loss is NaN or infinite.
+        """
+        assert num_items_in_batch is not None
+        found = self._terms.on(model, inputs, num_items_in_batch, self._terms.references(inputs))
+        total = self._noted(found) * self.args.world_size  # DDP averages over processes
+        return (total, {}) if return_outputs else total
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Go forward and backward on a batch; under wrappers, on all of the step at its last one.
+
+        On one CPU process a batch runs in groups of similar length. Each term is divided by its
+        count in the whole step, so the gradient is the same. Several processes would have to agree
+        on the number of passes, and a GPU that a small group does not fill gains nothing: there the
+        batch stays whole.
+
+        Args:
+            model: the wrapped model.
+            inputs: a batch of `collate_pairs`.
+            num_items_in_batch: the counts of `get_batch_samples`.
+
+        Returns:
+            The loss, without gradient.
+        """
+        alone = self.args.world_size == 1 and self.args.device.type == "cpu"
+        groups = length_groups(inputs) if alone else [inputs]
+        loss = torch.zeros((), device=self.args.device)
+        if self._wrapped is None:
+            for group in groups:
+                loss += super().training_step(model, group, num_items_in_batch)
+            return loss
+        assert num_items_in_batch is not None
+        model.train()
+        self._waiting.append([self._prepare_inputs(group) for group in groups])
+        if len(self._waiting) < self.current_gradient_accumulation_steps:
+            return loss
+        batches, self._waiting = list(itertools.chain(*self._waiting)), []
+        before = self._wrapped.tokens
+        found = self._wrapped(batches, num_items_in_batch, self.retain_weight)
+        self.tokens_trained += self._wrapped.tokens - before
+        total = torch.stack([self._noted(part).detach() for part in found]).sum()
+        return total.mul_(self.args.world_size)
+
+    def _noted(self, found: Mapping[int, Term]) -> Tensor:
+        """Return the sum of a batch's terms, noting each for the log and the stop rules."""
+        weights = {FORGET: self._objective.forget_weight, RETAIN: self.retain_weight}
+        total = torch.zeros((), device=self.args.device)
+        for role, term in found.items():
+            part = term.weighted(weights[role])
+            total = total + part
+            name = f"{_ROLE_NAMES[role]}_loss"
+            self._logged[name] = (
+                self._logged.get(name, 0.0) + float(part.detach()) * self.args.world_size
+            )
+        self._check_finite(total)
+        empty = total.new_zeros(2, 0)
+        self._seen.append(tuple(found[r].losses if r in found else empty for r in (FORGET, RETAIN)))
+        return total
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}: lower "
+                "learning_rate, or keep the stop rules on; nothing was saved"
+            )
+
+    def step_finished(self) -> None:
+        """Let the monitor and the constraint see the losses of the step just done."""
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        forget = torch.cat([f for f, _ in seen], 1)
+        retain = torch.cat([r for _, r in seen], 1)
+        if self.args.world_size > 1:
+            forget, retain = (
+                self.accelerator.gather_for_metrics(
+                    self.accelerator.pad_across_processes(x.T.contiguous(), pad_index=-1)
+                ).T
+                for x in (forget, retain)
+            )
+            forget, retain = (x[:, x[0] >= 0] for x in (forget, retain))
+        forget, retain = forget.double().cpu(), retain.double().cpu()
+        constraint = self._objective.constraint
+        if constraint is not None and retain.shape[1]:
+            violation = float(retain[1].mean()) - constraint.limit
+            self.retain_weight = max(0.0, self.retain_weight + constraint.rate * violation)
+        if self.monitor is not None:
+            self.monitor.update(
+                forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
+            )
+            self.stopped = self.monitor.verdict()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add each term's mean since the last log, so that no term hides behind the sum.
+
+        Args:
+            logs: what Trainer logs.
+            *args: passed on.
+            **kwargs: passed on.
+        """
+        if self._logged:
+            steps = max(1, self.state.global_step - self._logged_from)
+            logs |= {k: v / steps for k, v in self._logged.items()}
+            self._logged, self._logged_from = {}, self.state.global_step
+        if self.monitor is not None and not math.isnan(self.monitor.retain_loss):
+            logs["retain_nll"] = self.monitor.retain_loss
+        if self.monitor is not None and not math.isnan(self.monitor.forget_loss):
+            logs["forget_nll"] = self.monitor.forget_loss
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._model_state.save(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / (
+            f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        )
+        if self.is_world_process_zero():
+            # Written last: a checkpoint without it was cut short and is not resumed from.
+            text = json.dumps(
+                {
+                    "monitor": self.monitor.state() if self.monitor else None,
+                    "tokens_trained": self.tokens_trained,
+                    "retain_weight": self.retain_weight,
+                }
+            )
+            (folder / _STATE_FILE).write_text(text, encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self._model_state, Path(resume_from_checkpoint))
+        saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
+        self.tokens_trained = saved["tokens_trained"]
+        self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
+        self.retain_weight = saved["retain_weight"]
+        if self.monitor and saved["monitor"]:
+            self.monitor.load(saved["monitor"])
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Checks the first gradient, and ends the run when the monitor says so."""
+
+    def __init__(
+        self, trainer: UnlearnTrainer, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._trainer = trainer
+        self._progress = progress
+        self._checked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        model = kwargs["model"]
+        lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if lost:
+            raise TrainingError(
+                f"{len(lost)} trainable tensor(s) got no gradient in the first step, among them "
+                f"{lost[0]}: they would silently stay untrained"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.step_finished()
+        if self._progress:
+            self._progress(state.global_step, state.max_steps)
+        if self._trainer.stopped:
+            control.should_training_stop = True
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in a folder, or None.
+
+    Args:
+        folder: Trainer's output folder.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_STATE_FILE}")]
+    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
