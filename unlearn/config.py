@@ -1,34 +1,51 @@
-"""Recipes: YAML files whose path below the recipe folder is their name.
+"""What a user can choose is written once: its name, type, default and help.
 
-A recipe says what kind it is (`kind: forget`, `kind: compare`, or `kind: policy` for a verdict) and
-is validated strictly: an unknown key is an error that suggests the nearest known one.
+A verb of the command line and the Python function of that name share one class, made by `options`.
+Its fields say what they mean (`Field(description=…)`) and how the command line spells them
+(`Flag`); flags, the function's signature and its documentation derive from it. All of it is checked
+strictly: an unknown key is an error that suggests the nearest known one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    ParamSpec,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
 
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from yaml import YAMLError
+import pydantic.dataclasses
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
-    "ForgetRecipe",
+    "PYTHON_ONLY",
+    "Flag",
+    "Names",
+    "Overrides",
     "StrictModel",
-    "load_recipe",
+    "called_with",
+    "checked",
+    "fields_of",
+    "options",
     "parse_overrides",
-    "recipe_folder",
-    "recipe_names",
-    "recipe_path",
     "validated",
     "without_auto",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+M = TypeVar("M", bound=BaseModel)
 
 
 class StrictModel(BaseModel):
@@ -37,95 +54,109 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-M = TypeVar("M", bound=BaseModel)
+@dataclass(frozen=True)
+class Flag:
+    """How the command line spells a field of `options`.
+
+    Attributes:
+        names: its spellings; without any, `--` and the field's name.
+        metavar: what stands for the value in the help.
+        kind: what the command line reads, where that is neither text nor plain from the field's
+            type: `list[str]` for a flag that may be repeated.
+        argument: whether it is a word by itself, without a flag before it.
+        panel: heading below which the help shows it.
+        envvar: environment variable that sets it.
+        shown: whether the help shows its default.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    kind: Any = None
+    argument: bool = False
+    panel: str | None = None
+    envvar: str | None = None
+    shown: bool = True
 
 
-class ForgetRecipe(StrictModel):
-    """A method with its options, for `unlearn forget --recipe`."""
-
-    kind: Literal["forget"]
-    description: str = ""
-    method: str
-    options: dict[str, Any] = Field(default_factory=dict)
+PYTHON_ONLY = object()
+"""Marks a field that no flag sets."""
 
 
-R = TypeVar("R", bound=StrictModel)
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def options(cls: type[T]) -> type[T]:
+    """Make a class of options: a frozen dataclass whose values are checked, unknown ones refused.
+
+    Fields before `_: KW_ONLY` may be given by position.
+    """
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    made = pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
+    return cast(type[T], made)
 
 
-def recipe_folder() -> Path:
-    """Return the folder of the recipes: inside the installed package, or beside a checkout's."""
-    installed = Path(str(files("unlearn") / "recipes"))
-    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
+def fields_of(options: Any) -> dict[str, FieldInfo]:
+    """Return the fields of a class made by `options` by name, its own before inherited ones."""
+    fields: dict[str, FieldInfo] = options.__pydantic_fields__
+    order = (name for each in options.__mro__ for name in vars(each).get("__annotations__", ()))
+    return {name: fields[name] for name in order if name in fields}
 
 
-def recipe_names() -> Iterator[str]:
-    """Yield the names of all recipes, sorted."""
-    folder = recipe_folder()
-    yield from sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
+def called_with(options: Callable[P, T], work: Callable[[T], R], name: str) -> Callable[P, R]:
+    """Return a function that takes the fields of a class of options as its arguments.
+
+    Args:
+        options: a class made by `options`.
+        work: what is done with an instance; its docstring becomes the function's, with a line for
+            each field.
+        name: what the function is called.
+    """
+
+    @functools.wraps(work)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return work(checked(options, name, *args, **kwargs))
+
+    fields = fields_of(options)
+    lines = [f"    {key}: {field.description}" for key, field in fields.items()]
+    call.__doc__ = inspect.cleandoc(work.__doc__ or "") + "\n\nArgs:\n" + "\n".join(lines) + "\n"
+    call.__name__ = call.__qualname__ = name
+    signature = inspect.signature(options)
+    plain = [p.replace(annotation=fields[p.name].annotation) for p in signature.parameters.values()]
+    vars(call)["__signature__"] = signature.replace(
+        parameters=plain, return_annotation=inspect.signature(work).return_annotation
     )
+    return call
 
 
-def recipe_path(name: str) -> Path:
-    """Find a recipe by name, or a file of the user's own.
-
-    Args:
-        name: such as `compare/tofu_small`; its last part where no other recipe has the same; or a
-            path that ends with `.yaml`.
-
-    Returns:
-        The file.
+def checked(options: Callable[P, T], where: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make an instance of a class of options, turning pydantic's complaints into one line.
 
     Raises:
-        OptionError: with the nearest names.
+        OptionError: naming the option, with the nearest known name for an unknown one.
     """
-    own = Path(name)
-    if own.suffix in {".yaml", ".yml"}:
-        if own.is_file():
-            return own
-        raise OptionError(f"the recipe {name} does not exist")
-    known = list(recipe_names())
-    found = [k for k in known if name in (k, k.rpartition("/")[2])]
-    if len(found) != 1 and name not in found:
-        raise OptionError(
-            f"unknown recipe {name!r}{did_you_mean(name, known)}; `unlearn recipes ls` lists them"
-        )
-    return recipe_folder() / f"{name if name in found else found[0]}.yaml"
-
-
-def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
-    """Load and validate a recipe.
-
-    Args:
-        name: its name or file.
-        kind: the class it must be of.
-        overrides: `key=value` words; dots reach inside (`finetune.options.epochs=5`).
-
-    Returns:
-        The recipe.
-
-    Raises:
-        OptionError: if it is of another kind, not YAML, or has an unknown key or impossible value.
-    """
-    path = recipe_path(name)
     try:
-        # OmegaConf reads 1e-5 as a number, which YAML 1.1 does not
-        loaded = OmegaConf.load(path)
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        raise OptionError(f"recipe {path.name} needs {key}: write {key}=… behind it") from None
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise OptionError(f"recipe {path}: {error}") from error
-    if overrides:
-        parse_overrides(overrides)  # complains about words without `=`
-    if not isinstance(values, dict) or "kind" not in values:
-        raise OptionError(f"recipe {path}: no `kind:`; write kind: forget, compare or policy")
-    (wanted,) = get_args(kind.model_fields["kind"].annotation)
-    if values["kind"] != wanted:
-        raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")
-    return validated(kind, {str(k): v for k, v in values.items()}, f"recipe {path.name}")
+        return options(*args, **kwargs)
+    except ValidationError as error:
+        raise OptionError(_complaint(error, where, lambda _: list(fields_of(options)))) from None
+
+
+def _by_commas(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [name for name in value.replace(" ", "").split(",") if name]
+
+
+def _overrides(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else parse_overrides(value or ())
+
+
+Names = Annotated[Sequence[str], BeforeValidator(_by_commas)]
+"""Several names; the command line gives them in one word, by commas."""
+
+Overrides = Annotated[
+    Mapping[str, Any],
+    BeforeValidator(_overrides),
+    Flag(("-o",), metavar="KEY=VALUE", kind=list[str]),
+]
+"""Options by name; the command line gives each as a word `key=value`, its value as in YAML."""
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -140,6 +171,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         OptionError: for a word without `=`.
     """
+    from omegaconf import OmegaConf  # a tenth of a second that `--help` can do without
+
     words = list(pairs)
     for word in words:
         if "=" not in word or word.startswith("="):
@@ -167,27 +200,26 @@ def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
 def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
     """Build a pydantic model, turning its complaints into one line.
 
-    Args:
-        model: the class.
-        values: its fields.
-        where: what is being configured, for the message.
-
-    Returns:
-        The instance.
-
     Raises:
         OptionError: naming the key, with the nearest known name for an unknown one.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
-        key = ".".join(path)
-        if first["type"] == "extra_forbidden":
-            hint = did_you_mean(path[-1], _field_names(model, path[:-1]))
-            raise OptionError(f"{where}: unknown option {key!r}{hint}") from None
-        raise OptionError(f"{where}: {key or 'value'}: {first['msg']}") from None
+        names = functools.partial(_field_names, model)
+        raise OptionError(_complaint(error, where, names)) from None
+
+
+def _complaint(
+    error: ValidationError, where: str, names: Callable[[Sequence[str]], Sequence[str]]
+) -> str:
+    """Write the first complaint in one line; `names` are those known at a path."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: unknown option {key!r}{did_you_mean(path[-1], names(path[:-1]))}"
+    return f"{where}: {key or 'value'}: {first['msg']}"
 
 
 def _field_names(model: type[BaseModel], path: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ class Lot:
     left: tuple[Record, ...] = ()
     count: int = 0
 
-    def gone(self, records: Records, forget: str) -> Records:
+    def gone(self, records: Records, forget: str | Sequence[str]) -> Records:
         """Return what is taken out: the records that are named, and `count` canaries more.
 
         Args:

@@ -98,11 +98,12 @@ class Records:
     def __repr__(self) -> str:
         return f"Records({len(self)} from {self.source})"
 
-    def select(self, selector: str) -> Records:
-        """Return the records that a selector names, in the order of the data.
+    def select(self, selector: str | Sequence[str]) -> Records:
+        """Return the records that a selector, or any of several, names, in the order of the data.
 
         Args:
-            selector: `id1,id2`, `@file`, `subject:NAME` or `rows:180-199` (from 0, both ends).
+            selector: `id1,id2`, `@file`, `subject:NAME` or `rows:180-199` (from 0, both ends), or
+                several of these.
 
         Returns:
             The chosen records, at least one.

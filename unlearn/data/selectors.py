@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,12 @@ _PREFIX = re.compile(r"[a-z]+:")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def find(records: Records, selector: str) -> list[int]:
-    """Return the positions of the records that a selector names.
+def find(records: Records, selector: str | Sequence[str]) -> list[int]:
+    """Return the positions of the records that a selector, or any of several, names.
 
     Args:
         records: where to look.
-        selector: `id1,id2` | `@file` | `subject:NAME` | `rows:180-199,7`.
+        selector: `id1,id2` | `@file` | `subject:NAME` | `rows:180-199,7`, or several of these.
 
     Returns:
         Positions, ascending, at least one.
@@ -34,6 +34,8 @@ def find(records: Records, selector: str) -> list[int]:
     Raises:
         SelectionError: naming what is not there, with the nearest that is.
     """
+    if not isinstance(selector, str):
+        return sorted({row for one in selector for row in find(records, one)})
     text = selector.strip()
     if text.startswith("rows:"):
         found = _rows(records, text.removeprefix("rows:"))

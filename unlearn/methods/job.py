@@ -15,8 +15,9 @@ from unlearn.losses import HiddenLoss
 from unlearn.methods.registry import Resolved
 from unlearn.model.adapters import read_adapter_config
 from unlearn.model.blocks import blocks_of
+from unlearn.model.opening import Opening
 from unlearn.model.scoring import score_examples
-from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.options import TrainingOptions
@@ -68,7 +69,7 @@ class Job:
     checkpoints: Path | None
     announce: Callable[[Plan], None] | None
     progress: Callable[[int, int], None] | None
-    opening: Mapping[str, Any]
+    opening: Opening
     notes: tuple[str, ...] = ()
 
     def run(self) -> tuple[ModelState, Fit]:
@@ -141,7 +142,7 @@ class Job:
             )
         assert self.state.adapter is not None
         shape = shape_of(self.state.adapter)
-        return new_adapter(open_model(self.state.name, **self.opening), shape, self.seed)
+        return new_adapter(self.opening.open(self.state.name), shape, self.seed)
 
 
 def shape_of(adapter: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ from unlearn.losses import NLL
 from unlearn.methods.defaults import trained_with
 from unlearn.methods.job import Job, Plan, expected_seconds
 from unlearn.model.scoring import score_examples
-from unlearn.model.state import ModelState, open_model
+from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.optimizers import all_matrices
 from unlearn.training.options import TrainingOptions
@@ -200,7 +200,7 @@ def _fresh(job: Job) -> ModelState:
             "pilot: this fully fine-tuned model has no lineage that names its base, and a pilot "
             "starts from there; use another method, or train with `unlearn finetune --full`"
         )
-    return open_model(job.parent.base.name, trainable=True, **job.opening)
+    return job.opening.open(job.parent.base.name, trainable=True)
 
 
 def _level(state: ModelState, examples: Sequence[Example]) -> float:

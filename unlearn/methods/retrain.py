@@ -11,7 +11,7 @@ from unlearn.errors import LineageError
 from unlearn.losses import NLL
 from unlearn.methods.defaults import trained_with
 from unlearn.methods.job import Job
-from unlearn.model.state import ModelState, open_model
+from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
@@ -72,7 +72,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
                 "retrain: this fully fine-tuned model has no lineage that names its base; run "
                 "`unlearn finetune --full` on the base with --exclude instead"
             )
-        fresh = open_model(job.parent.base.name, trainable=True, **job.opening)
+        fresh = job.opening.open(job.parent.base.name, trainable=True)
         if fresh.base_digest() != job.parent.base.digest:
             raise LineageError(
                 f"retrain: the model at {job.parent.base.name} is not the base that the lineage "

@@ -18,7 +18,7 @@ from unlearn.errors import ModelError
 from unlearn.losses import NLL
 from unlearn.methods.job import Job
 from unlearn.model.adapters import lora_delta_scale, read_adapter_config
-from unlearn.model.state import ModelState, open_model
+from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit
 from unlearn.training.trainer import Objective
 
@@ -66,7 +66,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        return open_model(job.state.name, [*job.state.frozen, folder], **job.opening), done
+        return job.opening.open(job.state.name, [*job.state.frozen, folder]), done
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,7 @@ from unlearn.losses import NLL
 from unlearn.methods.job import Job
 from unlearn.methods.pilot import teacher_of
 from unlearn.model.scoring import Projection
-from unlearn.model.state import ModelState, open_model
+from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit, fit
 from unlearn.training.trainer import Objective, Teacher
 
@@ -36,10 +36,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     """
     forget = job.split["forget"]
     adapters = [*job.state.frozen, job.state.adapter] if job.state.adapter else None
-    reinforced = open_model(
-        job.state.name, [a for a in adapters if a] if adapters else None, trainable=True,
-        **job.opening,
-    )  # fmt: skip
+    reinforced = job.opening.open(
+        job.state.name, [a for a in adapters if a] if adapters else None, trainable=True
+    )
     how = job.resolved.training
     more = how.model_copy(
         update={"epochs": float(job.resolved.extra["reinforce_epochs"]), "max_steps": None}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearn.canaries.pairs import beside, joined, plan_for
-from unlearn.config import validated, without_auto
+from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
+from unlearn.config import called_with
 from unlearn.data.records import Records
 from unlearn.data.splits import loaded
 from unlearn.data.templates import choose_template
@@ -15,139 +14,116 @@ from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
 from unlearn.methods.job import Plan, expected_seconds
-from unlearn.model.state import new_adapter, open_model
+from unlearn.model.state import new_adapter
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
+from unlearn.runs.options import FinetuneOptions
 from unlearn.runs.quick_check import measure
-from unlearn.runs.saving import (
-    Announce,
-    Progress,
-    Result,
-    checkpoint_folder,
-    cut_notes,
-    encode_records,
-    save_result,
-)
+from unlearn.runs.saving import Result, checkpoint_folder, cut_notes, encode_records, save_result
 from unlearn.training.fitting import fit, sample, total_steps
-from unlearn.training.options import USUAL_RATE, LoraOptions, TrainingOptions, check_wrappers
-from unlearn.training.trainer import Objective
+from unlearn.training.objective import Objective
+from unlearn.training.options import finetuning_options
+from unlearn.training.trackers import tracking_of
 
-__all__ = ["finetune"]
-
-# How training options of `finetune` differ from the general ones.
-FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": USUAL_RATE, "epochs": 10}
+__all__ = ["finetune", "run_finetune"]
 
 
-def finetune(
-    model: str | Path,
-    data: str | Path | Records,
-    output: str | Path,
-    *,
-    exclude: str | None = None,
-    canaries: int = 0,
-    full: bool = False,
-    template: str | None = None,
-    lora: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    announce: Announce | None = None,
-    progress: Progress | None = None,
-    **opening: Any,
-) -> Result:
+def run_finetune(options: FinetuneOptions) -> Result:
     """Train a LoRA adapter, or the whole model, on records, and save it with its lineage.
 
-    Args:
-        model: base model, a folder or hub name.
-        data: the records.
-        output: folder for the adapter.
-        exclude: ids of records to leave out (IDS syntax).
-        canaries: pairs of made-up records to plant: one of each, by a coin, is trained on. They go
-            to `OUTPUT.canaries.json`; the same run started again goes on with those there.
-        full: train the whole model instead of an adapter.
-        template: how records are written as text; by default the chat template, else `qa`.
-        lora: options of the new adapter, see `LoraOptions`.
-        options: training options, see `TrainingOptions`.
-        seed: of initial weights, data order and dropout.
-        overwrite: replace an output folder that is not empty.
-        announce: told the plan before training starts.
-        progress: called with (steps done, steps planned).
-        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
-
-    Returns:
-        The saved adapter.
-
-    Raises:
-        UnlearnError: for any input that cannot be used; nothing is written then.
+    Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
-    target = check_output(output, overwrite=overwrite)
-    training = validated(
-        TrainingOptions, FINETUNE_DEFAULTS | without_auto(options or {}), "finetune"
-    )
-    check_wrappers(without_auto(options or {}), training, "finetune", forget=False, retain=True)
-    adapter = validated(LoraOptions, lora or {}, "lora")
-    records = loaded(data)
-    if exclude:
-        left_out = records.select(exclude)
-        if len(left_out) == len(records):
-            raise SelectionError("--exclude leaves no record to train on")
-        records = records.without(left_out)
+    target = check_output(options.output, overwrite=options.overwrite)
+    training, lora = finetuning_options(options.options, options.lora, "finetune")
+    records = _without_excluded(loaded(options.data), options.exclude)
     key = Key.load()
     check_suppressed(records, key)
-    file = beside(target)
-    sown = plan_for(file, records, canaries, key) if canaries else None
-    state = open_model(model, trainable=full, **opening)
-    if not full:
-        state = new_adapter(state, adapter.model_dump(), seed)
-    chosen = choose_template(template, state.tokenizer, records)
-    trained = joined(records, sown.included) if sown else records
-    examples = encode_records(trained, state, chosen, training)
+    planting = _Planting(beside(target), records, options.canaries, key)
+    canaries = planting.draw()
+    state = options.open(options.model, trainable=options.full)
+    if not options.full:
+        state = new_adapter(state, lora.model_dump(), options.seed)
+    template = choose_template(options.template, state.tokenizer, records)
+    trained = joined(records, canaries.included) if canaries else records
+    examples = encode_records(trained, state, template, training)
     notes = cut_notes(examples)
-    steps = total_steps(training, len(examples))
-    settings = {"training": training.model_dump(), "lora": None if full else adapter.model_dump()}
-    if announce:
-        what = f"train {'the whole model' if full else 'an adapter'} on {len(examples)} records"
-        announce(Plan(what, steps, expected_seconds(state, examples, steps, training), notes))
-    signature: dict[str, Any] = {"verb": "finetune", "seed": seed, **settings}
-    if sown:
-        sown.publish(file)
-        there = plan_for(file, records, canaries, key)
-        if there != sown:  # of several processes another was first
-            trained = joined(records, there.included)
-            examples = encode_records(trained, state, chosen, training)
-        sown = there
-        signature["canaries"] = sown.commitment.sha256
-        notes += (
-            f"{canaries} pairs of canaries were planted; keep {file}, apart from the adapter: only "
-            "with it can they be used, and whoever reads it knows them",
+    settings = {
+        "training": training.model_dump(),
+        "lora": None if options.full else lora.model_dump(),
+    }
+    if options.announce:
+        what = "the whole model" if options.full else "an adapter"
+        steps = total_steps(training, len(examples))
+        seconds = expected_seconds(state, examples, steps, training)
+        text = f"train {what} on {len(examples)} records"
+        options.announce(Plan(text, steps, seconds, notes))
+    signature: dict[str, Any] = {"verb": "finetune", "seed": options.seed, **settings}
+    if canaries:
+        published = planting.publish(canaries)
+        if published != canaries:  # of several processes another was first
+            trained = joined(records, published.included)
+            examples = encode_records(trained, state, template, training)
+        canaries = published
+        signature["canaries"] = canaries.commitment.sha256
+        notes += (planting.note,)
+    with tracking_of(options.report_to, target):
+        training_facts = fit(
+            state,
+            Objective(retain=NLL()),
+            training,
+            retain=examples,
+            seed=options.seed,
+            checkpoints=checkpoint_folder(target, training, signature),
+            progress=options.progress,
         )
-    done = fit(
-        state,
-        Objective(retain=NLL()),
-        training,
-        retain=examples,
-        seed=seed,
-        checkpoints=checkpoint_folder(target, training, signature),
-        progress=progress,
-    )
     after = {"train": measure(state, sample(examples))}
-    digests = RecordDigests(
-        key_id=key.id, trained=sorted({key.digest(record) for record in trained})
-    )
     line = save_result(
         state,
         target,
-        overwrite=overwrite,
+        overwrite=options.overwrite,
         verb="finetune",
         parent=None,
-        records=digests,
-        canaries=sown.commitment if sown else None,
-        template=chosen.name,
+        records=RecordDigests(key_id=key.id, trained=sorted(set(map(key.digest, trained)))),
+        canaries=canaries.commitment if canaries else None,
+        template=template.name,
         method="finetune",
         options=settings["training"],
         finetuned_with=settings,
-        seed=seed,
-        fit=done,
+        seed=options.seed,
+        fit=training_facts,
     )
-    return Result(target, line, done, after=after, notes=notes)
+    return Result(target, line, training_facts, after=after, notes=notes)
+
+
+finetune = called_with(FinetuneOptions, run_finetune, "finetune")
+
+
+def _without_excluded(records: Records, exclude: str | None) -> Records:
+    """Return the records but those to leave out."""
+    if not exclude:
+        return records
+    excluded = records.select(exclude)
+    if len(excluded) == len(records):
+        raise SelectionError("--exclude leaves no record to train on")
+    return records.without(excluded)
+
+
+class _Planting:
+    """Canaries of a run, if it plants any: drawn before a model is opened, published after."""
+
+    def __init__(self, file: Path, records: Records, count: int, key: Key) -> None:
+        self._run = (file, records, count, key)
+        self.note = (
+            f"{count} pairs of canaries were planted; keep {file}, apart from the adapter: only "
+            "with it can they be used, and whoever reads it knows them"
+        )
+
+    def draw(self) -> Canaries | None:
+        """Return those that an earlier attempt published, else new ones, in memory only."""
+        return plan_for(*self._run) if self._run[2] else None
+
+    def publish(self, canaries: Canaries) -> Canaries:
+        """Write their file, and return what it then holds: of several processes one is first."""
+        canaries.publish(self._run[0])
+        return plan_for(*self._run)

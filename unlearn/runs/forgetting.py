@@ -1,184 +1,214 @@
-"""Fine-tune on records, and take records out again: what the command line and Python both call."""
+"""Take records out of an adapter: what the command line and Python both call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from unlearn.canaries.pairs import joined
-from unlearn.canaries.planted import lot_of
+from unlearn.canaries.planted import Lot, lot_of
+from unlearn.config import called_with
 from unlearn.data.records import Records
 from unlearn.data.splits import check_disjoint, loaded, retained
-from unlearn.data.templates import choose_template
+from unlearn.data.templates import Template, choose_template
+from unlearn.data.tokenization import Example
 from unlearn.files import check_output
 from unlearn.methods.alternates import alternates
 from unlearn.methods.defaults import decided
 from unlearn.methods.job import Job, Plan
+from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
-from unlearn.model.state import open_model
-from unlearn.provenance import suppression
+from unlearn.model.state import ModelState
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage, RecordDigests
+from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
+from unlearn.provenance.suppression import check_suppressed, suppress
+from unlearn.recipe import ForgetRecipe, load_recipe
+from unlearn.runs.options import DEFAULT_METHOD, ForgetOptions
 from unlearn.runs.quick_check import Measured, measure, warnings_of
-from unlearn.runs.saving import (
-    Announce,
-    Progress,
-    Result,
-    checkpoint_folder,
-    cut_notes,
-    encode_records,
-    save_result,
-)
-from unlearn.training.fitting import sample
+from unlearn.runs.saving import Result, checkpoint_folder, cut_notes, encode_records, save_result
+from unlearn.training.fitting import Fit, sample
+from unlearn.training.trackers import tracking_of
 
-__all__ = ["Measured", "Plan", "forget"]
+__all__ = ["DEFAULT_METHOD", "Measured", "Plan", "Result", "forget", "run_forget"]
 
-DEFAULT_METHOD = "pilot"
+# What a first look before and after is taken of.
+_LOOKED_AT = ("forget", "retain", "holdout")
 
 
-def forget(
-    model: str | Path,
-    data: str | Path | Records,
-    forget: str,
-    output: str | Path,
-    *,
-    adapter: str | Path | Sequence[str | Path] | None = None,
-    method: str = DEFAULT_METHOD,
-    holdout: str | Path | Records | None = None,
-    retain: str | Path | Records | None = None,
-    canaries: str | Path | None = None,
-    with_canaries: int = 0,
-    template: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    suppress: bool = False,
-    announce: Announce | None = None,
-    progress: Progress | None = None,
-    **opening: Any,
-) -> Result:
+def run_forget(options: ForgetOptions) -> Result:
     """Take records out of an adapter (or a fully fine-tuned model) and save the result.
 
-    Args:
-        model: base model; without `adapter`, the fully fine-tuned model.
-        data: the records it was trained on (or just those to forget, with `retain` given).
-        forget: which of them to take out (IDS syntax).
-        output: folder for the new adapter.
-        adapter: the adapter to change, on top of any others before it.
-        method: name of the method.
-        holdout: records the model never saw: their loss is where forgetting stops.
-        retain: records to keep, when `data` no longer holds the rest.
-        canaries: file of those planted in the adapter: those still in it count as data.
-        with_canaries: how many of them to take out beside the records.
-        template: how records are written; by default what the adapter's lineage says.
-        options: method and training options.
-        seed: of data order and dropout.
-        overwrite: replace an output folder that is not empty.
-        suppress: put the records on the suppression list afterwards.
-        announce: told the plan before training starts.
-        progress: called with (steps done, steps planned).
-        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
-
-    Returns:
-        The saved adapter, with a first look before and after.
-
-    Raises:
-        UnlearnError: for any input that cannot be used; nothing is written then.
+    Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
-    target = check_output(output, overwrite=overwrite)
-    chosen_method = get_method(method)
-    resolved = resolve(chosen_method, options or {})
-    key = Key.load()
-    lot = lot_of(canaries, with_canaries, model, adapter, key)
-    records = joined(loaded(data), lot.left)
-    gone = lot.gone(records, forget)
-    kept = retained(records, gone, lot.retain(retain), needed=chosen_method.needs_retain)
-    unseen = loaded(holdout) if holdout is not None else None
-    check_disjoint(unseen, gone, kept)
-    suppression.check_suppressed(kept, key)
-    state = open_model(model, adapter, trainable=chosen_method.kind != "exact", **opening)
+    target = check_output(options.output, overwrite=options.overwrite)
+    resolved = _resolved(options)
+    method, key = resolved.method, Key.load()
+    canaries = lot_of(options.canaries, options.with_canaries, options.model, options.adapter, key)
+    split = _split(options, canaries, needs_retain=method.needs_retain)
+    check_suppressed(split.retain, key)
+    state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     parent = Lineage.read(state.adapter or state.folder)
-    resolved, notes = decided(resolved, parent, len(gone))
-    handed_down = lot.planted
-    if parent and parent.canaries and lot.planted is None:
-        notes.append(
-            f"{parent.canaries.pairs} pairs of canaries were planted in the adapter, and nothing "
-            "looks after them here: name their file with --canaries"
-        )
-        # retraining without them leaves nothing that they could show
-        handed_down = None if chosen_method.kind == "exact" else parent.canaries
-    name = template or (parent.template if parent else None)
-    used = choose_template(name, state.tokenizer, records)
-    if name is None:
-        notes.append(
-            f"no lineage says how the records were written: assuming the template {used.name!r}; "
-            "pass --template if it was another"
-        )
-    split = {
-        "forget": encode_records(gone, state, used, resolved.training),
-        "retain": encode_records(kept, state, used, resolved.training),
-        "holdout": encode_records(unseen, state, used, resolved.training) if unseen else [],
+    resolved, notes = decided(resolved, parent, len(split.forget))
+    notes += _unguarded_canaries(parent, canaries)
+    template, assumed = _template(options.template, parent, state, split)
+    notes += assumed
+    examples = _encoded(split, state, template, resolved, options.seed)
+    notes += cut_notes([example for part in examples.values() for example in part])
+    look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
+    before = {name: measure(state, part) for name, part in look.items()}
+    signature = {
+        "verb": "forget",
+        "method": method.name,
+        "options": resolved.as_dict(),
+        "seed": options.seed,
+        "parent": state.digest(),
+        "forget": sorted(map(key.digest, split.forget)),
     }
-    if chosen_method.alternates:
-        split["alternate"] = alternates(
-            chosen_method.alternates,
-            gone,
-            split["forget"],
+    job = Job(
+        state,
+        resolved,
+        parent,
+        examples,
+        options.seed,
+        checkpoint_folder(target, resolved.training, signature),
+        options.announce,
+        options.progress,
+        options.opening,
+        tuple(notes),
+    )
+    with tracking_of(options.report_to, target):
+        state, fit = job.run()
+    after = {name: measure(state, part) for name, part in look.items()}
+    line = save_result(
+        state,
+        target,
+        overwrite=options.overwrite,
+        verb="forget",
+        parent=None if method.kind == "exact" else job.state.digest(),
+        records=_digests(split, key, parent, exact=method.kind == "exact"),
+        canaries=_handed_down(parent, canaries, method),
+        template=template.name,
+        method=method.name,
+        seed=options.seed,
+        fit=fit,
+        **_settings(resolved, fit, parent),
+    )
+    if options.suppress:
+        records = canaries.without(split.forget)
+        path = suppress(records, f"taken out by {method.name}", key)
+        notes.append(f"{len(records)} record(s) are on the suppression list {path}")
+    notes += warnings_of(before, after)
+    return Result(target, line, fit, before, after, tuple(notes))
+
+
+forget = called_with(ForgetOptions, run_forget, "forget")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Which records a run takes out, which it keeps, and which the model never saw."""
+
+    forget: Records
+    retain: Records
+    holdout: Records | None
+
+
+def _resolved(options: ForgetOptions) -> Resolved:
+    """Return the method and its options: those given, over those of the recipe, over defaults."""
+    name, chosen = options.method, options.options
+    if options.recipe:
+        recipe = load_recipe(options.recipe, ForgetRecipe)
+        if name in {None, recipe.method}:
+            chosen = {**recipe.options, **chosen}
+        name = name or recipe.method
+    return resolve(get_method(name or DEFAULT_METHOD), chosen)
+
+
+def _split(options: ForgetOptions, canaries: Lot, *, needs_retain: bool) -> _Split:
+    """Split the data, refusing a holdout that shares records with the rest."""
+    records = joined(loaded(options.data), canaries.left)
+    forget_records = canaries.gone(records, options.forget)
+    retain_records = retained(
+        records, forget_records, canaries.retain(options.retain), needed=needs_retain
+    )
+    holdout_records = None if options.holdout is None else loaded(options.holdout)
+    check_disjoint(holdout_records, forget_records, retain_records)
+    return _Split(forget_records, retain_records, holdout_records)
+
+
+def _template(
+    name: str | None, parent: Lineage | None, state: ModelState, split: _Split
+) -> tuple[Template, list[str]]:
+    """Return the template that is given, else the lineage's, else a guess that is told."""
+    known = name or (parent.template if parent else None)
+    template = choose_template(known, state.tokenizer, split.forget)
+    if known is not None:
+        return template, []
+    return template, [
+        f"no lineage says how the records were written: assuming the template {template.name!r}; "
+        "pass --template if it was another"
+    ]
+
+
+def _encoded(
+    split: _Split, state: ModelState, template: Template, resolved: Resolved, seed: int
+) -> dict[str, list[Example]]:
+    """Return the splits as tokens, with alternate answers where the method needs them."""
+
+    def encode(records: Any) -> list[Example]:
+        return encode_records(records, state, template, resolved.training)
+
+    examples = {
+        "forget": encode(split.forget),
+        "retain": encode(split.retain),
+        "holdout": encode(split.holdout) if split.holdout else [],
+    }
+    if resolved.method.alternates:
+        examples["alternate"] = alternates(
+            resolved.method.alternates,
+            split.forget,
+            examples["forget"],
             state,
-            lambda rows: encode_records(rows, state, used, resolved.training),
+            encode,
             path=resolved.extra["alternates"],
             count=int(resolved.extra["alternate_count"]),
             seed=seed,
         )
-    notes += cut_notes([e for part in split.values() for e in part])
-    look = {name: sample(split[name]) for name in _LOOKED_AT if split[name]}
-    before = {name: measure(state, part) for name, part in look.items()}
-    checkpoints = checkpoint_folder(
-        target,
-        resolved.training,
-        {
-            "verb": "forget",
-            "method": method,
-            "options": resolved.as_dict(),
-            "seed": seed,
-            "parent": state.digest(),
-            "forget": sorted(key.digest(r) for r in gone),
-        },
-    )
-    job = Job(
-        state, resolved, parent, split, seed, checkpoints, announce, progress, opening, tuple(notes)
-    )
-    state, done = job.run()
-    after = {name: measure(state, part) for name, part in look.items()}
-    how = done.training.model_dump()
-    trained = {key.digest(r) for r in kept}
-    if chosen_method.kind != "exact":
-        trained |= {key.digest(r) for r in gone} | set(parent.records.trained if parent else ())
-    forgotten = {key.digest(r) for r in gone} | set(parent.records.forgotten if parent else ())
-    line = save_result(
-        state,
-        target,
-        overwrite=overwrite,
-        verb="forget",
-        parent=None if chosen_method.kind == "exact" else job.state.digest(),
-        records=RecordDigests(key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten)),
-        canaries=handed_down,
-        template=used.name,
-        method=method,
-        options=resolved.as_dict() | how,
-        finetuned_with=(parent.finetuned_with if parent else {})
-        | ({"training": how} if chosen_method.kind == "exact" else {}),
-        seed=seed,
-        fit=done,
-    )
-    if suppress:
-        own = lot.without(gone)
-        path = suppression.suppress(own, f"taken out by {method}", key)
-        notes.append(f"{len(own)} record(s) are on the suppression list {path}")
-    notes += warnings_of(before, after)
-    return Result(target, line, done, before, after, tuple(notes))
+    return examples
 
 
-# What a first look before and after is taken of.
-_LOOKED_AT = ("forget", "retain", "holdout")
+def _unguarded_canaries(parent: Lineage | None, canaries: Lot) -> list[str]:
+    """Say so where canaries lie in the adapter and their file was not named."""
+    if parent is None or parent.canaries is None or canaries.planted is not None:
+        return []
+    return [
+        f"{parent.canaries.pairs} pairs of canaries were planted in the adapter, and nothing looks "
+        "after them here: name their file with --canaries"
+    ]
+
+
+def _handed_down(parent: Lineage | None, canaries: Lot, method: Method) -> Planted | None:
+    """Return the commitment to canaries that the result inherits."""
+    if canaries.planted is not None or parent is None:
+        return canaries.planted
+    # retraining without them leaves nothing that they could show
+    return None if method.kind == "exact" else parent.canaries
+
+
+def _digests(split: _Split, key: Key, parent: Lineage | None, *, exact: bool) -> RecordDigests:
+    """Return what the lineage says of records: those that shaped the weights, those taken out."""
+    trained = set(map(key.digest, split.retain))
+    forgotten = set(map(key.digest, split.forget))
+    if not exact:
+        trained |= forgotten | set(parent.records.trained if parent else ())
+    forgotten |= set(parent.records.forgotten if parent else ())
+    return RecordDigests(key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten))
+
+
+def _settings(resolved: Resolved, fit: Fit, parent: Lineage | None) -> dict[str, Any]:
+    """Return the options that the lineage tells: the method's, and those of the first training."""
+    training = fit.training.model_dump()
+    first = dict(parent.finetuned_with) if parent else {}
+    if resolved.method.kind == "exact":
+        first["training"] = training
+    return {"options": resolved.as_dict() | training, "finetuned_with": first}

@@ -32,9 +32,13 @@ from unlearn.provenance.lineage import (
     weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
-from unlearn.runs.finetuning import FINETUNE_DEFAULTS
 from unlearn.training.fitting import total_steps
-from unlearn.training.options import LoraOptions, TrainingOptions, check_wrappers
+from unlearn.training.options import (
+    FINETUNE_DEFAULTS,
+    LoraOptions,
+    TrainingOptions,
+    check_wrappers,
+)
 from unlearn.training.stacked import check_stackable, fit_stacked, save_stacked, stack_adapters
 
 __all__ = ["AT_ONCE", "KINDS", "SEED", "Trained", "reference_folders", "train_references"]

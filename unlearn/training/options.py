@@ -7,14 +7,24 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unlearn.config import StrictModel
+from unlearn.config import StrictModel, validated, without_auto
 from unlearn.errors import OptionError
 
-__all__ = ["USUAL_RATE", "LoraOptions", "TrainingOptions", "check_wrappers"]
+__all__ = [
+    "FINETUNE_DEFAULTS",
+    "USUAL_RATE",
+    "LoraOptions",
+    "TrainingOptions",
+    "check_wrappers",
+    "finetuning_options",
+]
 
 USUAL_RATE = 2e-4
 """Learning rate at which adapters are usually trained: that of the LoRA paper for GPT-3
 (2106.09685, table 12) and of the QLoRA paper up to 13B (2305.14314, table 9)."""
+
+FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": USUAL_RATE, "epochs": 10}
+"""How training options of fine-tuning differ from those of unlearning."""
 
 
 class TrainingOptions(StrictModel):
@@ -100,6 +110,21 @@ class LoraOptions(StrictModel):
     target_modules: str | list[str] = Field("all-linear", description="layers that get factors")
     use_rslora: bool = Field(False, description="scale by alpha / √r")
     use_dora: bool = Field(False, description="learn a magnitude beside the direction (DoRA)")
+
+
+def finetuning_options(
+    options: Mapping[str, Any], lora: Mapping[str, Any], where: str
+) -> tuple[TrainingOptions, LoraOptions]:
+    """Return how an adapter is trained and shaped; `options` may hold those of its shape, too.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    chosen = without_auto(options)
+    shape = {name: chosen.pop(name) for name in LoraOptions.model_fields if name in chosen}
+    training = validated(TrainingOptions, FINETUNE_DEFAULTS | chosen, where)
+    check_wrappers(chosen, training, where, forget=False, retain=True)
+    return training, validated(LoraOptions, {**shape, **lora}, "lora")
 
 
 def check_wrappers(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unlearn.errors import OptionError, did_you_mean
 
-__all__ = ["Tracking", "check_trackers", "tracked", "tracking"]
+__all__ = ["Tracking", "check_trackers", "tracked", "tracking", "tracking_of"]
 
 _FOLDER = "TENSORBOARD_LOGGING_DIR"
 """Where transformers has TensorBoard write; its own default is a folder that is thrown away."""
@@ -75,6 +75,11 @@ def check_trackers(names: str | None) -> tuple[str, ...]:
         if name not in there:
             raise OptionError(f"--report-to {name}: not installed; pip install {name}")
     return wanted
+
+
+def tracking_of(names: str | None, output: Path) -> contextlib.AbstractContextManager[None]:
+    """Report the training runs inside to the trackers named, under the name of their output."""
+    return tracked(check_trackers(names), output.name, f"{output}.runs")
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from unlearn.config import StrictModel, load_recipe, recipe_names, validated
+from unlearn.config import StrictModel, validated
 from unlearn.errors import OptionError, did_you_mean
+from unlearn.recipe import load_recipe, recipe_names
 from unlearn_eval.certificate.policies import content_hash, posing
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.scores.token_scores import SAMPLERS

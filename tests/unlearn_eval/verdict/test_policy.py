@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from unlearn.config import recipe_path
 from unlearn.errors import OptionError
+from unlearn.recipe import recipe_path
 from unlearn_eval.certificate.policies import SHIPPED
 from unlearn_eval.robustness import TREATMENTS
 from unlearn_eval.statistics import prediction_limits, records_for_equivalence

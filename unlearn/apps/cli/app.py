@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearn.apps.cli.flags import unwrapped
 from unlearn.apps.cli.listings import attacks, methods
 from unlearn.apps.cli.request.intake import request
+from unlearn.apps.cli.verb import add, unwrapped
 from unlearn.apps.cli.verbs.audit import audit
 from unlearn.apps.cli.verbs.benchmark import benchmark
 from unlearn.apps.cli.verbs.certificate import certificate
@@ -20,6 +20,7 @@ from unlearn.apps.cli.verbs.key import key
 from unlearn.apps.cli.verbs.recipes import recipes
 from unlearn.apps.cli.verbs.references import references
 from unlearn.apps.cli.verbs.verify import verify
+from unlearn.runs.options import FinetuneOptions, ForgetOptions
 
 __all__ = ["command"]
 
@@ -64,8 +65,9 @@ def command() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=unwrapped(_root))(_root)
+    add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
+    add(app, ForgetOptions, forget, "forget", _TRAIN)
     panels = {
-        _TRAIN: (finetune, forget),
         _MEASURE: (references, audit, verify, compare, benchmark, demo),
         _LOOK: (methods, attacks),
     }

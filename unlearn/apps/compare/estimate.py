@@ -16,10 +16,11 @@ from unlearn.apps.compare.data import Pool, is_hub, parts_of, sources
 from unlearn.apps.compare.layout import Layout, Step
 from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.apps.compare.study import Study
-from unlearn.config import recipe_path, validated, without_auto
+from unlearn.config import validated, without_auto
 from unlearn.errors import OptionError
 from unlearn.methods.defaults import decided
 from unlearn.methods.registry import Method, Resolved, get_method
+from unlearn.recipe import recipe_path
 from unlearn.training.options import LoraOptions, TrainingOptions
 
 __all__ = ["Costs", "Counts", "Work", "costs", "counts", "parameters", "training_tokens"]

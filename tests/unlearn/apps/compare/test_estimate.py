@@ -14,9 +14,9 @@ from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.estimate import Work, costs, counts, parameters, training_tokens
 from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.apps.compare.tuning.trials import check_tuning, own_values
-from unlearn.config import load_recipe, recipe_names, recipe_path
 from unlearn.errors import OptionError
 from unlearn.methods.registry import METHODS, get_method, resolve
+from unlearn.recipe import load_recipe, recipe_names, recipe_path
 from unlearn.training.options import TrainingOptions
 
 OURS = [name for name in recipe_names() if name.startswith("compare/")]

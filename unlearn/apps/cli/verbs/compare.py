@@ -70,7 +70,7 @@ def compare(
     from unlearn.apps.cli.screen import console, table
     from unlearn.apps.compare import comparing
     from unlearn.apps.compare.recipe import CompareRecipe
-    from unlearn.config import load_recipe
+    from unlearn.recipe import load_recipe
     from unlearn.training.trackers import check_trackers
 
     loaded = load_recipe(recipe, CompareRecipe, overrides or [])

@@ -22,7 +22,7 @@ def list_() -> None:
     import yaml
 
     from unlearn.apps.cli.screen import console
-    from unlearn.config import recipe_names, recipe_path
+    from unlearn.recipe import recipe_names, recipe_path
 
     for name in recipe_names():
         content = yaml.safe_load(recipe_path(name).read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def list_() -> None:
 @recipes.command()
 def show(name: _Name) -> None:
     """Print a recipe."""
-    from unlearn.config import recipe_path
+    from unlearn.recipe import recipe_path
 
     typer.echo(recipe_path(name).read_text(encoding="utf-8").rstrip())
 
@@ -45,9 +45,9 @@ def cp(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
 ) -> None:
     """Copy a recipe, to change it."""
-    from unlearn.config import recipe_path
     from unlearn.errors import OutputError
     from unlearn.files import staged_file
+    from unlearn.recipe import recipe_path
 
     source = recipe_path(name)
     file = target / source.name if target.is_dir() else target

@@ -1,0 +1,110 @@
+"""Recipes: YAML files whose path below the recipe folder is their name.
+
+A recipe says what kind it is (`kind: forget`, `kind: compare`, or `kind: policy` for a verdict) and
+is validated strictly: an unknown key is an error that suggests the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import Field
+from yaml import YAMLError
+
+from unlearn.config import StrictModel, parse_overrides, validated
+from unlearn.errors import OptionError, did_you_mean
+
+__all__ = ["ForgetRecipe", "load_recipe", "recipe_folder", "recipe_names", "recipe_path"]
+
+
+class ForgetRecipe(StrictModel):
+    """A method with its options, for `unlearn forget --recipe`."""
+
+    kind: Literal["forget"]
+    description: str = ""
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+R = TypeVar("R", bound=StrictModel)
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes: inside the installed package, or beside a checkout's."""
+    installed = Path(str(files("unlearn") / "recipes"))
+    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipe_names() -> Iterator[str]:
+    """Yield the names of all recipes, sorted."""
+    folder = recipe_folder()
+    yield from sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
+    )
+
+
+def recipe_path(name: str) -> Path:
+    """Find a recipe by name, or a file of the user's own.
+
+    Args:
+        name: such as `compare/tofu_small`; its last part where no other recipe has the same; or a
+            path that ends with `.yaml`.
+
+    Returns:
+        The file.
+
+    Raises:
+        OptionError: with the nearest names.
+    """
+    own = Path(name)
+    if own.suffix in {".yaml", ".yml"}:
+        if own.is_file():
+            return own
+        raise OptionError(f"the recipe {name} does not exist")
+    known = list(recipe_names())
+    found = [k for k in known if name in (k, k.rpartition("/")[2])]
+    if len(found) != 1 and name not in found:
+        raise OptionError(
+            f"unknown recipe {name!r}{did_you_mean(name, known)}; `unlearn recipes ls` lists them"
+        )
+    return recipe_folder() / f"{name if name in found else found[0]}.yaml"
+
+
+def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
+    """Load and validate a recipe.
+
+    Args:
+        name: its name or file.
+        kind: the class it must be of.
+        overrides: `key=value` words; dots reach inside (`finetune.options.epochs=5`).
+
+    Returns:
+        The recipe.
+
+    Raises:
+        OptionError: if it is of another kind, not YAML, or has an unknown key or impossible value.
+    """
+    path = recipe_path(name)
+    try:
+        # OmegaConf reads 1e-5 as a number, which YAML 1.1 does not
+        loaded = OmegaConf.load(path)
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise OptionError(f"recipe {path.name} needs {key}: write {key}=… behind it") from None
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise OptionError(f"recipe {path}: {error}") from error
+    if overrides:
+        parse_overrides(overrides)  # complains about words without `=`
+    if not isinstance(values, dict) or "kind" not in values:
+        raise OptionError(f"recipe {path}: no `kind:`; write kind: forget, compare or policy")
+    (wanted,) = get_args(kind.model_fields["kind"].annotation)
+    if values["kind"] != wanted:
+        raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")
+    return validated(kind, {str(k): v for k, v in values.items()}, f"recipe {path.name}")

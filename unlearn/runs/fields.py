@@ -1,0 +1,108 @@
+"""Options that several verbs share, each described once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from unlearn.config import Flag, Overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unlearn.data.records import Records
+    from unlearn.methods.job import Plan
+
+    Source = str | Path | Records
+    Announce = Callable[[Plan], None]
+    Progress = Callable[[int, int], None]
+else:  # these are heavy to import, and the command line needs the names of files only
+    Source = Announce = Progress = Any
+
+__all__ = [
+    "Adapters",
+    "Announce",
+    "Canaries",
+    "Data",
+    "Folder",
+    "Holdout",
+    "Model",
+    "Options",
+    "Overwrite",
+    "Place",
+    "Progress",
+    "ReportTo",
+    "Retain",
+    "Seed",
+    "Selectors",
+    "Source",
+    "Template",
+]
+
+Place = str | Path
+"""A file or folder, or a name on the hub."""
+
+Selectors = str | Sequence[str]
+"""Which records: one selector in IDS syntax, or several."""
+
+Model = Annotated[
+    Place,
+    Field(description="Base model: a folder or hub name."),
+    Flag(("--model", "-m"), metavar="MODEL"),
+]
+Adapters = Annotated[
+    Place | Sequence[Place] | None,
+    Field(
+        description="LoRA adapter on that base (repeat for several; the last one changes). Without "
+        "it, MODEL is a full fine-tune."
+    ),
+    Flag(("--adapter", "-a"), metavar="ADAPTER", kind=list[str]),
+]
+Data = Annotated[
+    Source,
+    Field(description="Records: JSONL, JSON, CSV, Parquet, a saved dataset or a hub dataset."),
+    Flag(("--data", "-d"), metavar="FILE"),
+]
+Holdout = Annotated[
+    Source | None, Field(description="Records the model never saw."), Flag(metavar="FILE")
+]
+Retain = Annotated[
+    Source | None,
+    Field(description="Records to keep, where --data lacks the rest."),
+    Flag(metavar="FILE"),
+]
+Canaries = Annotated[
+    Place | None,
+    Field(
+        description="What `unlearn finetune --canaries` planted: ADAPTER.canaries.json. The "
+        "lineage must commit to this very file."
+    ),
+    Flag(metavar="FILE"),
+]
+Folder = Annotated[Path, Field(description="Folder for the result."), Flag(metavar="DIR")]
+Overwrite = Annotated[bool, Field(description="Replace an output folder that is not empty.")]
+ReportTo = Annotated[
+    str | None,
+    Field(
+        description="Trackers for the curves of training, by commas: tensorboard, wandb, mlflow, "
+        "trackio and what else transformers knows. TensorBoard's files go to OUTPUT.runs (of a "
+        "comparison OUTPUT/runs), or where TENSORBOARD_LOGGING_DIR says."
+    ),
+    Flag(metavar="NAMES"),
+]
+Seed = Annotated[int, Field(description="Seed of everything random.")]
+Template = Annotated[
+    str | None,
+    Field(
+        description="How records become text: chat, qa, instruction, space, none, roles, or a text "
+        "with {prompt} and {completion}. Default: what the adapter's lineage says, else the "
+        "tokenizer's chat template, else qa."
+    ),
+    Flag(metavar="NAME|TEXT"),
+]
+Options = Annotated[
+    Overrides, Field(description="Set a method or training option (repeat for several).")
+]

@@ -1,0 +1,123 @@
+"""What a user can choose of each run."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, field
+from typing import Annotated
+
+from pydantic import Field
+
+from unlearn.config import PYTHON_ONLY, Flag, Overrides, options
+from unlearn.model.opening import Opening
+from unlearn.runs.fields import (
+    Adapters,
+    Announce,
+    Canaries,
+    Data,
+    Folder,
+    Holdout,
+    Model,
+    Options,
+    Overwrite,
+    Progress,
+    ReportTo,
+    Retain,
+    Seed,
+    Selectors,
+    Template,
+)
+
+__all__ = ["DEFAULT_METHOD", "FinetuneOptions", "ForgetOptions"]
+
+DEFAULT_METHOD = "pilot"
+
+
+@options
+class RunOptions(Opening):
+    """What every run has: seed, template, options of training, and who is told of it."""
+
+    _: KW_ONLY
+    template: Template = None
+    options: Options = field(default_factory=dict)
+    seed: Seed = 0
+    overwrite: Overwrite = False
+    report_to: ReportTo = None
+    announce: Annotated[
+        Announce | None, PYTHON_ONLY, Field(description="Called with the plan before training.")
+    ] = None
+    progress: Annotated[
+        Progress | None,
+        PYTHON_ONLY,
+        Field(description="Called with (steps done, steps planned) as training goes on."),
+    ] = None
+
+
+@options
+class FinetuneOptions(RunOptions):
+    """Of `finetune`."""
+
+    model: Model
+    data: Data
+    output: Folder
+    _: KW_ONLY
+    exclude: Annotated[
+        str | None, Field(description="Records to leave out."), Flag(metavar="IDS")
+    ] = None
+    canaries: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Plant N pairs of made-up records in the form of the data. A coin decides "
+            "which of a pair is trained on, so that `audit --canaries` can tell what is left of "
+            "them, without references. They go to OUTPUT.canaries.json, for your eyes only, and "
+            "lineage.json holds its SHA-256. A FAIL takes 7 to 10 pairs, a PASS by `quick` 64, by "
+            "`standard` 143, by `strict` 571.",
+        ),
+        Flag(metavar="N"),
+    ] = 0
+    full: Annotated[bool, Field(description="Train the whole model instead of an adapter.")] = False
+    lora: Annotated[
+        Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
+    ] = field(default_factory=dict)
+
+
+@options
+class ForgetOptions(RunOptions):
+    """Of `forget`."""
+
+    model: Model
+    data: Data
+    forget: Annotated[
+        Selectors,
+        Field(
+            description="Records to take out: id1,id2 | @file | subject:NAME | rows:180-199 (from "
+            "0, both ends). Repeat for several."
+        ),
+        Flag(("--forget", "-f"), metavar="IDS", kind=list[str]),
+    ]
+    output: Folder
+    _: KW_ONLY
+    adapter: Adapters = None
+    method: Annotated[
+        str | None,
+        Field(description=f"See `unlearn methods`. Default: {DEFAULT_METHOD}."),
+        Flag(metavar="NAME"),
+    ] = None
+    recipe: Annotated[
+        str | None, Field(description="Method and options from a recipe."), Flag(metavar="NAME")
+    ] = None
+    holdout: Holdout = None
+    retain: Retain = None
+    canaries: Canaries = None
+    with_canaries: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Take K of the canaries out beside the records: what is left of these K, "
+            "`audit --canaries` can measure. The others are kept, for later requests.",
+        ),
+        Flag(metavar="K"),
+    ] = 0
+    suppress: Annotated[
+        bool, Field(description="Never train on these records again on this machine.")
+    ] = False
