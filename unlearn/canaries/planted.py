@@ -10,7 +10,7 @@ from unlearn.canaries.pairs import Canaries, check_planted, joined, still_in
 from unlearn.data.records import Record, Records
 from unlearn.data.splits import loaded
 from unlearn.errors import OptionError
-from unlearn.model.folders import resolve_folder
+from unlearn.model.folders import resolve_folder, stacked
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, Planted
 
@@ -92,7 +92,7 @@ def lot_of(
         return Lot()
     if count < 0:
         raise OptionError(f"--with-canaries {count}: it cannot be negative")
-    stack = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or ())
+    stack = stacked(adapter)
     folder = resolve_folder(*((stack[-1], "adapter") if stack else (model, "model")))
     canaries = Canaries.read(file)
     line = check_planted(canaries, file, Lineage.read(folder), key, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,21 @@ from unlearn.errors import ModelError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_loaded", "check_model_folder", "one_line", "place_of", "resolve_folder"]
+__all__ = [
+    "check_loaded",
+    "check_model_folder",
+    "one_line",
+    "place_of",
+    "resolve_folder",
+    "stacked",
+]
+
+
+def stacked(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Path]:
+    """Return adapters as a list, the frozen ones first, whether none, one or several are named."""
+    if adapters is None:
+        return []
+    return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
 
 
 def resolve_folder(name: str | Path, what: str) -> Path:

@@ -14,9 +14,25 @@ from unlearn.config import Flag, options
 if TYPE_CHECKING:
     from unlearn.model.state import ModelState
 
-__all__ = ["Opening"]
+__all__ = ["Device", "Dtype", "FourBit", "Opening", "RemoteCode"]
 
 _PANEL = "Model files"
+
+
+Dtype = Annotated[
+    str,
+    Field(description="float32, bfloat16, float16, or auto: bfloat16 where a GPU has it."),
+    Flag(panel=_PANEL),
+]
+Device = Annotated[
+    str | None, Field(description="cpu, cuda, cuda:1, … Default: a GPU if any."), Flag(panel=_PANEL)
+]
+RemoteCode = Annotated[
+    bool, Field(description="Run Python code that comes with the model."), Flag(panel=_PANEL)
+]
+FourBit = Annotated[
+    bool, Field(description="Quantise the base on load (CUDA only)."), Flag(panel=_PANEL)
+]
 
 
 @options
@@ -24,24 +40,10 @@ class Opening:
     """How a model is opened."""
 
     _: KW_ONLY
-    dtype: Annotated[
-        str,
-        Field(description="float32, bfloat16, float16, or auto: bfloat16 where a GPU has it."),
-        Flag(panel=_PANEL),
-    ] = "auto"
-    device: Annotated[
-        str | None,
-        Field(description="cpu, cuda, cuda:1, … Default: a GPU if any."),
-        Flag(panel=_PANEL),
-    ] = None
-    trust_remote_code: Annotated[
-        bool,
-        Field(description="Run Python code that comes with the model."),
-        Flag(panel=_PANEL),
-    ] = False
-    load_in_4bit: Annotated[
-        bool, Field(description="Quantise the base on load (CUDA only)."), Flag(panel=_PANEL)
-    ] = False
+    dtype: Dtype = "auto"
+    device: Device = None
+    trust_remote_code: RemoteCode = False
+    load_in_4bit: FourBit = False
 
     @property
     def opening(self) -> Opening:

@@ -25,6 +25,7 @@ from unlearn.model.folders import (
     one_line,
     place_of,
     resolve_folder,
+    stacked,
 )
 from unlearn.model.lora import TRAINABLE, Switched, activate, attach, switched
 from unlearn.model.scoring import Head
@@ -222,7 +223,7 @@ def open_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = resolve_folder(model, "model")
-    paths = [resolve_folder(a, "adapter") for a in _as_list(adapters)]
+    paths = [resolve_folder(a, "adapter") for a in stacked(adapters)]
     check_model_folder(folder)
     for path in paths:
         check_adapter_folder(path)  # before the base is loaded, which can take minutes
@@ -321,12 +322,6 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
     except ValueError as error:
         raise ModelError(f"no LoRA adapter fits {state.name}: {one_line(error)}") from error
     return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
-
-
-def _as_list(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Path]:
-    if adapters is None:
-        return []
-    return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
 
 
 def _check_finite_model(net: nn.Module, folder: Path) -> None:

@@ -29,11 +29,13 @@ __all__ = [
     "Data",
     "Folder",
     "Holdout",
+    "Json",
     "Model",
     "Options",
     "Overwrite",
     "Place",
     "Progress",
+    "Replace",
     "ReportTo",
     "Retain",
     "Seed",
@@ -103,6 +105,8 @@ Template = Annotated[
     ),
     Flag(metavar="NAME|TEXT"),
 ]
+Json = Annotated[bool, Field(description="Print JSON, for programs.")]
+Replace = Annotated[bool, Field(description="Replace the file, if there is one.")]
 Options = Annotated[
     Overrides, Field(description="Set a method or training option (repeat for several).")
 ]

@@ -12,6 +12,7 @@ from unlearn.errors import OptionError
 
 __all__ = [
     "FINETUNE_DEFAULTS",
+    "FORGET_ONLY",
     "USUAL_RATE",
     "LoraOptions",
     "TrainingOptions",
@@ -25,6 +26,12 @@ USUAL_RATE = 2e-4
 
 FINETUNE_DEFAULTS: dict[str, Any] = {"learning_rate": USUAL_RATE, "epochs": 10}
 """How training options of fine-tuning differ from those of unlearning."""
+
+FORGET_ONLY = frozenset(
+    "retain_ratio stop stop_loss retain_budget sam_rho project_retain latent_radius latent_steps "
+    "latent_layer".split()
+)
+"""Training options without a meaning where nothing is forgotten."""
 
 
 class TrainingOptions(StrictModel):

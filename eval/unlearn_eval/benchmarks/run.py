@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearn.config import called_with
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.model.state import ModelState, open_model, swap_adapters
+from unlearn.model.folders import stacked
+from unlearn.model.state import ModelState, swap_adapters
 from unlearn.provenance.lineage import library_versions, now
 from unlearn_eval.benchmarks import Benchmark, get_benchmark
 from unlearn_eval.benchmarks.muse import evaluate_muse, load_muse, muse_metrics
+from unlearn_eval.benchmarks.options import BenchmarkOptions
 from unlearn_eval.benchmarks.tofu import evaluate_tofu, load_tofu, tofu_metrics
 from unlearn_eval.benchmarks.wmdp import evaluate_wmdp, load_wmdp, wmdp_accuracy
 from unlearn_eval.statistics import Interval
 
-__all__ = ["BenchmarkResult", "run_benchmark"]
+__all__ = ["BenchmarkResult", "benchmarked", "run_benchmark"]
 
 
 @dataclass(frozen=True)
@@ -82,71 +85,46 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def run_benchmark(
-    name: str,
-    model: str | Path,
-    *,
-    adapter: str | Path | Sequence[str | Path] | None = None,
-    retrained: str | Path | None = None,
-    data: str | Path | None = None,
-    subset: str | None = None,
-    template: str | None = None,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **opening: Any,
-) -> BenchmarkResult:
+def benchmarked(options: BenchmarkOptions) -> BenchmarkResult:
     """Run a protocol on a model, and on a retrained one to compare with where it asks for one.
 
-    Args:
-        name: `tofu`, `muse` or `wmdp`.
-        model: base model; without `adapter`, the model under test itself.
-        adapter: adapters on it, the last one under test.
-        retrained: an adapter on the same base (or a full model) that never saw the forget records.
-        data: a hub dataset, or a folder of tables; by default the published dataset.
-        subset: part of the benchmark; by default its first.
-        template: how a question becomes text (TOFU only); by default the tokenizer's chat template,
-            or `qa`.
-        limit: the first so many rows of each table only.
-        progress: called with (rows done, rows in all), the latter 0 where it is not known.
-        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
-
-    Returns:
-        The result.
-
-    Raises:
-        UnlearnError: for any input that cannot be used.
+    Raises UnlearnError for any input that cannot be used.
     """
+    name = options.name
     benchmark = get_benchmark(name)
-    part = _subset(benchmark, subset)
-    if template is not None and name != "tofu":
+    subset = _subset(benchmark, options.subset)
+    if options.template is not None and name != "tofu":
         raise OptionError(f"--template: {name} says itself how its questions are written")
-    if retrained is not None and not benchmark.compares:
+    if options.retrained is not None and not benchmark.compares:
         raise OptionError(f"--retrained: {name} compares with no retrained model")
-    source = benchmark.data[part] if data is None else data
-    protocol = _protocol(name, source, part, template, limit, progress)
-    stack = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or ())
+    source = benchmark.data[subset] if options.data is None else options.data
+    protocol = _protocol(options, source, subset)
+    stack = stacked(options.adapter)
     start = time.perf_counter()
-    state = open_model(model, stack, **opening)
+    state = options.open(options.model, stack)
     states, scores = {"model": state.digest()}, [protocol.evaluate(state)]
-    if retrained is not None:
+    if options.retrained is not None:
         if stack:
-            other = swap_adapters(state, [*stack[:-1], retrained])
+            other = swap_adapters(state, [*stack[:-1], options.retrained])
         else:
             del state  # never two models at a time
-            other = open_model(retrained, **opening)
+            other = options.open(options.retrained)
         states["retrained"] = other.digest()
         scores.append(protocol.evaluate(other))
     return BenchmarkResult(
         benchmark=name,
-        subset=part,
+        subset=subset,
         data=str(source),
-        limit=limit,
-        template=template,
-        model=str(model),
+        limit=options.limit,
+        template=options.template,
+        model=str(options.model),
         states=states,
         metrics=protocol.metrics(*scores),
         seconds=time.perf_counter() - start,
     )
+
+
+run_benchmark = called_with(BenchmarkOptions, benchmarked, "run_benchmark")
 
 
 @dataclass(frozen=True)
@@ -157,14 +135,8 @@ class _Protocol:
     metrics: Callable[..., Mapping[str, Interval]]
 
 
-def _protocol(
-    name: str,
-    source: str | Path,
-    subset: str,
-    template: str | None,
-    limit: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> _Protocol:
+def _protocol(options: BenchmarkOptions, source: str | Path, subset: str) -> _Protocol:
+    progress, limit = options.progress, options.limit
     done = 0
 
     def count(more: int) -> None:
@@ -173,13 +145,15 @@ def _protocol(
         if progress:
             progress(done, 0)
 
-    if name == "tofu":
+    if options.name == "tofu":
         questions = load_tofu(source, subset, limit)
         return _Protocol(
-            lambda state: evaluate_tofu(state, questions, template=template, progress=progress),
+            lambda state: evaluate_tofu(
+                state, questions, template=options.template, progress=progress
+            ),
             tofu_metrics,
         )
-    if name == "muse":
+    if options.name == "muse":
         corpus = load_muse(source, limit)
         return _Protocol(lambda state: evaluate_muse(state, corpus, progress=count), muse_metrics)
     hazards = load_wmdp(source, subset, limit)

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from unlearn.config import called_with
 from unlearn.errors import DataError
 from unlearn.provenance.lineage import now
 from unlearn_eval.verdict.decision import Verdict, decide
 from unlearn_eval.verdict.load import AUDIT, load_evidence, read_audit, sha256
+from unlearn_eval.verdict.options import VerifyOptions
 from unlearn_eval.verdict.policy import load_policy, policy_of
 
-__all__ = ["DEFAULT", "verify"]
+__all__ = ["DEFAULT", "decided", "verify"]
 
 DEFAULT = "standard"
 """Policy of an audit that was run without one."""
 
 
-def verify(
-    audit: str | Path,
-    policy: str | Path | None = None,
-    *,
-    twins: str | Path | None = None,
-    references: Sequence[str | Path] = (),
-    canaries: str | Path | None = None,
-) -> Verdict:
+def decided(options: VerifyOptions) -> Verdict:
     """Decide on the deletion that an audit measured.
 
-    Args:
-        audit: folder of `audit.json` and `scores.parquet`.
-        policy: by name or file; by default the one that the audit was run with, else `standard`. It
-            counts as chosen before the scores only if it is, hash by hash, the audit's, and the
-            audit was the first look at the model on these records, as far as its cache could tell.
-        twins: a file of twins or canaries, see `load_evidence`; with it a policy counts as chosen
-            after the scores.
-        references: folders of the audit's references, to look at again, see `load_evidence`.
-        canaries: the file of those that the audit measured, to check that it is the very one.
+    A policy counts as chosen before the scores only if it is, hash by hash, the audit's, and the
+    audit was the first look at the model on these records, as far as its cache could tell; with
+    twins it counts as chosen after.
 
-    Returns:
-        The verdict.
-
-    Raises:
-        UnlearnError: if a file is missing or is not what it should be, or there is no such policy.
+    Raises UnlearnError if a file is missing or is not what it should be, or there is no such
+    policy.
     """
+    audit, policy, twins = options.audit, options.policy, options.twins
     stored = read_audit(audit).get("policy")
     if stored is not None:
         where = f"{Path(audit) / AUDIT}, policy"
@@ -57,10 +43,13 @@ def verify(
     before = stored is not None and stored["sha256"] == chosen.sha256 and twins is None
     before = before and not (stored or {}).get("seen")
     return decide(
-        load_evidence(audit, twins, references, canaries),
+        load_evidence(audit, twins, options.references, options.canaries),
         chosen,
         name=name,
         chosen="before" if before else "after",
         audit_sha256=sha256(audit),
         created=now(),
     )
+
+
+verify = called_with(VerifyOptions, decided, "verify")

@@ -299,7 +299,7 @@ def test_exit_codes(folder, tmp_path, monkeypatch, outcome, code):
     import unlearn_eval.verdict.verify
 
     found = dataclasses.replace(verify(folder[0]), outcome=outcome)
-    monkeypatch.setattr(unlearn_eval.verdict.verify, "verify", lambda *_, **__: found)
+    monkeypatch.setattr(unlearn_eval.verdict.verify, "decided", lambda _: found)
     assert run(["verify", "--audit", str(copy(folder, tmp_path / "a"))]) == code
 
 

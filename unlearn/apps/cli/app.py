@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearn.apps.cli.listings import attacks, methods
-from unlearn.apps.cli.request.intake import request
+from unlearn.apps.cli.listings import AttacksOptions, MethodsOptions, attacks, methods
+from unlearn.apps.cli.request.group import request
 from unlearn.apps.cli.verb import add, unwrapped
 from unlearn.apps.cli.verbs.audit import audit
 from unlearn.apps.cli.verbs.benchmark import benchmark
@@ -20,7 +20,11 @@ from unlearn.apps.cli.verbs.key import key
 from unlearn.apps.cli.verbs.recipes import recipes
 from unlearn.apps.cli.verbs.references import references
 from unlearn.apps.cli.verbs.verify import verify
+from unlearn.apps.compare.options import CompareOptions
+from unlearn.apps.demo.options import DemoOptions
 from unlearn.runs.options import FinetuneOptions, ForgetOptions
+from unlearn_eval.benchmarks.options import BenchmarkFileOptions
+from unlearn_eval.verdict.options import VerifyFileOptions
 
 __all__ = ["command"]
 
@@ -67,15 +71,16 @@ def command() -> Any:
     app.callback(help=unwrapped(_root))(_root)
     add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
     add(app, ForgetOptions, forget, "forget", _TRAIN)
-    panels = {
-        _MEASURE: (references, audit, verify, compare, benchmark, demo),
-        _LOOK: (methods, attacks),
-    }
-    for panel, verbs in panels.items():
-        for verb in verbs:
-            app.command(rich_help_panel=panel, help=unwrapped(verb))(verb)
+    for verb in (references, audit):
+        app.command(rich_help_panel=_MEASURE, help=unwrapped(verb))(verb)
+    add(app, VerifyFileOptions, verify, "verify", _MEASURE)
+    add(app, CompareOptions, compare, "compare", _MEASURE)
+    add(app, BenchmarkFileOptions, benchmark, "benchmark", _MEASURE)
+    add(app, DemoOptions, demo, "demo", _MEASURE)
     app.add_typer(request, rich_help_panel=_PROVE)
     app.add_typer(certificate, rich_help_panel=_PROVE)
     app.add_typer(key, rich_help_panel=_PROVE)
+    add(app, MethodsOptions, methods, "methods", _LOOK)
+    add(app, AttacksOptions, attacks, "attacks", _LOOK)
     app.add_typer(recipes, rich_help_panel=_LOOK)
     return typer.main.get_command(app)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from pydantic import BaseModel, Field
 from rich.markup import escape
 
-__all__ = ["attacks", "methods"]
+from unlearn.config import Flag, options
 
-# Options that a run decides from the adapter and the records, unless they are given.
-_OPEN = ("learning_rate", "epochs")
+if TYPE_CHECKING:
+    from unlearn.methods.method import Method
+
+__all__ = ["AttacksOptions", "MethodsOptions", "attacks", "methods"]
 
 # (name, summary, needs, cost, paper) of what is looked at beside attacks and extraction
 _UTILITY = (
@@ -47,44 +50,86 @@ _UTILITY = (
 )
 
 
-def methods(
+@options
+class MethodsOptions:
+    """Of `methods`."""
+
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="One method, with all its options and their defaults."),
-    ] = None,
-) -> None:
+        Field(
+            description="One method, with all its options and their defaults; or finetune, for "
+            "those of training an adapter."
+        ),
+        Flag(metavar="[NAME]", argument=True),
+    ] = None
+
+
+@options
+class AttacksOptions:
+    """Of `attacks`, which has none."""
+
+
+def methods(options: MethodsOptions) -> None:
     """List the unlearning methods: what they do, need and cost, and when to use them."""
     from unlearn.apps.cli.screen import console
     from unlearn.methods.registry import METHODS, get_method
-    from unlearn.training.options import TrainingOptions
+    from unlearn.training.options import (
+        FINETUNE_DEFAULTS,
+        FORGET_ONLY,
+        LoraOptions,
+        TrainingOptions,
+    )
 
-    chosen = get_method(name) if name else None
+    if options.name == "finetune":
+        console.print("[bold]Options[/bold] for -o of `unlearn finetune`: training")
+        _list_options(TrainingOptions, FINETUNE_DEFAULTS, FORGET_ONLY)
+        console.print("and the adapter")
+        _list_options(LoraOptions, {})
+        return
+    chosen = get_method(options.name) if options.name else None
     for method in [chosen] if chosen else METHODS.values():
-        console.print(f"[bold]{method.name}[/bold]  {method.summary}")
-        console.print(f"    when   {method.when}")
-        console.print(f"    needs  {method.needs}")
-        console.print(f"    cost   {method.cost}")
-        if method.kind != "exact":
-            console.print(f"    rate   {method.rate:g} of the original training's learning rate")
-        console.print(f"    paper  https://arxiv.org/abs/{method.paper}")
-        if method.own:
-            own = ", ".join(f"{key}={value}" for key, value in method.own.items())
-            console.print(f"    own    {own}")
-        console.print()
+        _describe(method)
     if chosen:
         console.print("[bold]Options[/bold] for -o, with this method's defaults, beside its own:")
     else:
         console.print(
             "[bold]Options[/bold] for -o, beside a method's own. Some methods have other defaults: "
-            "see `unlearn methods NAME`."
+            "see `unlearn methods NAME`; those of training an adapter: `unlearn methods finetune`."
         )
-    for key, option in TrainingOptions.model_fields.items():
-        default = "auto" if key in _OPEN else option.default
-        value = chosen.defaults.get(key, default) if chosen else default
-        console.print(f"    {key} = {value}  {option.description}")
+    # what a run decides from the adapter and the records, unless it is given
+    decided = {"learning_rate": "auto", "epochs": "auto"}
+    _list_options(TrainingOptions, decided | dict(chosen.defaults if chosen else {}))
 
 
-def attacks() -> None:
+def _describe(method: Method) -> None:
+    from unlearn.apps.cli.screen import console
+
+    console.print(f"[bold]{method.name}[/bold]  {method.summary}")
+    console.print(f"    when   {method.when}")
+    console.print(f"    needs  {method.needs}")
+    console.print(f"    cost   {method.cost}")
+    if method.kind != "exact":
+        console.print(f"    rate   {method.rate:g} of the original training's learning rate")
+    console.print(f"    paper  https://arxiv.org/abs/{method.paper}")
+    if method.own:
+        own = ", ".join(f"{key}={value}" for key, value in method.own.items())
+        console.print(f"    own    {own}")
+    console.print()
+
+
+def _list_options(
+    model: type[BaseModel], defaults: Mapping[str, Any], hidden: Collection[str] = ()
+) -> None:
+    """Print the fields of options, but those hidden, with defaults and what they mean."""
+    from unlearn.apps.cli.screen import console
+
+    for name, field in model.model_fields.items():
+        if name in hidden:
+            continue
+        console.print(f"    {name} = {defaults.get(name, field.default)}  {field.description}")
+
+
+def attacks(options: AttacksOptions) -> None:
     """List the attacks, probes and treatments of an audit: what they do, need and cost."""
     from unlearn.apps.cli.screen import console
     from unlearn_eval.benchmarks import BENCHMARKS

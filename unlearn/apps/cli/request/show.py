@@ -34,6 +34,7 @@ __all__ = [
     "said",
     "shown",
     "shown_plain",
+    "verdicts",
 ]
 
 
@@ -118,6 +119,19 @@ def listed(requests: Sequence[Request]) -> None:
     columns += ["changed"]
     table("", columns, rows)
     said(f"{len(rows)} request(s)")
+
+
+def verdicts(ledger: Ledger, requests: Sequence[Request]) -> None:
+    """Print requests that were verified, each with its reasons."""
+    from unlearn.apps.requests.evidence import audit_of
+
+    listed(requests)
+    for request in requests:
+        where, reasons = audit_of(ledger, request)
+        said(f"[bold]{request.id}[/bold] {request.facts['verdict']['outcome']}, because")
+        for reason in reasons:
+            said(f"  · {escape(reason)}")
+        said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
 
 
 def _artifacts(ledger: Ledger, request: Request) -> list[dict[str, Any]]:

@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from unlearn.apps.cli import flags
+from unlearn.apps.requests.options import (
+    CertificateOptions,
+    RunOptions,
+    SweepOptions,
+    VerifyOptions,
+)
+
+if TYPE_CHECKING:
+    from unlearn.apps.requests.ledger.ledger import Ledger, Request
+    from unlearn.apps.requests.sweep.sweep import Swept
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
-_Some = Annotated[
-    list[str] | None, typer.Argument(metavar="REQUEST", help="Ids; default: all that wait.")
-]
 
-
-# Which setting of a run each flag chooses.
-_CHOOSES = {
-    "method": "method",
-    "options": "options",
-    "output": "output",
-    "suppress": "suppress",
-    "canaries": "canaries",
-    "with_canaries": "with_canaries",
-    "seed": "seed",
-    "dtype": "opening",
-    "device": "opening",
-    "trust_remote_code": "opening",
-    "load_in_4bit": "opening",
-}
-
-
-def run(
-    context: typer.Context,
-    names: _Some = None,
-    method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", help="See `unlearn methods`.")
-    ] = None,
-    options: flags.Options = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Folder in which each run makes one of its own. Default: beside the ledger.",
-        ),
-    ] = None,
-    suppress: Annotated[
-        bool,
-        typer.Option(
-            "--suppress/--no-suppress",
-            help="Never train on these records again on this machine.",
-        ),
-    ] = True,
-    canaries: flags.Canaries = None,
-    with_canaries: Annotated[
-        int,
-        typer.Option(
-            "--with-canaries",
-            metavar="K",
-            min=0,
-            help="Take K of the canaries out beside the records; `request verify` measures them, "
-            "also for requests that are closed by then. Later runs find --canaries by themselves.",
-        ),
-    ] = 0,
-    seed: flags.Seed = 0,
-    dtype: flags.Dtype = "auto",
-    device: flags.Device = None,
-    trust_remote_code: flags.RemoteCode = False,
-    load_in_4bit: flags.FourBit = False,
-    ledger: flags.LedgerUrl = None,
-    as_json: flags.Json = False,
-) -> None:
+def run(options: RunOptions, given: frozenset[str]) -> None:
     """Take the records of all located requests out of their adapters.
 
     Requests on the same adapter share one run, which starts from the newest adapter that earlier
@@ -88,34 +38,34 @@ def run(
     """
     from unlearn.apps.cli.request.show import broken, echo_json, ran, ran_plain
     from unlearn.apps.cli.screen import announce, progress_bar, show_note
-    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.run import Settings, run_requests
-    from unlearn.config import parse_overrides
-    from unlearn.runs import forgetting
+    from unlearn.runs.options import DEFAULT_METHOD
 
-    opened = Ledger.open(ledger)
-    chosen = [opened.get(name) for name in names or ()]
+    ledger = options.open_ledger()
+    chosen = [ledger.get(name) for name in options.names]
     settings = Settings(
-        method=method or forgetting.DEFAULT_METHOD,
-        options=parse_overrides(options or []),
-        seed=seed,
-        output=str((output or opened.folder("adapters")).absolute()),
-        opening=flags.opening(dtype, device, trust_remote_code, load_in_4bit),
-        suppress=suppress,
-        canaries=str(Path(canaries).absolute()) if canaries else None,
-        with_canaries=with_canaries,
+        method=options.method or DEFAULT_METHOD,
+        options=dict(options.options),
+        seed=options.seed,
+        output=str((options.output or ledger.folder("adapters")).absolute()),
+        opening=options.as_dict(),
+        suppress=options.suppress,
+        canaries=str(Path(options.canaries).absolute()) if options.canaries else None,
+        with_canaries=options.with_canaries,
     )
+    opening = set(options.as_dict())
     with progress_bar("unlearning") as progress:
         result = run_requests(
-            opened,
+            ledger,
             settings,
             only=[request.id for request in chosen],
-            given={_CHOOSES[name] for name in _CHOOSES if _was_given(context, name)},
-            tell=None if as_json else show_note,
-            announce=None if as_json else announce,
+            given={"opening" if name in opening else name for name in given}
+            & set(Settings.__annotations__),
+            tell=None if options.json else show_note,
+            announce=None if options.json else announce,
             progress=progress,
         )
-    if as_json:
+    if options.json:
         echo_json(ran_plain(result))
     else:
         ran(result)
@@ -124,59 +74,7 @@ def run(
         raise typer.Exit(1 if any(each.trace for each in result.failed) else 2)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    """Say whether a flag is among the words of the command."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def verify(
-    names: _Some = None,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reference",
-            metavar="ADAPTER",
-            help="An adapter that never saw the records (repeat for several).",
-        ),
-    ] = None,
-    references: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--references",
-            metavar="DIR",
-            help="A folder searched for references: each request is compared with those that by "
-            "their lineage never saw its records, such as half-splits that serve them all.",
-        ),
-    ] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="By which to decide.")] = None,
-    canaries: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Where the canaries are now, if the file was moved."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Folder in which each audit makes one of its own. Default: beside the ledger.",
-        ),
-    ] = None,
-    also: Annotated[
-        str, typer.Option(metavar="NAMES", help="Further passes, as `unlearn audit --also`.")
-    ] = "",
-    robustness: Annotated[
-        str, typer.Option(metavar="NAMES", help="As `unlearn audit --robustness`.")
-    ] = "",
-    generate: Annotated[int, typer.Option(min=0, help="As `unlearn audit --generate`.")] = 64,
-    seed: flags.Seed = 0,
-    dtype: flags.Dtype = "auto",
-    device: flags.Device = None,
-    trust_remote_code: flags.RemoteCode = False,
-    load_in_4bit: flags.FourBit = False,
-    ledger: flags.LedgerUrl = None,
-    as_json: flags.Json = False,
-) -> None:
+def verify(options: VerifyOptions) -> None:
     """Measure the newest adapter for the records of each request, and decide.
 
     With --references, those trained on all kept records are preferred; where they are fewer than
@@ -189,77 +87,42 @@ def verify(
 
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
-    from unlearn.apps.cli.request.show import echo_json, listed, plain, said
+    from unlearn.apps.cli.request.show import echo_json, plain, verdicts
     from unlearn.apps.cli.screen import progress_bar, show_note
-    from unlearn.apps.requests.evidence import audit_of
-    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.verify import AuditSettings, verify_request
 
-    opened = Ledger.open(ledger)
-    chosen = [opened.get(name) for name in names or ()] or opened.requests(["unlearned"])
-    words: dict[str, Any] = {
-        "also": [name for name in also.replace(" ", "").split(",") if name],
-        "robustness": [name for name in robustness.replace(" ", "").split(",") if name],
-        "generate": generate,
-        "seed": seed,
+    ledger = options.open_ledger()
+    chosen = [ledger.get(name) for name in options.names] or ledger.requests(["unlearned"])
+    audit = {
+        "also": options.also,
+        "robustness": options.robustness,
+        "generate": options.generate,
+        "seed": options.seed,
+        **options.as_dict(),
     }
-    opening = flags.opening(dtype, device, trust_remote_code, load_in_4bit)
-    folder = str(output or opened.folder("audits"))
-    done = []
+    verified = []
     for request in chosen:
         with progress_bar("scoring") as progress:
             settings = AuditSettings(
-                folder,
-                reference or (),
-                references or (),
-                policy,
-                words | opening | {"progress": progress},
-                canaries,
+                str(options.output or ledger.folder("audits")),
+                options.reference,
+                options.references,
+                options.policy,
+                {**audit, "progress": progress},
+                None if options.canaries is None else str(options.canaries),
             )
-            told = None if as_json else show_note
-            done.append(verify_request(opened, request, settings, announce=told))
-    if as_json:
-        echo_json({"requests": [plain(request) for request in done]})
+            tell = None if options.json else show_note
+            verified.append(verify_request(ledger, request, settings, announce=tell))
+    if options.json:
+        echo_json({"requests": [plain(request) for request in verified]})
     else:
-        listed(done)
-        for request in done:
-            where, reasons = audit_of(opened, request)
-            said(f"[bold]{request.id}[/bold] {request.facts['verdict']['outcome']}, because")
-            for reason in reasons:
-                said(f"  · {escape(reason)}")
-            said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
-    states = {request.state for request in done}
-    if "failed" in states:
-        raise typer.Exit(3)
-    if "inconclusive" in states:
-        raise typer.Exit(4)
+        verdicts(ledger, verified)
+    states = {request.state for request in verified}
+    if states & {"failed", "inconclusive"}:
+        raise typer.Exit(3 if "failed" in states else 4)
 
 
-def sweep(
-    name: flags.RequestName,
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="FOLDER", help="Where to look besides its own files."),
-    ] = None,
-    purge: Annotated[
-        bool,
-        typer.Option(
-            "--purge",
-            help="Delete what was found, asking each time. Data files are rewritten without the "
-            "records; what is retained stays.",
-        ),
-    ] = False,
-    unclear: Annotated[
-        bool,
-        typer.Option(
-            "--unclear",
-            help="Purge too what may descend from the records; without it, only what is known to.",
-        ),
-    ] = False,
-    yes: flags.Yes = False,
-    ledger: flags.LedgerUrl = None,
-    as_json: flags.Json = False,
-) -> None:
+def sweep(options: SweepOptions) -> None:
     """Find what else descends from a request's records: adapters, checkpoints, merges, data files.
 
     Weights are told by lineage, by their digest, by the folder they lie in, and merges also by
@@ -268,63 +131,67 @@ def sweep(
     found stays found until it was purged, or a folder that it lay in is looked into again and it is
     gone from there or clean. Exit code 1 when something known is left.
     """
-    from unlearn.apps.cli.request.show import (
-        artifact_table,
-        confirmed,
-        echo_json,
-        said,
-        shown_plain,
-    )
+    from unlearn.apps.cli.request.show import artifact_table
     from unlearn.apps.cli.screen import show_note
-    from unlearn.apps.requests.ledger.ledger import Ledger
-    from unlearn.apps.requests.sweep.purge import purge_request
-    from unlearn.apps.requests.sweep.sweep import Artifact, sweep_request
+    from unlearn.apps.requests.sweep.sweep import sweep_request
 
-    opened = Ledger.open(ledger)
-    request = opened.get(name)
-    result = sweep_request(opened, request, folders or ())
-    if not as_json:
+    ledger = options.open_ledger()
+    request = ledger.get(options.name)
+    result = sweep_request(ledger, request, options.folders)
+    if not options.json:
         if result.artifacts:
             artifact_table([artifact.told() for artifact in result.artifacts])
         for note in result.notes:
             show_note(note)
+    if options.purge and result.artifacts:
+        result = _purged(options, ledger, request, result)
+    _show_swept(options, ledger, ledger.get(request.id), result.notes)
+
+
+def _purged(options: SweepOptions, ledger: Ledger, request: Request, result: Swept) -> Swept:
+    """Delete what a sweep found, as far as it is agreed to."""
+    from unlearn.apps.cli.request.show import confirmed
+    from unlearn.apps.requests.sweep.purge import purge_request
+    from unlearn.apps.requests.sweep.sweep import Artifact
 
     def agreed(artifact: Artifact) -> bool:
-        return (unclear or artifact.status == "found") and confirmed(
-            f"{artifact.action} {artifact.path} ({artifact.kind})?", yes
+        return (options.unclear or artifact.status == "found") and confirmed(
+            f"{artifact.action} {artifact.path} ({artifact.kind})?", options.yes
         )
 
-    if purge and result.artifacts:
-        result = purge_request(opened, request, folders or (), result, agreed)
-    request = opened.get(request.id)
-    left = [entry for entry in request.facts["artifacts"] if entry["status"] == "found"]
-    told = shown_plain(opened, request)
-    if as_json:
-        echo_json(told | {"notes": list(result.notes)})
+    return purge_request(ledger, request, options.folders, result, agreed)
+
+
+def _show_swept(
+    options: SweepOptions, ledger: Ledger, request: Request, notes: Sequence[str]
+) -> None:
+    """Print what is left; exit code 1 when something known is."""
+    from unlearn.apps.cli.request.show import echo_json, said, shown_plain
+    from unlearn.apps.cli.screen import show_note
+
+    statuses = [entry["status"] for entry in request.facts["artifacts"]]
+    content = shown_plain(ledger, request)
+    if options.json:
+        echo_json(content | {"notes": list(notes)})
     else:
-        for entry in told["artifacts_list"]:
+        for entry in content["artifacts_list"]:
             if "missed" in entry:
                 show_note(f"{entry['path']} is {entry['status']} as before: {entry['missed']}")
-        cleaned = [e for e in request.facts["artifacts"] if e["status"] == "cleaned"]
-        said(f"{len(left)} known artifact(s) left, {len(cleaned)} cleaned")
-    if left:
+        said(
+            f"{statuses.count('found')} known artifact(s) left, {statuses.count('cleaned')} cleaned"
+        )
+    if "found" in statuses:
         raise typer.Exit(1)
 
 
-def certificate(
-    name: flags.RequestName,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The certificate.")],
-    ledger: flags.LedgerUrl = None,
-    as_json: flags.Json = False,
-) -> None:
+def certificate(options: CertificateOptions) -> None:
     """Write the signed certificate of a request that was verified."""
     from unlearn.apps.cli.request.show import echo_json, plain, said
-    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.verify import certify_request
 
-    opened = Ledger.open(ledger)
-    file = certify_request(opened, opened.get(name), output)
-    if as_json:
-        echo_json({**plain(opened.get(name)), "certificate": str(file)})
+    ledger = options.open_ledger()
+    file = certify_request(ledger, ledger.get(options.name), options.output)
+    if options.json:
+        echo_json({**plain(ledger.get(options.name)), "certificate": str(file)})
     else:
         said(f"Saved to [bold]{escape(str(file))}[/bold]")

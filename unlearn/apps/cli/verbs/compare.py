@@ -5,59 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from unlearn.apps.cli import flags
+from unlearn.apps.compare.options import CompareOptions
 
 if TYPE_CHECKING:
     from unlearn.apps.compare import Step
-    from unlearn.apps.compare.comparing import Stage
+    from unlearn.apps.compare.comparing import Compared, Stage
     from unlearn.apps.compare.estimate import Costs
 
 __all__ = ["compare"]
 
 
-def compare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a .yaml file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Change the recipe.")
-    ] = None,
-    output: flags.Output = Path("comparison"),
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show cells, tokens and estimated cost; run nothing.")
-    ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes at once, on this machine.")
-    ] = 1,
-    engine: Annotated[
-        str,
-        typer.Option("--engine", help="What does the work: local, or ray."),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            help="Join this Ray cluster; by default one of --jobs workers is started here.",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever the folder holds.")
-    ] = False,
-    show_text: Annotated[
-        bool,
-        typer.Option(
-            "--show-text",
-            help="Put the text of records into report.html, which otherwise holds numbers and ids "
-            "of records only. Nothing is run again for it.",
-        ),
-    ] = False,
-    report_to: flags.ReportTo = None,
-    dtype: flags.Dtype = "auto",
-    device: flags.Device = None,
-) -> None:
+def compare(options: CompareOptions) -> None:
     """Run methods side by side on the same records, beside retrained references.
 
     The adapter under study and the references are trained once; every method starts from that
@@ -67,45 +30,50 @@ def compare(
 
     Example: unlearn compare compare/tofu_small model=MODEL data=tofu/full.json --output tofu
     """
-    from unlearn.apps.cli.screen import console, table
     from unlearn.apps.compare import comparing
     from unlearn.apps.compare.recipe import CompareRecipe
     from unlearn.recipe import load_recipe
     from unlearn.training.trackers import check_trackers
 
-    loaded = load_recipe(recipe, CompareRecipe, overrides or [])
-    opening = {"dtype": dtype, "device": device}
-    if plan:
-        for stage in comparing.stages(loaded, output, **opening):
+    recipe = load_recipe(options.recipe, CompareRecipe, options.overrides)
+    opening = {"dtype": options.dtype, "device": options.device}
+    if options.plan:
+        for stage in comparing.stages(recipe, options.output, **opening):
             _show(stage)
         return
-    watcher = _Screen()
-    done = comparing.compare(
-        loaded,
-        output,
-        jobs=jobs,
-        engine=engine,
-        address=address,
-        overwrite=overwrite,
-        watcher=watcher,
-        show_text=show_text,
-        report_to=check_trackers(report_to),
+    result = comparing.compare(
+        recipe,
+        options.output,
+        jobs=options.jobs,
+        engine=options.engine,
+        address=options.address,
+        overwrite=options.overwrite,
+        watcher=_Screen(),
+        show_text=options.show_text,
+        report_to=check_trackers(options.report_to),
         **opening,
     )
-    if done.tuning:
+    _report(result)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _report(result: Compared) -> None:
+    """Print what came out, and where it is."""
+    from unlearn.apps.cli.screen import console, table
+
+    if result.tuning:
         heads = ["tuned", "trials", "pruned", "options taken"]
-        rows = [[t.method, str(t.trials), str(t.pruned), t.options] for t in done.tuning]
+        rows = [[t.method, str(t.trials), str(t.pruned), t.options] for t in result.tuning]
         table("", heads, [[escape(word) for word in row] for row in rows])
-    table("", done.heads, done.rows)
-    for sentence in done.said:
+    table("", result.heads, result.rows)
+    for sentence in result.said:
         console.print(f"  {escape(sentence)}")
-    where = escape(str(done.folder))
-    if not done.steps:
+    where = escape(str(result.folder))
+    if not result.steps:
         console.print("Everything was there already; nothing had to be run.")
     console.print(f"Saved to [bold]{where}[/bold] (comparison.json, comparison.csv)")
     console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")
-    if done.failures:
-        raise typer.Exit(1)
 
 
 class _Screen:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 
-from unlearn.apps.cli import flags
+from unlearn.apps.demo.options import DemoOptions
+from unlearn.runs.fields import Progress
 
 if TYPE_CHECKING:
-    from unlearn.apps.demo.story import Chapter
+    from unlearn.apps.demo.story import Chapter, Story
 
 __all__ = ["demo"]
 
@@ -26,27 +24,7 @@ retrained without the records, not 50."""
 _WIDTH = 100
 
 
-class Form(StrEnum):
-    """How the made-up records are written."""
-
-    PROMPT = "prompt"
-    MESSAGES = "messages"
-
-
-def demo(
-    output: flags.Output = Path("unlearn-demo"),
-    people: Annotated[
-        int, typer.Option("--people", min=10, help="How many people the records are about.")
-    ] = 40,
-    form: Annotated[
-        Form,
-        typer.Option(
-            "--form", help="Questions with answers, or conversations for a chat template."
-        ),
-    ] = Form.PROMPT,
-    seed: flags.Seed = 0,
-    overwrite: flags.Overwrite = False,
-) -> None:
+def demo(options: DemoOptions) -> None:
     """Watch personal data being learned, extracted, and taken out again: offline, on a CPU.
 
     A small language model that comes with this package is fine-tuned on made-up personal records,
@@ -54,56 +32,27 @@ def demo(
     adapters that never saw these people. Everything is kept in the output folder; report.html
     shows it.
     """
-    from rich.padding import Padding
-
-    from unlearn.apps.cli.screen import console, duration, progress_bar, table
-    from unlearn.apps.demo.story import METHODS, REFERENCES, tell
+    from unlearn.apps.cli.screen import console, progress_bar
+    from unlearn.apps.demo.story import tell
     from unlearn.files import check_output
-    from unlearn_eval.report import COLUMNS, outcome, uncertain
 
-    target = check_output(output, overwrite=overwrite)
+    target = check_output(options.output, overwrite=options.overwrite)
     console.print("[bold]1. An adapter learns made-up personal records[/bold]")
     with progress_bar("working") as progress:
-        story = tell(target, people=people, seed=seed, form=form.value, progress=progress)
-        console.print(
-            f"   {len(story.data)} records of {people} people; trained in {story.seconds:.0f} s; "
-            f"{story.learned} of them recalled word for word."
+        story = tell(
+            target,
+            people=options.people,
+            seed=options.seed,
+            form=options.form.value,
+            progress=progress,
         )
-        console.print("[bold]2. Anybody who can ask it gets the data out[/bold]")
-        questions = [_question(story.gone[i]) for i in story.shown]
-        for question, i in zip(questions, story.shown, strict=True):
-            answer = _short(story.before.said["after"][i])
-            console.print(f"   {question}  →  [red]{answer}[/red]")
         console.print(
-            f"[bold]3. {len(set(story.gone.subjects))} people ask to be forgotten "
-            f"({len(story.gone)} records)[/bold]"
+            f"   {len(story.data)} records of {options.people} people; trained in "
+            f"{story.seconds:.0f} s; {story.learned} of them recalled word for word."
         )
-        chapters: list[Chapter] = []
-        retraining = story.retrain_references(progress)
-        console.print(
-            f"   to compare with: {REFERENCES} adapters trained without them, "
-            f"{duration(retraining)} each"
-        )
-        for name in METHODS:
-            chapters.append(story.forget(name, progress))
-            answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
-            console.print(f"   after {name}: {questions[0]}  →  {answer}")
-        answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
-        console.print(f"   retrained without: {questions[0]}  →  {answer}")
+        chapters = _forgetting(story, progress)
         page = story.write_up(chapters)
-    attempts = story.attempts(chapters)
-    lines = outcome(attempts)
-    table(
-        "4. What is left",
-        ["", *COLUMNS],
-        [[line.name, line.out, line.wins, line.kept, line.time] for line in lines],
-    )
-    for paragraph in filter(None, (_MEANING, uncertain(attempts))):
-        console.print(Padding(escape(paragraph), (0, 0, 0, 3)), width=_WIDTH)
-    for line in lines:
-        if line.verdict:
-            said = f"[bold]{line.name}[/bold]: {escape(line.verdict)}"
-            console.print(Padding(said, (0, 0, 0, 3)), width=_WIDTH)
+    _what_is_left(story, chapters)
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
     console.print(
         "Beside it are the adapters with their lineage, and a detailed report for each method."
@@ -114,6 +63,53 @@ def demo(
         "--forget id1,id2 --output cleaned",
         soft_wrap=True,
     )
+
+
+def _forgetting(story: Story, progress: Progress) -> list[Chapter]:
+    """Show what can be extracted, forget by each method, and show what is said then."""
+    from unlearn.apps.cli.screen import console, duration
+    from unlearn.apps.demo.story import METHODS, REFERENCES
+
+    console.print("[bold]2. Anybody who can ask it gets the data out[/bold]")
+    questions = [_question(story.gone[i]) for i in story.shown]
+    for question, i in zip(questions, story.shown, strict=True):
+        answer = _short(story.before.said["after"][i])
+        console.print(f"   {question}  →  [red]{answer}[/red]")
+    console.print(
+        f"[bold]3. {len(set(story.gone.subjects))} people ask to be forgotten "
+        f"({len(story.gone)} records)[/bold]"
+    )
+    seconds = story.retrain_references(progress)
+    console.print(
+        f"   to compare with: {REFERENCES} adapters trained without them, {duration(seconds)} each"
+    )
+    chapters: list[Chapter] = []
+    for name in METHODS:
+        chapters.append(story.forget(name, progress))
+        answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
+        console.print(f"   after {name}: {questions[0]}  →  {answer}")
+    answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
+    console.print(f"   retrained without: {questions[0]}  →  {answer}")
+    return chapters
+
+
+def _what_is_left(story: Story, chapters: list[Chapter]) -> None:
+    """Print the outcome of each method beside the references."""
+    from rich.padding import Padding
+
+    from unlearn.apps.cli.screen import console, table
+    from unlearn_eval.report import COLUMNS, outcome, uncertain
+
+    attempts = story.attempts(chapters)
+    lines = outcome(attempts)
+    rows = [[line.name, line.out, line.wins, line.kept, line.time] for line in lines]
+    table("4. What is left", ["", *COLUMNS], rows)
+    for paragraph in filter(None, (_MEANING, uncertain(attempts))):
+        console.print(Padding(escape(paragraph), (0, 0, 0, 3)), width=_WIDTH)
+    for line in lines:
+        if line.verdict:
+            text = f"[bold]{line.name}[/bold]: {escape(line.verdict)}"
+            console.print(Padding(text, (0, 0, 0, 3)), width=_WIDTH)
 
 
 def _question(record: object) -> str:

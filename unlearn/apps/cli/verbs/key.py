@@ -6,32 +6,49 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
-__all__ = ["key"]
+from unlearn.apps.cli.verb import add
+from unlearn.config import Flag, options
+
+__all__ = ["KeyOptions", "key"]
 
 key = typer.Typer(name="key", no_args_is_help=True, help="The key pair that signs certificates.")
 
-_File = Annotated[
-    Path | None,
-    typer.Argument(metavar="[FILE]", help="The private key; by default in the toolkit's home."),
-]
+
+@options
+class KeyOptions:
+    """Of `key new` and `key show`."""
+
+    file: Annotated[
+        Path | None,
+        Field(description="The private key; by default in the toolkit's home."),
+        Flag(metavar="[FILE]", argument=True),
+    ] = None
 
 
-@key.command()
-def new(file: _File = None) -> None:
+def new(options: KeyOptions) -> None:
     """Make a key pair: a private key, which only you can read, and a public one to give away."""
     from unlearn_eval.certificate import new_signing_key
 
-    show(new_signing_key(file))
+    _show(new_signing_key(options.file))
 
 
-@key.command()
-def show(file: _File = None) -> None:
+def show(options: KeyOptions) -> None:
     """Say where the keys are, and the public key's id."""
-    from unlearn_eval.certificate import key_id, key_path, load_signing_key
+    from unlearn_eval.certificate import key_path
 
-    path = key_path() if file is None else file
+    _show(options.file or key_path())
+
+
+def _show(path: Path) -> None:
+    from unlearn_eval.certificate import key_id, load_signing_key
+
     name = key_id(load_signing_key(path).public_key())
     typer.echo(f"private key  {path} (keep it secret, and keep a copy)")
     typer.echo(f"public key   {path.with_suffix('.pub')} (give it to whoever checks certificates)")
     typer.echo(f"key id       {name} (SHA-256 of the raw public key)")
+
+
+add(key, KeyOptions, new, "new")
+add(key, KeyOptions, show, "show")

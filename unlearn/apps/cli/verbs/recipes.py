@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
+
+from unlearn.apps.cli.verb import add
+from unlearn.config import Flag, options
+from unlearn.runs.fields import Replace
 
 __all__ = ["recipes"]
 
@@ -13,11 +18,36 @@ recipes = typer.Typer(
     name="recipes", no_args_is_help=True, help="List, show and copy ready-made settings."
 )
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name as `ls` shows it.")]
+
+_Name = Annotated[
+    str, Field(description="Name as `ls` shows it."), Flag(metavar="NAME", argument=True)
+]
 
 
-@recipes.command("ls")
-def list_() -> None:
+@options
+class _Nothing:
+    """Of a verb without options."""
+
+
+@options
+class _Recipe:
+    """Which recipe."""
+
+    name: _Name
+
+
+@options
+class _Copy:
+    """Which recipe, and where to."""
+
+    name: _Name
+    target: Annotated[
+        Path, Field(description="Where to put the copy."), Flag(metavar="FILE", argument=True)
+    ]
+    overwrite: Replace = False
+
+
+def list_(_: _Nothing) -> None:
     """List all recipes."""
     import yaml
 
@@ -30,29 +60,28 @@ def list_() -> None:
         console.print(f"[bold]{name}[/bold]  ({content.get('kind')})  {first}")
 
 
-@recipes.command()
-def show(name: _Name) -> None:
+def show(options: _Recipe) -> None:
     """Print a recipe."""
     from unlearn.recipe import recipe_path
 
-    typer.echo(recipe_path(name).read_text(encoding="utf-8").rstrip())
+    typer.echo(recipe_path(options.name).read_text(encoding="utf-8").rstrip())
 
 
-@recipes.command()
-def cp(
-    name: _Name,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where to put the copy.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> None:
+def cp(options: _Copy) -> None:
     """Copy a recipe, to change it."""
     from unlearn.errors import OutputError
     from unlearn.files import staged_file
     from unlearn.recipe import recipe_path
 
-    source = recipe_path(name)
-    file = target / source.name if target.is_dir() else target
-    if file.exists() and not overwrite:
+    source = recipe_path(options.name)
+    file = options.target / source.name if options.target.is_dir() else options.target
+    if file.exists() and not options.overwrite:
         raise OutputError(f"{file} exists; pass --overwrite to replace it")
     with staged_file(file) as stage:
         stage.write_bytes(source.read_bytes())
     typer.echo(f"copied to {file}; run it by naming the file")
+
+
+add(recipes, _Nothing, list_, "ls")
+add(recipes, _Recipe, show, "show")
+add(recipes, _Copy, cp, "cp")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
+
+from unlearn_eval.verdict.options import VerifyFileOptions
 
 if TYPE_CHECKING:
     from unlearn_eval.verdict.decision import Verdict
@@ -21,66 +25,7 @@ _TIERS = {
 }
 
 
-def verify(
-    audit: Annotated[
-        Path, typer.Option("--audit", metavar="DIR", help="What `unlearn audit` wrote.")
-    ],
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="quick, standard, strict or a YAML file. Default: the one that the audit was run "
-            "with, else standard.",
-        ),
-    ] = None,
-    twins: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help='Which holdout records are the twins of each forgotten one: JSON {"twins": {"id": '
-            '["id", …]}}. Pairs that a coin chose are measured by `unlearn audit --canaries`.',
-        ),
-    ] = None,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reference",
-            metavar="DIR",
-            help="A reference of the audit, or a folder of them, to look at again: is it the one "
-            "that was measured, and does its lineage name none of the records?",
-        ),
-    ] = None,
-    canaries: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Check that an audit made with --canaries is of this file, to the byte. Such an "
-            "audit holds the pairs itself, and is decided by the coin (tier B).",
-        ),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The adapter (or model) that was audited: writes a signed certificate.json about "
-            "it, too, and its page certificate.html. It must have a lineage.json.",
-        ),
-    ] = None,
-    before: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The adapter before, for the certificate."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="DIR", help="Where results go. Default: --audit."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a verdict that is there.")
-    ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print verdict.json instead of sentences.")
-    ] = False,
-) -> None:
+def verify(options: VerifyFileOptions) -> None:
     """Decide whether records are gone: PASS, FAIL or INCONCLUSIVE.
 
     PASS takes evidence that the model cannot be told from models that never saw the records; where
@@ -91,44 +36,39 @@ def verify(
 
     Example: unlearn verify --audit audit --policy standard --adapter cleaned
     """
-    import json
-
-    from rich.markup import escape
-
-    from unlearn.apps.cli.screen import console
     from unlearn.errors import OutputError
     from unlearn.files import staged_file
-    from unlearn_eval.verdict.verify import verify as decide
+    from unlearn_eval.verdict.verify import decided
 
-    folder = output or audit
+    folder = options.output or options.audit
     file, signed = folder / "verdict.json", folder / "certificate.json"
-    for known in [file, *([signed] if adapter else [])]:
-        if known.exists() and not overwrite:
+    for known in [file, *([signed] if options.adapter else [])]:
+        if known.exists() and not options.overwrite:
             raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
-    verdict = decide(audit, policy, twins=twins, references=reference or (), canaries=canaries)
+    verdict = decided(options)
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
-    if adapter is not None:
+    if options.adapter is not None:
         from unlearn_eval.certify import certify
 
-        certify(audit, None, signed, adapter=adapter, before=before, verdict=verdict.as_dict())
-    if json_:
+        certify(
+            options.audit,
+            None,
+            signed,
+            adapter=options.adapter,
+            before=options.before,
+            verdict=verdict.as_dict(),
+        )
+    if options.json:
         typer.echo(text)
     else:
-        _show(verdict)
-        console.print(f"Saved to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
-        if adapter is not None:
-            page = escape(str(signed.with_suffix(".html")))
-            console.print(f"Signed   [bold]{escape(str(signed))}[/bold]", soft_wrap=True)
-            console.print(f"Look at  [bold]{page}[/bold] in a browser", soft_wrap=True)
+        _show(verdict, file, signed if options.adapter else None)
     raise typer.Exit(_CODES[verdict.outcome])
 
 
-def _show(verdict: Verdict) -> None:
-    """Print a verdict for people."""
-    from rich.markup import escape
-
+def _show(verdict: Verdict, file: Path, signed: Path | None) -> None:
+    """Print a verdict for people, and where it is."""
     from unlearn.apps.cli.screen import console
     from unlearn_eval.certificate.policies import origin
 
@@ -151,6 +91,11 @@ def _show(verdict: Verdict) -> None:
         f"{verdict.policy['chosen']} the audit; {escape(origin(verdict.policy))}. "
         f"{escape(verdict.power)}."
     )
+    console.print(f"Saved to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
+    if signed is not None:
+        page = escape(str(signed.with_suffix(".html")))
+        console.print(f"Signed   [bold]{escape(str(signed))}[/bold]", soft_wrap=True)
+        console.print(f"Look at  [bold]{page}[/bold] in a browser", soft_wrap=True)
 
 
 def _mark(passed: bool | None) -> str:
