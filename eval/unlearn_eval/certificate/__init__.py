@@ -12,17 +12,21 @@ software and no network.
 
 from __future__ import annotations
 
-from unlearn_eval.certificate.check import Check, Finding, check_certificate
-from unlearn_eval.certificate.envelope import PAYLOAD_TYPE, sign, write_certificate
-from unlearn_eval.certificate.keys import (
-    key_id,
-    key_path,
-    load_public_key,
-    load_signing_key,
-    new_signing_key,
-)
-from unlearn_eval.certificate.schema import KINDS
-from unlearn_eval.certificate.statement import VALID_DAYS, build_certificate
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn_eval.certificate.check import Check, Finding, check_certificate
+    from unlearn_eval.certificate.envelope import PAYLOAD_TYPE, sign, write_certificate
+    from unlearn_eval.certificate.keys import (
+        key_id,
+        key_path,
+        load_public_key,
+        load_signing_key,
+        new_signing_key,
+    )
+    from unlearn_eval.certificate.schema import KINDS
+    from unlearn_eval.certificate.statement import VALID_DAYS, build_certificate
 
 __all__ = [
     "KINDS",
@@ -40,3 +44,26 @@ __all__ = [
     "sign",
     "write_certificate",
 ]
+
+_WHERE = {
+    "KINDS": "schema",
+    "PAYLOAD_TYPE": "envelope",
+    "VALID_DAYS": "statement",
+    "Check": "check",
+    "Finding": "check",
+    "build_certificate": "statement",
+    "check_certificate": "check",
+    "key_id": "keys",
+    "key_path": "keys",
+    "load_public_key": "keys",
+    "load_signing_key": "keys",
+    "new_signing_key": "keys",
+    "sign": "envelope",
+    "write_certificate": "envelope",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"unlearn_eval.certificate.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'unlearn_eval.certificate' has no attribute {name!r}")

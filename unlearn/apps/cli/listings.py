@@ -15,40 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AttacksOptions", "MethodsOptions", "attacks", "methods"]
 
-# (name, summary, needs, cost, paper) of what is looked at beside attacks and extraction
-_UTILITY = (
-    ("loss", "mean loss of the tokens of a record", "", "", ""),
-    (
-        "calibration",
-        "whether the model is right as often as it is sure, on records to keep and unseen ones",
-        "",
-        "",
-        "https://arxiv.org/abs/1706.04599",
-    ),
-    ("drift", "how far predictions moved from those before (KL)", "--before", "", ""),
-    (
-        "rouge",
-        "overlap of the record with what the model writes by itself",
-        "",
-        "generation of 64 records a split (--generate)",
-        "https://aclanthology.org/W04-1013",
-    ),
-    (
-        "repetition",
-        "share of what it writes that it wrote just before",
-        "",
-        "the same generation",
-        "https://arxiv.org/abs/1908.04319",
-    ),
-    (
-        "distinct",
-        "share of word pairs that are new in what it writes",
-        "",
-        "the same generation",
-        "https://arxiv.org/abs/1510.03055",
-    ),
-)
-
 
 @options
 class MethodsOptions:
@@ -138,6 +104,7 @@ def attacks(options: AttacksOptions) -> None:
     from unlearn_eval.passes import PASSES
     from unlearn_eval.robustness import TREATMENTS
     from unlearn_eval.robustness.treatments.options import OPTIONS
+    from unlearn_eval.utility import UTILITY
 
     def show(name: str, summary: str, needs: str, cost: str, paper: str) -> None:
         console.print(f"[bold]{name}[/bold]  {escape(summary)}")
@@ -155,7 +122,7 @@ def attacks(options: AttacksOptions) -> None:
         show(name, calibrated.summary, calibrated.needs, "", calibrated.paper)
     for probe in PROBES.values():
         show(f"extraction.{probe.name}", probe.summary, "", "", probe.paper)
-    for name, summary, needs, cost, paper in _UTILITY:
+    for name, summary, needs, cost, paper in UTILITY:
         show(f"utility.{name}", summary, needs, cost, paper)
     console.print("\n[bold]Passes[/bold] for --also, which cost more than the usual one:\n")
     for more in PASSES.values():

@@ -4,10 +4,3 @@ A comparison is a set of steps (train the adapter under study, train a reference
 Each has a folder named by the digest of everything that its result depends on, so that whatever is
 there already is found again, and a changed recipe does again only what it changed.
 """
-
-from __future__ import annotations
-
-from unlearn.apps.compare.layout import Cell, Layout, Step, lay_out
-from unlearn.apps.compare.study import Study
-
-__all__ = ["Cell", "Layout", "Step", "Study", "lay_out"]

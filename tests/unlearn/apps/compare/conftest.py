@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.compare import Study
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.study import Study
 
 
 def rows(n: int, start: int = 0) -> list[dict[str, str]]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.compare import Step, lay_out
 from unlearn.apps.compare.collect import MIXED, collect
 from unlearn.apps.compare.details import details
-from unlearn.apps.compare.layout import DONE
+from unlearn.apps.compare.layout import DONE, Step, lay_out
 
 
 @pytest.fixture

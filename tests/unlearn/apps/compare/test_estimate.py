@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from unlearn.apps.cli import run
-from unlearn.apps.compare import Study, lay_out
 from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.estimate import Work, costs, counts, parameters, training_tokens
+from unlearn.apps.compare.layout import lay_out
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.trials import check_tuning, own_values
 from unlearn.errors import OptionError
 from unlearn.methods.registry import METHODS, get_method, resolve

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from unlearn.apps.compare import lay_out
+from unlearn.apps.compare.layout import lay_out
 from unlearn.errors import OptionError
 
 
@@ -128,7 +128,7 @@ def test_a_selector_s_file_counts(study, tmp_path):
 
 
 def test_the_folder_of_the_output_is_no_part_of_a_digest(recipe, tmp_path):
-    from unlearn.apps.compare import Study
+    from unlearn.apps.compare.study import Study
 
     here, there = (
         lay_out(Study.of(recipe(), tmp_path / name, {"dtype": "float32"})) for name in "ab"

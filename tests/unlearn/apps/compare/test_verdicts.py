@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unlearn.apps.compare import Step
+from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.verdicts import ruling_of, rulings_before
 from unlearn_eval.results.audit_result import Audit
 from unlearn_eval.results.rows import audit_rows

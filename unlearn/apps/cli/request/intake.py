@@ -7,6 +7,12 @@ from typing import Any
 
 import typer
 
+from unlearn.apps.requests.as_json import (
+    check_content,
+    request_content,
+    search_content,
+    whole_request,
+)
 from unlearn.apps.requests.options import (
     AddOptions,
     CheckOptions,
@@ -28,7 +34,7 @@ def add(options: AddOptions) -> None:
     Example: unlearn request add --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --label T-1042
     """
-    from unlearn.apps.cli.request.show import echo_json, plain, said
+    from unlearn.apps.cli.request.show import echo_json, said
     from unlearn.apps.requests import intake
     from unlearn.model.folders import stacked
 
@@ -51,7 +57,7 @@ def add(options: AddOptions) -> None:
     )
     entered = ledger.get(name)
     if options.json:
-        echo_json(plain(entered))
+        echo_json(request_content(entered))
     else:
         said(f"Request [bold]{name}[/bold] (number {entered.number}) is received.")
         said(f"Next: unlearn request locate {name}")
@@ -64,14 +70,7 @@ def locate(options: LocateOptions) -> None:
     nothing is noted). The records are put in escrow, encrypted. May be repeated until the request
     is run.
     """
-    from unlearn.apps.cli.request.show import (
-        confirmed,
-        echo_json,
-        located,
-        located_plain,
-        plain,
-        said,
-    )
+    from unlearn.apps.cli.request.show import confirmed, echo_json, located, said
     from unlearn.apps.cli.screen import progress_bar, show_note
     from unlearn.apps.requests import intake as desk
     from unlearn.apps.requests.embeddings import Encoder
@@ -133,8 +132,8 @@ def locate(options: LocateOptions) -> None:
         chosen = [entry.id for entry in found.near]
         found = look(chosen)
     if options.json and not options.yes:
-        told = {**located_plain(found), "never_trained_on": never(found)}
-        echo_json({**plain(found_request), "confirmed": False, "found": told})
+        told = {**search_content(found), "never_trained_on": never(found)}
+        echo_json({**request_content(found_request), "confirmed": False, "found": told})
         return
     if not confirmed(f"Delete these {len(found.records)} record(s)?", options.yes):
         said("Nothing was noted.")
@@ -148,8 +147,8 @@ def locate(options: LocateOptions) -> None:
         included=len(chosen),
     )
     if options.json:
-        told = {**located_plain(found), "never_trained_on": never(found)}
-        echo_json({**plain(done), "confirmed": True, "found": told})
+        told = {**search_content(found), "never_trained_on": never(found)}
+        echo_json({**request_content(done), "confirmed": True, "found": told})
     else:
         said(f"Request [bold]{done.id}[/bold]: {len(found.records)} record(s) located.")
         said("Next: unlearn request run")
@@ -157,7 +156,7 @@ def locate(options: LocateOptions) -> None:
 
 def list_(options: ListOptions) -> None:
     """List requests."""
-    from unlearn.apps.cli.request.show import checked, checked_plain, echo_json, listed, plain
+    from unlearn.apps.cli.request.show import checked, echo_json, listed
     from unlearn.apps.requests.check import check
     from unlearn.apps.requests.ledger.states import OPEN, State, known_state
 
@@ -168,8 +167,8 @@ def list_(options: ListOptions) -> None:
     requests = ledger.requests(states, person=options.person)
     result = check(ledger) if options.check else None
     if options.json:
-        content = {"requests": [plain(each) for each in requests]}
-        echo_json(content | ({"check": checked_plain(result)} if result else {}))
+        content = {"requests": [request_content(each) for each in requests]}
+        echo_json(content | ({"check": check_content(result)} if result else {}))
     else:
         listed(requests)
         if result:
@@ -180,12 +179,12 @@ def list_(options: ListOptions) -> None:
 
 def show(options: ShowOptions) -> None:
     """Show one request: where it stands, its artifacts and verdict, and its history."""
-    from unlearn.apps.cli.request.show import echo_json, shown, shown_plain
+    from unlearn.apps.cli.request.show import echo_json, shown
 
     ledger = options.open_ledger()
     entered = ledger.get(options.name)
     if options.json:
-        echo_json(shown_plain(ledger, entered))
+        echo_json(whole_request(ledger, entered))
     else:
         shown(ledger, entered)
 
@@ -197,7 +196,7 @@ def check(options: CheckOptions) -> None:
     somewhere else: from the ledger alone it cannot be seen that all of it was put back to an older
     copy, nor what somebody who has the key has changed.
     """
-    from unlearn.apps.cli.request.show import checked, checked_plain, echo_json
+    from unlearn.apps.cli.request.show import checked, echo_json
     from unlearn.apps.cli.verbs import certificate
     from unlearn.apps.requests.check import check as check_ledger
     from unlearn_eval.certificate.options import CertificateCheckOptions
@@ -208,7 +207,7 @@ def check(options: CheckOptions) -> None:
         certificate.check(CertificateCheckOptions(options.file, options.key, json=options.json))
     result = check_ledger(options.open_ledger(examine=True), expect_head=options.expect_head)
     if options.json:
-        echo_json(checked_plain(result))
+        echo_json(check_content(result))
     else:
         checked(result)
     if not result.ok:
@@ -217,7 +216,7 @@ def check(options: CheckOptions) -> None:
 
 def close(options: CloseOptions) -> None:
     """Close a request, and shred its records in the escrow."""
-    from unlearn.apps.cli.request.show import confirmed, echo_json, plain, said
+    from unlearn.apps.cli.request.show import confirmed, echo_json, said
     from unlearn.apps.requests import intake
 
     ledger = options.open_ledger()
@@ -227,6 +226,6 @@ def close(options: CloseOptions) -> None:
         raise typer.Exit(0)
     closed = intake.close(ledger, entered, outcome)
     if options.json:
-        echo_json(plain(closed))
+        echo_json(request_content(closed))
     else:
         said(f"Request [bold]{closed.id}[/bold] is closed: {closed.facts['outcome']}.")

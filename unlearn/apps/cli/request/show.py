@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from unlearn.apps.cli.screen import console, show_note, table
+from unlearn.apps.requests.as_json import request_content, whole_request
 from unlearn.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,18 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "broken",
     "checked",
-    "checked_plain",
     "confirmed",
     "echo_json",
     "listed",
     "located",
-    "located_plain",
-    "plain",
     "ran",
-    "ran_plain",
     "said",
     "shown",
-    "shown_plain",
     "verdicts",
 ]
 
@@ -68,39 +64,13 @@ def confirmed(question: str, yes: bool) -> bool:
     return typer.confirm(question)
 
 
-def plain(request: Request) -> dict[str, Any]:
-    """Return a request as JSON has it."""
-    facts = request.facts
-    verdict = facts.get("verdict") or {}
-    counts = [artifact["status"] for artifact in facts.get("artifacts", ())]
-    return {
-        "id": request.id,
-        "number": request.number,
-        "label": facts.get("label"),
-        "due": facts.get("due"),
-        "state": request.state,
-        "outcome": facts.get("outcome"),
-        "created": request.created,
-        "changed": request.changed,
-        "line": request.line,
-        "records": len(facts["records"]) if "records" in facts else None,
-        "near_duplicates": facts.get("near"),
-        "secrets_in_kept_records": facts.get("elsewhere"),
-        "run": (facts.get("after") or facts.get("run") or {}).get("run"),
-        "adapter": (facts.get("after") or {}).get("digest"),
-        "verdict": {k: verdict.get(k) for k in ("outcome", "tier", "policy")} if verdict else None,
-        "artifacts": {status: counts.count(status) for status in ("found", "unclear", "cleaned")},
-        "swept": facts.get("swept"),
-    }
-
-
 def listed(requests: Sequence[Request]) -> None:
     """Print requests as a table."""
     from unlearn.apps.requests.ledger.due import due_words
 
     rows = []
     for request in requests:
-        told = plain(request)
+        told = request_content(request)
         verdict = (told["verdict"] or {}).get("outcome") or ""
         left = told["artifacts"]["found"]
         rows.append(
@@ -134,41 +104,11 @@ def verdicts(ledger: Ledger, requests: Sequence[Request]) -> None:
         said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
 
 
-def _artifacts(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
-    found = []
-    for entry in request.facts.get("artifacts", ()):
-        told = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
-        shown = {key: value for key, value in entry.items() if key not in {"sealed", "name"}}
-        found.append({**shown, **told})
-    return found
-
-
-def shown_plain(ledger: Ledger, request: Request) -> dict[str, Any]:
-    """Return a request with artifacts, reasons and history as JSON has it."""
-    reasons: Sequence[str] = ()
-    audit = None
-    if "verdict" in request.facts:
-        from unlearn.apps.requests.evidence import audit_of
-
-        folder, reasons = audit_of(ledger, request)
-        audit = str(folder)
-    return {
-        **plain(request),
-        "audit": audit,
-        "reasons": list(reasons),
-        "artifacts_list": _artifacts(ledger, request),
-        "history": [
-            {"seq": event.seq, "at": event.at, "event": event.event, "state": event.state}
-            for event in ledger.history(request.id)
-        ],
-    }
-
-
 def shown(ledger: Ledger, request: Request) -> None:
     """Print a request with artifacts, reasons and history."""
     from unlearn.apps.requests.ledger.due import due_words
 
-    told = shown_plain(ledger, request)
+    told = whole_request(ledger, request)
     label = f"  {escape(told['label'])}" if told["label"] else ""
     said(f"[bold]Request {request.id}[/bold] (number {request.number}){label}")
     outcome = f", closed as {told['outcome']}" if told["outcome"] else ""
@@ -203,15 +143,6 @@ def artifact_table(artifacts: Sequence[Mapping[str, Any]]) -> None:
     table("What else descends from the records", ["path", "kind", "why", "status", "to do"], rows)
 
 
-def located_plain(found: Located) -> dict[str, Any]:
-    """Return what a search found as JSON has it: ids, no text."""
-    return {
-        "records": found.records.ids,
-        "near_duplicates": [entry._asdict() for entry in found.near],
-        "secrets_elsewhere": [entry._asdict() for entry in found.elsewhere],
-    }
-
-
 def located(found: Located, show_text: bool) -> None:
     """Print what a search found."""
     rows = []
@@ -237,18 +168,6 @@ def located(found: Located, show_text: bool) -> None:
         )
 
 
-def checked_plain(result: Check) -> dict[str, Any]:
-    """Return a check as JSON has it."""
-    return {
-        "ok": result.ok,
-        "requests": result.requests,
-        "entries": result.entries,
-        "head": result.head,
-        "problems": list(result.problems),
-        "notes": list(result.notes),
-    }
-
-
 def checked(result: Check) -> None:
     """Print a check."""
     for problem in result.problems:
@@ -258,20 +177,6 @@ def checked(result: Check) -> None:
     verdict = "everything holds" if result.ok else "the ledger or a file it names was changed"
     said(f"{result.requests} request(s), {result.entries} entries of history: {verdict}")
     said(f"head {result.head}")
-
-
-def ran_plain(result: Ran) -> dict[str, Any]:
-    """Return what runs did as JSON has it."""
-    failed = [
-        {"line": each.line, "requests": each.requests, "problem": each.problem}
-        for each in result.failed
-    ]
-    return {
-        "runs": [vars(each) for each in result.done],
-        "busy": result.busy,
-        "failed": failed,
-        "notes": result.notes,
-    }
 
 
 def ran(result: Ran) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
+from unlearn.apps.requests.as_json import request_content, runs_content, whole_request
 from unlearn.apps.requests.options import (
     CertificateOptions,
     RunOptions,
@@ -36,7 +37,7 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
     What goes wrong on one adapter does not stop the runs on others. Exit codes: 0 all done; 2 some
     run cannot use what it was given; 1 some run broke off for another reason.
     """
-    from unlearn.apps.cli.request.show import broken, echo_json, ran, ran_plain
+    from unlearn.apps.cli.request.show import broken, echo_json, ran
     from unlearn.apps.cli.screen import announce, progress_bar, show_note
     from unlearn.apps.requests.run import Settings, run_requests
     from unlearn.runs.options import DEFAULT_METHOD
@@ -66,7 +67,7 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
             progress=progress,
         )
     if options.json:
-        echo_json(ran_plain(result))
+        echo_json(runs_content(result))
     else:
         ran(result)
     if result.failed:
@@ -87,7 +88,7 @@ def verify(options: VerifyOptions) -> None:
 
     Exit codes: 0 all verified; 3 one failed; 4 one could not be decided.
     """
-    from unlearn.apps.cli.request.show import echo_json, plain, verdicts
+    from unlearn.apps.cli.request.show import echo_json, verdicts
     from unlearn.apps.cli.screen import progress_bar, show_note
     from unlearn.apps.requests.verify import AuditSettings, verify_request
 
@@ -114,7 +115,7 @@ def verify(options: VerifyOptions) -> None:
             tell = None if options.json else show_note
             verified.append(verify_request(ledger, request, settings, announce=tell))
     if options.json:
-        echo_json({"requests": [plain(request) for request in verified]})
+        echo_json({"requests": [request_content(request) for request in verified]})
     else:
         verdicts(ledger, verified)
     states = {request.state for request in verified}
@@ -166,11 +167,11 @@ def _show_swept(
     options: SweepOptions, ledger: Ledger, request: Request, notes: Sequence[str]
 ) -> None:
     """Print what is left; exit code 1 when something known is."""
-    from unlearn.apps.cli.request.show import echo_json, said, shown_plain
+    from unlearn.apps.cli.request.show import echo_json, said
     from unlearn.apps.cli.screen import show_note
 
     statuses = [entry["status"] for entry in request.facts["artifacts"]]
-    content = shown_plain(ledger, request)
+    content = whole_request(ledger, request)
     if options.json:
         echo_json(content | {"notes": list(notes)})
     else:
@@ -186,12 +187,12 @@ def _show_swept(
 
 def certificate(options: CertificateOptions) -> None:
     """Write the signed certificate of a request that was verified."""
-    from unlearn.apps.cli.request.show import echo_json, plain, said
+    from unlearn.apps.cli.request.show import echo_json, said
     from unlearn.apps.requests.verify import certify_request
 
     ledger = options.open_ledger()
     file = certify_request(ledger, ledger.get(options.name), options.output)
     if options.json:
-        echo_json({**plain(ledger.get(options.name)), "certificate": str(file)})
+        echo_json({**request_content(ledger.get(options.name)), "certificate": str(file)})
     else:
         said(f"Saved to [bold]{escape(str(file))}[/bold]")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,9 +12,8 @@ from rich.markup import escape
 from unlearn.apps.compare.options import CompareOptions
 
 if TYPE_CHECKING:
-    from unlearn.apps.compare import Step
     from unlearn.apps.compare.comparing import Compared, Stage
-    from unlearn.apps.compare.estimate import Costs
+    from unlearn.apps.compare.layout import Step
 
 __all__ = ["compare"]
 
@@ -101,64 +99,12 @@ class _Screen:
 
 def _show(stage: Stage) -> None:
     """Show what there is to do in one stage, and what it will take."""
-    from unlearn.apps.cli.screen import console, duration, table
-    from unlearn.apps.compare.estimate import costs, counts
+    from unlearn.apps.cli.screen import console, table
+    from unlearn.apps.compare.forecast import forecast
 
-    study, layout = stage.study, stage.layout
-    found = counts(study)
-    expected = costs(study, layout, found)
-    sets = " + ".join(f"{n:,}" for n in found.forget)
-    console.print(
-        f"[bold]{stage.title}{len(layout.cells)} cells[/bold]: "
-        f"{_many(study.recipe.methods, 'method')} × {_many(study.recipe.seeds, 'seed')} × "
-        f"{_many(found.forget, 'forget set')}; "
-        f"references a set: {study.recipe.references}"
-    )
-    console.print(
-        f"  {found.train:,} records to learn, {sets} to forget, {found.holdout:,} never seen; "
-        f"about {found.tokens:.0f} tokens each ({found.how})"
-    )
-    rows = [
-        _line("the adapter under study", [layout.target], expected),
-        _line("references", [s for group in layout.references for s in group], expected),
-    ]
-    seen: set[Path] = set()
-    for name in dict.fromkeys(cell.name for cell in layout.cells):
-        mine = [cell.unlearn for cell in layout.cells if cell.name == name]
-        # a row that is another under a second name takes nothing
-        rows.append(_line(name, [step for step in mine if step.folder not in seen], expected))
-        seen |= {step.folder for step in mine}
-    table("", ["training", "runs", "done", "tokens to go, at most"], rows)
-    total = expected.total
-    console.print(
-        f"  to do: {_count(total.trained)} tokens forward and backward at most, and "
-        f"{_count(total.scored)} forward only, in audits"
-    )
-    if expected.parameters:
-        console.print(
-            f"  {_count(expected.parameters)} parameters: "
-            f"{total.operations(expected.parameters):.2g} floating-point operations"
-        )
-    if expected.seconds is None:
-        console.print(f"  time: unknown; {expected.how}")
-    else:
-        console.print(f"  about {duration(expected.seconds)} of one process, from {expected.how}")
-
-
-def _line(label: str, steps: Sequence[Step], expected: Costs) -> list[str]:
-    """Sum steps up in a row: how many there are, how many are done, what the others take."""
-    left = [expected.work[s.folder].trained for s in steps if s.folder in expected.work]
-    done = len(steps) - len(left)
-    return [escape(label), str(len(steps)), str(done), _count(sum(left))]
-
-
-def _many(things: Sequence[object], word: str) -> str:
-    return f"{len(things)} {word}{'s' * (len(things) != 1)}"
-
-
-def _count(number: float) -> str:
-    """Write a large number as people say it."""
-    for size, word in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {word}"
-    return f"{number:.0f}"
+    text = forecast(stage)
+    console.print(f"[bold]{escape(text.cells)}[/bold]: {escape(text.axes)}")
+    console.print(f"  {escape(text.records)}")
+    table("", text.heads, [[escape(word) for word in row] for row in text.rows])
+    for line in text.costs:
+        console.print(f"  {escape(line)}")

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.compare import Step, Study
 from unlearn.apps.compare.comparing import compare
 from unlearn.apps.compare.execution.runner import run_steps, runner
+from unlearn.apps.compare.layout import Step
+from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.compare import Step, Study
 from unlearn.apps.compare.execution import runner as module
 from unlearn.apps.compare.execution.runner import check_engine, held, run_steps, runner
-from unlearn.apps.compare.layout import DONE
+from unlearn.apps.compare.layout import DONE, Step
+from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn.apps.compare import Step
 from unlearn.apps.compare.execution import local_pool as _processes
 from unlearn.apps.compare.execution import peak_memory as _memory
 from unlearn.apps.compare.execution import work
-from unlearn.apps.compare.layout import DONE
+from unlearn.apps.compare.layout import DONE, Step
 
 
 @pytest.fixture

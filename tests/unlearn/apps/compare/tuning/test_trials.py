@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from unlearn.apps.cli import run
-from unlearn.apps.compare import lay_out
 from unlearn.apps.compare.comparing import compare, stages
 from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.estimate import costs, counts
 from unlearn.apps.compare.execution import work
-from unlearn.apps.compare.layout import DONE
+from unlearn.apps.compare.layout import DONE, lay_out
 from unlearn.apps.compare.rounds import Tuning
 from unlearn.apps.compare.tuning.trials import (
     Trial,
