@@ -88,7 +88,7 @@ def options(cls: type[T]) -> type[T]:
 
     Fields before `_: KW_ONLY` may be given by position.
     """
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, defer_build=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     made = pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
     return cast(type[T], made)
 

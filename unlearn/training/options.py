@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from unlearn.config import StrictModel, validated, without_auto
-from unlearn.errors import OptionError
+from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
     "FINETUNE_DEFAULTS",
@@ -128,6 +128,10 @@ def finetuning_options(
         OptionError: naming the option.
     """
     chosen = without_auto(options)
+    known = [*TrainingOptions.model_fields, *LoraOptions.model_fields]
+    for name in chosen:
+        if name not in known:
+            raise OptionError(f"{where}: unknown option {name!r}{did_you_mean(name, known)}")
     shape = {name: chosen.pop(name) for name in LoraOptions.model_fields if name in chosen}
     training = validated(TrainingOptions, FINETUNE_DEFAULTS | chosen, where)
     check_wrappers(chosen, training, where, forget=False, retain=True)
