@@ -44,7 +44,7 @@ class Treatment:
     @property
     def probe(self) -> str:
         """The `package.file` of the treatment, as rows of an audit name it."""
-        return self.run.partition(":")[0].removeprefix("unlearn_eval.")
+        return "robustness." + self.run.partition(":")[0].rpartition(".")[2]
 
     def function(self) -> Callable[..., Any]:
         """Import what applies it; torch comes with it."""
@@ -53,7 +53,7 @@ class Treatment:
         return found
 
 
-_HERE = "unlearn_eval.robustness"
+_HERE = "unlearn_eval.robustness.treatments"
 
 TREATMENTS: dict[str, Treatment] = {
     t.name: t

@@ -25,7 +25,7 @@ def test_calibrated_attacks_are_described_too():
     assert list(CALIBRATED) == ["lira", "rmia", "deviation", "quantile", "u_lira"]
     assert not set(CALIBRATED) & set(ATTACKS)
     for name, attack in CALIBRATED.items():
-        module = importlib.import_module(f"unlearn_eval.membership.{name}")
+        module = importlib.import_module(f"unlearn_eval.membership.calibrated.{name}")
         assert (attack.name, attack.paper, attack.summary) == (name, module.PAPER, module.SUMMARY)
         assert attack.paper.startswith("https://arxiv.org/abs/")
         assert attack.needs

@@ -156,7 +156,7 @@ def test_a_killed_comparison_goes_on_and_a_finished_one_is_found(
     path.write_text(yaml.safe_dump(json.loads(mine.model_dump_json())))
     code = f"""
 import sys
-from unlearn._cli import run
+from unlearn.apps.cli import run
 assert run(["compare", {str(path)!r}, "--output", {str(out)!r}, "--dtype", "float32"]) == 0
 heavy = {{"torch", "transformers", "datasets", "scipy", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy

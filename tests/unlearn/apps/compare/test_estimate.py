@@ -151,7 +151,7 @@ def test_sizes_of_what_is_on_the_hub_come_from_the_recipe(study):
 def test_a_plan_imports_nothing_heavy(data, tmp_path):
     code = f"""
 import sys
-from unlearn._cli import run
+from unlearn.apps.cli import run
 words = ["compare", "tofu_small", "model=demo", "data={data}", "train=rows:0-7"]
 words += ["forget=r0,r1", "holdout=rows:8-9", "validation=rows:10-11", "tune.forget=r6", "--plan"]
 words += ["--output", {str(tmp_path / "o")!r}]

@@ -40,7 +40,7 @@ os.environ.update(environment)
 nowhere = os.open(os.devnull, os.O_WRONLY)
 os.dup2(nowhere, 1)
 os.dup2(nowhere, 2)
-from unlearn._cli import run
+from unlearn.apps.cli import run
 sys.exit(run(words))
 """
 

@@ -210,8 +210,8 @@ def test_any_order_of_events_keeps_ledger_and_history_in_step(
 
 HOLD = """
 import sys, time
-from unlearn.lineage import Key
-from unlearn.requests.ledger import Ledger
+from unlearn.provenance.keys import Key
+from unlearn.apps.requests.ledger.ledger import Ledger
 url, secret, line = sys.argv[1:]
 with Ledger.open(url, Key(bytes.fromhex(secret))).lease(line) as lease:
     print("held" if lease else "busy", flush=True)
@@ -295,8 +295,8 @@ def test_a_process_id_that_is_used_again_is_not_the_holder() -> None:
 
 ADD = """
 import sys
-from unlearn.lineage import Key
-from unlearn.requests.ledger import Ledger
+from unlearn.provenance.keys import Key
+from unlearn.apps.requests.ledger.ledger import Ledger
 url, secret, line = sys.argv[1:]
 ledger = Ledger.open(url, Key(bytes.fromhex(secret)))
 for i in range(20):
