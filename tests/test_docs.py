@@ -189,7 +189,7 @@ def test_json_blocks_are_records(tmp_path: Path) -> None:
     texts = [text for page in PAGES for text in blocks(page, "json")]
     assert texts
     for text in texts:
-        (tmp_path / "records.jsonl").write_text(text, "utf-8")
+        (tmp_path / "records.jsonl").write_text(json.dumps(json.loads(text)), "utf-8")
         for record in Records.load(tmp_path / "records.jsonl"):
             secrets = [record.completion[s.start : s.end] for s in record.secrets]
             assert secrets == re.findall(r"[\d-]+", record.completion)
