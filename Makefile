@@ -7,7 +7,7 @@ PACKAGES := unlearn eval/unlearn_eval
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint imports types docstrings format bench stress wheel
+.PHONY: help install demo test check lint imports types docstrings format docs bench stress wheel
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ install: $(STAMP)  ## Make or refresh .venv from constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 demo: $(STAMP)  ## Tell the whole story on the embedded model, into out/demo
@@ -43,6 +43,9 @@ docstrings: $(STAMP)
 format: $(STAMP)  ## Sort imports and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## Build the documentation into out/docs
+	$(BIN)/python -m sphinx -W --keep-going -b html -d out/.doctrees docs out/docs
 
 bench: $(STAMP)  ## Measure speed and memory, into out/
 	mkdir -p out

@@ -1,4 +1,4 @@
-"""Make the pictures in the README: the top of a report, as Chromium shows it, to its n-th figure.
+"""Make the documentation's pictures: the top of a report, as Chromium shows it, to a figure.
 
     unlearn demo --output out/demo --overwrite
     python docs/picture.py out/demo/npo/audit/report.html docs/report.png 2

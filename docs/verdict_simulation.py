@@ -2,8 +2,9 @@
 
     python docs/verdict_simulation.py [AUDITS]
 
-prints the table of the README. Records have one number a model, in nats: the difficulty of the
-record, shared by all models; what a model does to all forgotten records alike; and noise.
+prints the table of docs/deletion-requests.md. Records have one number a model, in nats: the
+difficulty of the record, shared by all models; what a model does to all forgotten records alike;
+and noise.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearn import errors
 from unlearn.errors import UnlearnError
+from unlearn.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unlearn.data.records import Record, Records, Secret
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from unlearn.runs.forgetting import forget
     from unlearn.runs.saving import Result
     from unlearn.training.trainer import Objective, UnlearnTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

@@ -30,7 +30,7 @@ class MatchTeacher:
     The loss is bounded below by 0, reached at the teacher: there is nothing to overshoot.
 
     Attributes:
-        divergence: weight κ of the divergence; .3, from measurements on TOFU (see `pilot`).
+        divergence: weight κ of the divergence; .3, from measurements on TOFU (docs/methods.md).
         level: weight λ of the Huber term; .1, from the same.
         sharpness: factor s on the teacher's logits; 1 leaves them as they are.
     """

@@ -35,7 +35,7 @@ class Method:
         extra: options of the method itself (not of its losses) with their defaults.
         alternates: where the answers to give instead come from, see `unlearn.methods.alternates`.
         rate: default learning rate as a part of that of the original training; from measurements
-            on TOFU, see the README.
+            on TOFU, see docs/methods.md.
         epochs: default passes over the forget records; more where these are few.
         run: the function that runs it on a `Job`, as `module:name`.
     """

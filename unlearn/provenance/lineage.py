@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import LineageError
 from unlearn.provenance.digests import weights_digest
+from unlearn.version import __version__
 
 __all__ = [
     "FILE_NAME",
@@ -129,6 +130,4 @@ def now() -> str:
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries whose numerics enter the weights."""
     names = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
-    from unlearn import __version__
-
     return {"unlearn": __version__} | {name: metadata.version(name) for name in names}

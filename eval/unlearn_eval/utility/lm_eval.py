@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness on an opened model: an optional extra, `unlearn[lm-eval]`."""
+"""Tasks of lm-evaluation-harness on an opened model: they need the extra `lm-eval`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def evaluate_tasks(
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise OptionError(
-            "tasks of lm-evaluation-harness need it installed: pip install 'unlearn[lm-eval]'"
+            "tasks of lm-evaluation-harness need it installed: in a clone of unlearn, "
+            "pip install '.[lm-eval]'"
         ) from error
     mode = state.model.training
     try:

@@ -14,7 +14,7 @@ from unlearn_eval.utility.lm_eval import _interval, evaluate_tasks
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(OptionError, match=r"pip install 'unlearn\[lm-eval\]'"):
+    with pytest.raises(OptionError, match=r"pip install '\.\[lm-eval\]'"):
         evaluate_tasks(None, ["days"])  # type: ignore[arg-type]
 
 

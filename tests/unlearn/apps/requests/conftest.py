@@ -43,7 +43,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binaries = _binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL here: install the package postgresql")
-    pytest.importorskip("psycopg", reason="no psycopg: pip install 'unlearn[postgresql]'")
+    pytest.importorskip("psycopg", reason="no psycopg: pip install '.[postgresql]'")
     # a short path that the server's user may enter: a root's temporary folders are its own
     folder = Path("/tmp") / f"unlearn-pg-{uuid.uuid4().hex[:8]}"
     folder.mkdir(mode=0o755)

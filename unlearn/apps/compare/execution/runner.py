@@ -40,7 +40,9 @@ def check_engine(engine: str, address: str | None) -> None:
         hint = did_you_mean(engine, ENGINES)
         raise OptionError(f"unknown engine {engine!r}{hint}; choose {', '.join(ENGINES)}")
     if engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise OptionError("--engine ray: Ray is not installed: pip install 'unlearn[ray]'")
+        raise OptionError(
+            "--engine ray: Ray is not installed: in a clone of unlearn, pip install '.[ray]'"
+        )
     if address and engine != "ray":
         raise OptionError("--address is that of a Ray cluster: give --engine ray")
 

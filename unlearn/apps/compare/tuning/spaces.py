@@ -142,7 +142,8 @@ def need_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise OptionError(
-            "tuning needs Optuna, which is not installed: pip install 'unlearn[tune]'"
+            "tuning needs Optuna, which is not installed: in a clone of unlearn, "
+            "pip install '.[tune]'"
         ) from None
 
 

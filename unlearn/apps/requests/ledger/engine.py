@@ -124,7 +124,8 @@ def _postgresql(url: str) -> sa.Engine:
         return sa.create_engine(f"postgresql+psycopg://{rest}", poolclass=NullPool)
     except ModuleNotFoundError:
         raise LedgerError(
-            "a ledger on PostgreSQL needs psycopg: pip install 'unlearn[postgresql]'"
+            "a ledger on PostgreSQL needs psycopg: in a clone of unlearn, "
+            "pip install '.[postgresql]'"
         ) from None
     except sa.exc.ArgumentError as error:
         raise LedgerError(f"--ledger: not the URL of a database ({error})") from None

@@ -203,7 +203,7 @@ def test_an_engine_that_is_not_there(monkeypatch):
     with pytest.raises(OptionError, match="--engine ray"):
         check_engine("local", "10.0.0.1:6379")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"pip install 'unlearn\[ray\]'"):
+    with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
         check_engine("ray", None)
 
 

@@ -137,5 +137,5 @@ def test_without_optuna_it_says_what_to_install(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "optuna", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(OptionError, match=r"pip install 'unlearn\[tune\]'"):
+    with pytest.raises(OptionError, match=r"pip install '\.\[tune\]'"):
         need_optuna()
