@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from unlearn.apps.compare.execution import queue
 from unlearn.apps.compare.execution import runner as module
 from unlearn.apps.compare.execution.runner import check_engine, held, run_steps, runner
 from unlearn.apps.compare.layout import DONE, Step
@@ -160,7 +161,7 @@ def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monke
 
     from unlearn.apps.compare.execution import local_pool as _processes
 
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(queue.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setattr(_processes, "_serve", tell_threads)
     monkeypatch.setattr(module, "attempt", lambda *_: str(torch.get_num_threads()))
     before = torch.get_num_threads()
