@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count as counting
@@ -31,6 +30,7 @@ from unlearn.methods.retrain import same_training
 from unlearn.model.adapters import check_adapter_folder
 from unlearn.model.folders import resolve_folder
 from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.processes import world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
     Base,
@@ -260,7 +260,7 @@ def train_references(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise OptionError("references train in one process: start the command without a launcher")
     _check_choice(kind, forget, count, jobs)
     target = check_output(output, overwrite=True)

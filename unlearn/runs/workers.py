@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from unlearn.errors import UnlearnError
+from unlearn.processes import portable
 
 __all__ = [
     "Tell",
@@ -247,16 +247,7 @@ def _attempt(work: Work[Any, Any], task: Any, tell: Tell) -> _End:
     except Exception as error:
         if not isinstance(error, UnlearnError):
             error.add_note(traceback.format_exc())  # the pipe takes no traceback
-        return _End(None, _portable(error))
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error as it can be sent: itself where it can, else one that says the same."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        return _End(None, portable(error))
 
 
 def _take_gpu(number: int, device: str | None) -> None:

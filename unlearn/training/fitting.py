@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from unlearn.errors import OptionError
 from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
+from unlearn.processes import world_size
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
 from unlearn.training.options import TrainingOptions
@@ -248,7 +248,7 @@ def _arguments(
         dataloader_pin_memory=state.device.type == "cuda",
         use_cpu=state.device.type == "cpu",
         ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if state.device.type == "cpu" and _processes() > 1 else None,
+        ddp_backend="gloo" if state.device.type == "cpu" and world_size() > 1 else None,
         seed=seed,
         data_seed=seed,
     )
@@ -260,7 +260,7 @@ def _share(training: TrainingOptions) -> tuple[int, int]:
     `batch_size` counts the samples of all processes together, so the same command means the same
     on one process and on several.
     """
-    batch, processes = training.batch_size, _processes()
+    batch, processes = training.batch_size, world_size()
     micro = training.micro_batch_size or max(1, batch // processes)
     if batch % (micro * processes):
         raise OptionError(
@@ -268,11 +268,6 @@ def _share(training: TrainingOptions) -> tuple[int, int]:
             "(micro_batch_size)"
         )
     return micro, batch // (micro * processes)
-
-
-def _processes() -> int:
-    """How many processes a launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _sums(state: ModelState, examples: Sequence[Example]) -> torch.Tensor:

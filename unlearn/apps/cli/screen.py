@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from unlearn.processes import is_main
+
 if TYPE_CHECKING:
     from unlearn.methods.job import Plan
     from unlearn.runs.saving import Result
@@ -39,7 +40,7 @@ class _Console(Console):
 
 # Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
 # Of several processes started by a launcher only the first speaks.
-_QUIET = os.environ.get("RANK", "0") != "0"
+_QUIET = not is_main()
 console = _Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
 _NAME = 24  # so much of the first column of a table stays on one line
 _errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
