@@ -20,7 +20,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ class Canaries:
             raise OptionError(f"--canaries {count}: plant at least one pair")
         secret = secret if secret is not None else secrets.token_bytes(32)
         form = Counter(record.form for record in records).most_common(1)[0][0]
-        taken = {*records.ids, *(record.canonical for record in records)}
+        taken = _taken(records)
         entries = []
         for pair in range(count):
             rows: list[dict[str, Any]] = []
@@ -180,6 +180,11 @@ class Canaries:
         finally:
             with contextlib.suppress(OSError):
                 stage.unlink()
+
+
+def _taken(records: Iterable[Record]) -> set[str]:
+    """Return the ids and contents that no canary may have."""
+    return {name for record in records for name in (record.id, record.canonical)}
 
 
 def _parsed(text: str) -> Canaries:
@@ -279,8 +284,7 @@ def joined(records: Records, canaries: Sequence[Record]) -> Records:
         return records
     import datasets
 
-    known = {*records.ids, *(record.canonical for record in records)}
-    if any(one.id in known or one.canonical in known for one in canaries):
+    if _taken(records) & _taken(canaries):
         raise DataError(
             f"{records.source} holds canaries, or records with their ids: they come from the file "
             "of canaries alone"

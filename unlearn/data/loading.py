@@ -16,7 +16,6 @@ __all__ = ["read_rows", "record_of", "to_dataset"]
 Located = tuple[str, Any]
 """A row with the words that say where it is."""
 
-_CONTENT = ("text", "prompt", "completion", "messages")
 # Other names for prompt and completion, as common datasets have them.
 _PROMPTS = ("prompt", "question", "instruction")
 _COMPLETIONS = ("completion", "answer", "response", "output")

@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearn.data.tokenization import Example
 from unlearn.errors import ModelError, OptionError
-from unlearn.losses import HiddenLoss
+from unlearn.losses import HiddenLoss, Loss
 from unlearn.methods.registry import Resolved
 from unlearn.model.adapters import read_adapter_config
 from unlearn.model.blocks import blocks_of
@@ -19,8 +19,8 @@ from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
-from unlearn.training.trainer import Objective, Teacher
 
 __all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
 
@@ -82,6 +82,27 @@ class Job:
             importlib.import_module(module), name
         )
         return runner(self)
+
+    def objective(
+        self, forget: Loss | None = None, constraint: Constraint | None = None
+    ) -> Objective:
+        """Return what the method minimises, with its losses and weights.
+
+        Args:
+            forget: in place of the method's forget loss.
+            constraint: lets the retain weight follow the retain loss.
+
+        Returns:
+            The objective.
+        """
+        chosen = self.resolved
+        return Objective(
+            forget or chosen.forget,
+            chosen.retain,
+            chosen.forget_weight,
+            chosen.retain_weight,
+            constraint,
+        )
 
     def fit(
         self,
@@ -184,12 +205,8 @@ def run_loss(job: Job) -> tuple[ModelState, Fit]:
     Returns:
         (the job's state, trained; what training did).
     """
-    resolved = job.resolved
-    objective = Objective(
-        resolved.forget, resolved.retain, resolved.forget_weight, resolved.retain_weight
-    )
-    retain = job.split["retain"] if resolved.retain is not None else ()
-    return job.state, job.fit(objective, forget=job.split["forget"], retain=retain)
+    retain = job.split["retain"] if job.resolved.retain is not None else ()
+    return job.state, job.fit(job.objective(), forget=job.split["forget"], retain=retain)
 
 
 def run_hidden(job: Job) -> tuple[ModelState, Fit]:

@@ -116,12 +116,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     teacher = teacher_of(pilot, forget)
     del pilot
     done = replace(job, announce=None, progress=_counting(job.progress, first.steps, total)).fit(
-        Objective(
-            replace(resolved.forget, sharpness=sharpness),
-            resolved.retain,
-            resolved.forget_weight,
-            resolved.retain_weight,
-        ),
+        job.objective(replace(resolved.forget, sharpness=sharpness)),
         forget=forget,
         retain=retain if resolved.retain is not None else (),
         training=training,

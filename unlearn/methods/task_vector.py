@@ -22,7 +22,7 @@ from unlearn.model.state import ModelState, open_model
 from unlearn.training.fitting import Fit
 from unlearn.training.trainer import Objective
 
-__all__ = ["combine_lora", "lora_deltas", "negate_full", "run"]
+__all__ = ["combine_lora", "negate_full", "run"]
 
 # Keys of `adapter_config.json` that make ΔW something other than scale · B·A.
 _NOT_LOW_RANK = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
@@ -136,24 +136,6 @@ def combine_lora(
         "init_lora_weights": True,
     }
     return combined, config
-
-
-def lora_deltas(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return ΔW = s·B·A of each module, in float64 (for embeddings: transposed as stored).
-
-    Args:
-        tensors: an adapter's weights by name.
-        config: its `adapter_config.json`.
-
-    Returns:
-        ΔW by module name, [out, in].
-    """
-    deltas = {}
-    for module in _modules(tensors):
-        a_key, b_key = _keys(module, tensors)
-        a, b = tensors[a_key].double(), tensors[b_key].double()
-        deltas[module] = lora_delta_scale(dict(config), a.shape[0], _alpha(config, module)) * b @ a
-    return deltas
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     del reinforced
     resolved = job.resolved
     done = job.fit(
-        Objective(resolved.forget, resolved.retain, resolved.forget_weight, resolved.retain_weight),
+        job.objective(),
         forget=forget,
         retain=job.split["retain"] if resolved.retain is not None else (),
         teacher=teacher,

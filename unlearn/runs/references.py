@@ -12,11 +12,10 @@ from typing import Any
 
 from unlearn.config import validated, without_auto
 from unlearn.data.records import Records
-from unlearn.data.splits import half_splits
+from unlearn.data.splits import half_splits, refuse_shared
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import (
-    DataError,
     ModelError,
     OptionError,
     OutputError,
@@ -268,7 +267,7 @@ def train_references(
     below = resolve_folder(like, "adapter") if like is not None else None
     parent = Lineage.read(below) if below else None
     training, config = _settings(below, parent, lora or {}, options or {})
-    seen = _left(records, forget) if kind == "full" else records
+    seen = _without(records, forget) if kind == "full" else records
     splits = half_splits(seen, count, seed) if kind == "half" else [[*range(len(seen))]] * count
     check_suppressed(seen, Key.load())
     trainer, facts = _prepared(
@@ -386,20 +385,20 @@ def _references(
     return references
 
 
-def _left(records: Records, forget: str | None) -> Records:
+def _without(records: Records, forget: str | None) -> Records:
     """Return the records that references see."""
-    gone = records.select(forget or "")
-    left = records.without(gone)
-    if not len(left):
+    forget_records = records.select(forget or "")
+    retain_records = records.without(forget_records)
+    if not len(retain_records):
         raise SelectionError("--forget names every record of --data: none is left to train on")
-    contents = {record.canonical for record in gone}
-    copies = [record.id for record in left if record.canonical in contents]
-    if copies:
-        raise DataError(
-            f"{records.source}: {len(copies)} more record(s) have the same content as records to "
-            f"forget, first {copies[0]!r}; name them in --forget too"
-        )
-    return left
+    refuse_shared(
+        retain_records,
+        forget_records,
+        where=records.source,
+        what="more record(s) have the same content as records to forget",
+        advice="name them in --forget too",
+    )
+    return retain_records
 
 
 def _missing(
