@@ -35,7 +35,7 @@ from unlearn.provenance.lineage import Lineage, Planted, now
 
 __all__ = [
     "Canaries",
-    "Pair",
+    "CanaryPair",
     "as_records",
     "beside",
     "check_planted",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class Pair(NamedTuple):
+class CanaryPair(NamedTuple):
     """Two canaries.
 
     Attributes:
@@ -69,7 +69,7 @@ class Canaries:
 
     text: str
     data: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[CanaryPair, ...]
 
     def __repr__(self) -> str:
         return f"Canaries({len(self.pairs)} pairs)"  # what they say belongs in no log
@@ -201,7 +201,7 @@ def _parsed(text: str) -> Canaries:
         one, other = (record_of(row, where, str(row["id"])) for row in entry["records"])
         if entry["included"] != coin(secret, number):
             raise DataError(f"{where}: this is not how the coin fell")
-        pairs.append(Pair(other, one) if entry["included"] else Pair(one, other))
+        pairs.append(CanaryPair(other, one) if entry["included"] else CanaryPair(one, other))
     records = [record for pair in pairs for record in pair]
     for many in ({r.id for r in records}, {r.canonical for r in records}):
         if not records or len(many) < len(records):
@@ -244,14 +244,14 @@ def plan_for(path: Path, records: Records, count: int, key: Key) -> Canaries:
     """
     if not path.exists():
         return Canaries.draw(records, count, key)
-    found = Canaries.read(path)
-    same = hmac.compare_digest(found.data, _digest_of(records, key))
-    if len(found.pairs) != count or not same:
+    existing = Canaries.read(path)
+    same = hmac.compare_digest(existing.data, _digest_of(records, key))
+    if len(existing.pairs) != count or not same:
         raise OutputError(
-            f"{path} holds {len(found.pairs)} pairs of canaries of another run, and without them "
-            "its adapter cannot be checked: name another --output, or move the file away"
+            f"{path} holds {len(existing.pairs)} pairs of canaries of another run, and without "
+            "them its adapter cannot be checked: name another --output, or move the file away"
         )
-    return found
+    return existing
 
 
 def as_records(canaries: Sequence[Record]) -> Records:
@@ -339,7 +339,9 @@ def check_planted(
     return line
 
 
-def still_in(canaries: Canaries, line: Lineage, key: Key) -> tuple[list[Pair], list[Pair]]:
+def still_in(
+    canaries: Canaries, line: Lineage, key: Key
+) -> tuple[list[CanaryPair], list[CanaryPair]]:
     """Divide pairs by whether the included one was taken out again.
 
     Args:
@@ -350,8 +352,8 @@ def still_in(canaries: Canaries, line: Lineage, key: Key) -> tuple[list[Pair], l
     Returns:
         (still in, taken out).
     """
-    gone = set(line.records.forgotten)
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    forgotten = set(line.records.forgotten)
+    parts: tuple[list[CanaryPair], list[CanaryPair]] = ([], [])
     for pair in canaries.pairs:
-        parts[key.digest(pair.included) in gone].append(pair)
+        parts[key.digest(pair.included) in forgotten].append(pair)
     return parts

@@ -135,8 +135,8 @@ class Records:
         Returns:
             The rest, possibly empty.
         """
-        gone = set(other.ids)
-        return self.take([i for i, name in enumerate(self.ids) if name not in gone])
+        left_out = set(other.ids)
+        return self.take([i for i, name in enumerate(self.ids) if name not in left_out])
 
 
 def _record(row: Mapping[str, Any]) -> Record:

@@ -22,11 +22,11 @@ from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
 
-__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
+__all__ = ["Job", "TrainingPlan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is about to run, told before it starts.
 
     Attributes:
@@ -66,7 +66,7 @@ class Job:
     split: Mapping[str, Sequence[Example]]
     seed: int
     checkpoints: Path | None
-    announce: Callable[[Plan], None] | None
+    announce: Callable[[TrainingPlan], None] | None
     progress: Callable[[int, int], None] | None
     opening: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class Job:
             rows = [*forget, *retain]
             text = f"{self.resolved.method.name}: {self.resolved.method.summary}"
             seconds = expected_seconds(self.state, rows, steps, how, pairs=bool(forget and retain))
-            self.announce(Plan(text, steps, seconds, self.notes))
+            self.announce(TrainingPlan(text, steps, seconds, self.notes))
         return fit(
             self.state,
             objective,

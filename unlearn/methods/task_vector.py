@@ -47,9 +47,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     strength = float(job.resolved.extra["strength"])
     if job.state.kind == "full":
         before = {n: p.detach().clone() for n, p in job.state.model.named_parameters()}
-        done = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
+        result = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
         negate_full(before, job.state.model, strength)
-        return job.state, done
+        return job.state, result
     assert job.state.adapter is not None
     mine = _read(job.state.adapter)
     combine_lora(mine, mine, (1.0, 0.0))  # refuses what is not low-rank before any work is done
@@ -59,14 +59,14 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     else:
         trainee = job
         weights = (1.0 + strength, -strength)
-    done = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
+    result = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         trainee.state.save(Path(folder))
         tensors, config = combine_lora(mine, _read(Path(folder)), weights)
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        return open_model(job.state.name, [*job.state.frozen, folder], **job.opening), done
+        return open_model(job.state.name, [*job.state.frozen, folder], **job.opening), result
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -53,14 +53,14 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     )
     del reinforced
     resolved = job.resolved
-    done = job.fit(
+    second = job.fit(
         job.objective(),
         forget=forget,
         retain=job.split["retain"] if resolved.retain is not None else (),
         teacher=teacher,
     )
     return job.state, replace(
-        done, seconds=first.seconds + done.seconds, tokens=first.tokens + done.tokens
+        second, seconds=first.seconds + second.seconds, tokens=first.tokens + second.tokens
     )
 
 

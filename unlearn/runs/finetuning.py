@@ -14,7 +14,7 @@ from unlearn.data.templates import choose_template
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
-from unlearn.methods.job import Plan, expected_seconds
+from unlearn.methods.job import TrainingPlan, expected_seconds
 from unlearn.model.state import new_adapter, open_model
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
@@ -108,7 +108,9 @@ def finetune(
     settings = {"training": training.model_dump(), "lora": None if full else adapter.model_dump()}
     if announce:
         what = f"train {'the whole model' if full else 'an adapter'} on {len(examples)} records"
-        announce(Plan(what, steps, expected_seconds(state, examples, steps, training), notes))
+        announce(
+            TrainingPlan(what, steps, expected_seconds(state, examples, steps, training), notes)
+        )
     signature: dict[str, Any] = {"verb": "finetune", "seed": seed, **settings}
     if sown:
         sown.publish(file)

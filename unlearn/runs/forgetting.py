@@ -12,9 +12,9 @@ from unlearn.data.records import Records
 from unlearn.data.splits import check_disjoint, loaded, retained
 from unlearn.data.templates import choose_template
 from unlearn.files import check_output
-from unlearn.methods.alternates import alternates
+from unlearn.methods.alternates import Source, alternates
 from unlearn.methods.defaults import decided
-from unlearn.methods.job import Job, Plan
+from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.registry import get_method, resolve
 from unlearn.model.state import open_model
 from unlearn.provenance import suppression
@@ -32,7 +32,7 @@ from unlearn.runs.saving import (
 )
 from unlearn.training.fitting import sample
 
-__all__ = ["Measured", "Plan", "forget"]
+__all__ = ["Measured", "TrainingPlan", "forget"]
 
 DEFAULT_METHOD = "pilot"
 
@@ -122,14 +122,16 @@ def forget(
     }
     if chosen_method.alternates:
         split["alternate"] = alternates(
-            chosen_method.alternates,
+            Source(
+                chosen_method.alternates,
+                int(resolved.extra["alternate_count"]),
+                resolved.extra["alternates"],
+            ),
             gone,
             split["forget"],
             state,
             lambda rows: encode_records(rows, state, used, resolved.training),
-            path=resolved.extra["alternates"],
-            count=int(resolved.extra["alternate_count"]),
-            seed=seed,
+            seed,
         )
     notes += cut_notes([e for part in split.values() for e in part])
     look = {name: sample(split[name]) for name in _LOOKED_AT if split[name]}

@@ -24,7 +24,7 @@ from unlearn.errors import (
 )
 from unlearn.files import check_output, staged_folder
 from unlearn.losses import NLL
-from unlearn.methods.job import Plan, expected_seconds, shape_of
+from unlearn.methods.job import TrainingPlan, expected_seconds, shape_of
 from unlearn.methods.retrain import same_training
 from unlearn.model.adapters import check_adapter_folder
 from unlearn.model.folders import resolve_folder
@@ -53,7 +53,7 @@ from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import LoraOptions, TrainingOptions, check_wrappers
 
-__all__ = ["KINDS", "SEED", "Trained", "reference_folders", "train_references"]
+__all__ = ["KINDS", "SEED", "TrainedReferences", "reference_folders", "train_references"]
 
 KINDS = ("full", "half")
 
@@ -65,7 +65,7 @@ _PREFIX = "reference-"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedReferences:
     """The references in a folder.
 
     Attributes:
@@ -226,7 +226,7 @@ def train_references(
     announce: Announce | None = None,
     progress: Progress | None = None,
     **opening: Any,
-) -> Trained:
+) -> TrainedReferences:
     """Train references into `output/reference-00` …, and keep those that are there already.
 
     Each equals what `finetune` makes of the same records, settings and seed, to the bit where as
@@ -285,7 +285,7 @@ def train_references(
     if announce and missing:
         announce(_plan(trainer, missing, jobs, notes))
     _train(trainer, missing, jobs, progress)
-    return Trained(tuple(one.folder for one in references), count - len(missing), notes)
+    return TrainedReferences(tuple(one.folder for one in references), count - len(missing), notes)
 
 
 def reference_folders(path: str | Path) -> list[str | Path]:
@@ -440,7 +440,7 @@ def _notes(like: str | Path | None, there: int, count: int) -> tuple[str, ...]:
 
 def _plan(
     trainer: _Trainer, missing: Sequence[_Reference], jobs: int, notes: tuple[str, ...]
-) -> Plan:
+) -> TrainingPlan:
     """Say what is about to be trained."""
     assert trainer.base is not None
     steps = sum(map(trainer.steps, missing))
@@ -448,7 +448,7 @@ def _plan(
         seconds = expected_seconds(trainer.base, trainer.examples, steps, trainer.training)
     beside = min(jobs, len(missing))
     text = f"train {len(missing)} references" + (f", {beside} at once" if beside > 1 else "")
-    return Plan(text, steps, seconds / beside, notes)
+    return TrainingPlan(text, steps, seconds / beside, notes)
 
 
 def _train(

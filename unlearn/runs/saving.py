@@ -13,7 +13,7 @@ from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
 from unlearn.files import staged_folder
-from unlearn.methods.job import Plan
+from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
@@ -53,7 +53,7 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
-Announce = Callable[[Plan], None]
+Announce = Callable[[TrainingPlan], None]
 
 
 Progress = Callable[[int, int], None]

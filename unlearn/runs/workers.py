@@ -59,7 +59,7 @@ class WorkList(Protocol[T, R_contra]):
         """A task is done, or has failed; what this raises ends all processes."""
 
 
-class _Steps(NamedTuple):
+class _Progress(NamedTuple):
     """How far a process has come in its task."""
 
     done: int
@@ -102,10 +102,10 @@ class Worker(Generic[T, R]):
             return False
         return self.process.is_alive()
 
-    def hear(self) -> _Steps | _End:
+    def hear(self) -> _Progress | _End:
         """Return what it says next; a process that died has failed its task."""
         try:
-            message: _Steps | _End = self.pipe.recv()
+            message: _Progress | _End = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(_PATIENCE)
             code = self.process.exitcode
@@ -157,7 +157,7 @@ def run_in_processes(
             for worker in [w for w in busy if w.pipe in ready]:
                 assert worker.task is not None
                 message = worker.hear()
-                if isinstance(message, _Steps):
+                if isinstance(message, _Progress):
                     tasks.advanced(worker.task, *message)
                 else:
                     task, worker.task = worker.task, None
@@ -235,7 +235,7 @@ def _serve(
     _take_gpu(number, device)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            pipe.send(_attempt(work, pipe.recv(), lambda *steps: pipe.send(_Steps(*steps))))
+            pipe.send(_attempt(work, pipe.recv(), lambda *steps: pipe.send(_Progress(*steps))))
 
 
 def _attempt(work: Work[Any, Any], task: Any, tell: Tell) -> _End:

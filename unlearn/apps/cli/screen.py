@@ -24,7 +24,7 @@ from rich.text import Text
 from unlearn.processes import is_main
 
 if TYPE_CHECKING:
-    from unlearn.methods.job import Plan
+    from unlearn.methods.job import TrainingPlan
     from unlearn.runs.saving import Result
 
 __all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def announce(plan: Plan) -> None:
+def announce(plan: TrainingPlan) -> None:
     """Show what is about to run, before it starts."""
     console.print(f"[bold]{plan.text}[/bold]")
     console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")

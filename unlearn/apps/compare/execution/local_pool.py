@@ -14,7 +14,7 @@ __all__ = ["run_apart"]
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _StepQueue:
     """The steps of a comparison as processes take them.
 
     Attributes:
@@ -53,7 +53,7 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads
     """
     work = functools.partial(_do, study)
     device = study.opening.get("device")
-    run_in_processes(work, _Steps(ledger, watcher), jobs, threads, device)
+    run_in_processes(work, _StepQueue(ledger, watcher), jobs, threads, device)
 
 
 def _do(study: Study, step: Step, _: Tell) -> str | None:
