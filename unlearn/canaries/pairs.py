@@ -215,14 +215,7 @@ def _digest_of(records: Records, key: Key) -> str:
 
 
 def beside(folder: Path) -> Path:
-    """Return where the canaries of an adapter lie: beside it, as who serves it needs them not.
-
-    Args:
-        folder: the adapter's.
-
-    Returns:
-        The file.
-    """
+    """Return where the canaries of an adapter lie: beside it, as who serves it needs them not."""
     return folder.with_name(f"{folder.name}.canaries.json")
 
 
@@ -255,14 +248,7 @@ def plan_for(path: Path, records: Records, count: int, key: Key) -> Canaries:
 
 
 def as_records(canaries: Sequence[Record]) -> Records:
-    """Return canaries as data.
-
-    Args:
-        canaries: one or more.
-
-    Returns:
-        The same, in their order.
-    """
+    """Return canaries as data, in their order."""
     rows = [{k: v for k, v in asdict(one).items() if v} for one in canaries]
     return Records.from_rows(rows, "the canaries")
 
@@ -342,16 +328,7 @@ def check_planted(
 def still_in(
     canaries: Canaries, line: Lineage, key: Key
 ) -> tuple[list[CanaryPair], list[CanaryPair]]:
-    """Divide pairs by whether the included one was taken out again.
-
-    Args:
-        canaries: all pairs.
-        line: of the adapter.
-        key: under which the lineage names records.
-
-    Returns:
-        (still in, taken out).
-    """
+    """Divide pairs by whether the included one was taken out again: (still in, taken out)."""
     forgotten = set(line.records.forgotten)
     parts: tuple[list[CanaryPair], list[CanaryPair]] = ([], [])
     for pair in canaries.pairs:

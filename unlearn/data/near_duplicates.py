@@ -89,15 +89,7 @@ def shingles(record: Record) -> frozenset[str]:
 
 
 def similarity(a: frozenset[str], b: frozenset[str]) -> float:
-    """Return Jaccard's index |A ∩ B| / |A ∪ B| of two sets.
-
-    Args:
-        a: a set, not empty.
-        b: another.
-
-    Returns:
-        From 0 (nothing in common) to 1 (equal).
-    """
+    """Return Jaccard's index |A ∩ B| / |A ∪ B| of two sets that are not empty."""
     common = len(a & b)
     return common / (len(a) + len(b) - common)
 

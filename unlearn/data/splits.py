@@ -15,14 +15,7 @@ __all__ = ["apart", "check_disjoint", "half_splits", "loaded", "refuse_shared", 
 
 
 def loaded(source: str | Path | Records) -> Records:
-    """Return records, reading them where a file is named.
-
-    Args:
-        source: records, or where they are.
-
-    Returns:
-        The records.
-    """
+    """Return records, reading them where a file is named."""
     return source if isinstance(source, Records) else Records.load(source)
 
 

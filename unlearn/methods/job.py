@@ -72,11 +72,7 @@ class Job:
     notes: tuple[str, ...] = ()
 
     def run(self) -> tuple[ModelState, Fit]:
-        """Run the method.
-
-        Returns:
-            (the unlearned state, what training did).
-        """
+        """Run the method; return (the unlearned state, what training did)."""
         module, _, name = self.resolved.method.run.partition(":")
         runner: Callable[[Job], tuple[ModelState, Fit]] = getattr(
             importlib.import_module(module), name
@@ -86,15 +82,7 @@ class Job:
     def objective(
         self, forget: Loss | None = None, constraint: Constraint | None = None
     ) -> Objective:
-        """Return what the method minimises, with its losses and weights.
-
-        Args:
-            forget: in place of the method's forget loss.
-            constraint: lets the retain weight follow the retain loss.
-
-        Returns:
-            The objective.
-        """
+        """Return what the method minimises, with its weights; `forget` replaces its forget loss."""
         chosen = self.resolved
         return Objective(
             forget or chosen.forget,
@@ -166,14 +154,7 @@ class Job:
 
 
 def shape_of(adapter: Path) -> dict[str, Any]:
-    """Return what makes the shape of an adapter, so that a new one can be made like it.
-
-    Args:
-        adapter: its folder.
-
-    Returns:
-        Keyword arguments of `peft.LoraConfig`.
-    """
+    """Return what makes the shape of an adapter, as keyword arguments of `peft.LoraConfig`."""
     config = read_adapter_config(adapter)
     return {key: config[key] for key in _SHAPE if config.get(key)}
 
@@ -197,14 +178,7 @@ _SHAPE = (
 
 
 def run_loss(job: Job) -> tuple[ModelState, Fit]:
-    """Run a method that is a forget loss with or without a retain loss.
-
-    Args:
-        job: the job.
-
-    Returns:
-        (the job's state, trained; what training did).
-    """
+    """Run a method that is a forget loss with or without a retain loss."""
     retain = job.split["retain"] if job.resolved.retain is not None else ()
     return job.state, job.fit(job.objective(), forget=job.split["forget"], retain=retain)
 

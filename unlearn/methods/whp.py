@@ -65,30 +65,12 @@ def run(job: Job) -> tuple[ModelState, Fit]:
 
 
 def generic_logits(logits: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
-    """Return z − α·ReLU(z_reinforced − z) (2310.02238, equation 1), [n, V].
-
-    Args:
-        logits: z, of the model before.
-        reinforced: of the model that learned the records further.
-        alpha: α.
-
-    Returns:
-        float32 [n, V].
-    """
+    """Return z − α·ReLU(z_reinforced − z) (2310.02238, equation 1), float32 [n, V]."""
     return logits - alpha * torch.relu(reinforced - logits)
 
 
 def generic_teacher(before: Teacher, reinforced: Teacher, alpha: float) -> Teacher:
-    """Make one teacher of two: their hidden states side by side, their logits combined.
-
-    Args:
-        before: the model before.
-        reinforced: the model that learned the records further.
-        alpha: α.
-
-    Returns:
-        A teacher whose logits are `generic_logits`.
-    """
+    """Make one teacher of two: hidden states side by side, logits by `generic_logits`."""
     width = before.hidden[0].shape[-1]
 
     def combined(hidden: Tensor) -> Tensor:

@@ -289,14 +289,7 @@ def train_references(
 
 
 def reference_folders(path: str | Path) -> list[str | Path]:
-    """Return the references in a folder that `train_references` made, or the path itself.
-
-    Args:
-        path: an adapter, or a folder of references.
-
-    Returns:
-        One path or more.
-    """
+    """Return the references in a folder that `train_references` made, or the path itself."""
     folder = Path(path).expanduser()
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return [path]

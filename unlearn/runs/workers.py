@@ -183,14 +183,7 @@ def threads_for(jobs: int) -> int:
 
 @contextlib.contextmanager
 def as_one_of(jobs: int) -> Iterator[None]:
-    """Let this process use no more threads than each of several would.
-
-    Args:
-        jobs: how many; one changes nothing.
-
-    Yields:
-        Nothing.
-    """
+    """Let this process use no more threads than each of several would."""
     if jobs == 1:
         yield
         return

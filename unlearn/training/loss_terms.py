@@ -88,14 +88,7 @@ class Terms:
     teacher: Teacher | None
 
     def references(self, inputs: Mapping[str, Tensor]) -> References:
-        """Run the references over the rows that each term compares with them.
-
-        Args:
-            inputs: a batch of `collate_pairs`.
-
-        Returns:
-            What `on` takes.
-        """
+        """Run the references over the rows that each term compares with them."""
         return {
             (role, part): self._reference(loss, inputs, part)
             for role, loss, _ in self.objective.terms()

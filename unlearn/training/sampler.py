@@ -103,16 +103,7 @@ class Pairs(torch.utils.data.Dataset[dict[int, list[tuple[int, Example]]]]):
         self._examples = {FORGET: forget, RETAIN: retain, ALTERNATE: alternates}
 
     def stream(self, samples: int, seed: int, retain_ratio: int = 1) -> PairStream:
-        """Return the stream of a whole run.
-
-        Args:
-            samples: in the run.
-            seed: of the permutations.
-            retain_ratio: retain records for each forget record.
-
-        Returns:
-            The stream.
-        """
+        """Return the stream of a whole run; `seed` is that of the permutations."""
         forget, retain, alternates = (
             len(self._examples[role]) for role in (FORGET, RETAIN, ALTERNATE)
         )

@@ -249,13 +249,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             self.stopped = self.monitor.verdict()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add each term's mean since the last log, so that no term hides behind the sum.
-
-        Args:
-            logs: what Trainer logs.
-            *args: passed on.
-            **kwargs: passed on.
-        """
+        """Add each term's mean since the last log, so that no term hides behind the sum."""
         if self._logged:
             steps = max(1, self.state.global_step - self._logged_from)
             logs |= {k: v / steps for k, v in self._logged.items()}
@@ -328,13 +322,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, or None.
-
-    Args:
-        folder: Trainer's output folder.
-
-    Returns:
-        The checkpoint's folder.
-    """
+    """Return the newest complete checkpoint in Trainer's output folder, or None."""
     complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_STATE_FILE}")]
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
