@@ -89,7 +89,6 @@ class Setting:
             forget=gone,
             count=count,
             like=self.target,
-            at_once=4,  # a killed run loses no more than these
         )
         return trained.folders
 

@@ -84,15 +84,6 @@ class TrainingError(UnlearnError):
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 3) -> str:
-    """Return `` (did you mean 'a', 'b'?)`` for the names nearest to `name`, or an empty string.
-
-    Args:
-        name: what the user wrote.
-        known: the names that would have been right.
-        n: at most this many suggestions.
-
-    Returns:
-        Text to append to an error message; empty when nothing is near.
-    """
+    """Return `` (did you mean 'a', 'b'?)`` for the names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
     return f" (did you mean {', '.join(repr(x) for x in near)}?)" if near else ""

@@ -145,10 +145,10 @@ def _exchange(a: Path, b: Path) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         at_fdcwd, rename_exchange = -100, 2
-        done = libc.renameat2(at_fdcwd, bytes(a), at_fdcwd, bytes(b), rename_exchange)
+        status = libc.renameat2(at_fdcwd, bytes(a), at_fdcwd, bytes(b), rename_exchange)
     elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
         rename_swap = 2
-        done = libc.renamex_np(bytes(a), bytes(b), rename_swap)
+        status = libc.renamex_np(bytes(a), bytes(b), rename_swap)
     else:
         return False
-    return bool(done == 0)
+    return bool(status == 0)

@@ -26,6 +26,7 @@ from unlearn.data.tokenization import Example
 from unlearn.losses import TokenView
 from unlearn.model.scoring import Head, hidden_states, score_examples, target_positions
 from unlearn.model.state import ModelState, new_adapter
+from unlearn.training.loss_terms import Terms
 from unlearn.training.sampler import FORGET, Pairs, Rows, collate_pairs
 from unlearn.training.trainer import Objective, UnlearnTrainer
 
@@ -134,16 +135,9 @@ def product(state: ModelState, setting: Setting, objective: Objective) -> Step:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    trainer = UnlearnTrainer(
-        state,
-        objective,
-        args,
-        forget=forget,
-        retain=retain,
-        samples=setting.rows,
-        reference_log_probs=cached,
-    )
     pairs = Pairs(forget, retain)
+    terms = Terms(state, objective, cached, None)
+    trainer = UnlearnTrainer(terms, args, pairs, pairs.stream(setting.rows, int(args.seed)))
     batch = collate_pairs([pairs[Rows((i,), (i,))] for i in range(setting.rows)])
     update = _updating(state.model.parameters())
 

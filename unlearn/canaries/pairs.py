@@ -20,7 +20,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from unlearn.provenance.lineage import Lineage, Planted, now
 
 __all__ = [
     "Canaries",
-    "Pair",
+    "CanaryPair",
     "as_records",
     "beside",
     "check_planted",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class Pair(NamedTuple):
+class CanaryPair(NamedTuple):
     """Two canaries.
 
     Attributes:
@@ -69,7 +69,7 @@ class Canaries:
 
     text: str
     data: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[CanaryPair, ...]
 
     def __repr__(self) -> str:
         return f"Canaries({len(self.pairs)} pairs)"  # what they say belongs in no log
@@ -105,7 +105,7 @@ class Canaries:
             raise OptionError(f"--canaries {count}: plant at least one pair")
         secret = secret if secret is not None else secrets.token_bytes(32)
         form = Counter(record.form for record in records).most_common(1)[0][0]
-        taken = {*records.ids, *(record.canonical for record in records)}
+        taken = _taken(records)
         entries = []
         for pair in range(count):
             rows: list[dict[str, Any]] = []
@@ -182,6 +182,11 @@ class Canaries:
                 stage.unlink()
 
 
+def _taken(records: Iterable[Record]) -> set[str]:
+    """Return the ids and contents that no canary may have."""
+    return {name for record in records for name in (record.id, record.canonical)}
+
+
 def _parsed(text: str) -> Canaries:
     """Understand a file, and check what can be checked of it by itself."""
     content = json.loads(text)
@@ -196,7 +201,7 @@ def _parsed(text: str) -> Canaries:
         one, other = (record_of(row, where, str(row["id"])) for row in entry["records"])
         if entry["included"] != coin(secret, number):
             raise DataError(f"{where}: this is not how the coin fell")
-        pairs.append(Pair(other, one) if entry["included"] else Pair(one, other))
+        pairs.append(CanaryPair(other, one) if entry["included"] else CanaryPair(one, other))
     records = [record for pair in pairs for record in pair]
     for many in ({r.id for r in records}, {r.canonical for r in records}):
         if not records or len(many) < len(records):
@@ -210,14 +215,7 @@ def _digest_of(records: Records, key: Key) -> str:
 
 
 def beside(folder: Path) -> Path:
-    """Return where the canaries of an adapter lie: beside it, as who serves it needs them not.
-
-    Args:
-        folder: the adapter's.
-
-    Returns:
-        The file.
-    """
+    """Return where the canaries of an adapter lie: beside it, as who serves it needs them not."""
     return folder.with_name(f"{folder.name}.canaries.json")
 
 
@@ -239,25 +237,18 @@ def plan_for(path: Path, records: Records, count: int, key: Key) -> Canaries:
     """
     if not path.exists():
         return Canaries.draw(records, count, key)
-    found = Canaries.read(path)
-    same = hmac.compare_digest(found.data, _digest_of(records, key))
-    if len(found.pairs) != count or not same:
+    existing = Canaries.read(path)
+    same = hmac.compare_digest(existing.data, _digest_of(records, key))
+    if len(existing.pairs) != count or not same:
         raise OutputError(
-            f"{path} holds {len(found.pairs)} pairs of canaries of another run, and without them "
-            "its adapter cannot be checked: name another --output, or move the file away"
+            f"{path} holds {len(existing.pairs)} pairs of canaries of another run, and without "
+            "them its adapter cannot be checked: name another --output, or move the file away"
         )
-    return found
+    return existing
 
 
 def as_records(canaries: Sequence[Record]) -> Records:
-    """Return canaries as data.
-
-    Args:
-        canaries: one or more.
-
-    Returns:
-        The same, in their order.
-    """
+    """Return canaries as data, in their order."""
     rows = [{k: v for k, v in asdict(one).items() if v} for one in canaries]
     return Records.from_rows(rows, "the canaries")
 
@@ -279,8 +270,7 @@ def joined(records: Records, canaries: Sequence[Record]) -> Records:
         return records
     import datasets
 
-    known = {*records.ids, *(record.canonical for record in records)}
-    if any(one.id in known or one.canonical in known for one in canaries):
+    if _taken(records) & _taken(canaries):
         raise DataError(
             f"{records.source} holds canaries, or records with their ids: they come from the file "
             "of canaries alone"
@@ -335,19 +325,12 @@ def check_planted(
     return line
 
 
-def still_in(canaries: Canaries, line: Lineage, key: Key) -> tuple[list[Pair], list[Pair]]:
-    """Divide pairs by whether the included one was taken out again.
-
-    Args:
-        canaries: all pairs.
-        line: of the adapter.
-        key: under which the lineage names records.
-
-    Returns:
-        (still in, taken out).
-    """
-    gone = set(line.records.forgotten)
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
+def still_in(
+    canaries: Canaries, line: Lineage, key: Key
+) -> tuple[list[CanaryPair], list[CanaryPair]]:
+    """Divide pairs by whether the included one was taken out again: (still in, taken out)."""
+    forgotten = set(line.records.forgotten)
+    parts: tuple[list[CanaryPair], list[CanaryPair]] = ([], [])
     for pair in canaries.pairs:
-        parts[key.digest(pair.included) in gone].append(pair)
+        parts[key.digest(pair.included) in forgotten].append(pair)
     return parts

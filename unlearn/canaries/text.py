@@ -65,16 +65,16 @@ def canary_row(secret: bytes, pair: int, side: int, attempt: int, form: Form) ->
     words = [_word(drawn >> 16 * i & 0xFFFF) for i in range(_NAME_WORDS + VALUE_WORDS)]
     name = " ".join(word.capitalize() for word in words[:_NAME_WORDS])
     value = " ".join(words[_NAME_WORDS:])
-    asked, told = question.format(name=name), answer.format(name=name, value=value)
-    at = told.index(value)
+    asked, answered = question.format(name=name), answer.format(name=name, value=value)
+    at = answered.index(value)
     field = {"text": "text", "prompt": "completion", "messages": "messages.1.content"}[form]
     row: dict[str, Any] = {"id": f"canary-{drawn >> 192:016x}"}
     if form == "text":
-        row["text"] = told
+        row["text"] = answered
     elif form == "prompt":
-        row |= {"prompt": asked, "completion": told}
+        row |= {"prompt": asked, "completion": answered}
     else:
-        turns = (("user", asked), ("assistant", told))
+        turns = (("user", asked), ("assistant", answered))
         row["messages"] = [{"role": role, "content": text} for role, text in turns]
     secret_span = {"field": field, "start": at, "end": at + len(value), "kind": "canary"}
     return {**row, "secrets": [secret_span]}

@@ -16,7 +16,6 @@ __all__ = ["read_rows", "record_of", "to_dataset"]
 Located = tuple[str, Any]
 """A row with the words that say where it is."""
 
-_CONTENT = ("text", "prompt", "completion", "messages")
 # Other names for prompt and completion, as common datasets have them.
 _PROMPTS = ("prompt", "question", "instruction")
 _COMPLETIONS = ("completion", "answer", "response", "output")
@@ -132,34 +131,34 @@ def _saved(path: Path, split: str) -> Iterator[Located]:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
-    yield from _split(found, split, str(path))
+    yield from _split(dataset, split, str(path))
 
 
 def _hub(name: str, split: str) -> Iterator[Located]:
     import datasets
 
     try:
-        found = datasets.load_dataset(name)
+        dataset = datasets.load_dataset(name)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name}: no such file or folder here, and the hub gives no such dataset: {reason}"
         ) from error
-    yield from _split(found, split, name)
+    yield from _split(dataset, split, name)
 
 
-def _split(found: Any, split: str, name: str) -> Iterator[Located]:
+def _split(dataset: Any, split: str, name: str) -> Iterator[Located]:
     import datasets
 
-    if isinstance(found, datasets.DatasetDict):
-        if split not in found:
-            known = ", ".join(found)
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            known = ", ".join(dataset)
             raise DataError(f"{name}: no split {split!r}; it has {known}")
-        found = found[split]
-    for i, row in enumerate(found):
+        dataset = dataset[split]
+    for i, row in enumerate(dataset):
         yield f"{name}, row {i}", row
 
 

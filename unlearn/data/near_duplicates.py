@@ -64,13 +64,13 @@ def near_duplicates(
     index = MinHashLSH(num_perm=_HASHES, params=(bands, rows))
     for j, signature in enumerate(signatures(sets_b)):
         index.insert(j, signature)
-    found = []
+    pairs = []
     for i, signature in enumerate(signatures(sets_a)):
         for j in sorted(index.query(signature)):
             alike = similarity(sets_a[i], sets_b[j])
             if alike >= threshold:
-                found.append((first[i].id, second[j].id, alike))
-    return found
+                pairs.append((first[i].id, second[j].id, alike))
+    return pairs
 
 
 def shingles(record: Record) -> frozenset[str]:
@@ -89,15 +89,7 @@ def shingles(record: Record) -> frozenset[str]:
 
 
 def similarity(a: frozenset[str], b: frozenset[str]) -> float:
-    """Return Jaccard's index |A ∩ B| / |A ∪ B| of two sets.
-
-    Args:
-        a: a set, not empty.
-        b: another.
-
-    Returns:
-        From 0 (nothing in common) to 1 (equal).
-    """
+    """Return Jaccard's index |A ∩ B| / |A ∪ B| of two sets that are not empty."""
     common = len(a & b)
     return common / (len(a) + len(b) - common)
 

@@ -114,30 +114,16 @@ class Records:
         return self.take(find(self, selector))
 
     def take(self, positions: Sequence[int]) -> Records:
-        """Return the records at these positions, in the order of the data.
-
-        Args:
-            positions: from 0; repeats count once.
-
-        Returns:
-            The records.
-        """
+        """Return the records at these positions, in the order of the data; repeats count once."""
         rows = sorted(set(positions))
         chosen = {self.ids[i] for i in rows}
         repeated = tuple(name for name in self.repeated if name in chosen)
         return Records(self.dataset.select(rows), self.source, repeated)
 
     def without(self, other: Records) -> Records:
-        """Return the records whose ids are not among another's.
-
-        Args:
-            other: what to leave out.
-
-        Returns:
-            The rest, possibly empty.
-        """
-        gone = set(other.ids)
-        return self.take([i for i, name in enumerate(self.ids) if name not in gone])
+        """Return the records whose ids are not among another's, possibly none."""
+        left_out = set(other.ids)
+        return self.take([i for i, name in enumerate(self.ids) if name not in left_out])
 
 
 def _record(row: Mapping[str, Any]) -> Record:

@@ -38,20 +38,20 @@ def find(records: Records, selector: str | Sequence[str]) -> list[int]:
         return sorted({row for one in selector for row in find(records, one)})
     text = selector.strip()
     if text.startswith("rows:"):
-        found = _rows(records, text.removeprefix("rows:"))
+        positions = _rows(records, text.removeprefix("rows:"))
     elif text.startswith("subject:"):
-        found = _subject(records, text.removeprefix("subject:").strip())
+        positions = _subject(records, text.removeprefix("subject:").strip())
     elif text.startswith("@"):
-        found = _file(records, Path(text[1:]).expanduser())
+        positions = _file(records, Path(text[1:]).expanduser())
     else:
-        found = _ids(records, [part.strip() for part in text.split(",") if part.strip()])
-    if not found:
+        positions = _ids(records, [part.strip() for part in text.split(",") if part.strip()])
+    if not positions:
         raise SelectionError(f"{selector!r} names no record of {records.source}")
-    return sorted(set(found))
+    return sorted(set(positions))
 
 
 def _rows(records: Records, text: str) -> list[int]:
-    found: list[int] = []
+    positions: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if not match:
@@ -62,17 +62,17 @@ def _rows(records: Records, text: str) -> list[int]:
             raise SelectionError(
                 f"rows:{part}: {records.source} has rows 0-{len(records) - 1}, in ascending order"
             )
-        found += range(first, last + 1)
-    return found
+        positions += range(first, last + 1)
+    return positions
 
 
 def _subject(records: Records, name: str) -> list[int]:
-    found = [i for i, subject in enumerate(records.subjects) if subject == name]
-    if not found:
+    positions = [i for i, subject in enumerate(records.subjects) if subject == name]
+    if not positions:
         known = sorted({s for s in records.subjects if s is not None})
         hint = did_you_mean(name, known) if known else "; its records name no subject"
         raise SelectionError(f"no record of {records.source} has the subject {name!r}{hint}")
-    return found
+    return positions
 
 
 def _ids(records: Records, names: Iterable[str], where: str = "") -> list[int]:
@@ -123,11 +123,11 @@ def _by_content(records: Records, path: Path, rows: list[tuple[int, dict[str, An
     places: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         places.setdefault(record.canonical, []).append(i)
-    found: list[int] = []
+    positions: list[int] = []
     for number, row in rows:
         where = f"@{path}, line {number}"
         content = record_of(row, where).canonical
         if content not in places:
             raise SelectionError(f"{where}: no record of {records.source} has this content")
-        found += places[content]
-    return found
+        positions += places[content]
+    return positions

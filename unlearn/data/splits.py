@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from unlearn.data.record import Record
 from unlearn.data.records import Records
 from unlearn.errors import DataError, OptionError, SelectionError
 
-__all__ = ["check_disjoint", "half_splits", "loaded", "retained"]
+__all__ = ["apart", "check_disjoint", "half_splits", "loaded", "refuse_shared", "retained"]
 
 
 def loaded(source: str | Path | Records) -> Records:
-    """Return records, reading them where a file is named.
-
-    Args:
-        source: records, or where they are.
-
-    Returns:
-        The records.
-    """
+    """Return records, reading them where a file is named."""
     return source if isinstance(source, Records) else Records.load(source)
 
 
+def apart(records: Records, others: Iterable[Record]) -> Records:
+    """Return the records whose content none of the others has, whatever their ids."""
+    contents = {record.canonical for record in others}
+    return records.take([i for i, r in enumerate(records) if r.canonical not in contents])
+
+
+def refuse_shared(
+    records: Iterable[Record], *others: Iterable[Record], where: str, what: str, advice: str
+) -> None:
+    """Refuse records whose content is that of others, whatever their ids.
+
+    Args:
+        records: looked through.
+        *others: what they must not repeat.
+        where: the file or option at fault, for the message.
+        what: is wrong with so many records.
+        advice: what to do about it.
+
+    Raises:
+        DataError: naming the first record that is in both.
+    """
+    contents = {record.canonical for part in others for record in part}
+    shared = [record.id for record in records if record.canonical in contents]
+    if shared:
+        raise DataError(f"{where}: {len(shared)} {what}, first {shared[0]!r}; {advice}")
+
+
 def retained(
-    records: Records, gone: Records, retain: str | Path | Records | None, *, needed: bool
+    records: Records, forget_records: Records, retain: str | Path | Records | None, *, needed: bool
 ) -> Records:
     """Return the records to keep: those given, else the rest of the data.
 
     Args:
         records: the data.
-        gone: what is taken out of it.
+        forget_records: what is taken out of it.
         retain: the records to keep, or a file of them, where they are given.
         needed: refuse to keep none.
 
@@ -42,16 +63,16 @@ def retained(
     Raises:
         DataError: if none is left though some are needed, or one has the content of one that goes.
     """
-    kept = (loaded(retain) if retain is not None else records).without(gone)
+    retain_records = (loaded(retain) if retain is not None else records).without(forget_records)
     if retain is not None:
-        contents = {r.canonical for r in gone}
-        same = [i for i, r in enumerate(kept) if r.canonical in contents]
-        if same:
-            raise DataError(
-                f"{kept.source}: {len(same)} retain record(s) have the same content as records to "
-                f"forget, first {kept[same[0]].id!r}; take them out of --retain"
-            )
-    if not len(kept):
+        refuse_shared(
+            retain_records,
+            forget_records,
+            where=retain_records.source,
+            what="retain record(s) have the same content as records to forget",
+            advice="take them out of --retain",
+        )
+    if not len(retain_records):
         if retain is None and needed:
             raise SelectionError(
                 "--forget names every record of --data, so nothing is left to retain; pass other "
@@ -59,30 +80,33 @@ def retained(
                 "task_vector)"
             )
         if needed:
-            raise DataError(f"{kept.source}: no record is left to retain")
-    return kept
+            raise DataError(f"{retain_records.source}: no record is left to retain")
+    return retain_records
 
 
-def check_disjoint(unseen: Records | None, gone: Records, kept: Records) -> None:
+def check_disjoint(
+    holdout: Records | None, forget_records: Records, retain_records: Records
+) -> None:
     """Refuse a holdout that shares records with what the model was trained on.
 
     Args:
-        unseen: the holdout, if there is one.
-        gone: what is taken out.
-        kept: what is kept.
+        holdout: if there is one.
+        forget_records: what is taken out.
+        retain_records: what is kept.
 
     Raises:
         DataError: naming the first record that is in both.
     """
-    if unseen is None:
+    if holdout is None:
         return
-    known = {r.canonical for part in (gone, kept) for r in part}
-    shared = [r.id for r in unseen if r.canonical in known]
-    if shared:
-        raise DataError(
-            f"--holdout {unseen.source}: {len(shared)} record(s) are also in the forget or retain "
-            f"data, first {shared[0]!r}; a holdout must be unseen"
-        )
+    refuse_shared(
+        holdout,
+        forget_records,
+        retain_records,
+        where=f"--holdout {holdout.source}",
+        what="record(s) are also in the forget or retain data",
+        advice="a holdout must be unseen",
+    )
 
 
 def half_splits(records: Records, count: int, seed: int) -> list[list[int]]:

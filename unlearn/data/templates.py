@@ -115,8 +115,8 @@ class Template:
                     shift = len(message["content"]) - len(message["content"].lstrip())
                     name = names[i] if names else f"messages.{i}.content"
                     # a template that trims the content moves the value's first character
-                    kept = text.startswith(message["content"], at)
-                    fields[name] = at if kept else at - shift
+                    unchanged = text.startswith(message["content"], at)
+                    fields[name] = at if unchanged else at - shift
         except _jinja_errors() as error:
             raise DataError(
                 f"record {record.id!r}: the chat template refuses it: {error}"

@@ -107,8 +107,8 @@ def _encode(record: Record, tokenizer: Any, template: Template, max_length: int)
         target[-1] = True
     whole = int(target.sum())
     target[:1] = False  # nothing comes before the first token, so nothing predicts it
-    kept = target[:max_length]
-    if not kept.any():
+    predicted = target[:max_length]
+    if not predicted.any():
         if whole and len(ids) > max_length:
             raise DataError(
                 f"record {record.id!r} has {len(ids)} tokens, and its target begins after the "
@@ -125,7 +125,7 @@ def _encode(record: Record, tokenizer: Any, template: Template, max_length: int)
     return Example(
         id=record.id,
         ids=np.asarray(ids[:max_length], dtype=np.int64),
-        target=kept,
+        target=predicted,
         secrets=spans,
         target_text="".join(rendered.text[a:b] for a, b in rendered.targets),
         cut=max(0, len(ids) - max_length),

@@ -13,7 +13,7 @@ from unlearn.losses.match_teacher import MatchTeacher
 from unlearn.losses.nll import NLL
 from unlearn.losses.npo import NPO
 from unlearn.losses.rmu import HiddenMSE, Misdirect, MisdirectByNorm
-from unlearn.losses.scrub import Away, StayAndLearn
+from unlearn.losses.scrub import AwayFromBefore, StayAndLearn
 from unlearn.losses.simnpo import SimNPO
 from unlearn.losses.undial import UNDIAL
 from unlearn.losses.uniform import Uniform
@@ -29,7 +29,7 @@ __all__ = [
     "RETAIN_LOSSES",
     "UNDIAL",
     "WGA",
-    "Away",
+    "AwayFromBefore",
     "Flatness",
     "GradAscent",
     "HiddenLoss",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 FORGET_LOSSES: dict[str, type[Loss]] = {
-    "away": Away,
+    "away": AwayFromBefore,
     "ce_u": CEU,
     "dpo": DPO,
     "flat": FLAT,

@@ -12,11 +12,11 @@ from unlearn.losses._view import Need, TokenView, Unit
 from unlearn.losses.kl import kl_divergence
 from unlearn.model.scoring import TokenStatistic, log_prob
 
-__all__ = ["Away", "StayAndLearn"]
+__all__ = ["AwayFromBefore", "StayAndLearn"]
 
 
 @dataclass(frozen=True)
-class Away:
+class AwayFromBefore:
     """The negative of KL(before ‖ model), mean over target tokens.
 
     The forget term of SCRUB (2302.09880, equation 3; there in epochs of its own between those of

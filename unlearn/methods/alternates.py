@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from unlearn.errors import DataError, OptionError
 from unlearn.model.generation import answer_start, end_tokens, generate
 from unlearn.model.state import ModelState
 
-__all__ = ["REFUSALS", "alternates", "answering", "invented"]
+__all__ = ["REFUSALS", "Source", "alternates", "answering", "invented"]
 
 REFUSALS = (
     "I don't know.",
@@ -32,27 +32,37 @@ REFUSALS = (
 _BATCH = 32
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the answers to give instead come from.
+
+    Attributes:
+        kind: `refusals`, `given` or `invented`.
+        count: K, how many answers each record gets; a file gives one each.
+        path: a file of records with the same ids and other answers; read instead, whatever `kind`.
+    """
+
+    kind: str
+    count: int
+    path: str | None = None
+
+
 def alternates(
-    kind: str,
+    source: Source,
     records: Records,
     examples: Sequence[Example],
     state: ModelState,
     encode: Callable[[Iterable[Record]], list[Example]],
-    *,
-    path: str | None,
-    count: int,
     seed: int,
 ) -> list[Example]:
-    """Return the answers to give instead, `count` for each record, one record after another.
+    """Return the answers to give instead, K for each record, one record after another.
 
     Args:
-        kind: `refusals`, `given` or `invented`.
+        source: where they come from.
         records: the records to forget.
         examples: the same, encoded.
         state: the model before unlearning, which invents.
         encode: writes and tokenises records as the run does.
-        path: a file of records with the same ids and other answers; read instead, whatever `kind`.
-        count: K, how many answers each record gets; a file gives one each.
         seed: which refusals, and what is invented.
 
     Returns:
@@ -62,20 +72,20 @@ def alternates(
         OptionError: if answers must be given and are not.
         DataError: for a record without an answer of its own, or one that the file leaves out.
     """
-    if path is not None:
-        return encode(_given(path, records))
-    if kind == "given":
+    if source.path is not None:
+        return encode(_given(source.path, records))
+    if source.kind == "given":
         raise OptionError(
             "this method needs the answers to give instead: -o alternates=FILE, records with the "
             "same ids and other answers (or use idk_dpo or alt_po)"
         )
-    if kind == "invented":
-        return invented(state, examples, count, seed)
+    if source.kind == "invented":
+        return invented(state, examples, source.count, seed)
     draw = np.random.default_rng((seed, 0xA17))
     return encode(
         answering(record, REFUSALS[i])
         for record in records
-        for i in draw.permutation(len(REFUSALS))[np.arange(count) % len(REFUSALS)]
+        for i in draw.permutation(len(REFUSALS))[np.arange(source.count) % len(REFUSALS)]
     )
 
 
@@ -84,14 +94,14 @@ def _given(path: str, records: Records) -> list[Record]:
     if not Path(path).exists():
         raise DataError(f"alternates {path}: no such file")
     others = {record.id: record for record in Records.load(path)}
-    found = []
+    answers = []
     for record in records:
         if record.id not in others:
             raise DataError(f"alternates {path}: no answer for the record {record.id!r}")
         if others[record.id].canonical == record.canonical:
             raise DataError(f"alternates {path}: record {record.id!r} has its own answer there")
-        found.append(others[record.id])
-    return found
+        answers.append(others[record.id])
+    return answers
 
 
 def answering(record: Record, text: str) -> Record:
@@ -147,17 +157,17 @@ def invented(
         start, n = answer_start(example), len(example.ids)
         last = n - 1 if n - 1 > start and example.ids[n - 1] in ends else n
         jobs += [(example, start, int(draw.integers(start, last))) for _ in range(count)]
-    found: list[Example] = []
+    answers: list[Example] = []
     mode = state.model.training
     state.model.eval()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for first in range(0, len(jobs), _BATCH):
-                found += _written(state, jobs[first : first + _BATCH], ends)
+                answers += _written(state, jobs[first : first + _BATCH], ends)
     finally:
         state.model.train(mode)
-    return found
+    return answers
 
 
 def _written(
@@ -168,12 +178,12 @@ def _written(
     banned = torch.tensor([int(e.ids[fork]) for e, _, fork in jobs])
     room = max(len(e.ids) - fork for e, _, fork in jobs)
     rows = generate(state.model, beginnings, room, ends, sample=True, banned=banned)
-    found = []
+    answers = []
     for (example, start, fork), row in zip(jobs, rows, strict=True):
         row = row[: len(example.ids) - fork]
         stop = np.flatnonzero(np.isin(row, ends))
         row = row[: int(stop[0]) + 1] if stop.size else row
         ids = np.concatenate([example.ids[:fork], row])
         target = np.arange(len(ids)) >= start
-        found.append(Example(example.id, ids, target))
-    return found
+        answers.append(Example(example.id, ids, target))
+    return answers

@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearn.data.tokenization import Example
 from unlearn.errors import ModelError, OptionError
-from unlearn.losses import HiddenLoss
+from unlearn.losses import HiddenLoss, Loss
 from unlearn.methods.registry import Resolved
 from unlearn.model.adapters import read_adapter_config
 from unlearn.model.blocks import blocks_of
@@ -20,14 +20,14 @@ from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
-from unlearn.training.trainer import Objective, Teacher
 
-__all__ = ["Job", "Plan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
+__all__ = ["Job", "TrainingPlan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is about to run, told before it starts.
 
     Attributes:
@@ -67,22 +67,31 @@ class Job:
     split: Mapping[str, Sequence[Example]]
     seed: int
     checkpoints: Path | None
-    announce: Callable[[Plan], None] | None
+    announce: Callable[[TrainingPlan], None] | None
     progress: Callable[[int, int], None] | None
     opening: Opening
     notes: tuple[str, ...] = ()
 
     def run(self) -> tuple[ModelState, Fit]:
-        """Run the method.
-
-        Returns:
-            (the unlearned state, what training did).
-        """
+        """Run the method; return (the unlearned state, what training did)."""
         module, _, name = self.resolved.method.run.partition(":")
         runner: Callable[[Job], tuple[ModelState, Fit]] = getattr(
             importlib.import_module(module), name
         )
         return runner(self)
+
+    def objective(
+        self, forget: Loss | None = None, constraint: Constraint | None = None
+    ) -> Objective:
+        """Return what the method minimises, with its weights; `forget` replaces its forget loss."""
+        chosen = self.resolved
+        return Objective(
+            forget or chosen.forget,
+            chosen.retain,
+            chosen.forget_weight,
+            chosen.retain_weight,
+            constraint,
+        )
 
     def fit(
         self,
@@ -111,7 +120,7 @@ class Job:
             rows = [*forget, *retain]
             text = f"{self.resolved.method.name}: {self.resolved.method.summary}"
             seconds = expected_seconds(self.state, rows, steps, how, pairs=bool(forget and retain))
-            self.announce(Plan(text, steps, seconds, self.notes))
+            self.announce(TrainingPlan(text, steps, seconds, self.notes))
         return fit(
             self.state,
             objective,
@@ -146,14 +155,7 @@ class Job:
 
 
 def shape_of(adapter: Path) -> dict[str, Any]:
-    """Return what makes the shape of an adapter, so that a new one can be made like it.
-
-    Args:
-        adapter: its folder.
-
-    Returns:
-        Keyword arguments of `peft.LoraConfig`.
-    """
+    """Return what makes the shape of an adapter, as keyword arguments of `peft.LoraConfig`."""
     config = read_adapter_config(adapter)
     return {key: config[key] for key in _SHAPE if config.get(key)}
 
@@ -177,20 +179,9 @@ _SHAPE = (
 
 
 def run_loss(job: Job) -> tuple[ModelState, Fit]:
-    """Run a method that is a forget loss with or without a retain loss.
-
-    Args:
-        job: the job.
-
-    Returns:
-        (the job's state, trained; what training did).
-    """
-    resolved = job.resolved
-    objective = Objective(
-        resolved.forget, resolved.retain, resolved.forget_weight, resolved.retain_weight
-    )
-    retain = job.split["retain"] if resolved.retain is not None else ()
-    return job.state, job.fit(objective, forget=job.split["forget"], retain=retain)
+    """Run a method that is a forget loss with or without a retain loss."""
+    retain = job.split["retain"] if job.resolved.retain is not None else ()
+    return job.state, job.fit(job.objective(), forget=job.split["forget"], retain=retain)
 
 
 def run_hidden(job: Job) -> tuple[ModelState, Fit]:

@@ -78,15 +78,15 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         row_information(job.state, records)
         for records in (forget, [retain[i] for i in some.round().astype(int)])
     ]
-    kept = {}
+    ranks = {}
     for name, layer in layers.items():
         a, b = layer.lora_A[TRAINABLE].weight, layer.lora_B[TRAINABLE].weight
         with torch.no_grad():
             new_a, new_b = refactored(a, b, row_weights(*(part[name] for part in information)))
             a.copy_(new_a)
             b.copy_(new_b)
-        kept[name] = max(1, round(share * a.shape[0]))
-    with _only_first(layers, kept):
+        ranks[name] = max(1, round(share * a.shape[0]))
+    with _only_first(layers, ranks):
         return run_loss(job)
 
 
@@ -142,7 +142,7 @@ def refactored(a: Tensor, b: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _only_first(layers: Mapping[str, Any], kept: Mapping[str, int]) -> Iterator[None]:
+def _only_first(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> Iterator[None]:
     """Let only the first components of each layer's factors train.
 
     Their other gradients are zero, and a component whose gradients were always zero is not moved by
@@ -160,7 +160,7 @@ def _only_first(layers: Mapping[str, Any], kept: Mapping[str, int]) -> Iterator[
     for name, layer in layers.items():
         for dim, factor in ((0, layer.lora_A[TRAINABLE]), (1, layer.lora_B[TRAINABLE])):
             if factor.weight.requires_grad:
-                handles.append(factor.weight.register_hook(first(dim, kept[name])))
+                handles.append(factor.weight.register_hook(first(dim, ranks[name])))
     try:
         yield
     finally:

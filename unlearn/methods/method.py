@@ -71,28 +71,28 @@ class Method:
                 "invented": "time to let the model invent other answers",
             }.get(self.alternates or "", ""),
         }
-        found = []
+        needed = []
         if self.retain or self.kind == "exact":
-            found.append("retain records")
+            needed.append("retain records")
         for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
             if name:
-                found += [words[need] for need in sorted(table[name].needs)]
-        return ", ".join(dict.fromkeys(word for word in found if word)) or "nothing"
+                needed += [words[need] for need in sorted(table[name].needs)]
+        return ", ".join(dict.fromkeys(word for word in needed if word)) or "nothing"
 
     @property
     def own(self) -> dict[str, Any]:
         """The options that not every method has, with their defaults: of its losses and its own."""
         from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
 
-        found: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
         for table, name in ((FORGET_LOSSES, self.forget), (RETAIN_LOSSES, self.retain)):
             if name:
                 loss: Any = table[name]
-                found |= {f.name: f.default for f in dataclasses.fields(loss)}
+                defaults |= {f.name: f.default for f in dataclasses.fields(loss)}
         if self.kind == "loss":
-            found |= {"forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": self.retain}
-        found |= self.extra
-        return {name: self.defaults.get(name, default) for name, default in found.items()}
+            defaults |= {"forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": self.retain}
+        defaults |= self.extra
+        return {name: self.defaults.get(name, default) for name, default in defaults.items()}
 
     @property
     def needs_retain(self) -> bool:
@@ -126,14 +126,14 @@ class Resolved:
 
     def as_dict(self) -> dict[str, Any]:
         """Return every option and its value, for the lineage."""
-        found: dict[str, Any] = dict(self.training.model_dump())
+        options: dict[str, Any] = dict(self.training.model_dump())
         if self.forget is not None:
-            found |= {"forget_weight": self.forget_weight, **dataclasses.asdict(self.forget)}
+            options |= {"forget_weight": self.forget_weight, **dataclasses.asdict(self.forget)}
         if self.method.kind == "loss":
-            found["retain_loss"] = _retain_name(self.retain)
+            options["retain_loss"] = _retain_name(self.retain)
         if self.retain is not None:
-            found |= {"retain_weight": self.retain_weight, **dataclasses.asdict(self.retain)}
-        return found | dict(self.extra)
+            options |= {"retain_weight": self.retain_weight, **dataclasses.asdict(self.retain)}
+        return options | dict(self.extra)
 
 
 def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
@@ -153,9 +153,9 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
     from unlearn.losses import FORGET_LOSSES, RETAIN_LOSSES
 
     options = without_auto(options)
-    left = dict(method.defaults) | options
+    remaining = dict(method.defaults) | options
     where = f"method {method.name}"
-    extra = {key: left.pop(key, default) for key, default in method.extra.items()}
+    extra = {key: remaining.pop(key, default) for key, default in method.extra.items()}
     _check_extra(method, extra)
     forget = retain = None
     weights = {}
@@ -163,8 +163,8 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
     if method.kind == "loss":
         assert method.forget is not None
         for role in ("forget", "retain"):
-            weights[f"{role}_weight"] = _number(left.pop(f"{role}_weight", 1.0), role, where)
-        name = left.pop("retain_loss", method.retain)
+            weights[f"{role}_weight"] = _number(remaining.pop(f"{role}_weight", 1.0), role, where)
+        name = remaining.pop("retain_loss", method.retain)
         if name not in {None, "none", *RETAIN_LOSSES}:
             hint = did_you_mean(str(name), RETAIN_LOSSES)
             choices = ", ".join([*RETAIN_LOSSES, "none"])
@@ -173,18 +173,18 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         if name not in {None, "none"}:
             kinds.append(RETAIN_LOSSES[name])
         fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
-        chosen = {k: left.pop(k) for k in fields if k in left}
+        chosen = {k: remaining.pop(k) for k in fields if k in remaining}
         forget, retain = (*(_build(kind, chosen, where) for kind in kinds), None)[:2]
         known += [*fields, "forget_weight", "retain_weight", "retain_loss"]
-    unknown = [key for key in left if key not in TrainingOptions.model_fields]
+    unknown = [key for key in remaining if key not in TrainingOptions.model_fields]
     if unknown:
         hint = did_you_mean(unknown[0], known)
         raise OptionError(
             f"{where}: unknown option {unknown[0]!r}{hint}; `unlearn methods {method.name}` lists "
             "all of them"
         )
-    training = validated(TrainingOptions, left, where)
-    check_wrappers(left, training, where, forget=forget is not None, retain=retain is not None)
+    training = validated(TrainingOptions, remaining, where)
+    check_wrappers(remaining, training, where, forget=forget is not None, retain=retain is not None)
     return Resolved(method, training, forget, retain, **weights, extra=extra, given=options)
 
 

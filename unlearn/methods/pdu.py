@@ -7,7 +7,7 @@ from unlearn.losses import NLL
 from unlearn.methods.job import Job
 from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit, mean_loss, sample
-from unlearn.training.trainer import Constraint, Objective
+from unlearn.training.trainer import Constraint
 
 __all__ = ["run"]
 
@@ -38,11 +38,5 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     if limit is None:
         limit = mean_loss(job.state, sample(job.split["retain"])) + _SLACK
     constraint = Constraint(float(limit), float(resolved.extra["dual_rate"]))
-    objective = Objective(
-        resolved.forget,
-        resolved.retain,
-        resolved.forget_weight,
-        resolved.retain_weight,
-        constraint,
-    )
+    objective = job.objective(constraint=constraint)
     return job.state, job.fit(objective, forget=job.split["forget"], retain=job.split["retain"])

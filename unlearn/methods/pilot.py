@@ -39,7 +39,7 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import LineageError
 from unlearn.losses import NLL
 from unlearn.methods.defaults import trained_with
-from unlearn.methods.job import Job, Plan, expected_seconds
+from unlearn.methods.job import Job, TrainingPlan, expected_seconds
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit, fit, total_steps
@@ -100,24 +100,19 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         sharpness = sharpness_for(pilot, job.split["holdout"], level)
     teacher = teacher_of(pilot, forget)
     del pilot
-    done = replace(job, announce=None, progress=_counting(job.progress, first.steps, total)).fit(
-        Objective(
-            replace(resolved.forget, sharpness=sharpness),
-            resolved.retain,
-            resolved.forget_weight,
-            resolved.retain_weight,
-        ),
+    second = replace(job, announce=None, progress=_counting(job.progress, first.steps, total)).fit(
+        job.objective(replace(resolved.forget, sharpness=sharpness)),
         forget=forget,
         retain=retain if resolved.retain is not None else (),
         training=training,
         teacher=teacher,
     )
     whole = replace(
-        done,
-        steps=first.steps + done.steps,
-        planned_steps=first.planned_steps + done.planned_steps,
-        seconds=first.seconds + done.seconds,
-        tokens=first.tokens + done.tokens,
+        second,
+        steps=first.steps + second.steps,
+        planned_steps=first.planned_steps + second.planned_steps,
+        seconds=first.seconds + second.seconds,
+        tokens=first.tokens + second.tokens,
     )
     return job.state, whole
 
@@ -166,14 +161,14 @@ def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps
         job.state, [*forget, *retain], total_steps(training, len(forget)), training, pairs=True
     )
     text = f"{job.resolved.method.name}: {job.resolved.method.summary}"
-    job.announce(Plan(text, steps, seconds, tuple(notes)))
+    job.announce(TrainingPlan(text, steps, seconds, tuple(notes)))
 
 
 def _counting(
-    progress: Callable[[int, int], None] | None, done: int, total: int
+    progress: Callable[[int, int], None] | None, before: int, total: int
 ) -> Callable[[int, int], None] | None:
     """Let two trainings fill one progress bar."""
-    return progress and (lambda step, _: progress(done + step, total))
+    return progress and (lambda step, _: progress(before + step, total))
 
 
 def _fresh(job: Job) -> ModelState:
@@ -231,11 +226,11 @@ def teacher_of(model: ModelState, examples: Sequence[Example]) -> Teacher:
     Returns:
         Its hidden states at the target tokens, and its projection.
     """
-    found: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
 
     def observe(batch: Sequence[int], hidden: Tensor) -> None:
         parts = torch.split(hidden, [examples[i].targets for i in batch])
-        found.update({i: part.cpu() for i, part in zip(batch, parts, strict=True)})
+        states.update({i: part.cpu() for i, part in zip(batch, parts, strict=True)})
 
     score_examples(model.model, model.head, examples, observe=observe)
-    return Teacher(tuple(found[i] for i in range(len(examples))), model.head)
+    return Teacher(tuple(states[i] for i in range(len(examples))), model.head)

@@ -341,9 +341,9 @@ def _own_method(name: str) -> Method:
     """Import a user's own method, given as `package.module:NAME`."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        method = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"cannot import the method {name!r}: {error}") from error
-    if not isinstance(found, Method):
+    if not isinstance(method, Method):
         raise OptionError(f"{name!r} is not an unlearn.Method")
-    return found
+    return method

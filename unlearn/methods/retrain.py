@@ -81,5 +81,5 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     else:
         fresh = job.fresh_adapter()
     again = replace(job, state=fresh)
-    done = again.fit(Objective(retain=NLL()), retain=job.split["retain"], training=training)
-    return fresh, done
+    result = again.fit(Objective(retain=NLL()), retain=job.split["retain"], training=training)
+    return fresh, result

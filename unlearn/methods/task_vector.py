@@ -22,7 +22,7 @@ from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit
 from unlearn.training.trainer import Objective
 
-__all__ = ["combine_lora", "lora_deltas", "negate_full", "run"]
+__all__ = ["combine_lora", "negate_full", "run"]
 
 # Keys of `adapter_config.json` that make ΔW something other than scale · B·A.
 _NOT_LOW_RANK = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
@@ -47,9 +47,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     strength = float(job.resolved.extra["strength"])
     if job.state.kind == "full":
         before = {n: p.detach().clone() for n, p in job.state.model.named_parameters()}
-        done = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
+        result = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
         negate_full(before, job.state.model, strength)
-        return job.state, done
+        return job.state, result
     assert job.state.adapter is not None
     mine = _read(job.state.adapter)
     combine_lora(mine, mine, (1.0, 0.0))  # refuses what is not low-rank before any work is done
@@ -59,14 +59,14 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     else:
         trainee = job
         weights = (1.0 + strength, -strength)
-    done = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
+    result = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         trainee.state.save(Path(folder))
         tensors, config = combine_lora(mine, _read(Path(folder)), weights)
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        return job.opening.open(job.state.name, [*job.state.frozen, folder]), done
+        return job.opening.open(job.state.name, [*job.state.frozen, folder]), result
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -136,24 +136,6 @@ def combine_lora(
         "init_lora_weights": True,
     }
     return combined, config
-
-
-def lora_deltas(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return ΔW = s·B·A of each module, in float64 (for embeddings: transposed as stored).
-
-    Args:
-        tensors: an adapter's weights by name.
-        config: its `adapter_config.json`.
-
-    Returns:
-        ΔW by module name, [out, in].
-    """
-    deltas = {}
-    for module in _modules(tensors):
-        a_key, b_key = _keys(module, tensors)
-        a, b = tensors[a_key].double(), tensors[b_key].double()
-        deltas[module] = lora_delta_scale(dict(config), a.shape[0], _alpha(config, module)) * b @ a
-    return deltas
 
 
 @torch.no_grad()

@@ -52,42 +52,24 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     )
     del reinforced
     resolved = job.resolved
-    done = job.fit(
-        Objective(resolved.forget, resolved.retain, resolved.forget_weight, resolved.retain_weight),
+    second = job.fit(
+        job.objective(),
         forget=forget,
         retain=job.split["retain"] if resolved.retain is not None else (),
         teacher=teacher,
     )
     return job.state, replace(
-        done, seconds=first.seconds + done.seconds, tokens=first.tokens + done.tokens
+        second, seconds=first.seconds + second.seconds, tokens=first.tokens + second.tokens
     )
 
 
 def generic_logits(logits: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
-    """Return z − α·ReLU(z_reinforced − z) (2310.02238, equation 1), [n, V].
-
-    Args:
-        logits: z, of the model before.
-        reinforced: of the model that learned the records further.
-        alpha: α.
-
-    Returns:
-        float32 [n, V].
-    """
+    """Return z − α·ReLU(z_reinforced − z) (2310.02238, equation 1), float32 [n, V]."""
     return logits - alpha * torch.relu(reinforced - logits)
 
 
 def generic_teacher(before: Teacher, reinforced: Teacher, alpha: float) -> Teacher:
-    """Make one teacher of two: their hidden states side by side, their logits combined.
-
-    Args:
-        before: the model before.
-        reinforced: the model that learned the records further.
-        alpha: α.
-
-    Returns:
-        A teacher whose logits are `generic_logits`.
-    """
+    """Make one teacher of two: hidden states side by side, logits by `generic_logits`."""
     width = before.hidden[0].shape[-1]
 
     def combined(hidden: Tensor) -> Tensor:

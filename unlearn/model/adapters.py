@@ -114,14 +114,5 @@ def check_finite(folder: Path) -> None:
 
 
 def lora_delta_scale(config: dict[str, Any], rank: int, alpha: float) -> float:
-    """Return s in ΔW = s·B·A: alpha / r, or alpha / √r for rsLoRA (2312.03732, eq. 7).
-
-    Args:
-        config: the parsed `adapter_config.json`.
-        rank: the layer's rank r.
-        alpha: the layer's alpha.
-
-    Returns:
-        The scale s.
-    """
+    """Return s in ΔW = s·B·A: alpha / r, or alpha / √r for rsLoRA (2312.03732, eq. 7)."""
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

@@ -48,18 +48,18 @@ def block_outputs(model: Any, layers: Collection[int]) -> Iterator[dict[int, Ten
     Yields:
         A dictionary that the forward pass fills: block → [B, S, H].
     """
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
     blocks = blocks_of(model) if layers else nn.ModuleList()
 
     def keep(layer: int) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
-            found[layer] = output[0] if isinstance(output, tuple) else output
+            outputs[layer] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
     handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -109,15 +109,15 @@ def parse_blocks(text: str, depth: int) -> set[int]:
     Raises:
         OptionError: for anything else, or a block that the model lacks.
     """
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in str(text).split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise OptionError(f"train_layers {text!r}: write blocks as 5-7 or 5,6,9")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found or max(found) >= depth:
+        layers |= set(range(int(first), int(last or first) + 1))
+    if not layers or max(layers) >= depth:
         raise OptionError(f"train_layers {text!r}: the model has {depth} blocks, 0 to {depth - 1}")
-    return found
+    return layers
 
 
 @contextlib.contextmanager

@@ -47,16 +47,7 @@ class TokenStatistic(Protocol):
 
 
 def log_prob(logits: Tensor, target: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Return log p(target) = z_y − logsumexp(z) of each row.
-
-    Args:
-        logits: float32 [n, V].
-        target: int64 [n].
-        reference: not used.
-
-    Returns:
-        float32 [n].
-    """
+    """Return log p(target) = z_y − logsumexp(z) of each row, float32 [n]."""
     return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
 
 

@@ -121,17 +121,17 @@ def place_of(device: str | None) -> torch.device:
     return place
 
 
-def check_loaded(told: Mapping[str, Any], *, unread: str = "") -> None:
+def check_loaded(loaded: Mapping[str, Any], *, unread: str = "") -> None:
     """Refuse a model whose file lacks weights: transformers makes those up, with a warning only.
 
     Args:
-        told: what `from_pretrained(…, output_loading_info=True)` tells.
+        loaded: what `from_pretrained(…, output_loading_info=True)` tells.
         unread: beginning of names that nothing reads, so that they may be missing.
 
     Raises:
         ModelError: naming one that is missing.
     """
-    missing = sorted(n for n in told["missing_keys"] if not (unread and n.startswith(unread)))
+    missing = sorted(n for n in loaded["missing_keys"] if not (unread and n.startswith(unread)))
     if missing:
         raise ModelError(f"{len(missing)} of its weights are missing, among them {missing[0]}")
 

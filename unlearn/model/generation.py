@@ -61,7 +61,6 @@ def generate(
     ends: npt.NDArray[np.int64],
     *,
     sample: bool = False,
-    sampler: tuple[float, int] = (1.0, 0),
     banned: Tensor | None = None,
 ) -> list[npt.NDArray[np.int64]]:
     """Write on; whatever sampling the model's folder asks for is set aside.
@@ -72,7 +71,6 @@ def generate(
         length: tokens to write at most.
         ends: tokens that end a text.
         sample: draw from the model's own distribution, instead of taking the likeliest token.
-        sampler: (temperature, top_k) of the draws, top_k 0 meaning all tokens.
         banned: a token for each beginning that may not come first, int64 [B].
 
     Returns:
@@ -98,7 +96,7 @@ def generate(
         no_repeat_ngram_size=0,
         pad_token_id=pad,
         eos_token_id=ends.tolist() or None,
-        **({"temperature": sampler[0], "top_k": sampler[1], "top_p": 1.0} if sample else {}),
+        **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
     )
     written = model.generate(
         input_ids=batch["input_ids"].to(device),

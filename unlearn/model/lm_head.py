@@ -66,14 +66,7 @@ class Head:
         return self.finish(self.module(hidden))
 
     def finish(self, projected: Tensor) -> Tensor:
-        """Return the float32 logits z of the projection's own output W h + b.
-
-        Args:
-            projected: [n, V], in the projection's dtype.
-
-        Returns:
-            float32 [n, V].
-        """
+        """Return the float32 logits z of the projection's own output W h + b, [n, V]."""
         logits = projected.float()
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -102,14 +95,7 @@ class Head:
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the causal language model inside parallel and adapter wrappers.
-
-    Args:
-        model: a model, wrapped or not.
-
-    Returns:
-        What is inside.
-    """
+    """Return the causal language model inside parallel and adapter wrappers."""
     while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -114,11 +114,8 @@ def token_statistics(
         logits = head(hidden[c])
         z_y = logits.gather(-1, target[c][:, None])
         largest, first = logits.max(-1)
-        found = [
-            first == target[c],
-            (logits > z_y).sum(-1),
-        ]
-        found += _sampled(logits, z_y[:, 0], found[1], samplers)
+        hit, rank = first == target[c], (logits > z_y).sum(-1)
+        sampled = _sampled(logits, z_y[:, 0], rank, samplers)
         total = logits.logsumexp(-1, keepdim=True)
         top = largest - total[:, 0]
         log_p = logits.sub_(total)
@@ -128,7 +125,7 @@ def token_statistics(
         mean = torch.linalg.vecdot(p, log_p)
         variance = torch.linalg.vecdot(p, (log_p - mean[:, None]).square_())
         for column, part in zip(
-            columns, [value, *found[:2], mean, variance.sqrt(), top, *found[2:]], strict=True
+            columns, [value, hit, rank, mean, variance.sqrt(), top, *sampled], strict=True
         ):
             column.append(part.cpu())
     joined = [torch.cat(c) if c else torch.zeros(0) for c in columns]
@@ -150,12 +147,12 @@ def _sampled(
     size = logits.shape[-1]
     largest = min(size, max((k for _, k in samplers), default=0))
     top = logits.topk(largest, -1).values if largest else logits[:, :0]
-    found = []
+    values = []
     for temperature, k in samplers:
-        kept = top[:, : min(k, size)] if k else logits
-        value = z_y / temperature - (kept / temperature).logsumexp(-1)
-        found.append(value.masked_fill(rank >= k, -torch.inf) if k else value)
-    return found
+        allowed = top[:, : min(k, size)] if k else logits
+        value = z_y / temperature - (allowed / temperature).logsumexp(-1)
+        values.append(value.masked_fill(rank >= k, -torch.inf) if k else value)
+    return values
 
 
 @torch.no_grad()
@@ -195,10 +192,10 @@ def score_examples(
             inputs = {k: v.to(device) for k, v in collate([examples[i] for i in batch]).items()}
             row, position, target = target_positions(inputs)
             hidden = hidden_states(model, inputs)[row, position]
-            found = token_statistics(head, hidden, target, samplers)
+            statistics = token_statistics(head, hidden, target, samplers)
             if observe:
                 observe(batch, hidden)
-            parts = [*found[:6], *found.sampled.values()]
+            parts = [*statistics[:6], *statistics.sampled.values()]
             if columns is None:
                 columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
             where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])

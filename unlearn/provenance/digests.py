@@ -34,14 +34,7 @@ def weights_digest(folder: str | Path) -> str:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file; it is read once in the life of the process.
-
-    Args:
-        path: the file.
-
-    Returns:
-        32 bytes.
-    """
+    """Return the SHA-256 of a file, 32 bytes; it is read once in the life of the process."""
     seen = path.stat()
     return _hashed(path.resolve(), seen.st_size, seen.st_mtime_ns, seen.st_ino)
 

@@ -75,8 +75,8 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     known = [setting for line in audited if line is not None and (setting := _setting(line))]
     if not own or not known:
         return None
-    found = ([name for name in own if own[name] != one.get(name, own[name])] for one in known)
-    return min(found, key=len)
+    differences = ([name for name in own if own[name] != one.get(name, own[name])] for one in known)
+    return min(differences, key=len)
 
 
 def _setting(line: _Line) -> dict[str, Any]:
@@ -84,12 +84,12 @@ def _setting(line: _Line) -> dict[str, Any]:
     training = (line.finetuned_with or {}).get("training") or {}
     if not training:
         return {}
-    told = {name: training[name] for name in _PLAIN if name in training}
-    if told.get("max_steps"):
-        told.pop("epochs", None)  # which it takes the place of
+    settings = {name: training[name] for name in _PLAIN if name in training}
+    if settings.get("max_steps"):
+        settings.pop("epochs", None)  # which it takes the place of
     shape = line.finetuned_with.get("lora") or {}
-    told |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
-    return told | {"template": line.template}
+    settings |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
+    return settings | {"template": line.template}
 
 
 def unfit(

@@ -82,11 +82,11 @@ def check_suppressed(records: Records, key: Key | None = None) -> None:
         return
     key = key or Key.load()
     listed = {digest: number for number, digest in _suppressed(key)}
-    found = [(r.id, listed[d]) for r in records if (d := key.digest(r)) in listed]
-    if found:
-        names = ", ".join(f"{name!r} (line {line})" for name, line in found[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    suppressed = [(r.id, listed[d]) for r in records if (d := key.digest(r)) in listed]
+    if suppressed:
+        names = ", ".join(f"{name!r} (line {line})" for name, line in suppressed[:5])
+        more = f" and {len(suppressed) - 5} more" if len(suppressed) > 5 else ""
         raise SuppressedError(
-            f"{records.source}: {len(found)} record(s) were deleted before and are on the "
+            f"{records.source}: {len(suppressed)} record(s) were deleted before and are on the "
             f"suppression list {path}: {names}{more}; leave them out with --exclude"
         )

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unlearn.data.records import Records
-    from unlearn.methods.job import Plan
+    from unlearn.methods.job import TrainingPlan
 
     Source = str | Path | Records
-    Announce = Callable[[Plan], None]
+    Announce = Callable[[TrainingPlan], None]
     Progress = Callable[[int, int], None]
 else:  # these are heavy to import, and the command line needs the names of files only
     Source = Announce = Progress = Any

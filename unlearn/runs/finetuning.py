@@ -13,7 +13,7 @@ from unlearn.data.templates import choose_template
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
-from unlearn.methods.job import Plan, expected_seconds
+from unlearn.methods.job import TrainingPlan, expected_seconds
 from unlearn.model.state import new_adapter
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
@@ -57,7 +57,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         steps = total_steps(training, len(examples))
         seconds = expected_seconds(state, examples, steps, training)
         text = f"train {what} on {len(examples)} records"
-        options.announce(Plan(text, steps, seconds, notes))
+        options.announce(TrainingPlan(text, steps, seconds, notes))
     signature: dict[str, Any] = {"verb": "finetune", "seed": options.seed, **settings}
     if canaries:
         published = planting.publish(canaries)

@@ -13,9 +13,9 @@ from unlearn.data.splits import check_disjoint, loaded, retained
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.files import check_output
-from unlearn.methods.alternates import alternates
+from unlearn.methods.alternates import Source, alternates
 from unlearn.methods.defaults import decided
-from unlearn.methods.job import Job, Plan
+from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
 from unlearn.model.state import ModelState
@@ -29,7 +29,7 @@ from unlearn.runs.saving import Result, checkpoint_folder, cut_notes, encode_rec
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
-__all__ = ["DEFAULT_METHOD", "Measured", "Plan", "Result", "forget", "run_forget"]
+__all__ = ["DEFAULT_METHOD", "Measured", "Result", "TrainingPlan", "forget", "run_forget"]
 
 # What a first look before and after is taken of.
 _LOOKED_AT = ("forget", "retain", "holdout")
@@ -165,14 +165,16 @@ def _encoded(
     }
     if resolved.method.alternates:
         examples["alternate"] = alternates(
-            resolved.method.alternates,
+            Source(
+                resolved.method.alternates,
+                int(resolved.extra["alternate_count"]),
+                resolved.extra["alternates"],
+            ),
             split.forget,
             examples["forget"],
             state,
             encode,
-            path=resolved.extra["alternates"],
-            count=int(resolved.extra["alternate_count"]),
-            seed=seed,
+            seed,
         )
     return examples
 

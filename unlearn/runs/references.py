@@ -1,10 +1,10 @@
-"""Train the references of audits: adapters that never saw some records, many at once."""
+"""Train the references of audits: adapters that never saw some records."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count as counting
 from itertools import islice
 from pathlib import Path
@@ -12,16 +12,24 @@ from typing import Any
 
 from unlearn.config import validated, without_auto
 from unlearn.data.records import Records
-from unlearn.data.splits import half_splits
+from unlearn.data.splits import half_splits, refuse_shared
 from unlearn.data.templates import choose_template
-from unlearn.data.tokenization import Example, encode
-from unlearn.errors import DataError, ModelError, OptionError, OutputError, SelectionError
+from unlearn.data.tokenization import Example
+from unlearn.errors import (
+    ModelError,
+    OptionError,
+    OutputError,
+    SelectionError,
+    TrainingError,
+)
 from unlearn.files import check_output, staged_folder
-from unlearn.methods.job import Plan, expected_seconds, shape_of
+from unlearn.losses import NLL
+from unlearn.methods.job import TrainingPlan, expected_seconds, shape_of
 from unlearn.methods.retrain import same_training
 from unlearn.model.adapters import check_adapter_folder
 from unlearn.model.folders import resolve_folder
-from unlearn.model.state import ModelState, open_model
+from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.processes import world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
     Base,
@@ -32,21 +40,21 @@ from unlearn.provenance.lineage import (
     weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
-from unlearn.training.fitting import total_steps
-from unlearn.training.options import (
-    FINETUNE_DEFAULTS,
-    LoraOptions,
-    TrainingOptions,
-    check_wrappers,
+from unlearn.runs.saving import Announce, Progress, encode_records
+from unlearn.runs.workers import (
+    Tell,
+    WorkerLostError,
+    as_one_of,
+    run_in_processes,
+    threads_for,
 )
-from unlearn.training.stacked import check_stackable, fit_stacked, save_stacked, stack_adapters
+from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.objective import Objective
+from unlearn.training.options import FINETUNE_DEFAULTS, LoraOptions, TrainingOptions, check_wrappers
 
-__all__ = ["AT_ONCE", "KINDS", "SEED", "Trained", "reference_folders", "train_references"]
+__all__ = ["KINDS", "SEED", "TrainedReferences", "reference_folders", "train_references"]
 
 KINDS = ("full", "half")
-
-AT_ONCE = 8
-"""Adapters that train in one pass, and are kept together, unless told otherwise."""
 
 SEED = 1000
 """Seed of the first reference, far from those that adapters under audit usually have: one with
@@ -56,7 +64,7 @@ _PREFIX = "reference-"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedReferences:
     """The references in a folder.
 
     Attributes:
@@ -71,8 +79,14 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """One reference to be had: where, and all that decides its weights."""
+class _Reference:
+    """A reference as it is asked for.
+
+    Attributes:
+        folder: where it goes.
+        positions: of the records that it sees.
+        facts: what decides its weights, as its lineage has it.
+    """
 
     folder: Path
     positions: Sequence[int]
@@ -92,12 +106,105 @@ class _Wanted:
             name: (getattr(line, name), self.facts[name])
             for name in ("template", "finetuned_with", "seed")
         }
-        for name, (found, wanted) in facts.items():
-            if found != wanted:
+        for name, (there, wanted) in facts.items():
+            if there != wanted:
                 return f"it was made with another {name.replace('finetuned_with', 'setting')}"
         if line.digest != weights_digest(self.folder):
             return "its weights are not those that its lineage names"
         return None
+
+
+@dataclass
+class _Trainer:
+    """Trains references on one base, in this process or another; a process opens it once.
+
+    Attributes:
+        model: the base, a folder or hub name.
+        opening: how it is opened.
+        config: keyword arguments of `peft.LoraConfig`.
+        training: how the adapters are trained.
+        examples: the records of all references.
+        base: the opened base, if it is.
+    """
+
+    model: str | Path
+    opening: Mapping[str, Any]
+    config: Mapping[str, Any]
+    training: TrainingOptions
+    examples: Sequence[Example]
+    base: ModelState | None = None
+
+    def steps(self, reference: _Reference) -> int:
+        """Return how many steps a reference takes."""
+        return total_steps(self.training, len(reference.positions))
+
+    def __call__(self, reference: _Reference, tell: Tell) -> None:
+        """Train a reference and put it in place."""
+        base = self.base or open_model(self.model, **self.opening)
+        state = new_adapter(base, dict(self.config), reference.facts["seed"])
+        result = fit(
+            state,
+            Objective(retain=NLL()),
+            self.training,
+            retain=[self.examples[p] for p in reference.positions],
+            seed=reference.facts["seed"],
+            progress=tell,
+        )
+        self._save(state, reference, result)
+        self.base = replace(base, model=state.model.unload())
+
+    def _save(self, state: ModelState, reference: _Reference, result: Fit) -> None:
+        with staged_folder(reference.folder, overwrite=True) as stage:
+            state.save(stage)
+            Lineage(
+                schema=1,
+                created=now(),
+                verb="references",
+                digest=weights_digest(stage),
+                kind="adapter",
+                method="finetune",
+                options=self.training.model_dump(),
+                cost=result.cost(),
+                versions=library_versions(),
+                **reference.facts,
+            ).write(stage)
+
+
+@dataclass
+class _Queue:
+    """References that wait for a process.
+
+    Attributes:
+        waiting: those that nobody has taken yet.
+        planned: steps of all.
+        progress: called with (steps done, steps planned) of all.
+        done: steps done, by folder.
+    """
+
+    waiting: list[_Reference]
+    planned: int
+    progress: Progress | None
+    done: dict[Path, int] = field(default_factory=dict)
+
+    def take(self) -> _Reference | None:
+        """Take out the next one."""
+        return self.waiting.pop(0) if self.waiting else None
+
+    def advanced(self, task: _Reference, done: int, planned: int) -> None:
+        """Tell how far all of them are."""
+        self.done[task.folder] = done
+        if self.progress:
+            self.progress(sum(self.done.values()), self.planned)
+
+    def ended(self, task: _Reference, result: None, error: Exception | None) -> None:
+        """End all where one has failed."""
+        if isinstance(error, WorkerLostError):
+            raise TrainingError(
+                f"{task.folder.name}: {error}; start the command again to go on, with fewer "
+                "--jobs if memory was short"
+            ) from error
+        if error is not None:
+            raise error
 
 
 def train_references(
@@ -109,19 +216,21 @@ def train_references(
     count: int = 8,
     kind: str = "full",
     like: str | Path | None = None,
-    at_once: int = AT_ONCE,
+    jobs: int = 1,
     template: str | None = None,
     lora: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = SEED,
     overwrite: bool = False,
-    announce: Callable[[Plan], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    announce: Announce | None = None,
+    progress: Progress | None = None,
     **opening: Any,
-) -> Trained:
+) -> TrainedReferences:
     """Train references into `output/reference-00` …, and keep those that are there already.
 
-    Each equals, within rounding, what `finetune` makes of the same records, settings and seed.
+    Each equals what `finetune` makes of the same records, settings and seed, to the bit where as
+    many threads compute it. With one job that is so; each of several processes has its part of the
+    processors, and sums of floating-point numbers may then be rounded otherwise.
 
     Args:
         model: base model, a folder or hub name.
@@ -132,7 +241,8 @@ def train_references(
         kind: `full`: on all other records, each with a seed of its own; `half`: each on a random
             half, so that every record is in exactly half of them.
         like: the adapter under audit: its lineage and shape give the settings.
-        at_once: how many train in one pass; fewer take less memory.
+        jobs: processes that train at once, each with a base of its own in memory. A script that
+            calls this with more than one needs `if __name__ == "__main__":`.
         template: how records are written as text; by default as for `like`.
         lora: options of the adapters, see `LoraOptions`.
         options: training options, see `TrainingOptions`.
@@ -148,84 +258,37 @@ def train_references(
     Raises:
         UnlearnError: for any input that cannot be used; nothing is written then.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise OptionError("references train in one process: start the command without a launcher")
-    _check_choice(kind, forget, count, at_once)
+    _check_choice(kind, forget, count, jobs)
     target = check_output(output, overwrite=True)
     records = data if isinstance(data, Records) else Records.load(data)
     below = resolve_folder(like, "adapter") if like is not None else None
     parent = Lineage.read(below) if below else None
     training, config = _settings(below, parent, lora or {}, options or {})
-    check_stackable(config, training)
-    seen = _left(records, forget) if kind == "full" else records
+    seen = _without(records, forget) if kind == "full" else records
     splits = half_splits(seen, count, seed) if kind == "half" else [[*range(len(seen))]] * count
-    key = Key.load()
-    check_suppressed(seen, key)
-    state = open_model(model, **opening)
-    base = Base(name=state.name, digest=state.base_digest())
-    if parent and parent.base.digest != base.digest:
+    check_suppressed(seen, Key.load())
+    trainer, facts = _prepared(
+        model, opening, seen, training, config, template or (parent.template if parent else None)
+    )
+    if parent and parent.base.digest != facts["base"].digest:
         raise ModelError(
-            f"--like {like} was trained on another base ({parent.base.name}) than {state.name}: "
-            "their weights differ"
+            f"--like {like} was trained on another base ({parent.base.name}) than "
+            f"{facts['base'].name}: their weights differ"
         )
-    named = template or (parent.template if parent else None)
-    used = choose_template(named, state.tokenizer, seen)
-    digests = [key.digest(record) for record in seen]
-    seeds = islice((s for s in counting(seed) if not parent or s != parent.seed), count)
-    wanted = [
-        _Wanted(
-            target / f"{_PREFIX}{i:02}",
-            split,
-            {
-                "base": base,
-                "template": used.name,
-                "seed": own,
-                "finetuned_with": {"training": training.model_dump(), "lora": config},
-                "records": RecordDigests(
-                    key_id=key.id, trained=sorted({digests[p] for p in split})
-                ),
-            },
-        )
-        for i, (split, own) in enumerate(zip(splits, seeds, strict=True))
-    ]
-    todo = _missing(target, wanted, overwrite=overwrite)
-    limit = min(training.max_length or state.max_length, state.max_length)
-    examples = encode(seen, state.tokenizer, used, limit)
-    notes: tuple[str, ...] = ()
-    if like is None:
-        notes = (
-            "nothing says how the adapter they are compared with was trained: they train as "
-            "`unlearn finetune` does with these options; name that adapter with --like",
-        )
-    if len(todo) < count:
-        notes += (f"{count - len(todo)} of {count} are there already and were kept",)
-    steps = [total_steps(training, len(one.positions)) for one in todo]
-    if announce and todo:
-        what = f"train {len(todo)} references, {min(at_once, len(todo))} at once"
-        seconds = expected_seconds(state, examples, sum(steps), training)
-        announce(Plan(what, sum(steps), seconds, notes))
-    done = 0
-    for start in range(0, len(todo), at_once):
-        group = todo[start : start + at_once]
-
-        def tell(now: int, _: int, before: int = done) -> None:
-            if progress:
-                progress(before + now, sum(steps))
-
-        state = _train(state, group, config, training, examples, tell)
-        done += sum(steps[start : start + at_once])
-    return Trained(tuple(one.folder for one in wanted), count - len(todo), notes)
+    seeds = [s for s in islice(counting(seed), count + 1) if not parent or s != parent.seed]
+    references = _references(target, seen, splits, seeds[:count], facts)
+    missing = _missing(target, references, overwrite=overwrite)
+    notes = _notes(like, count - len(missing), count)
+    if announce and missing:
+        announce(_plan(trainer, missing, jobs, notes))
+    _train(trainer, missing, jobs, progress)
+    return TrainedReferences(tuple(one.folder for one in references), count - len(missing), notes)
 
 
 def reference_folders(path: str | Path) -> list[str | Path]:
-    """Return the references in a folder that `train_references` made, or the path itself.
-
-    Args:
-        path: an adapter, or a folder of references.
-
-    Returns:
-        One path or more.
-    """
+    """Return the references in a folder that `train_references` made, or the path itself."""
     folder = Path(path).expanduser()
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return [path]
@@ -239,11 +302,11 @@ def _present(folder: Path) -> Iterator[Path]:
     )
 
 
-def _check_choice(kind: str, forget: str | None, count: int, at_once: int) -> None:
+def _check_choice(kind: str, forget: str | None, count: int, jobs: int) -> None:
     if kind not in KINDS:
         raise OptionError(f"--kind {kind!r} is not {' or '.join(KINDS)}")
-    if count < 1 or at_once < 1:
-        raise OptionError("--count and --at-once must be at least 1")
+    if count < 1 or jobs < 1:
+        raise OptionError("--count and --jobs must be at least 1")
     if kind == "full" and forget is None:
         raise SelectionError(
             "references leave records out: name them with --forget, or train half-splits for any "
@@ -276,32 +339,72 @@ def _settings(
     return training.model_copy(update={"save_steps": None}), config
 
 
-def _left(records: Records, forget: str | None) -> Records:
+def _prepared(
+    model: str | Path,
+    opening: Mapping[str, Any],
+    records: Records,
+    training: TrainingOptions,
+    config: Mapping[str, Any],
+    template: str | None,
+) -> tuple[_Trainer, dict[str, Any]]:
+    """Open the base and encode the records; return also what all lineages say."""
+    base = open_model(model, **opening)
+    used = choose_template(template, base.tokenizer, records)
+    examples = encode_records(records, base, used, training)
+    facts = {
+        "base": Base(name=base.name, digest=base.base_digest()),
+        "template": used.name,
+        "finetuned_with": {"training": training.model_dump(), "lora": config},
+    }
+    return _Trainer(model, opening, config, training, examples, base), facts
+
+
+def _references(
+    target: Path,
+    records: Records,
+    splits: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    facts: Mapping[str, Any],
+) -> list[_Reference]:
+    """Return the references asked for: one a split, each with its seed."""
+    key = Key.load()
+    digests = [key.digest(record) for record in records]
+    references = []
+    for i, (split, seed) in enumerate(zip(splits, seeds, strict=True)):
+        trained = RecordDigests(key_id=key.id, trained=sorted({digests[p] for p in split}))
+        own = {**facts, "seed": seed, "records": trained}
+        references.append(_Reference(target / f"{_PREFIX}{i:02}", split, own))
+    return references
+
+
+def _without(records: Records, forget: str | None) -> Records:
     """Return the records that references see."""
-    gone = records.select(forget or "")
-    left = records.without(gone)
-    if not len(left):
+    forget_records = records.select(forget or "")
+    retain_records = records.without(forget_records)
+    if not len(retain_records):
         raise SelectionError("--forget names every record of --data: none is left to train on")
-    contents = {record.canonical for record in gone}
-    copies = [record.id for record in left if record.canonical in contents]
-    if copies:
-        raise DataError(
-            f"{records.source}: {len(copies)} more record(s) have the same content as records to "
-            f"forget, first {copies[0]!r}; name them in --forget too"
-        )
-    return left
+    refuse_shared(
+        retain_records,
+        forget_records,
+        where=records.source,
+        what="more record(s) have the same content as records to forget",
+        advice="name them in --forget too",
+    )
+    return retain_records
 
 
-def _missing(target: Path, wanted: Sequence[_Wanted], *, overwrite: bool) -> list[_Wanted]:
+def _missing(
+    target: Path, references: Sequence[_Reference], *, overwrite: bool
+) -> list[_Reference]:
     """Return the references that are not there yet; refuse a folder that holds others."""
-    folders = {one.folder for one in wanted}
+    folders = {one.folder for one in references}
     surplus = [path for path in _present(target) if path not in folders]
     if surplus:
         raise OutputError(
-            f"{surplus[0]} is one more than --count {len(wanted)}: raise --count, or delete it"
+            f"{surplus[0]} is one more than --count {len(references)}: raise --count, or delete it"
         )
-    todo = []
-    for one in wanted:
+    missing = []
+    for one in references:
         problem = one.differs() if one.folder.exists() else "it is not there"
         if problem is None:
             continue
@@ -310,36 +413,46 @@ def _missing(target: Path, wanted: Sequence[_Wanted], *, overwrite: bool) -> lis
                 f"{one.folder} is not the reference asked for: {problem}; name another --output, "
                 "or pass --overwrite to train it again"
             )
-        todo.append(one)
-    return todo
+        missing.append(one)
+    return missing
+
+
+def _notes(like: str | Path | None, there: int, count: int) -> tuple[str, ...]:
+    """Say what the user should know of the references."""
+    notes: tuple[str, ...] = ()
+    if like is None:
+        notes = (
+            "nothing says how the adapter they are compared with was trained: they train as "
+            "`unlearn finetune` does with these options; name that adapter with --like",
+        )
+    if there:
+        notes += (f"{there} of {count} are there already and were kept",)
+    return notes
+
+
+def _plan(
+    trainer: _Trainer, missing: Sequence[_Reference], jobs: int, notes: tuple[str, ...]
+) -> TrainingPlan:
+    """Say what is about to be trained."""
+    assert trainer.base is not None
+    steps = sum(map(trainer.steps, missing))
+    with as_one_of(jobs):
+        seconds = expected_seconds(trainer.base, trainer.examples, steps, trainer.training)
+    beside = min(jobs, len(missing))
+    text = f"train {len(missing)} references" + (f", {beside} at once" if beside > 1 else "")
+    return TrainingPlan(text, steps, seconds / beside, notes)
 
 
 def _train(
-    state: ModelState,
-    group: Sequence[_Wanted],
-    config: Mapping[str, Any],
-    training: TrainingOptions,
-    examples: Sequence[Example],
-    progress: Callable[[int, int], None],
-) -> ModelState:
-    """Train some references at once and put them in place; return the bare base again."""
-    seeds = [one.facts["seed"] for one in group]
-    stacked = stack_adapters(state, dict(config), seeds)
-    parts = [[examples[p] for p in one.positions] for one in group]
-    fits = fit_stacked(stacked, training, parts, seeds, progress)
-    for i, (one, fit) in enumerate(zip(group, fits, strict=True)):
-        with staged_folder(one.folder, overwrite=True) as stage:
-            save_stacked(stacked, i, stage)
-            Lineage(
-                schema=1,
-                created=now(),
-                verb="references",
-                digest=weights_digest(stage),
-                kind="adapter",
-                method="finetune",
-                options=training.model_dump(),
-                cost=fit.cost(),
-                versions=library_versions(),
-                **one.facts,
-            ).write(stage)
-    return replace(state, model=stacked.model.unload())
+    trainer: _Trainer, missing: Sequence[_Reference], jobs: int, progress: Progress | None
+) -> None:
+    """Train the references that are not there, in this process or several."""
+    queue = _Queue(list(missing), sum(map(trainer.steps, missing)), progress)
+    if jobs > 1 and len(missing) > 1:
+        trainer.base = None  # each process opens its own
+        device = trainer.opening.get("device")
+        run_in_processes(trainer, queue, min(jobs, len(missing)), threads_for(jobs), device)
+        return
+    with as_one_of(jobs):
+        while (reference := queue.take()) is not None:
+            trainer(reference, functools.partial(queue.advanced, reference))

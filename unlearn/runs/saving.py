@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,9 @@ from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
 from unlearn.files import staged_folder
-from unlearn.methods.job import Plan
+from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState
+from unlearn.processes import is_main
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
 from unlearn.runs.quick_check import Measured
 from unlearn.training.fitting import Fit
@@ -53,7 +53,7 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
-Announce = Callable[[Plan], None]
+Announce = Callable[[TrainingPlan], None]
 
 
 Progress = Callable[[int, int], None]
@@ -107,7 +107,7 @@ def save_result(
 ) -> Lineage:
     """Write weights and lineage into place, on the main process only."""
     base = Base(name=state.name, digest=state.base_digest())
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not is_main():
         return Lineage(schema=1, created=now(), base=base, digest="", kind=state.kind, **facts)
     with staged_folder(target, overwrite=overwrite) as stage:
         state.save(stage)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,12 @@ from unlearn.errors import OptionError
 from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
+from unlearn.processes import world_size
+from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
 from unlearn.training.options import TrainingOptions
-from unlearn.training.sampler import ALTERNATE, FORGET
+from unlearn.training.sampler import ALTERNATE, FORGET, Pairs
 from unlearn.training.stopping import Monitor, StopRules
 from unlearn.training.trackers import tracking
 from unlearn.training.trainer import UnlearnTrainer, latest_checkpoint
@@ -147,55 +149,31 @@ def fit(
     """
     from transformers import set_seed
 
-    used = training
     set_seed(seed)
-    if objective.needs & {"before_logits", "before_hidden"}:
-        state.prepare_reference("before")
-    if "base_logits" in objective.needs:
-        state.prepare_reference("base")
+    terms = _terms(state, objective, forget, alternates, teacher)
     monitor = _monitor(state, training, forget, retain, holdout)
-    reference = {}
-    if "reference_log_probs" in objective.needs:
-        parts = ((FORGET, forget), (ALTERNATE, alternates))
-        reference = {role: _sums(state, examples) for role, examples in parts if examples}
-    _share(training)
-    samples = len(forget) or len(retain)
-    steps = total_steps(training, samples)
-    if training.gradient_checkpointing:
-        state.set_checkpointing(True)
+    steps = total_steps(training, len(forget) or len(retain))
+    pairs = Pairs(forget, retain, alternates)
     # Trainer insists on a folder, also when nothing is to be kept in it
     with (
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
         only_blocks(state.model, _blocks(training, state)),
+        _recomputing(state, training.gradient_checkpointing),
     ):
-        if not checkpoints:
-            training = training.model_copy(update={"save_steps": None})
-        args = _arguments(training, steps, checkpoints or Path(scratch), state, seed)
+        save_steps = training.save_steps if checkpoints else None
+        folder = checkpoints or Path(scratch)
         trainer = UnlearnTrainer(
-            state,
-            objective,
-            args,
-            forget=forget,
-            retain=retain,
-            alternates=alternates,
-            samples=steps * training.batch_size,
-            retain_ratio=training.retain_ratio,
-            reference_log_probs=reference,
-            teacher=teacher,
+            terms,
+            _arguments(training, steps, folder, save_steps, state, seed),
+            pairs,
+            pairs.stream(steps * training.batch_size, seed, training.retain_ratio),
             wrappers=wrappers_of(training, objective, state, retain=bool(retain)),
             monitor=monitor,
             optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
             progress=progress,
         )
-        resume = latest_checkpoint(checkpoints) if checkpoints else None
-        start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        seconds = time.perf_counter() - start
+        seconds = _run(trainer, checkpoints)
     state.model.eval()
-    if training.gradient_checkpointing:
-        state.set_checkpointing(False)
-    if checkpoints:
-        shutil.rmtree(checkpoints, ignore_errors=True)
     return Fit(
         steps=trainer.state.global_step,
         planned_steps=steps,
@@ -203,9 +181,51 @@ def fit(
         tokens=trainer.tokens_trained,
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
-        training=used,
+        training=training,
         history=trainer.state.log_history,
     )
+
+
+def _terms(
+    state: ModelState,
+    objective: Objective,
+    forget: Sequence[Example],
+    alternates: Sequence[Example],
+    teacher: Teacher | None,
+) -> Terms:
+    """Make ready what the losses compare with."""
+    if objective.needs & {"before_logits", "before_hidden"}:
+        state.prepare_reference("before")
+    if "base_logits" in objective.needs:
+        state.prepare_reference("base")
+    log_probs = {}
+    if "reference_log_probs" in objective.needs:
+        parts = ((FORGET, forget), (ALTERNATE, alternates))
+        log_probs = {role: _sums(state, examples) for role, examples in parts if examples}
+    return Terms(state, objective, log_probs, teacher)
+
+
+def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
+    """Train, from the newest checkpoint where there is one; return the seconds."""
+    resume = latest_checkpoint(checkpoints) if checkpoints else None
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.perf_counter() - start
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return seconds
+
+
+@contextlib.contextmanager
+def _recomputing(state: ModelState, on: bool) -> Iterator[None]:
+    """Recompute activations in the backward pass."""
+    if on:
+        state.set_checkpointing(True)
+    try:
+        yield
+    finally:
+        if on:
+            state.set_checkpointing(False)
 
 
 def _blocks(training: TrainingOptions, state: ModelState) -> set[int] | None:
@@ -216,7 +236,12 @@ def _blocks(training: TrainingOptions, state: ModelState) -> set[int] | None:
 
 
 def _arguments(
-    training: TrainingOptions, steps: int, folder: Path, state: ModelState, seed: int
+    training: TrainingOptions,
+    steps: int,
+    folder: Path,
+    save_steps: int | None,
+    state: ModelState,
+    seed: int,
 ) -> TrainingArguments:
     """Say it in Trainer's words."""
     from transformers import TrainingArguments
@@ -236,8 +261,8 @@ def _arguments(
         adam_beta1=training.momentum,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        save_strategy="steps" if training.save_steps else "no",
-        save_steps=training.save_steps or 500,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
         save_total_limit=2,
         logging_steps=max(1, steps // 100),
         logging_nan_inf_filter=False,
@@ -248,7 +273,7 @@ def _arguments(
         dataloader_pin_memory=state.device.type == "cuda",
         use_cpu=state.device.type == "cpu",
         ddp_find_unused_parameters=False,
-        ddp_backend="gloo" if state.device.type == "cpu" and _processes() > 1 else None,
+        ddp_backend="gloo" if state.device.type == "cpu" and world_size() > 1 else None,
         seed=seed,
         data_seed=seed,
     )
@@ -260,7 +285,7 @@ def _share(training: TrainingOptions) -> tuple[int, int]:
     `batch_size` counts the samples of all processes together, so the same command means the same
     on one process and on several.
     """
-    batch, processes = training.batch_size, _processes()
+    batch, processes = training.batch_size, world_size()
     micro = training.micro_batch_size or max(1, batch // processes)
     if batch % (micro * processes):
         raise OptionError(
@@ -268,11 +293,6 @@ def _share(training: TrainingOptions) -> tuple[int, int]:
             "(micro_batch_size)"
         )
     return micro, batch // (micro * processes)
-
-
-def _processes() -> int:
-    """How many processes a launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _sums(state: ModelState, examples: Sequence[Example]) -> torch.Tensor:

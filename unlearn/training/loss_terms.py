@@ -46,7 +46,7 @@ class Term(NamedTuple):
         return weight * self.total / self.divisor
 
 
-class _Seen(NamedTuple):
+class _Pass(NamedTuple):
     """What one forward pass gave: a batch, hidden states, and where its target tokens are."""
 
     inputs: Mapping[str, Tensor]
@@ -88,14 +88,7 @@ class Terms:
     teacher: Teacher | None
 
     def references(self, inputs: Mapping[str, Tensor]) -> References:
-        """Run the references over the rows that each term compares with them.
-
-        Args:
-            inputs: a batch of `collate_pairs`.
-
-        Returns:
-            What `on` takes.
-        """
+        """Run the references over the rows that each term compares with them."""
         return {
             (role, part): self._reference(loss, inputs, part)
             for role, loss, _ in self.objective.terms()
@@ -119,9 +112,9 @@ class Terms:
         terms = self.objective.terms()
         with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
             last = hidden_states(model, inputs)
-        seen = _Seen(inputs, last, mid, *target_positions(inputs))
+        seen = _Pass(inputs, last, mid, *target_positions(inputs))
         log_p = self._log_probs(seen)
-        found: dict[int, Term] = {}
+        terms_by_role: dict[int, Term] = {}
         for role, loss, _ in terms:
             views = {
                 part: self._look(loss, part, seen, references[role, part], log_p)
@@ -133,10 +126,12 @@ class Terms:
             view, losses = mine
             other = views.get(ALTERNATE)
             view = replace(view, alternate=other[0] if other else None)
-            found[role] = Term(loss(view), _count(counts, role, loss.unit).clamp(min=1), losses)
-        return found
+            terms_by_role[role] = Term(
+                loss(view), _count(counts, role, loss.unit).clamp(min=1), losses
+            )
+        return terms_by_role
 
-    def _log_probs(self, seen: _Seen) -> Tensor:
+    def _log_probs(self, seen: _Pass) -> Tensor:
         """Project the tokens of all terms on log p at once, so that W gets one gradient; [N]."""
         terms = self.objective.terms()
         roles = {
@@ -152,7 +147,7 @@ class Terms:
         self,
         loss: Loss,
         role: int,
-        seen: _Seen,
+        seen: _Pass,
         reference: tuple[Tensor | None, Projection | None],
         log_p: Tensor,
     ) -> tuple[TokenView, Tensor] | None:

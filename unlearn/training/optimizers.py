@@ -18,14 +18,7 @@ _B_OVER_A = 2.0
 
 
 def all_matrices(model: nn.Module) -> bool:
-    """Say whether everything that trains is a matrix, which is what Muon is for.
-
-    Args:
-        model: with `requires_grad` set.
-
-    Returns:
-        True for plain LoRA; False for DoRA and for full fine-tunes, which train vectors too.
-    """
+    """Say whether all that trains is a matrix, as in plain LoRA: that is what Muon is for."""
     return all(p.dim() == 2 for p in model.parameters() if p.requires_grad)
 
 

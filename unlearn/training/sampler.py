@@ -102,6 +102,14 @@ class Pairs(torch.utils.data.Dataset[dict[int, list[tuple[int, Example]]]]):
     ) -> None:
         self._examples = {FORGET: forget, RETAIN: retain, ALTERNATE: alternates}
 
+    def stream(self, samples: int, seed: int, retain_ratio: int = 1) -> PairStream:
+        """Return the stream of a whole run; `seed` is that of the permutations."""
+        forget, retain, alternates = (
+            len(self._examples[role]) for role in (FORGET, RETAIN, ALTERNATE)
+        )
+        turns = alternates // forget if forget else 0
+        return PairStream(forget, retain, samples, seed, retain_ratio, turns)
+
     def __len__(self) -> int:
         return len(self._examples[FORGET]) or len(self._examples[RETAIN])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from unlearn.data.tokenization import Example
 from unlearn.errors import OptionError, TrainingError
-from unlearn.model.state import ModelState, load_trained
+from unlearn.model.state import load_trained
 from unlearn.training.bucketing import length_groups
 from unlearn.training.loss_terms import Term, Terms
 from unlearn.training.objective import Constraint, Objective, Teacher
@@ -41,18 +40,11 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
     gradient, and so do 2 processes and 1.
 
     Args:
-        state: the opened model; what requires gradient is trained.
-        objective: the loss.
+        terms: the loss of the opened model, whose weights that require gradient are trained.
         args: Trainer's arguments; `per_device_train_batch_size` counts samples (a forget record
             with its retain records).
-        forget: examples to forget.
-        retain: examples to keep, or to train on.
-        alternates: what to answer instead, the same number for each forget record.
-        samples: samples in the whole run.
-        retain_ratio: retain records for each forget record.
-        reference_log_probs: Σ_t log p before training of each forget record, and of each alternate,
-            for losses that need them: role → [records].
-        teacher: for losses that need one.
+        pairs: the examples.
+        stream: which of them make the samples of the run.
         wrappers: what changes the gradient of a step, if anything does.
         monitor: watches losses and ends the run.
         optimizer: over the trainable weights; None for the AdamW that `args` describe.
@@ -61,45 +53,30 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        state: ModelState,
-        objective: Objective,
+        terms: Terms,
         args: TrainingArguments,
+        pairs: Pairs,
+        stream: PairStream,
         *,
-        forget: Sequence[Example] = (),
-        retain: Sequence[Example] = (),
-        alternates: Sequence[Example] = (),
-        samples: int,
-        retain_ratio: int = 1,
-        reference_log_probs: Mapping[int, Tensor] | None = None,
-        teacher: Teacher | None = None,
         wrappers: Wrappers | None = None,
         monitor: Monitor | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._model_state = state
-        self._objective = objective
-        self._stream = PairStream(
-            len(forget),
-            len(retain),
-            samples,
-            int(args.seed),
-            retain_ratio,
-            len(alternates) // len(forget) if forget else 0,
-        )
-        self._terms = Terms(state, objective, dict(reference_log_probs or {}), teacher)
+        self._terms = terms
+        self._stream = stream
         self._waiting: list[list[dict[str, Tensor]]] = []
         self.monitor = monitor
         self.stopped: str | None = None
         self.tokens_trained = 0
-        self.retain_weight = objective.retain_weight
+        self.retain_weight = terms.objective.retain_weight
         self._seen: list[tuple[Tensor, ...]] = []
         self._logged: dict[str, float] = {}
         self._logged_from = 0
         super().__init__(
-            model=state.model,
+            model=terms.state.model,
             args=args,
-            train_dataset=Pairs(forget, retain, alternates),
+            train_dataset=pairs,
             data_collator=collate_pairs,
             callbacks=[_Watch(self, progress)],
             optimizers=(optimizer, None),
@@ -178,8 +155,8 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             TrainingError: if the loss is NaN or infinite.
         """
         assert num_items_in_batch is not None
-        found = self._terms.on(model, inputs, num_items_in_batch, self._terms.references(inputs))
-        total = self._noted(found) * self.args.world_size  # DDP averages over processes
+        terms = self._terms.on(model, inputs, num_items_in_batch, self._terms.references(inputs))
+        total = self._noted(terms) * self.args.world_size  # DDP averages over processes
         return (total, {}) if return_outputs else total
 
     def training_step(
@@ -217,16 +194,16 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             return loss
         batches, self._waiting = list(itertools.chain(*self._waiting)), []
         before = self._wrapped.tokens
-        found = self._wrapped(batches, num_items_in_batch, self.retain_weight)
+        terms_by_batch = self._wrapped(batches, num_items_in_batch, self.retain_weight)
         self.tokens_trained += self._wrapped.tokens - before
-        total = torch.stack([self._noted(part).detach() for part in found]).sum()
+        total = torch.stack([self._noted(part).detach() for part in terms_by_batch]).sum()
         return total.mul_(self.args.world_size)
 
-    def _noted(self, found: Mapping[int, Term]) -> Tensor:
+    def _noted(self, terms: Mapping[int, Term]) -> Tensor:
         """Return the sum of a batch's terms, noting each for the log and the stop rules."""
-        weights = {FORGET: self._objective.forget_weight, RETAIN: self.retain_weight}
+        weights = {FORGET: self._terms.objective.forget_weight, RETAIN: self.retain_weight}
         total = torch.zeros((), device=self.args.device)
-        for role, term in found.items():
+        for role, term in terms.items():
             part = term.weighted(weights[role])
             total = total + part
             name = f"{_ROLE_NAMES[role]}_loss"
@@ -235,7 +212,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             )
         self._check_finite(total)
         empty = total.new_zeros(2, 0)
-        self._seen.append(tuple(found[r].losses if r in found else empty for r in (FORGET, RETAIN)))
+        self._seen.append(tuple(terms[r].losses if r in terms else empty for r in (FORGET, RETAIN)))
         return total
 
     def _check_finite(self, loss: Tensor) -> None:
@@ -261,7 +238,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             )
             forget, retain = (x[:, x[0] >= 0] for x in (forget, retain))
         forget, retain = forget.double().cpu(), retain.double().cpu()
-        constraint = self._objective.constraint
+        constraint = self._terms.objective.constraint
         if constraint is not None and retain.shape[1]:
             violation = float(retain[1].mean()) - constraint.limit
             self.retain_weight = max(0.0, self.retain_weight + constraint.rate * violation)
@@ -272,13 +249,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             self.stopped = self.monitor.verdict()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add each term's mean since the last log, so that no term hides behind the sum.
-
-        Args:
-            logs: what Trainer logs.
-            *args: passed on.
-            **kwargs: passed on.
-        """
+        """Add each term's mean since the last log, so that no term hides behind the sum."""
         if self._logged:
             steps = max(1, self.state.global_step - self._logged_from)
             logs |= {k: v / steps for k, v in self._logged.items()}
@@ -292,7 +263,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        self._model_state.save(folder)
+        self._terms.state.save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -311,7 +282,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             (folder / _STATE_FILE).write_text(text, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self._model_state, Path(resume_from_checkpoint))
+        load_trained(self._terms.state, Path(resume_from_checkpoint))
         saved = json.loads((Path(resume_from_checkpoint) / _STATE_FILE).read_text("utf-8"))
         self.tokens_trained = saved["tokens_trained"]
         self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
@@ -351,13 +322,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, or None.
-
-    Args:
-        folder: Trainer's output folder.
-
-    Returns:
-        The checkpoint's folder.
-    """
+    """Return the newest complete checkpoint in Trainer's output folder, or None."""
     complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_STATE_FILE}")]
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearn.data.records import Records
-from unlearn.errors import DataError, SelectionError
+from unlearn.data.splits import refuse_shared
+from unlearn.errors import SelectionError
 
 __all__ = ["neighbours"]
 
@@ -29,13 +30,13 @@ def neighbours(
     if source is None:
         return None
     found = _read(source, records)
-    lost = {record.canonical for record in gone}
-    shared = [record.id for record in found if record.canonical in lost]
-    if shared:
-        raise DataError(
-            f"--neighbour: {len(shared)} record(s) are among those to forget, first {shared[0]!r}; "
-            "neighbours are like them, and stay"
-        )
+    refuse_shared(
+        found,
+        gone,
+        where="--neighbour",
+        what="record(s) are among those to forget",
+        advice="neighbours are like them, and stay",
+    )
     return found
 
 

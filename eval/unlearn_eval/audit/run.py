@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn.data.near_duplicates import near_duplicates
 from unlearn.data.records import Records
-from unlearn.data.splits import loaded
+from unlearn.data.splits import loaded, refuse_shared
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import encode
 from unlearn.errors import DataError, OutputError, SelectionError
@@ -358,14 +358,14 @@ def _check_overlap(split: Mapping[str, Records], strict: bool) -> list[str]:
     """Refuse a holdout that shares exact copies with the other splits; note what is nearly one."""
     if "holdout" not in split:
         return []
-    known = {r.canonical for key, part in split.items() if key != "holdout" for r in part}
-    shared = [r.id for r in split["holdout"] if r.canonical in known]
-    if shared:
-        raise DataError(
-            f"--holdout: {len(shared)} record(s) are also in the forget or retain data, first "
-            f"{shared[0]!r}; a holdout must be unseen"
-        )
-    others = (record for key, part in split.items() if key != "holdout" for record in part)
+    others = [record for key, part in split.items() if key != "holdout" for record in part]
+    refuse_shared(
+        split["holdout"],
+        others,
+        where="--holdout",
+        what="record(s) are also in the forget or retain data",
+        advice="a holdout must be unseen",
+    )
     pairs = near_duplicates(split["holdout"], others)
     if not pairs:
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ __all__ = [
     "model_utility",
     "probability",
     "tofu_metrics",
-    "tofu_table",
 ]
 
 SPLITS = ("forget", "retain", "real_authors", "world_facts")
@@ -97,7 +95,7 @@ def model_utility(scores: TofuScores, mean: Mean = "geometric") -> float:
     (TOFU, arXiv 2401.06121, section 2.2).
 
     Args:
-        scores: of `evaluate_tofu` or `read_log`.
+        scores: of `evaluate_tofu`.
         mean: see `truth_ratio`.
 
     Returns:
@@ -181,34 +179,3 @@ def tofu_metrics(
         note = "a p-value: a large one does not show that anything was forgotten"
         found["forget_quality"] = no_interval(quality.p_value, n, level, None, note)
     return found
-
-
-def tofu_table(scores: TofuScores, mean: Mean = "geometric") -> Any:
-    """Lay the scores out as a table with a row a question; it holds no text.
-
-    Args:
-        scores: of a model.
-        mean: see `truth_ratio`.
-
-    Returns:
-        A `pyarrow.Table` with `split`, `question` (its position), the losses, `probability`,
-        `truth_ratio` (R itself) and `rouge`.
-    """
-    import pyarrow as pa
-
-    parts = [
-        pa.table(
-            {
-                "split": pa.array([name] * len(split.answer), type=pa.string()),
-                "question": pa.array(range(len(split.answer)), type=pa.int64()),
-                "answer_loss": pa.array(split.answer),
-                "paraphrase_loss": pa.array(split.paraphrase),
-                "perturbed_loss": pa.array([list(x) for x in split.perturbed]),
-                "probability": pa.array(probability(split, options=name in SPLITS[2:])),
-                "truth_ratio": pa.array(truth_ratio(split.paraphrase, split.perturbed, mean)),
-                "rouge": pa.array(split.rouge),
-            }
-        )
-        for name, split in scores.items()
-    ]
-    return pa.concat_tables(parts)

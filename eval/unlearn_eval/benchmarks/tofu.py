@@ -25,7 +25,6 @@ from unlearn_eval.benchmarks._tofu_metrics import (
     model_utility,
     probability,
     tofu_metrics,
-    tofu_table,
 )
 from unlearn_eval.scores.continuations import continue_tokens
 from unlearn_eval.utility import rouge
@@ -43,7 +42,6 @@ __all__ = [
     "model_utility",
     "probability",
     "tofu_metrics",
-    "tofu_table",
 ]
 
 HUB = "locuslab/TOFU"

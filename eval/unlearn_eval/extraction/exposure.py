@@ -12,7 +12,7 @@ from scipy import stats
 
 from unlearn.errors import DataError, OptionError
 
-__all__ = ["PAPER", "SUMMARY", "How", "cap", "exposure"]
+__all__ = ["PAPER", "SUMMARY", "How", "exposure"]
 
 PAPER = "https://arxiv.org/abs/1802.08232"
 SUMMARY = "bits by which the model narrows down a secret of known format"
@@ -35,7 +35,7 @@ def exposure(
 
     - "exact": the candidates are all other values of the format, |R| = n + 1.
     - "sampled": they are n random other values. The rank is that among the secret and its sample,
-      so exposure ends at log2(n + 1), however large the format: see `cap`. (The paper's estimate by
+      so exposure ends at log2(n + 1), however large the format. (The paper's estimate by
       sampling is infinite if no sample is likelier.)
     - "skew-normal": a skew-normal distribution F is fitted to the candidates' log-perplexities, and
       exposure is −log2 F of the secret's, at most log2 |R|: the paper's way past the cap. Far
@@ -71,23 +71,6 @@ def exposure(
         return min(_by_tail(secret, others), math.log2(space))
     rank = 1 + np.sum(others > secret) + 0.5 * np.sum(others == secret)
     return math.log2(len(others) + 1) - math.log2(float(rank))
-
-
-def cap(samples: int) -> float:
-    """Return log2(samples + 1), the most that sampled exposure can show.
-
-    Args:
-        samples: number of sampled candidates.
-
-    Returns:
-        Bits: 10 take 1,023 samples, 20 take a million.
-
-    Raises:
-        OptionError: if there are none.
-    """
-    if samples < 1:
-        raise OptionError(f"{samples} samples show nothing; give 1 or more")
-    return math.log2(samples + 1)
 
 
 def _by_tail(secret: float, others: npt.NDArray[np.float64]) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import wraps
@@ -20,6 +19,7 @@ import torch
 from torch import distributed
 
 from unlearn.errors import UnlearnError
+from unlearn.processes import local_rank, portable, world_size
 
 __all__ = [
     "ProcessLostError",
@@ -76,11 +76,11 @@ def _connect() -> None:
 
     They stay connected until they end: to meet anew, they would find addresses of the first time.
     """
-    if _size() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _size() > 1 or world_size() == 1:
         return
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     atexit.register(_disconnect)
@@ -208,7 +208,7 @@ def _agreed(work: Callable[[], T], name: str) -> T:
         if getattr(error, "known_to_all", False):
             raise
         told = _Told(name, error)
-    heard = _all(_Told(name, _portable(told.error)))
+    heard = _all(_Told(name, told.error and portable(told.error, f"in process {_rank()}: ")))
     failed = next((rank for rank, other in enumerate(heard) if other.error), None)
     if failed is not None:
         wrong = told.error if failed == _rank() else heard[failed].error
@@ -249,15 +249,6 @@ def _connected() -> Iterator[None]:
         gone = ProcessLostError("another process ended before its work was done: see what it said")
         gone.known_to_all = True  # type: ignore[attr-defined]
         raise gone from error
-
-
-def _portable(error: Exception | None) -> Exception | None:
-    """Return an error as it can be sent: itself where it can, else one that says the same."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:
-        return RuntimeError(f"in process {_rank()}: {type(error).__name__}: {error}")
-    return error
 
 
 def _size() -> int:

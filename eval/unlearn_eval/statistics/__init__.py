@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from unlearn_eval.statistics.auc import auc, auc_interval, auc_tost
 from unlearn_eval.statistics.common import MIN_CLUSTERS, Clusters, Interval
-from unlearn_eval.statistics.differences import auc_difference
 from unlearn_eval.statistics.hypotheses import (
     KsTest,
     PredictionLimits,
@@ -48,7 +47,6 @@ __all__ = [
     "Ranking",
     "SignFlip",
     "auc",
-    "auc_difference",
     "auc_interval",
     "auc_tost",
     "benjamini_hochberg",

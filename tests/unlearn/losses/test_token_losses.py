@@ -15,7 +15,7 @@ from unlearn.losses import (
     RETAIN_LOSSES,
     UNDIAL,
     WGA,
-    Away,
+    AwayFromBefore,
     HiddenLoss,
     InvertedHinge,
     JSFromBefore,
@@ -149,13 +149,13 @@ def test_reverse_kl_is_the_other_direction() -> None:
 def test_scrub_by_hand() -> None:
     p, q = [0.2, 0.8], [0.6, 0.4]
     kl = value(KLFromBefore(), p, q)
-    assert value(Away(), p, q) == pytest.approx(-kl)
+    assert value(AwayFromBefore(), p, q) == pytest.approx(-kl)
     assert value(StayAndLearn(2.0, 3.0), p, q) == pytest.approx(2 * kl - 3 * math.log(0.2))
 
 
 def test_scrub_takes_no_first_step_by_itself() -> None:
     logits = logits_of([0.2, 0.8]).requires_grad_()
-    loss = Away()
+    loss = AwayFromBefore()
     loss.statistic(logits, torch.tensor([0]), logits.detach()).sum().backward()
     assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-12

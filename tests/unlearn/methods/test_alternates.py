@@ -13,7 +13,7 @@ from unlearn.data.records import Record, Records
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError, OptionError
-from unlearn.methods.alternates import REFUSALS, alternates, answering, invented
+from unlearn.methods.alternates import REFUSALS, Source, alternates, answering, invented
 from unlearn.model.state import ModelState, open_model
 
 
@@ -34,7 +34,7 @@ def made(
     def write(rows: Iterable[Record]) -> list[Example]:
         return encode(rows, state.tokenizer, Template("qa"), 128)
 
-    return alternates(kind, records, examples, state, write, path=path, count=2, seed=1)
+    return alternates(Source(kind, 2, path), records, examples, state, write, seed=1)
 
 
 def test_refusals_follow_each_records_own_prompt(

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unlearn.errors import ModelError
-from unlearn.methods.task_vector import combine_lora, lora_deltas, negate_full
+from unlearn.methods.task_vector import _alpha, _keys, _modules, combine_lora, negate_full
+from unlearn.model.adapters import lora_delta_scale
 
 MODULE = "base_model.model.model.layers.{}.self_attn.q_proj"
 SIZE = 32
@@ -35,6 +36,15 @@ def lora(rank: int, seed: int, layers: int = 2, **config: Any) -> tuple[dict[str
         "target_modules": ["q_proj"],
         **config,
     }
+
+
+def lora_deltas(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """ΔW = s·B·A of each module, in float64."""
+    deltas = {}
+    for module in _modules(tensors):
+        a, b = (tensors[key].double() for key in _keys(module, tensors))
+        deltas[module] = lora_delta_scale(config, a.shape[0], _alpha(config, module)) * b @ a
+    return deltas
 
 
 PAIRS = {

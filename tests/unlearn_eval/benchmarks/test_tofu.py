@@ -21,9 +21,9 @@ from unlearn_eval.benchmarks.tofu import (
     model_utility,
     probability,
     tofu_metrics,
-    tofu_table,
 )
-from unlearn_eval.benchmarks.tofu_logs import read_log, recompute_log, splits_of_log
+from unlearn_eval.statistics import auc
+from unlearn_eval.utility import rouge
 
 LN2 = math.log(2)
 
@@ -148,10 +148,6 @@ def test_a_live_model_is_scored_row_by_row_in_one_pass(state, monkeypatch):
             np.testing.assert_allclose(
                 found.perturbed[i], [alone(q, x) for x in q.perturbed], atol=1e-4
             )
-    table = tofu_table(scores)
-    assert table.num_rows == 10
-    assert table["perturbed_loss"].to_pylist()[2] == pytest.approx(scores["retain"].perturbed[1])
-    assert "written" not in table.column_names
 
 
 def test_what_a_model_writes_is_compared_with_the_answer(state):
@@ -207,20 +203,73 @@ def test_the_hub_is_asked_for_the_table_and_its_refusal_is_told(monkeypatch):
     assert asked[3] == ("locuslab/TOFU", "world_facts_perturbed", "train")
 
 
-def test_no_log_at_all(tmp_path):
-    file = tmp_path / "log.json"
-    for text in ("{", "[]", "{}"):
-        file.write_text(text)
-        with pytest.raises(DataError, match=r"log\.json"):
-            read_log(file)
-
-
 # published values: Llama-2-7b-chat, fine-tuned on all of TOFU and retrained without a part of it
 PUBLISHED = {  # forget set: (retained part, quality, truth ratio fine-tuned, retrained, utility)
     "forget01": ("retain99", 1.271e-3, 0.531, 0.678, 0.6268),
     "forget05": ("retain95", 5.867e-14, 0.511, 0.670, 0.6266),
     "forget10": ("retain90", 4.346e-25, 0.519, 0.681, 0.6130),
 }
+
+
+PREFIX = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
+
+
+def column(log: dict, metric: str, key: str) -> list:
+    """Return one value a record of one metric of a log."""
+    return [row[key] for row in log[metric]["value_by_index"].values()]
+
+
+def split_of_log(log: dict, name: str) -> TofuSplit:
+    """Return the per-record scores of a log; ROUGE-L recall is computed anew from the answers."""
+    prefix = PREFIX[name]
+    answer = column(log, f"{prefix}_Q_A_Prob", "avg_loss")
+    paraphrased = name in {"forget", "retain"}
+    written = column(log, f"{prefix}_Q_A_ROUGE", "generation")
+    known = column(log, f"{prefix}_Q_A_ROUGE", "ground_truth")
+    return TofuSplit(
+        answer=np.array(answer),
+        paraphrase=np.array(
+            column(log, f"{prefix}_Q_A_PARA_Prob", "avg_loss") if paraphrased else answer
+        ),
+        perturbed=tuple(map(np.array, column(log, f"{prefix}_Q_A_PERT_Prob", "avg_loss"))),
+        rouge=rouge.score(written, known).recall,
+        written=tuple(written),
+    )
+
+
+def splits_of_log(log: dict) -> dict[str, TofuSplit]:
+    return {name: split_of_log(log, name) for name in PREFIX}
+
+
+def attack_auc(log: dict, name: str) -> float:
+    """Return the AUC of an attack; in a log smaller scores are members'."""
+    return auc(*(-np.array(column(log[name], side, "score")) for side in ("forget", "holdout")))
+
+
+def recompute_log(log: dict, retrained: dict | None = None) -> dict[str, float]:
+    """Compute all metrics of a log anew from its records, under the log's own names."""
+    splits = splits_of_log(log)
+    numbers = tofu_metrics(splits)
+    found = {"model_utility": numbers["model_utility"].value}
+    for name, prefix in PREFIX.items():
+        options = "_normalised" if prefix in {"ra", "wf"} else ""
+        found[f"{prefix}_Q_A_Prob{options}"] = numbers[f"{name}.probability"].value
+        found[f"{prefix}_Q_A_ROUGE"] = numbers[f"{name}.rouge"].value
+        ratio = "forget_truth_ratio" if name == "forget" else f"{prefix}_Truth_Ratio"
+        found[ratio] = numbers[f"{name}.truth_ratio"].value
+    for metric in ("exact_memorization", "extraction_strength"):
+        if metric in log:
+            found[metric] = float(np.mean(column(log, metric, "score")))
+    found |= {name: attack_auc(log, name) for name in log if name.startswith("mia_")}
+    if retrained is not None:
+        found["forget_quality"] = forget_quality(
+            splits["forget"], split_of_log(retrained, "forget")
+        ).p_value
+        if "mia_min_k" in log and "mia_min_k" in retrained:
+            found["privleak"] = privacy_leakage(
+                found["mia_min_k"], attack_auc(retrained, "mia_min_k")
+            )
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +283,7 @@ def published(assets):
             folder / f"tofu_Llama-2-7b-chat-hf_{PUBLISHED[name][0]}",
         )
         return [
-            (read_log(p / "TOFU_EVAL.json"), json.loads((p / "TOFU_SUMMARY.json").read_text()))
+            tuple(json.loads((p / f"TOFU_{n}.json").read_text()) for n in ("EVAL", "SUMMARY"))
             for p in paths
         ]
 
@@ -280,20 +329,11 @@ def test_the_arithmetic_form_is_another_number(small):
     assert arithmetic["forget_quality"].value < 0.01
 
 
-def test_a_log_with_a_record_missing_is_refused(small):
-    column = dict(small[0]["forget_Q_A_PERT_Prob"]["value_by_index"])
-    column.pop("3")
-    with pytest.raises(DataError, match="'forget' are not of the same records"):
-        splits_of_log(small[0] | {"forget_Q_A_PERT_Prob": {"value_by_index": column}})
-    with pytest.raises(DataError, match="'generation' for the records of 'forget_Q_A_ROUGE'"):
-        splits_of_log({k: v for k, v in small[0].items() if k != "forget_Q_A_ROUGE"})
-
-
 def test_a_real_model_on_real_questions(assets):
     state = open_model(assets / "models" / "TinyStories-656K")
     data = load_tofu(assets / "tofu", "forget01", limit=3)
     scores = evaluate_tofu(state, data, new_tokens=16)
-    assert tofu_table(scores).num_rows == 12
+    assert sum(len(split.answer) for split in scores.values()) == 12
     found = tofu_metrics(scores, scores)
     assert found["forget_quality"].value == 1
     for name, value in found.items():

@@ -15,7 +15,6 @@ from scipy import stats
 
 from unlearn_eval.statistics import (
     Interval,
-    auc_difference,
     auc_interval,
     mean_interval,
     proportion_interval,
@@ -66,25 +65,6 @@ def draw_auc_clusters(groups, sizes, size, area, rng):
     return auc_interval(x + shift(area), y, 0.95, cx, cy + 1000), area
 
 
-def draw_difference(m, n, areas, share, rng):
-    def state(common, own, area):
-        return np.sqrt(share) * common + np.sqrt(1 - share) * own + area
-
-    common = rng.normal(size=m), rng.normal(size=n)
-    first, second = (
-        (state(common[0], rng.normal(size=m), shift(a)), state(common[1], rng.normal(size=n), 0))
-        for a in areas
-    )
-    return auc_difference(first, second), areas[0] - areas[1]
-
-
-def draw_difference_clusters(groups, sizes, area, rng):
-    (x, cx), (y, cy) = (subjects(rng, g, sizes, 8) for g in groups)
-    first = (x + shift(area), y)
-    second = (x + rng.normal(size=len(x)), y + rng.normal(size=len(y)))
-    return auc_difference(first, second, 0.95, cx, cy + 1000), area - 0.5
-
-
 def draw_mean(groups, sizes, size, rng):
     values, labels = subjects(rng, groups, sizes, size)
     return mean_interval(values, clusters=labels), 0.0
@@ -112,7 +92,6 @@ ALWAYS: dict[str, Draw] = {
     "auc 10 10": partial(draw_auc, 10, 10, 0.65, 1.0),
     "auc 20 80": partial(draw_auc, 20, 80, 0.5, 1.0),
     "auc clusters": partial(draw_auc_clusters, (10, 10), "log-normal", 10, 0.8),
-    "auc difference": partial(draw_difference, 30, 60, (0.8, 0.6), 0.6),
     "mean clusters": partial(draw_mean, 10, "log-normal", 10),
     "rate clusters": partial(draw_rate, 12, "log-normal", 8, 0.3),
     "twins": partial(draw_theta, 30, 3, 0.6),
@@ -156,22 +135,6 @@ def test_auc_of_sides_of_unequal_spread(m, n, area):
 @pytest.mark.parametrize(("groups", "size"), [((10, 10), 10), ((10, 40), 10), ((20, 20), 5)])
 def test_auc_of_clusters(groups, size, sizes, area):
     assert 0.925 <= covered(partial(draw_auc_clusters, groups, sizes, size, area), FULL) <= 0.975
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("areas", [(0.5, 0.5), (0.8, 0.6), (0.9, 0.8)])
-@pytest.mark.parametrize("share", [0.2, 0.8])
-@pytest.mark.parametrize(("m", "n"), [(20, 20), (20, 100), (40, 40)])
-def test_auc_difference_of_records(m, n, areas, share):
-    assert 0.93 <= covered(partial(draw_difference, m, n, areas, share), FULL) <= 0.975
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("area", [0.5, 0.8])
-@pytest.mark.parametrize("sizes", ["equal", "log-normal"])
-def test_auc_difference_of_clusters(sizes, area):
-    draw = partial(draw_difference_clusters, (10, 20), sizes, area)
-    assert 0.925 <= covered(draw, FULL) <= 0.975
 
 
 @pytest.mark.slow

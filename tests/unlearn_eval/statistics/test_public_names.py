@@ -16,7 +16,6 @@ def test_public_names():
         "Ranking",
         "SignFlip",
         "auc",
-        "auc_difference",
         "auc_interval",
         "auc_tost",
         "benjamini_hochberg",

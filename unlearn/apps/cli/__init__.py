@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from unlearn.errors import UnlearnError
+from unlearn.processes import world_size
 
 __all__ = ["run"]
 
@@ -42,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     with contextlib.suppress(ValueError):  # not the main thread: leave signals alone
         signal.signal(signal.SIGTERM, terminate)
     try:
+        world_size()  # a contradiction is told before anything is done
         code = command().main(list(arguments), prog_name="unlearn", standalone_mode=False)
     except UnlearnError as error:
         return _fail(str(error))

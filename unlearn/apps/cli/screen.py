@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -22,8 +21,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from unlearn.processes import is_main
+
 if TYPE_CHECKING:
-    from unlearn.methods.job import Plan
+    from unlearn.methods.job import TrainingPlan
     from unlearn.runs.saving import Result
 
 __all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
@@ -39,7 +40,7 @@ class _Console(Console):
 
 # Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
 # Of several processes started by a launcher only the first speaks.
-_QUIET = os.environ.get("RANK", "0") != "0"
+_QUIET = not is_main()
 console = _Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
 _NAME = 24  # so much of the first column of a table stays on one line
 _errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
@@ -53,7 +54,7 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def announce(plan: Plan) -> None:
+def announce(plan: TrainingPlan) -> None:
     """Show what is about to run, before it starts."""
     console.print(f"[bold]{plan.text}[/bold]")
     console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")

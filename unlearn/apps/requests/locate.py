@@ -18,6 +18,7 @@ from unlearn.data.loading import read_rows
 from unlearn.data.near_duplicates import near_duplicates
 from unlearn.data.records import Records
 from unlearn.data.selectors import find
+from unlearn.data.splits import apart
 from unlearn.errors import SelectionError, did_you_mean
 
 __all__ = ["Elsewhere", "Located", "Near", "find_records", "locate"]
@@ -193,12 +194,7 @@ def locate(
     if encoder:
         found = alike_in_meaning(gone, rest, encoder, meaning)
         pairs += [Near(name, like, alike, "meaning") for like, name, alike in found]
-    kept = rest
-    if kept_apart is not None:
-        content = {record.canonical for record in gone}
-        kept = kept_apart.take(
-            [i for i, record in enumerate(kept_apart) if record.canonical not in content]
-        )
+    kept = rest if kept_apart is None else apart(kept_apart, gone)
     return Located(gone, _nearest(pairs), tuple(secrets_elsewhere(gone, kept)))
 
 
@@ -206,11 +202,9 @@ def _with_others(data: Records, others: Records) -> Records:
     """Return records followed by those of other content, under names that are not taken."""
     import datasets
 
-    content, names = {record.canonical for record in data}, set(data.ids)
+    names = set(data.ids)
     rows = []
-    for record in others:
-        if record.canonical in content:
-            continue
+    for record in apart(others, data):
         row = {name: value for name, value in asdict(record).items() if value}
         while row["id"] in names:
             row["id"] += "#retain"

@@ -12,7 +12,6 @@ its folder is finished (see `_plans`).
 from __future__ import annotations
 
 import gc
-import os
 import secrets
 import shutil
 import traceback
@@ -32,6 +31,7 @@ from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.methods.registry import get_method, resolve
 from unlearn.model.folders import resolve_folder
+from unlearn.processes import world_size
 from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.provenance.suppression import suppress
 
@@ -135,7 +135,7 @@ def run_requests(
     Raises:
         UnlearnError: for settings that no run can use; nothing was changed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise OptionError("requests are run by one process: start it without a launcher")
     resolve(get_method(settings.method), settings.options)
     ran = Ran()

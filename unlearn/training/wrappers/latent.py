@@ -37,15 +37,7 @@ class Latent:
 
 
 def within_ball(offset: Tensor, radius: float) -> Tensor:
-    """Return each vector of the last dimension, shortened to a length where it is longer.
-
-    Args:
-        offset: [..., H].
-        radius: the length.
-
-    Returns:
-        The same shape.
-    """
+    """Return each vector of [..., H], shortened to length `radius` where it is longer."""
     length = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
     shortened: Tensor = offset * (radius / length.clamp(min=radius))
     return shortened

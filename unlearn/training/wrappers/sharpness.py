@@ -38,7 +38,7 @@ def perturbed(parameters: Sequence[nn.Parameter], gradient: Gradient, rho: float
     if norm == 0:
         yield
         return
-    kept = [parameter.detach().clone() for parameter in parameters]
+    originals = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
             for parameter, g in zip(parameters, gradient, strict=True):
@@ -47,5 +47,5 @@ def perturbed(parameters: Sequence[nn.Parameter], gradient: Gradient, rho: float
         yield
     finally:
         with torch.no_grad():
-            for parameter, before in zip(parameters, kept, strict=True):
+            for parameter, before in zip(parameters, originals, strict=True):
                 parameter.copy_(before)

@@ -162,14 +162,14 @@ class WrappedStep:
             with torch.no_grad():
                 plain[role] = self.terms.on(model, inputs, counts, references)[role]
         with self._disturbed(model, inputs) if disturb else contextlib.nullcontext():
-            found = self.terms.on(model, inputs, counts, references)[role]
-            loss = found.weighted(weight)
+            term = self.terms.on(model, inputs, counts, references)[role]
+            loss = term.weighted(weight)
             self.check(loss)
             # inside: recomputed activations must be disturbed as well
             gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
         if again:
             self.tokens += int(inputs["attention_mask"].sum())
-        plain.setdefault(role, found._replace(total=found.total.detach()))
+        plain.setdefault(role, term._replace(total=term.total.detach()))
         return gradient
 
     @contextlib.contextmanager

@@ -43,12 +43,9 @@ def references(
             help="Train as this adapter was trained, by its lineage; the one to be audited.",
         ),
     ] = None,
-    at_once: Annotated[
-        int,
-        typer.Option(
-            "--at-once", min=1, help="How many train in one pass; fewer take less memory."
-        ),
-    ] = 8,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Processes that train at once.")
+    ] = 1,
     template: flags.Template = None,
     options: flags.Options = None,
     seed: Annotated[
@@ -62,7 +59,7 @@ def references(
     trust_remote_code: flags.RemoteCode = False,
     load_in_4bit: flags.FourBit = False,
 ) -> None:
-    """Train the references of an audit, several at once on one base.
+    """Train the references of an audit.
 
     Each is an adapter of its own, DIR/reference-00 and so on, with its lineage: what `unlearn
     finetune` makes of the same records, settings and seed. Run it again to go on after an
@@ -93,7 +90,7 @@ def references(
             count=count,
             kind=kind,
             like=like,
-            at_once=at_once,
+            jobs=jobs,
             template=template,
             lora=lora,
             options={k: v for k, v in chosen.items() if k not in lora},

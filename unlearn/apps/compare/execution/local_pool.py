@@ -2,74 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
+import functools
+from dataclasses import dataclass
 
 from unlearn.apps.compare.execution.queue import Ledger, Watcher, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
+from unlearn.runs.workers import Tell, run_in_processes
 
 __all__ = ["run_apart"]
 
-_PATIENCE = 10.0
-"""Seconds in which a process that is told to stop may clean up."""
 
+@dataclass(frozen=True)
+class _StepQueue:
+    """The steps of a comparison as processes take them.
 
-class _Worker:
-    """A process that does one step after the other.
-
-    Args:
-        study: the comparison.
-        number: which of the workers it is, from 0.
-        threads: that it may use.
+    Attributes:
+        ledger: what is to do; is brought up to date.
+        watcher: told what happens.
     """
 
-    def __init__(self, study: Study, number: int, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.step: Step | None = None
-        self.process = context.Process(
-            target=_serve, args=(theirs, study, number, threads), daemon=True
-        )
-        self.process.start()
-        theirs.close()
+    ledger: Ledger
+    watcher: Watcher
 
-    def takes(self, step: Step) -> bool:
-        """Let it do a step; False if it is not there any more."""
-        self.step = step
-        try:
-            self.pipe.send(step)
-        except OSError:
-            return False
-        return self.process.is_alive()
+    def take(self) -> Step | None:
+        """Take out the next step."""
+        return advance(self.ledger, self.watcher)
 
-    def answer(self) -> str | None:
-        """Return why the step has failed, or None; a process that died is a failure."""
-        assert self.step is not None
-        try:
-            found: str | None = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join(_PATIENCE)
-            code = self.process.exitcode
-            found = f"{self.step.label}: its process ended unexpectedly (exit code {code})"
-        self.step = None
-        return found
+    def advanced(self, task: Step, done: int, planned: int) -> None:
+        """Nobody is told the progress of a step in another process."""
 
-    def stop(self) -> None:
-        """Let it clean up and end; end it if it does not."""
-        self.process.terminate()
-        self.process.join(_PATIENCE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.pipe.close()
+    def ended(self, task: Step, result: str | None, error: Exception | None) -> None:
+        """Note why a step has failed, or that it has not."""
+        failure = result if error is None else f"{task.label}: {error}"
+        self.ledger.end(task, failure)
+        self.watcher.ended(task, failure)
 
 
 def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
@@ -84,74 +51,10 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads
         jobs: how many processes.
         threads: that each of them may use.
     """
-    with _team(study, jobs, threads) as team:
-        while True:
-            for place, worker in enumerate(team):
-                if worker.step is None and (step := advance(ledger, watcher)) is not None:
-                    _give(step, team, place, study, threads)
-            busy = [worker for worker in team if worker.step is not None]
-            if not busy:
-                return
-            ready = wait([worker.pipe for worker in busy])
-            for worker in [w for w in busy if w.pipe in ready]:
-                step = worker.step
-                assert step is not None
-                failure = worker.answer()
-                ledger.end(step, failure)
-                watcher.ended(step, failure)
+    work = functools.partial(_do, study)
+    device = study.opening.get("device")
+    run_in_processes(work, _StepQueue(ledger, watcher), jobs, threads, device)
 
 
-def _give(step: Step, team: list[_Worker], place: int, study: Study, threads: int) -> None:
-    """Let a worker do a step; another one in its place if it has died since its last."""
-    if not team[place].takes(step):
-        team[place].stop()
-        team[place] = _Worker(study, place, threads)
-        team[place].takes(step)  # if that one dies, too, its answer says so
-
-
-@contextlib.contextmanager
-def _team(study: Study, jobs: int, threads: int) -> Iterator[list[_Worker]]:
-    team = []
-    try:
-        for number in range(jobs):
-            team.append(_Worker(study, number, threads))  # noqa: PERF401  all must be stopped
-        yield team
-    finally:
-        for worker in team:
-            worker.process.terminate()  # all at once: each may take a moment to clean up
-        for worker in team:
-            worker.stop()
-
-
-def _serve(pipe: Connection, study: Study, number: int, threads: int) -> None:
-    """Do what comes through the pipe, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it and stops this one
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # libraries would talk over the first process's output
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is imported
-        os.environ[name] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    _take_gpu(number, study.opening.get("device"))
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            pipe.send(attempt(pipe.recv(), study))
-
-
-def _take_gpu(number: int, device: str | None) -> None:
-    """Give each process a GPU in turn, but where the user chose one by its number."""
-    import torch
-
-    if torch.cuda.is_available() and device in (None, "cuda"):
-        torch.cuda.set_device(number % torch.cuda.device_count())
-
-
-def _end_with_parent() -> None:
-    """End at once when the first process was killed: nobody waits for the result any more."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _do(study: Study, step: Step, _: Tell) -> str | None:
+    return attempt(step, study)

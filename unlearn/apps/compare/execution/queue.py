@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import UnlearnError
 
-__all__ = ["Ledger", "Runner", "Watcher", "advance", "attempt", "threads_for"]
+__all__ = ["Ledger", "Runner", "Watcher", "advance", "attempt"]
 
 Progress = Callable[[int, int], None]
 
@@ -76,23 +75,6 @@ class Ledger:
         self.running.discard(step.folder)
         if failure is not None:
             self.failures[step.folder] = failure
-
-
-def threads_for(jobs: int) -> int:
-    """Return how many threads each of several processes has.
-
-    It follows from the number that is asked for and not from how many there are to do, so that what
-    is added to a comparison later takes as many, and its time can be compared.
-
-    Args:
-        jobs: processes that share the processors which this one may use.
-
-    Returns:
-        One thread or more.
-    """
-    known = hasattr(os, "sched_getaffinity")
-    mine = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(1, mine // jobs)
 
 
 def advance(ledger: Ledger, watcher: Watcher) -> Step | None:

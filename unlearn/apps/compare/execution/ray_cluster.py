@@ -12,17 +12,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from unlearn.apps.compare.execution.queue import (
-    Ledger,
-    Runner,
-    Watcher,
-    advance,
-    attempt,
-    threads_for,
-)
+from unlearn.apps.compare.execution.queue import Ledger, Runner, Watcher, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError
+from unlearn.runs.workers import threads_for
 
 __all__ = ["on_ray"]
 

@@ -8,17 +8,11 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from unlearn.apps.compare.execution.queue import (
-    Ledger,
-    Runner,
-    Watcher,
-    advance,
-    attempt,
-    threads_for,
-)
+from unlearn.apps.compare.execution.queue import Ledger, Runner, Watcher, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError, did_you_mean
+from unlearn.runs.workers import as_one_of, threads_for
 
 __all__ = ["ENGINES", "check_engine", "held", "run_steps", "runner"]
 
@@ -99,28 +93,12 @@ def _locally(ledger: Ledger, study: Study, watcher: Watcher, jobs: int = 1) -> N
 
         run_apart(ledger, study, watcher, min(jobs, len(ledger.left)), threads_for(jobs))
         return
-    with _as_one_of(jobs):
+    with as_one_of(jobs):
         while (step := advance(ledger, watcher)) is not None:
             with watcher.begun(step) as progress:
                 failure = attempt(step, study, progress)
             ledger.end(step, failure)
             watcher.ended(step, failure)
-
-
-@contextlib.contextmanager
-def _as_one_of(jobs: int) -> Iterator[None]:
-    """Let this process use no more threads than each of several would."""
-    if jobs == 1:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_for(jobs))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

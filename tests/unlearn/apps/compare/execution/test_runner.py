@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.compare.execution import queue
 from unlearn.apps.compare.execution import runner as module
 from unlearn.apps.compare.execution.runner import check_engine, held, run_steps, runner
 from unlearn.apps.compare.layout import DONE, Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError
+from unlearn.runs import workers
 
 
 class Log:
@@ -115,9 +115,7 @@ def test_processes_do_what_there_is_and_all_end(step, study, tmp_path):
 def test_a_process_that_dies_takes_its_step_along(step, study, monkeypatch):
     import multiprocessing
 
-    from unlearn.apps.compare.execution import local_pool as _processes
-
-    monkeypatch.setattr(_processes, "_serve", die)
+    monkeypatch.setattr(workers, "_serve", die)
     steps = [step(f"s{i}") for i in range(3)]
     with runner(jobs=2) as run:
         failures = run_steps(steps, study(), Log(), run)
@@ -137,9 +135,7 @@ def die(pipe: Any, *_: Any) -> None:
 def test_a_process_that_died_while_idle_is_replaced(step, study, monkeypatch):
     import multiprocessing
 
-    from unlearn.apps.compare.execution import local_pool as _processes
-
-    monkeypatch.setattr(_processes, "_serve", leave_when_idle)
+    monkeypatch.setattr(workers, "_serve", leave_when_idle)
     first, second = step("first"), step("second")
     last = step("last", first, second)  # of the two workers one waits meanwhile, and goes
     with runner(jobs=2) as run:
@@ -151,7 +147,7 @@ def leave_when_idle(pipe: Any, *_: Any) -> None:
     """Stand in for a process that does one step, and is killed when it waits for the next."""
     label = pipe.recv().label
     time.sleep(0.0 if label == "first" else 2.0)  # so that the first has gone by then
-    pipe.send(None)
+    pipe.send(workers._End(None, None))
     os._exit(9)
 
 
@@ -159,10 +155,8 @@ def leave_when_idle(pipe: Any, *_: Any) -> None:
 def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monkeypatch):
     import torch
 
-    from unlearn.apps.compare.execution import local_pool as _processes
-
-    monkeypatch.setattr(queue.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    monkeypatch.setattr(_processes, "_serve", tell_threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(workers, "_serve", tell_threads)
     monkeypatch.setattr(module, "attempt", lambda *_: str(torch.get_num_threads()))
     before = torch.get_num_threads()
     for few in (1, 2):
@@ -173,11 +167,11 @@ def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monke
     assert [module.threads_for(jobs) for jobs in (1, 5, 99)] == [12, 2, 1]
 
 
-def tell_threads(pipe: Any, study: Study, number: int, threads: int) -> None:
+def tell_threads(pipe: Any, work: Any, number: int, threads: int, device: Any) -> None:
     """Stand in for a process: fail for the number of threads it has."""
     while True:
         pipe.recv()
-        pipe.send(str(threads))
+        pipe.send(workers._End(str(threads), None))
 
 
 def test_what_need_not_be_done_after_all_is_left_out(step, work, study):

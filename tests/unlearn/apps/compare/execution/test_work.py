@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn.apps.compare.execution import local_pool as _processes
 from unlearn.apps.compare.execution import peak_memory as _memory
 from unlearn.apps.compare.execution import work
 from unlearn.apps.compare.layout import DONE, Step
+from unlearn.runs import workers
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_memory_is_that_of_the_device_that_is_used(gpus: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(("device", "current"), [(None, 1), ("cuda", 1), ("cuda:0", None)])
 def test_processes_share_the_gpus(gpus: dict[str, Any], device: str | None, current: Any) -> None:
-    _processes._take_gpu(3, device)
+    workers._take_gpu(3, device)
     assert gpus.get("current") == current
 
 

@@ -1,0 +1,75 @@
+"""Which of the processes this one is that `accelerate launch` or `torchrun` started.
+
+All of this raises an `OptionError` where the environment contradicts itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+from unlearn.errors import OptionError
+
+__all__ = ["is_main", "local_rank", "portable", "rank", "world_size"]
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return _place()[0]
+
+
+def world_size() -> int:
+    """Return how many processes there are."""
+    return _place()[1]
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine, from 0."""
+    return _number("LOCAL_RANK") or 0
+
+
+def is_main() -> bool:
+    """Say whether this is the process that speaks and writes."""
+    return rank() == 0
+
+
+def portable(error: Exception, where: str = "") -> Exception:
+    """Return an error as another process can take it: itself where it can, else one like it.
+
+    Args:
+        error: what was raised.
+        where: written in front of it where it must be replaced.
+
+    Returns:
+        The error, or a `RuntimeError` with its words.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:
+        return RuntimeError(f"{where}{type(error).__name__}: {error}")
+    return error
+
+
+def _place() -> tuple[int, int]:
+    """Return (rank, world size); a process that took itself for another would write nothing."""
+    number, size = _number("RANK"), _number("WORLD_SIZE")
+    mend = "start the command with accelerate launch or torchrun, or unset RANK and WORLD_SIZE"
+    if number is None and (size or 1) > 1:
+        raise OptionError(f"WORLD_SIZE is {size}, but RANK is not set: {mend}")
+    if size == 0:
+        raise OptionError(f"WORLD_SIZE is 0, which is no number of processes: {mend}")
+    if number and size is None:
+        raise OptionError(f"RANK is {number}, but WORLD_SIZE is not set: {mend}")
+    if (number or 0) >= (size or 1):
+        raise OptionError(f"RANK is {number}, but there are {size} process(es), from 0: {mend}")
+    return number or 0, size or 1
+
+
+def _number(name: str) -> int | None:
+    """Return what a launcher has put into the environment; None if there is nothing."""
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise OptionError(f"{name} is {text!r}, which is no number: unset it, or use a launcher")
+    return int(text)
