@@ -19,6 +19,7 @@ from unlearn.runs.fields import (
     Model,
     Options,
     Overwrite,
+    Place,
     Progress,
     ReportTo,
     Retain,
@@ -27,9 +28,19 @@ from unlearn.runs.fields import (
     Template,
 )
 
-__all__ = ["DEFAULT_METHOD", "FinetuneOptions", "ForgetOptions"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "REFERENCE_SEED",
+    "FinetuneOptions",
+    "ForgetOptions",
+    "ReferencesOptions",
+]
 
 DEFAULT_METHOD = "pilot"
+
+REFERENCE_SEED = 1000
+"""Seed of the first reference, far from those that adapters under audit usually have: one with
+the seed of the audited adapter would share its initial weights and data order."""
 
 
 @options
@@ -41,7 +52,6 @@ class RunOptions(Opening):
     options: Options = field(default_factory=dict)
     seed: Seed = 0
     overwrite: Overwrite = False
-    report_to: ReportTo = None
     announce: Annotated[
         Announce | None, PYTHON_ONLY, Field(description="Called with the plan before training.")
     ] = None
@@ -75,6 +85,7 @@ class FinetuneOptions(RunOptions):
         ),
         Flag(metavar="N"),
     ] = 0
+    report_to: ReportTo = None
     full: Annotated[bool, Field(description="Train the whole model instead of an adapter.")] = False
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
@@ -118,6 +129,56 @@ class ForgetOptions(RunOptions):
         ),
         Flag(metavar="K"),
     ] = 0
+    report_to: ReportTo = None
     suppress: Annotated[
         bool, Field(description="Never train on these records again on this machine.")
     ] = False
+
+
+@options
+class ReferencesOptions(RunOptions):
+    """Of `references`."""
+
+    model: Model
+    data: Data
+    output: Folder
+    _: KW_ONLY
+    forget: Annotated[
+        Selectors | None,
+        Field(description="Records that no reference sees (--kind full; repeat for several)."),
+        Flag(("--forget", "-f"), metavar="IDS", kind=list[str]),
+    ] = None
+    count: Annotated[int, Field(ge=1, description="How many references.")] = 8
+    kind: Annotated[
+        str,
+        Field(
+            description="full: on all records but those to forget. half: each on a random half, "
+            "every record in exactly half of them, for any later request."
+        ),
+        Flag(metavar="full|half"),
+    ] = "full"
+    like: Annotated[
+        Place | None,
+        Field(
+            description="Train as this adapter was trained, by its lineage; the one to be audited."
+        ),
+        Flag(metavar="ADAPTER"),
+    ] = None
+    jobs: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Processes that train at once, each with a base of its own in memory. A "
+            'script that asks for more than one needs `if __name__ == "__main__":`.',
+        ),
+        Flag(("--jobs", "-j")),
+    ] = 1
+    lora: Annotated[
+        Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
+    ] = field(default_factory=dict)
+    seed: Annotated[int, Field(description="Seed of the first reference; the others count on.")] = (
+        REFERENCE_SEED
+    )
+    overwrite: Annotated[bool, Field(description="Train those again that were made otherwise.")] = (
+        False
+    )

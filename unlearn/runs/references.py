@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unlearn.config import validated, without_auto
+from unlearn.config import called_with, validated, without_auto
 from unlearn.data.records import Records
-from unlearn.data.splits import half_splits, refuse_shared
+from unlearn.data.splits import half_splits, loaded, refuse_shared
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import (
@@ -28,7 +28,8 @@ from unlearn.methods.job import TrainingPlan, expected_seconds, shape_of
 from unlearn.methods.retrain import same_training
 from unlearn.model.adapters import check_adapter_folder
 from unlearn.model.folders import resolve_folder
-from unlearn.model.state import ModelState, new_adapter, open_model
+from unlearn.model.opening import Opening
+from unlearn.model.state import ModelState, new_adapter
 from unlearn.processes import world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
@@ -40,7 +41,9 @@ from unlearn.provenance.lineage import (
     weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
-from unlearn.runs.saving import Announce, Progress, encode_records
+from unlearn.runs.fields import Progress, Selectors
+from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
+from unlearn.runs.saving import encode_records
 from unlearn.runs.workers import (
     Tell,
     WorkerLostError,
@@ -50,15 +53,25 @@ from unlearn.runs.workers import (
 )
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Objective
-from unlearn.training.options import FINETUNE_DEFAULTS, LoraOptions, TrainingOptions, check_wrappers
+from unlearn.training.options import (
+    LoraOptions,
+    TrainingOptions,
+    check_wrappers,
+    finetuning_options,
+)
 
-__all__ = ["KINDS", "SEED", "TrainedReferences", "reference_folders", "train_references"]
+__all__ = [
+    "KINDS",
+    "SEED",
+    "TrainedReferences",
+    "reference_folders",
+    "run_references",
+    "train_references",
+]
 
 KINDS = ("full", "half")
 
-SEED = 1000
-"""Seed of the first reference, far from those that adapters under audit usually have: one with
-the seed of the audited adapter would share its initial weights and data order."""
+SEED = REFERENCE_SEED
 
 _PREFIX = "reference-"
 
@@ -128,7 +141,7 @@ class _Trainer:
     """
 
     model: str | Path
-    opening: Mapping[str, Any]
+    opening: Opening
     config: Mapping[str, Any]
     training: TrainingOptions
     examples: Sequence[Example]
@@ -140,7 +153,7 @@ class _Trainer:
 
     def __call__(self, reference: _Reference, tell: Tell) -> None:
         """Train a reference and put it in place."""
-        base = self.base or open_model(self.model, **self.opening)
+        base = self.base or self.opening.open(self.model)
         state = new_adapter(base, dict(self.config), reference.facts["seed"])
         result = fit(
             state,
@@ -207,84 +220,57 @@ class _Queue:
             raise error
 
 
-def train_references(
-    model: str | Path,
-    data: str | Path | Records,
-    output: str | Path,
-    *,
-    forget: str | None = None,
-    count: int = 8,
-    kind: str = "full",
-    like: str | Path | None = None,
-    jobs: int = 1,
-    template: str | None = None,
-    lora: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = SEED,
-    overwrite: bool = False,
-    announce: Announce | None = None,
-    progress: Progress | None = None,
-    **opening: Any,
-) -> TrainedReferences:
+def run_references(options: ReferencesOptions) -> TrainedReferences:
     """Train references into `output/reference-00` …, and keep those that are there already.
 
     Each equals what `finetune` makes of the same records, settings and seed, to the bit where as
     many threads compute it. With one job that is so; each of several processes has its part of the
     processors, and sums of floating-point numbers may then be rounded otherwise.
 
-    Args:
-        model: base model, a folder or hub name.
-        data: the records of the original training.
-        output: folder of the references.
-        forget: records that no reference sees (IDS syntax); for `full`.
-        count: how many.
-        kind: `full`: on all other records, each with a seed of its own; `half`: each on a random
-            half, so that every record is in exactly half of them.
-        like: the adapter under audit: its lineage and shape give the settings.
-        jobs: processes that train at once, each with a base of its own in memory. A script that
-            calls this with more than one needs `if __name__ == "__main__":`.
-        template: how records are written as text; by default as for `like`.
-        lora: options of the adapters, see `LoraOptions`.
-        options: training options, see `TrainingOptions`.
-        seed: of the first reference; the next ones count on, past that of `like`.
-        overwrite: train those again that were made otherwise.
-        announce: told the plan before training starts.
-        progress: called with (steps done, steps planned).
-        **opening: `dtype`, `device`, `trust_remote_code`, `load_in_4bit` of `open_model`.
-
-    Returns:
-        Where they are.
-
-    Raises:
-        UnlearnError: for any input that cannot be used; nothing is written then.
+    Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
     if world_size() > 1:
         raise OptionError("references train in one process: start the command without a launcher")
-    _check_choice(kind, forget, count, jobs)
-    target = check_output(output, overwrite=True)
-    records = data if isinstance(data, Records) else Records.load(data)
-    below = resolve_folder(like, "adapter") if like is not None else None
-    parent = Lineage.read(below) if below else None
-    training, config = _settings(below, parent, lora or {}, options or {})
-    seen = _without(records, forget) if kind == "full" else records
-    splits = half_splits(seen, count, seed) if kind == "half" else [[*range(len(seen))]] * count
+    _check_choice(options.kind, options.forget)
+    target = check_output(options.output, overwrite=True)
+    records = loaded(options.data)
+    like = resolve_folder(options.like, "adapter") if options.like is not None else None
+    parent = Lineage.read(like) if like else None
+    settings = _settings(like, parent, options.lora, options.options)
+    seen = records if options.kind == "half" else _without(records, options.forget)
+    splits = _splits(options, seen)
     check_suppressed(seen, Key.load())
-    trainer, facts = _prepared(
-        model, opening, seen, training, config, template or (parent.template if parent else None)
-    )
+    template = options.template or (parent.template if parent else None)
+    trainer, facts = _prepared(options, seen, settings, template)
     if parent and parent.base.digest != facts["base"].digest:
         raise ModelError(
-            f"--like {like} was trained on another base ({parent.base.name}) than "
+            f"--like {options.like} was trained on another base ({parent.base.name}) than "
             f"{facts['base'].name}: their weights differ"
         )
-    seeds = [s for s in islice(counting(seed), count + 1) if not parent or s != parent.seed]
-    references = _references(target, seen, splits, seeds[:count], facts)
-    missing = _missing(target, references, overwrite=overwrite)
-    notes = _notes(like, count - len(missing), count)
-    if announce and missing:
-        announce(_plan(trainer, missing, jobs, notes))
-    _train(trainer, missing, jobs, progress)
-    return TrainedReferences(tuple(one.folder for one in references), count - len(missing), notes)
+    references = _references(target, seen, splits, _seeds(options, parent), facts)
+    missing = _missing(target, references, overwrite=options.overwrite)
+    there = len(references) - len(missing)
+    notes = _notes(options.like, there, options.count)
+    if options.announce and missing:
+        options.announce(_plan(trainer, missing, options.jobs, notes))
+    _train(trainer, missing, options.jobs, options.progress)
+    return TrainedReferences(tuple(one.folder for one in references), there, notes)
+
+
+train_references = called_with(ReferencesOptions, run_references, "train_references")
+
+
+def _splits(options: ReferencesOptions, records: Records) -> list[list[int]]:
+    """Return the positions of the records that each reference sees."""
+    if options.kind == "half":
+        return half_splits(records, options.count, options.seed)
+    return [[*range(len(records))]] * options.count
+
+
+def _seeds(options: ReferencesOptions, parent: Lineage | None) -> list[int]:
+    """Return a seed for each reference, none of them that of the adapter they are compared with."""
+    seeds = (s for s in counting(options.seed) if not parent or s != parent.seed)
+    return list(islice(seeds, options.count))
 
 
 def reference_folders(path: str | Path) -> list[str | Path]:
@@ -302,11 +288,9 @@ def _present(folder: Path) -> Iterator[Path]:
     )
 
 
-def _check_choice(kind: str, forget: str | None, count: int, jobs: int) -> None:
+def _check_choice(kind: str, forget: Selectors | None) -> None:
     if kind not in KINDS:
         raise OptionError(f"--kind {kind!r} is not {' or '.join(KINDS)}")
-    if count < 1 or jobs < 1:
-        raise OptionError("--count and --jobs must be at least 1")
     if kind == "full" and forget is None:
         raise SelectionError(
             "references leave records out: name them with --forget, or train half-splits for any "
@@ -325,30 +309,30 @@ def _settings(
     options: Mapping[str, Any],
 ) -> tuple[TrainingOptions, dict[str, Any]]:
     """Return how to train, and the shape of the adapters."""
-    given = without_auto(options)
     if like is None:
-        training = validated(TrainingOptions, FINETUNE_DEFAULTS | given, "references")
-        config = validated(LoraOptions, lora, "lora").model_dump()
+        training, shape = finetuning_options(options, lora, "references")
+        config = shape.model_dump()
     else:
+        given = without_auto(options)
+        own = {**{k: given.pop(k) for k in LoraOptions.model_fields if k in given}, **lora}
         check_adapter_folder(like)
         training = same_training(parent, given, "references")
-        chosen = validated(LoraOptions, lora, "lora").model_dump()
-        config = shape_of(like) | {name: chosen[name] for name in lora}
-    check_wrappers(given, training, "references", forget=False, retain=True)
+        check_wrappers(given, training, "references", forget=False, retain=True)
+        chosen = validated(LoraOptions, own, "lora").model_dump()
+        config = shape_of(like) | {name: chosen[name] for name in own}
     # a reference is kept when it is done: there is nothing between that could be resumed
     return training.model_copy(update={"save_steps": None}), config
 
 
 def _prepared(
-    model: str | Path,
-    opening: Mapping[str, Any],
+    options: ReferencesOptions,
     records: Records,
-    training: TrainingOptions,
-    config: Mapping[str, Any],
+    settings: tuple[TrainingOptions, dict[str, Any]],
     template: str | None,
 ) -> tuple[_Trainer, dict[str, Any]]:
     """Open the base and encode the records; return also what all lineages say."""
-    base = open_model(model, **opening)
+    training, config = settings
+    base = options.open(options.model)
     used = choose_template(template, base.tokenizer, records)
     examples = encode_records(records, base, used, training)
     facts = {
@@ -356,7 +340,7 @@ def _prepared(
         "template": used.name,
         "finetuned_with": {"training": training.model_dump(), "lora": config},
     }
-    return _Trainer(model, opening, config, training, examples, base), facts
+    return _Trainer(options.model, options.opening, config, training, examples, base), facts
 
 
 def _references(
@@ -377,7 +361,7 @@ def _references(
     return references
 
 
-def _without(records: Records, forget: str | None) -> Records:
+def _without(records: Records, forget: Selectors | None) -> Records:
     """Return the records that references see."""
     forget_records = records.select(forget or "")
     retain_records = records.without(forget_records)
@@ -450,7 +434,7 @@ def _train(
     queue = _Queue(list(missing), sum(map(trainer.steps, missing)), progress)
     if jobs > 1 and len(missing) > 1:
         trainer.base = None  # each process opens its own
-        device = trainer.opening.get("device")
+        device = trainer.opening.device
         run_in_processes(trainer, queue, min(jobs, len(missing)), threads_for(jobs), device)
         return
     with as_one_of(jobs):

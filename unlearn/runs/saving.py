@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
 from unlearn.files import staged_folder
-from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
@@ -22,8 +21,6 @@ from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
 
 __all__ = [
-    "Announce",
-    "Progress",
     "Result",
     "checkpoint_folder",
     "cut_notes",
@@ -51,12 +48,6 @@ class Result:
     before: Mapping[str, Measured] = field(default_factory=dict)
     after: Mapping[str, Measured] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-Announce = Callable[[TrainingPlan], None]
-
-
-Progress = Callable[[int, int], None]
 
 
 def encode_records(

@@ -22,7 +22,7 @@ from unlearn.apps.cli.verbs.references import references
 from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
-from unlearn.runs.options import FinetuneOptions, ForgetOptions
+from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
 from unlearn_eval.benchmarks.options import BenchmarkFileOptions
 from unlearn_eval.verdict.options import VerifyFileOptions
 
@@ -71,7 +71,8 @@ def command() -> Any:
     app.callback(help=unwrapped(_root))(_root)
     add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
     add(app, ForgetOptions, forget, "forget", _TRAIN)
-    for verb in (references, audit):
+    add(app, ReferencesOptions, references, "references", _MEASURE)
+    for verb in (audit,):
         app.command(rich_help_panel=_MEASURE, help=unwrapped(verb))(verb)
     add(app, VerifyFileOptions, verify, "verify", _MEASURE)
     add(app, CompareOptions, compare, "compare", _MEASURE)
