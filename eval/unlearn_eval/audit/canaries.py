@@ -54,7 +54,7 @@ class PlantedSplit:
         }
 
 
-def check_alone(forget: str | None, holdout: object) -> None:
+def check_alone(forget: object, holdout: object) -> None:
     """Refuse records beside canaries: an audit is of the ones or of the others.
 
     Args:

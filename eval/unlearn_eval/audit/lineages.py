@@ -14,10 +14,10 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.certificate.trained_on import trained_on
 
-__all__ = ["Told", "lineages_of"]
+__all__ = ["LineageFacts", "lineages_of"]
 
 
-class Told(NamedTuple):
+class LineageFacts(NamedTuple):
     """What an audit keeps of lineages.
 
     Attributes:
@@ -47,7 +47,7 @@ def lineages_of(
     what: str,
     base: str | None = None,
     before: Lineage | None = None,
-) -> Told:
+) -> LineageFacts:
     """Read what models were trained on; refuse references that saw the records, or a seen holdout.
 
     Args:
@@ -94,7 +94,7 @@ def lineages_of(
             "from_base": found.from_base(base),
             **_likeness(Lineage.read(folder), audited, before),
         }
-    return Told({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
+    return LineageFacts({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
 
 
 def _likeness(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unlearn_eval.membership import con_recall
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.prefix import SHOTS, shots_prefix
 from unlearn_eval.passes.recall import after, sides_and_prefix
 from unlearn_eval.scores.cache import Cache
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["plan"]
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: two more forward passes over both sides.
 
     The members are drawn from the records kept, which every state but the base was trained on. The
@@ -35,8 +35,8 @@ def plan(material: Material) -> Planned:
     longest = max(len(e.ids) for _, part in sides.values() for e in part)
     seen = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        found = PassResult()
         for split, (positions, part) in sides.items():
             told = con_recall.score(
                 after(view, cache, material, part, prefix),
@@ -44,7 +44,7 @@ def plan(material: Material) -> Planned:
                 scores[split].per_record(scores[split].log_prob)[positions],
             )
             params = {"gamma": con_recall.GAMMA}
-            found.add(split, Measure("membership.con_recall", "score", positions, told, params))
+            found.add(split, Measurement("membership.con_recall", "score", positions, told, params))
         return found
 
-    return Planned(run, 2 * sum(len(part) for _, part in sides.values()))
+    return PlannedPass(run, 2 * sum(len(part) for _, part in sides.values()))

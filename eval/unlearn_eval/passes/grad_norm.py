@@ -25,17 +25,17 @@ from unlearn.model.scoring import (
 )
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import grad_norm
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import check_targets
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.processes import sharded
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["gradient_norms", "plan", "trained"]
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the pass of an audit: gradient norms of the forget records and the holdout.
 
     Args:
@@ -46,20 +46,20 @@ def plan(material: Material) -> Planned:
     """
     sides = material.sides()
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        found = PassResult()
         if view.key == "base":
             return found
         for split, part in sides.items():
             facts = ("grad_norm", view.stamp, examples_digest(part), TOKEN_BUDGET)
             norms = cache.get(partial(_norms, view, part), *facts)["norm"]
-            found.add(split, Measure("membership.grad_norm", "score", *_all(norms)))
+            found.add(split, Measurement("membership.grad_norm", "score", *_all(norms)))
         return found
 
-    return Planned(run, sum(map(len, sides.values())))
+    return PlannedPass(run, sum(map(len, sides.values())))
 
 
-def _norms(view: View, part: Sequence[Example]) -> dict[str, FloatArray]:
+def _norms(view: AuditedState, part: Sequence[Example]) -> dict[str, FloatArray]:
     return {"norm": gradient_norms(view.model, view.head, part)}
 
 

@@ -10,13 +10,13 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import DataError
 from unlearn.model.scoring import score_examples
 from unlearn_eval.arrays import FloatArray
-from unlearn_eval.passes.base import View
+from unlearn_eval.passes.base import AuditedState
 from unlearn_eval.scores.processes import sharded
 
 __all__ = ["check_targets", "mean_log_probs", "summed_log_probs"]
 
 
-def summed_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
+def summed_log_probs(view: AuditedState, rows: Sequence[Example]) -> FloatArray:
     """Return the log-probability of the targets of each row, Σ_t ℓ_t, in one pass, in nats.
 
     Of several processes each scores its share.
@@ -65,7 +65,7 @@ def check_targets(rows: Sequence[Example]) -> None:
             raise DataError(f"record {row.id!r} has no target token to score; leave it out")
 
 
-def mean_log_probs(view: View, rows: Sequence[Example]) -> FloatArray:
+def mean_log_probs(view: AuditedState, rows: Sequence[Example]) -> FloatArray:
     """Return the mean log-probability of each row's target tokens in one pass, in nats.
 
     Args:

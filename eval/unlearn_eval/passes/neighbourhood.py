@@ -17,10 +17,10 @@ from unlearn.model.generation import end_tokens
 from unlearn.model.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.membership import neighbourhood
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import mean_log_probs
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.processes import sharded
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -35,7 +35,7 @@ SHARE = 0.1
 _AT_ONCE = 64
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: one that draws tokens, and one for each copy.
 
     Args:
@@ -47,7 +47,7 @@ def plan(material: Material) -> Planned:
     sides = material.sides()
     params = {"neighbours": NEIGHBOURS, "share": SHARE, "seed": material.seed}
 
-    def compute(view: View, part: Sequence[Example]) -> dict[str, FloatArray]:
+    def compute(view: AuditedState, part: Sequence[Example]) -> dict[str, FloatArray]:
         ends = end_tokens(view.model, material.tokenizer)
         rows = []
         for start in range(0, len(part), _AT_ONCE):
@@ -58,21 +58,23 @@ def plan(material: Material) -> Planned:
             rows.append(means.reshape(len(some), NEIGHBOURS))
         return {"mean": np.concatenate([np.zeros((0, NEIGHBOURS)), *rows])}
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        found = PassResult()
         for split, part in sides.items():
             facts = ("neighbours", params, view.stamp, examples_digest(part), TOKEN_BUDGET)
             means = cache.get(partial(compute, view, part), *facts)["mean"]
             told = neighbourhood.score(scores[split].per_record(scores[split].log_prob), means)
             positions = np.arange(len(part))
-            found.add(split, Measure("membership.neighbourhood", "score", positions, told, params))
+            found.add(
+                split, Measurement("membership.neighbourhood", "score", positions, told, params)
+            )
         return found
 
-    return Planned(run, (NEIGHBOURS + 1) * sum(map(len, sides.values())))
+    return PlannedPass(run, (NEIGHBOURS + 1) * sum(map(len, sides.values())))
 
 
 def neighbours(
-    view: View,
+    view: AuditedState,
     examples: Sequence[Example],
     ends: IntArray,
     *,
@@ -133,7 +135,7 @@ def _positions(
 
 
 def _draw(
-    view: View, example: Example, hidden: Tensor, chosen: IntArray, seed: Sequence[int]
+    view: AuditedState, example: Example, hidden: Tensor, chosen: IntArray, seed: Sequence[int]
 ) -> IntArray:
     """Draw a token for every chosen position, in the shape of `chosen`."""
     state = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])

@@ -16,7 +16,7 @@ from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.prefix import inserted, prefixed, shots_prefix, text_tokens
 from unlearn_eval.scores.cache import Cache, examples_digest, pack, unpack
 from unlearn_eval.scores.model_scores import score_model
@@ -28,7 +28,7 @@ SHOTS = 4
 """Unseen records shown before one in the state `few_shot`; chosen here."""
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: one over the forget records for each prompt state.
 
     Targets are the same tokens in `few_shot` and `affirmative`; other states write the record anew.
@@ -42,18 +42,18 @@ def plan(material: Material) -> Planned:
     """
     states, unmeasured = prompts(material)
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        found = PassResult()
         for name, part in states.items():
             facts = ("scores", view.stamp, examples_digest(part), SAMPLERS, TOKEN_BUDGET)
             known = unpack(cache.get(partial(_scored, view, part), *facts), part)
             found.prompted[name] = known or score_model(view.model, view.head, part)
         return found
 
-    return Planned(run, sum(map(len, states.values())), unmeasured)
+    return PlannedPass(run, sum(map(len, states.values())), unmeasured)
 
 
-def _scored(view: View, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
+def _scored(view: AuditedState, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
     return pack(score_model(view.model, view.head, part))
 
 

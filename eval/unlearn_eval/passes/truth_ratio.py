@@ -11,18 +11,18 @@ from unlearn.errors import DataError
 from unlearn.methods.alternates import answering
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.arrays import FloatArray
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.inputs import Answers
 from unlearn_eval.passes.likelihoods import mean_log_probs
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility.truth_ratio import forget_score, truth_ratio, utility_score
 
 __all__ = ["plan"]
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the pass of an audit: one over every other answer to the records that have any.
 
     Forget records give `indifference`, min(R, 1/R); all others `preference`, max(0, 1 − R); R with
@@ -38,23 +38,25 @@ def plan(material: Material) -> Planned:
     Raises:
         DataError: if a record answers nothing, or an answer does not fit the model's context.
     """
-    parts = {name: _Part(material, name, found) for name, found in material.perturbed.items()}
+    parts = {name: _AnswerRows(material, name, found) for name, found in material.perturbed.items()}
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        found = PassResult()
         for split, part in parts.items():
             ratio = part.ratio(view, cache)
             of_forget = split == "forget"
             metric = "indifference" if of_forget else "preference"
             values = forget_score(ratio) if of_forget else utility_score(ratio)
             params = {"mean": "geometric", "false_answers": part.most}
-            found.add(split, Measure("utility.truth_ratio", metric, part.positions, values, params))
+            found.add(
+                split, Measurement("utility.truth_ratio", metric, part.positions, values, params)
+            )
         return found
 
-    return Planned(run, sum(len(part.rows) for part in parts.values()))
+    return PlannedPass(run, sum(len(part.rows) for part in parts.values()))
 
 
-class _Part:
+class _AnswerRows:
     """The answers to the records of one split: for each record the true one, then false ones."""
 
     def __init__(self, material: Material, split: str, answers: Mapping[int, Answers]) -> None:
@@ -77,7 +79,7 @@ class _Part:
                 f"{material.max_length} tokens of the model"
             )
 
-    def ratio(self, view: View, cache: Cache) -> FloatArray:
+    def ratio(self, view: AuditedState, cache: Cache) -> FloatArray:
         """Return R of every record under one state."""
         kept = cache.get(
             lambda: {"mean": mean_log_probs(view, self.rows)},

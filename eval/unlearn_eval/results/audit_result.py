@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn.provenance.lineage import now
 from unlearn_eval.results.shadows import Shadows
-from unlearn_eval.scores.measures import Measures, Prompted, Scores
+from unlearn_eval.scores.measures import Measurements, Prompted, Scores
 from unlearn_eval.statistics import Interval
 
 __all__ = ["Audit", "AuditRow", "row_of"]
@@ -77,7 +77,8 @@ class Audit:
         notes: what the user should know.
         unmeasured: by prompt state, which records do not fit in the model's context.
         files: digests of the files that decide what the unlearned state computes, by name.
-        records: keyed digests of the records to forget, see `unlearn_eval.audit.lineages.Told`.
+        records: keyed digests of the records to forget, see
+            `unlearn_eval.audit.lineages.LineageFacts`.
         references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
@@ -89,7 +90,7 @@ class Audit:
     states: Mapping[str, str]
     rows: Sequence[AuditRow]
     scores: Scores = field(repr=False)
-    measures: Measures = field(default_factory=dict, repr=False)
+    measures: Measurements = field(default_factory=dict, repr=False)
     prompted: Prompted = field(default_factory=dict, repr=False)
     treated: Mapping[str, Scores] = field(default_factory=dict, repr=False)
     shadows: Shadows | None = field(default=None, repr=False)

@@ -11,11 +11,17 @@ import numpy as np
 from unlearn.errors import DataError
 from unlearn_eval.arrays import IntArray
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
+from unlearn_eval.membership import ATTACKS, CALIBRATED, CalibrationData
 from unlearn_eval.membership.calibrated.attacks import Sides
 from unlearn_eval.results.audit_result import Audit, AuditRow, row_of
 from unlearn_eval.results.shadows import Shadows
-from unlearn_eval.scores.measures import Measure, Measures, Prompted, Scores, check_same_records
+from unlearn_eval.scores.measures import (
+    Measurement,
+    Measurements,
+    Prompted,
+    Scores,
+    check_same_records,
+)
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import (
     Interval,
@@ -29,12 +35,12 @@ from unlearn_eval.utility import calibration, loss
 __all__ = [
     "Audit",
     "AuditRow",
-    "Measure",
-    "Measures",
+    "Measurement",
+    "Measurements",
     "Scores",
     "audit_rows",
+    "calibration_data",
     "cluster_labels",
-    "evidence_of",
     "row_of",
 ]
 
@@ -48,7 +54,7 @@ def audit_rows(
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float = 0.95,
-    measures: Measures | None = None,
+    measures: Measurements | None = None,
     prompted: Prompted | None = None,
     shadows: Shadows | None = None,
 ) -> list[AuditRow]:
@@ -165,7 +171,7 @@ def _no_holdout(state: str, probe: str, n: int, level: float) -> AuditRow:
 
 def _measured_rows(
     state: str,
-    measures: Mapping[str, Sequence[Measure]],
+    measures: Mapping[str, Sequence[Measurement]],
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
 ) -> list[AuditRow]:
@@ -198,7 +204,7 @@ def _calibrated_rows(
     shadows: Shadows | None,
 ) -> list[AuditRow]:
     """AUC and TPR of the attacks that compare a state with references and with the holdout."""
-    evidence = evidence_of(state, scores, subjects, shadows)
+    evidence = calibration_data(state, scores, subjects, shadows)
     if evidence is None:
         return []
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
@@ -223,12 +229,12 @@ def _calibrated_rows(
     return rows
 
 
-def evidence_of(
+def calibration_data(
     state: str,
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     shadows: Shadows | None = None,
-) -> Evidence | None:
+) -> CalibrationData | None:
     """Return what the attacks in `CALIBRATED` compare a state with.
 
     References stand for models that saw neither side. One that is itself audited is compared with
@@ -248,7 +254,7 @@ def evidence_of(
     references = [other for other in scores if other.startswith("reference:")]
     several = references if len(references) >= MIN_REFERENCES else []
     names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
-    return Evidence(
+    return CalibrationData(
         target=_sides(scores[state]),
         references=[_sides(scores[other]) for other in several if other != state],
         base=_sides(scores["base"]) if "base" in scores else None,

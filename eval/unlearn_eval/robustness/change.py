@@ -20,8 +20,8 @@ from unlearn_eval.statistics.delong import placements
 
 __all__ = [
     "Change",
-    "Comparison",
-    "Error",
+    "ChangeComparison",
+    "ChangeCovariance",
     "auc_change",
     "averaged",
     "compared",
@@ -46,7 +46,7 @@ class Change(NamedTuple):
     parts: FloatArray
 
 
-class Error(NamedTuple):
+class ChangeCovariance(NamedTuple):
     """Variances and covariance of (Δ_u, Δ_r) from one source.
 
     Attributes:
@@ -62,7 +62,7 @@ class Error(NamedTuple):
     freedom: float
 
 
-class Comparison(NamedTuple):
+class ChangeComparison(NamedTuple):
     """The changes of an unlearned model and of references, with their errors.
 
     Attributes:
@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
 
     unlearned: float
     reference: float
-    errors: tuple[Error, ...]
+    errors: tuple[ChangeCovariance, ...]
 
 
 def mean_change(before: FloatArray, after: FloatArray, codes: IntArray) -> Change:
@@ -133,7 +133,7 @@ def _sum(parts: Sequence[FloatArray]) -> FloatArray:
 
 def compared(
     unlearned: Sequence[Change], references: Sequence[Sequence[Change]], freedom: float
-) -> Comparison:
+) -> ChangeComparison:
     """Put the changes of an unlearned model beside those of references.
 
     Errors add up over records (the products of both models' parts), over seeds where there are
@@ -155,8 +155,8 @@ def compared(
     size = max(len(ours.parts), len(mean.parts))
     a, b = (np.pad(c.parts, (0, size - len(c.parts))) for c in (ours, mean))
     if not math.isfinite(ours.value + mean.value):
-        return Comparison(ours.value, mean.value, ())
-    errors = [Error(float(a @ a), float(a @ b), float(b @ b), freedom)]
+        return ChangeComparison(ours.value, mean.value, ())
+    errors = [ChangeCovariance(float(a @ a), float(a @ b), float(b @ b), freedom)]
     seeds = len(unlearned)
     if seeds > 1:
         runs = np.array(
@@ -166,15 +166,15 @@ def compared(
             ]
         )
         spread = np.cov(runs) / seeds
-        errors.append(Error(spread[0, 0], spread[0, 1], spread[1, 1], seeds - 1))
+        errors.append(ChangeCovariance(spread[0, 0], spread[0, 1], spread[1, 1], seeds - 1))
     if len(theirs) > 1:
         several = float(np.var([c.value for c in theirs], ddof=1)) / len(theirs)
-        errors.append(Error(0.0, 0.0, several, len(theirs) - 1))
-    return Comparison(ours.value, mean.value, tuple(errors))
+        errors.append(ChangeCovariance(0.0, 0.0, several, len(theirs) - 1))
+    return ChangeComparison(ours.value, mean.value, tuple(errors))
 
 
 def _error(
-    found: Comparison, a: npt.ArrayLike, b: npt.ArrayLike
+    found: ChangeComparison, a: npt.ArrayLike, b: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return a Δ_u − b Δ_r, its standard error and degrees of freedom (Satterthwaite)."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
@@ -187,7 +187,7 @@ def _error(
     return a * found.unlearned - b * found.reference, np.sqrt(total), freedom
 
 
-def excess_interval(found: Comparison, level: float) -> tuple[float, float, float, float]:
+def excess_interval(found: ChangeComparison, level: float) -> tuple[float, float, float, float]:
     """Return an interval for Δ_u − Δ_r, ± t · standard error.
 
     Args:
@@ -202,7 +202,7 @@ def excess_interval(found: Comparison, level: float) -> tuple[float, float, floa
     return value - half, value + half, error, freedom
 
 
-def resemblance_interval(found: Comparison, level: float) -> tuple[float, float]:
+def resemblance_interval(found: ChangeComparison, level: float) -> tuple[float, float]:
     """Return an interval for R = 1 − |Δ_u − Δ_r| / (|Δ_u| + |Δ_r|).
 
     R is 2/(1 + ρ) for changes in one direction, one ρ ≥ 1 times the other, and 0 for others. It has
@@ -236,7 +236,7 @@ def resemblance_interval(found: Comparison, level: float) -> tuple[float, float]
 
 
 def _accepted(
-    found: Comparison, a: FloatArray, b: FloatArray, level: float
+    found: ChangeComparison, a: FloatArray, b: FloatArray, level: float
 ) -> npt.NDArray[np.bool_]:
     value, error, freedom = _error(found, a, b)
     limit = stats.t.isf((1 - level) / 2, freedom) * error

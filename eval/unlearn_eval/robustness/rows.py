@@ -31,7 +31,7 @@ from unlearn_eval.statistics.common import Grouping, group, no_interval
 from unlearn_eval.utility import loss
 
 if TYPE_CHECKING:
-    from unlearn_eval.robustness.run import Trial
+    from unlearn_eval.robustness.run import TreatmentRuns
 
 __all__ = ["MIN_RECORDS", "robustness_rows"]
 
@@ -67,7 +67,7 @@ class _Moved:
 
 
 def robustness_rows(
-    trial: Trial, scores: Scores, subjects: Subjects, level: float = 0.95
+    trial: TreatmentRuns, scores: Scores, subjects: Subjects, level: float = 0.95
 ) -> list[AuditRow]:
     """Compute every number of the treated states, and how the unlearned one compares.
 

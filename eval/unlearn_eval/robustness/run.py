@@ -20,7 +20,7 @@ from unlearn_eval.scores.cache import Cache
 from unlearn_eval.scores.processes import ProcessLostError, everywhere
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Trial", "treats"]
+__all__ = ["TreatmentRuns", "treats"]
 
 
 def treats(key: str) -> bool:
@@ -29,7 +29,7 @@ def treats(key: str) -> bool:
 
 
 @dataclass
-class Trial:
+class TreatmentRuns:
     """Treatments of the states of an audit, as these pass by.
 
     Attributes:

@@ -40,7 +40,7 @@ _PATIENCE = timedelta(days=7)
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
-class _Told(NamedTuple):
+class _Announcement(NamedTuple):
     """What processes tell each other before any result: they must be at the same place."""
 
     work: str
@@ -201,14 +201,14 @@ def _agreed(work: Callable[[], T], name: str) -> T:
     An error that came from inside, out of another call of this function, is known to all already.
     """
     result: Any = None
-    told = _Told(name, None)
+    told = _Announcement(name, None)
     try:
         result = work()
     except Exception as error:
         if getattr(error, "known_to_all", False):
             raise
-        told = _Told(name, error)
-    heard = _all(_Told(name, _portable(told.error)))
+        told = _Announcement(name, error)
+    heard = _all(_Announcement(name, _portable(told.error)))
     failed = next((rank for rank, other in enumerate(heard) if other.error), None)
     if failed is not None:
         wrong = told.error if failed == _rank() else heard[failed].error

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from unlearn.errors import DataError
-from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
-from unlearn_eval.verdict.extraction import SHARE, Away, given_away, judge_extraction
+from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
+from unlearn_eval.verdict.extraction import SHARE, ExtractionCounts, given_away, judge_extraction
 from unlearn_eval.verdict.outcomes import Missing, judge_utility, not_audited
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
@@ -40,11 +40,11 @@ from unlearn_eval.verdict.tiers.twins import decide_by_twins
 __all__ = [
     "Evidence",
     "Extracted",
-    "Fact",
     "Gate",
     "LeftOut",
     "Policy",
     "ProbeResult",
+    "ProvenanceFact",
     "Twins",
     "Utility",
     "Verdict",
@@ -269,7 +269,7 @@ def _advice(
     found: Judged,
     gates: list[Gate],
     utility: Utility,
-    away: Away,
+    away: ExtractionCounts,
 ) -> list[str]:
     """Say what would decide, beside the states that are missing."""
     text = []

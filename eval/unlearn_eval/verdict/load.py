@@ -19,7 +19,7 @@ from unlearn_eval.results.scores_file import read_scores
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
-from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
+from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
 __all__ = [
@@ -195,7 +195,7 @@ def load_evidence(
         if canaries is not None:
             check_file(canaries, noted)
         words = "the file of canaries is the one that the adapter's lineage commits to"
-        facts.append(Fact(words, True if canaries is not None else None))
+        facts.append(ProvenanceFact(words, True if canaries is not None else None))
     elif canaries is not None:
         raise DataError(
             f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
@@ -204,7 +204,7 @@ def load_evidence(
         paired = None
         if twins is not None:
             paired, claimed = _twins(Path(twins), scores["after"])
-            facts += [Fact(_COIN, None)] if claimed else []
+            facts += [ProvenanceFact(_COIN, None)] if claimed else []
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
     return Evidence(
@@ -212,10 +212,12 @@ def load_evidence(
     )
 
 
-def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
+def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[ProvenanceFact]:
     """Yield what the files say about whether they belong together."""
     states: dict[str, str] = content["states"]
-    yield Fact("audit.json and scores.parquet hold the same states", set(states) == set(scores))
+    yield ProvenanceFact(
+        "audit.json and scores.parquet hold the same states", set(states) == set(scores)
+    )
     means = {
         (row["state"], row["split"]): row["value"]
         for row in content["rows"]
@@ -227,15 +229,19 @@ def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
         value is None or np.isclose(found[key], value, rtol=1e-9, atol=1e-12)
         for key, value in means.items()
     )
-    yield Fact("the losses in audit.json are those of scores.parquet", same)
+    yield ProvenanceFact("the losses in audit.json are those of scores.parquet", same)
     references = [digest for state, digest in states.items() if state.startswith("reference:")]
     if references:
         others = {states[s] for s in ("after", "before") if s in states}
         distinct = len(set(references)) == len(references) and not others & set(references)
-        yield Fact("the references differ from each other and from the audited model", distinct)
+        yield ProvenanceFact(
+            "the references differ from each other and from the audited model", distinct
+        )
 
 
-def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Fact]:
+def _references(
+    content: Mapping[str, Any], folders: Sequence[str | Path]
+) -> Iterator[ProvenanceFact]:
     """Yield whether the references never saw the records: by the audit, and by folders at hand."""
     states = {s: d for s, d in content["states"].items() if s.startswith("reference:")}
     told = content.get("references") or {}
@@ -244,19 +250,19 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
     if states:
         same = all(told[s].get("weights") == d for s, d in states.items() if s in told)
         if told:
-            yield Fact("their lineages are of the references that were measured", same)
+            yield ProvenanceFact("their lineages are of the references that were measured", same)
         saw = [told.get(state, {}).get("saw") for state in states]
         silent = saw.count(None)
         words = "the references never saw the records, by their lineages"
         if silent:
             words += f" ({silent} of {len(states)} have none that says so)"
-        yield Fact(words, False if any(saw) else None if silent else True)
+        yield ProvenanceFact(words, False if any(saw) else None if silent else True)
         open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
         if None in open_:
             words = (
                 "the references were trained as the audited model was, and on none but its records"
             )
-            yield Fact(words, None)
+            yield ProvenanceFact(words, None)
     if folders:
         named = content.get("records") or {}
         found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
@@ -264,10 +270,10 @@ def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> It
         words = (
             f"the references at hand ({len(known)} of {len(states)}) are ones that were measured"
         )
-        yield Fact(words, known <= set(states.values()))
+        yield ProvenanceFact(words, known <= set(states.values()))
         seen = [each.saw(named.get("forget", ())) for each in found]
         words = "by lineages read again, the references at hand never saw the records"
-        yield Fact(words, False if any(seen) else None if None in seen else True)
+        yield ProvenanceFact(words, False if any(seen) else None if None in seen else True)
 
 
 def _unproven(content: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from unlearn_eval import run_audit
 from unlearn_eval.report import audit_page
 from unlearn_eval.robustness import chosen, resemblance
 from unlearn_eval.robustness.rows import robustness_rows
-from unlearn_eval.robustness.run import Trial
+from unlearn_eval.robustness.run import TreatmentRuns
 from unlearn_eval.robustness.treatments.treated import Setting, Treated, score
 
 
@@ -45,7 +45,7 @@ def test_rows_by_hand(make_scores):
     }
     # a was trained on; the others' loss falls by 1.5 after unlearning, by 0.5 and 1.0 without
     losses = {"after": [-1.5, -2.5], "reference:0": [-3.0, -4.0], "reference:1": [-2.5, -3.5]}
-    trial = Trial([treatment], Setting())
+    trial = TreatmentRuns([treatment], Setting())
     for key, values in losses.items():
         parts = {
             "forget": make_scores([[v] for v in values], ids=("b", "c")),
@@ -72,7 +72,7 @@ def test_rows_by_hand(make_scores):
 def test_without_references_there_is_no_r(make_scores):
     (treatment,) = chosen(["int8"])
     scores = {"after": matrices(make_scores, [-2.0, -3.0, -4.0], [-3.0, -4.0])}
-    trial = Trial([treatment], Setting())
+    trial = TreatmentRuns([treatment], Setting())
     trial.found["after"] = [(treatment, Treated("int8", scores["after"]))]
     rows = [r for r in robustness_rows(trial, scores, {}) if r.metric.startswith("R[")]
     assert len(rows) == 5
@@ -84,7 +84,7 @@ def test_an_infinite_loss_gives_no_r(make_scores):
     plain = matrices(make_scores, [-2.0, -3.0, -4.0], [-3.0, -4.0])
     broken = matrices(make_scores, [-2.0, -np.inf, -4.0], [-3.0, -4.0])
     scores = {"after": plain, "reference:0": plain}
-    trial = Trial([treatment], Setting())
+    trial = TreatmentRuns([treatment], Setting())
     trial.found["after"] = [(treatment, Treated("int4 group=32", broken))]
     trial.found["reference:0"] = [(treatment, Treated("int4 group=32", plain))]
     rows = {r.metric: r for r in robustness_rows(trial, scores, {})}
@@ -95,7 +95,7 @@ def test_an_infinite_loss_gives_no_r(make_scores):
 
 def test_a_reference_that_is_the_state_itself_responds_alike(open_state, examples):
     treatments = chosen(["benign", "int8", "merge_bf16", "logit_lens"])
-    trial = Trial(treatments, Setting(1e-2))
+    trial = TreatmentRuns(treatments, Setting(1e-2))
     state, counted = open_state(), []
     for key in ("after", "reference:0"):
         trial.at(key, state, examples, counted.append)

@@ -9,7 +9,7 @@ import typer
 from unlearn.apps.cli.listings import attacks, methods
 from unlearn.apps.cli.request.intake import request
 from unlearn.apps.cli.verb import add, unwrapped
-from unlearn.apps.cli.verbs.audit import audit
+from unlearn.apps.cli.verbs.audit import AuditFlags, audit
 from unlearn.apps.cli.verbs.benchmark import benchmark
 from unlearn.apps.cli.verbs.certificate import certificate
 from unlearn.apps.cli.verbs.compare import compare
@@ -67,8 +67,9 @@ def command() -> Any:
     app.callback(help=unwrapped(_root))(_root)
     add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
     add(app, ForgetOptions, forget, "forget", _TRAIN)
+    add(app, AuditFlags, audit, "audit", _MEASURE)
     panels = {
-        _MEASURE: (references, audit, verify, compare, benchmark, demo),
+        _MEASURE: (references, verify, compare, benchmark, demo),
         _LOOK: (methods, attacks),
     }
     for panel, verbs in panels.items():

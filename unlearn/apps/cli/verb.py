@@ -76,7 +76,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     made = typer.Argument(**words) if flag.argument else typer.Option(*spelled, **words)
     required = field.is_required()
     default = ... if required else field.get_default(call_default_factory=True)
-    if not required and (default is None or get_origin(kind) is list):
+    if not required and (default in (None, ()) or get_origin(kind) is list):
         kind, default = kind | None, None
     return inspect.Parameter(
         name,

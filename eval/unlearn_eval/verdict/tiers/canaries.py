@@ -15,7 +15,7 @@ from unlearn_eval.statistics import holm, records_for_equivalence, sign_flip_tes
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
-from unlearn_eval.verdict.tiers.twins import Pair, pair
+from unlearn_eval.verdict.tiers.twins import SplitScores, pair
 
 __all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
 
@@ -39,7 +39,7 @@ def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None =
     """
     level = policy.alpha if level is None else level
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    found: list[Pair | str] = []
+    found: list[SplitScores | str] = []
     for view, probe in cells:
         found.append(_pairs(evidence, evidence.scores(view), "after", probe))
     adjusted = holm([_p_value(scores) for scores in found])
@@ -102,14 +102,14 @@ def judge_claim(evidence: Evidence, policy: Policy) -> ProbeResult | None:
     return ProbeResult("epsilon", statistic, p, None, None, not refuted, refuted, words)
 
 
-def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair | str:
+def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> SplitScores | str:
     """Return scores of (included, left out) pair by pair, or why there are none."""
     assert evidence.twins is not None
     other = evidence.twins.positions[:, 0]
     try:
         if probe != DEVIATION:
             found = pair(probe, scores, state)
-            return Pair(found.forget, found.holdout[other])
+            return SplitScores(found.forget, found.holdout[other])
         included = loss.score(part_of(scores, state, "forget"))
         left_out = loss.score(part_of(scores, state, "holdout"))[other]
         # the median of both sides together stays where it is when a pair changes places, so that
@@ -117,18 +117,18 @@ def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair |
         centre = np.median(np.concatenate((included, left_out)))
         if not np.isfinite(centre):
             raise MissingError("half of the scores are infinite")
-        return Pair(np.abs(included - centre), np.abs(left_out - centre))
+        return SplitScores(np.abs(included - centre), np.abs(left_out - centre))
     except DataError as error:
         return f"no statistic: {reason(error)}"
 
 
-def _p_value(scores: Pair | str) -> float:
+def _p_value(scores: SplitScores | str) -> float:
     if isinstance(scores, str):
         return 1.0
     return sign_flip_test(_differences(scores), "two-sided").p_value
 
 
-def _differences(scores: Pair) -> FloatArray:
+def _differences(scores: SplitScores) -> FloatArray:
     """Return included − left out; where one is infinite, only the order of every pair."""
     with np.errstate(invalid="ignore"):
         found = scores.forget - scores.holdout
@@ -136,7 +136,7 @@ def _differences(scores: Pair) -> FloatArray:
 
 
 def _result(
-    view: View, probe: str, scores: Pair | str, rejected: bool, p: float, policy: Policy
+    view: View, probe: str, scores: SplitScores | str, rejected: bool, p: float, policy: Policy
 ) -> ProbeResult:
     if isinstance(scores, str):
         words = f"{probe}: {scores}"

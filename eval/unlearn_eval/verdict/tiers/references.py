@@ -18,7 +18,7 @@ from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of,
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
 
-__all__ = ["Place", "decide_by_references", "place", "statistics"]
+__all__ = ["ReferencePosition", "decide_by_references", "place", "statistics"]
 
 _MORE = 100
 """Most references that are suggested."""
@@ -28,7 +28,7 @@ _TIED = 1e-12
 _STATISTIC = {False: "forget − holdout, means", True: "forget − holdout, log mean deviation"}
 
 
-class Place(NamedTuple):
+class ReferencePosition(NamedTuple):
     """Where the audited model lies among k references.
 
     Attributes:
@@ -133,7 +133,7 @@ def _deviations(
     return found
 
 
-def place(value: float, references: FloatArray) -> Place:
+def place(value: float, references: FloatArray) -> ReferencePosition:
     """Compare a statistic with that of k references.
 
     p = 2 P(t_{k−1} ≥ |T − mean|/(s √(1 + 1/k))). Limits: an infinite T among finite references has
@@ -152,15 +152,15 @@ def place(value: float, references: FloatArray) -> Place:
     """
     k = len(references)
     if math.isnan(value) or not np.isfinite(references).all():
-        return Place(value, math.nan, math.nan, k, math.nan, math.nan)
+        return ReferencePosition(value, math.nan, math.nan, k, math.nan, math.nan)
     mean, sd = float(np.mean(references)), float(np.std(references, ddof=1))
     size = float(np.abs(references).max())
     if float(np.ptp(references)) <= _TIED * size:
         equal = abs(value - mean) <= _TIED * size
-        return Place(value, mean, 0.0, k, 0.0 if equal else math.nan, 1.0)
+        return ReferencePosition(value, mean, 0.0, k, 0.0 if equal else math.nan, 1.0)
     distance = abs(value - mean) / sd
     p = 2 * float(stats.t.sf(distance / math.sqrt(1 + 1 / k), k - 1))
-    return Place(value, mean, sd, k, distance, p)
+    return ReferencePosition(value, mean, sd, k, distance, p)
 
 
 def decide_by_references(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
@@ -189,8 +189,10 @@ def decide_by_references(evidence: Evidence, policy: Policy, level: float | None
     level = policy.alpha if level is None else level
     references = evidence.references
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    places: list[Place | str] = [_place(evidence, view, probe, references) for view, probe in cells]
-    known = [i for i, found in enumerate(places) if isinstance(found, Place)]
+    places: list[ReferencePosition | str] = [
+        _place(evidence, view, probe, references) for view, probe in cells
+    ]
+    known = [i for i, found in enumerate(places) if isinstance(found, ReferencePosition)]
     p_values = [_p_value(cells[i][1], places[i]) for i in known]
     # what has no statistic still counts as a test: it must not make the others easier to fail
     adjusted = holm([*p_values, *[1.0] * (len(cells) - len(known))]) if cells else np.empty(0)
@@ -203,7 +205,7 @@ def decide_by_references(evidence: Evidence, policy: Policy, level: float | None
     for i, ((view, probe), found) in enumerate(zip(cells, places, strict=True)):
         result = _result(view, probe, found, policy, i in failing, level / left.get(i, rest))
         probes.append(result)
-        if isinstance(found, Place) and not (result.passed or result.failed):
+        if isinstance(found, ReferencePosition) and not (result.passed or result.failed):
             advice.append(_advice(probe, found, policy, level / left.get(i, rest)))
     control = _before(evidence, policy, references)
     negative = Gate("G2", None, "not needed: references are the comparison")
@@ -217,7 +219,9 @@ def decide_by_references(evidence: Evidence, policy: Policy, level: float | None
     return Judged(probes, [control, negative], [text for text in advice if text], notes)
 
 
-def _place(evidence: Evidence, view: View, probe: str, references: Sequence[str]) -> Place | str:
+def _place(
+    evidence: Evidence, view: View, probe: str, references: Sequence[str]
+) -> ReferencePosition | str:
     """Return the place of the audited model, or why there is none."""
     try:
         level = not evidence.part_trained
@@ -229,15 +233,20 @@ def _place(evidence: Evidence, view: View, probe: str, references: Sequence[str]
     return "a score is infinite" if math.isnan(where.mean) else where
 
 
-def _p_value(probe: str, found: Place | str) -> float:
+def _p_value(probe: str, found: ReferencePosition | str) -> float:
     """Return p, of deviation against larger values only."""
-    assert isinstance(found, Place)
+    assert isinstance(found, ReferencePosition)
     below = probe == DEVIATION and found.value < found.mean
     return 1.0 if below else found.p_value
 
 
 def _result(
-    view: View, probe: str, found: Place | str, policy: Policy, rejected: bool, error: float
+    view: View,
+    probe: str,
+    found: ReferencePosition | str,
+    policy: Policy,
+    rejected: bool,
+    error: float,
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
     statistic = _STATISTIC[probe == DEVIATION]
@@ -280,7 +289,7 @@ def _limit(k: int, error: float) -> float:
     return float(stats.t.isf(error / 2, k - 1)) * math.sqrt(1 + 1 / k)
 
 
-def _advice(probe: str, found: Place, policy: Policy, error: float) -> str:
+def _advice(probe: str, found: ReferencePosition, policy: Policy, error: float) -> str:
     """Say how many references would decide, if the model keeps its distance."""
     if not math.isfinite(found.distance):
         return f"{probe}: references from different seeds, so that they vary"

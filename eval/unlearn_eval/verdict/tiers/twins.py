@@ -28,7 +28,7 @@ from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of,
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
 
-__all__ = ["Pair", "decide_by_twins", "pair", "theta"]
+__all__ = ["SplitScores", "decide_by_twins", "pair", "theta"]
 
 _STATISTIC = "θ = P(forgotten > unseen)"
 
@@ -36,14 +36,14 @@ _VERDICT = {"delong", "matched", "cluster"}
 """Intervals that hold for further subjects; "conditional" ones do not decide."""
 
 
-class Pair(NamedTuple):
+class SplitScores(NamedTuple):
     """Scores of one probe in one state; larger = more likely a member."""
 
     forget: FloatArray
     holdout: FloatArray
 
 
-def pair(probe: str, scores: Scores, state: str) -> Pair:
+def pair(probe: str, scores: Scores, state: str) -> SplitScores:
     """Score the forgotten and the unseen records of one state by one probe.
 
     `deviation` is |score − median of the holdout|, of a holdout record from the median of the
@@ -65,19 +65,19 @@ def pair(probe: str, scores: Scores, state: str) -> Pair:
     if probe == DEVIATION:
         x, y = loss.score(forget), loss.score(holdout)
         among = deviation.among(y)
-        return Pair(deviation.score(x, np.full((1, len(x)), np.median(y))), among)
+        return SplitScores(deviation.score(x, np.full((1, len(x)), np.median(y))), among)
     base = scores.get("base", {})
     attack = ATTACKS[probe]
     if attack.needs_base and state == "base":
         raise MissingError("it compares with the base, and tells nothing of the base itself")
     if attack.needs_base and not base:
         raise MissingError("it compares with the base, which was not scored")
-    return Pair(
+    return SplitScores(
         attack.score(forget, base.get("forget")), attack.score(holdout, base.get("holdout"))
     )
 
 
-def theta(evidence: Evidence, scores: Pair, level: float) -> Interval:
+def theta(evidence: Evidence, scores: SplitScores, level: float) -> Interval:
     """Return θ = P(forgotten record scores above a never-trained one) with an interval.
 
     Each record against its own twins where they are known, else all against all. Subjects are
