@@ -17,6 +17,7 @@ from unlearn_eval.results.rows import cluster_labels
 from unlearn_eval.robustness import Treatment, resemblance
 from unlearn_eval.robustness.change import (
     Change,
+    ChangeComparison,
     auc_change,
     compared,
     excess_interval,
@@ -232,60 +233,70 @@ def _comparison(
     metric: _Metric, by_state: Mapping[str, Sequence[_Moved]], level: float
 ) -> Iterator[tuple[str, Interval, dict[str, Any]]]:
     """Yield (metric, estimate, params) of R and of the excess."""
-    ours = by_state.get("after", ())
-    theirs = {key: runs for key, runs in by_state.items() if key != "after"}
-    every = [move for runs in by_state.values() for move in runs]
-    n = (ours or every)[0].n
-    params: dict[str, Any] = {"metric": metric.metric, "references": len(theirs)}
+    unlearned = by_state.get("after", ())
+    references = [runs for state, runs in by_state.items() if state != "after"]
+    n = next(move.n for runs in (unlearned, *references) for move in runs)
+    params: dict[str, Any] = {"metric": metric.metric, "references": len(references)}
     names = (f"R[{metric.probe}]", f"excess[{metric.probe}]")
-    if not ours or not theirs:
+    if not unlearned or not references:
         note = (
             "no reference to compare with: pass --reference"
-            if ours
+            if unlearned
             else "the unlearned state has no value"
         )
-        delta = float(np.mean([m.change.value for m in ours])) if ours else math.nan
+        delta = float(np.mean([m.change.value for m in unlearned])) if unlearned else math.nan
         params |= {"delta": _finite(delta), "delta_reference": None}
         for name in names:
             yield name, no_interval(math.nan, n, level, None, note), params
         return
-    grouping = ours[0].grouping
-    method = grouping.method("records")
-    unit = grouping if method == "cluster" else grouping.by_record()
-    freedom = min(unit.effective) - 1
-    found = compared(
-        [m.change for m in ours],
-        [[m.change for m in runs] for runs in theirs.values()],
-        freedom,
+    grouping = unlearned[0].grouping
+    unit = grouping if grouping.method("records") == "cluster" else grouping.by_record()
+    changes = compared(
+        [move.change for move in unlearned],
+        [[move.change for move in runs] for runs in references],
+        min(unit.effective) - 1,
     )
     params |= {
-        "delta": _finite(found.unlearned),
-        "delta_reference": _finite(found.reference),
-        "seeds": len(ours),
+        "delta": _finite(changes.unlearned),
+        "delta_reference": _finite(changes.reference),
+        "seeds": len(unlearned),
     }
-    r = resemblance(found.unlearned, found.reference)
-    excess = found.unlearned - found.reference
-    note = ""
+    estimates = _estimates(changes, grouping, n, len(references), level)
+    for name, (interval, more) in zip(names, estimates, strict=True):
+        yield name, interval, params | more
+
+
+def _estimates(
+    changes: ChangeComparison, grouping: Grouping, n: int, references: int, level: float
+) -> tuple[tuple[Interval, dict[str, float]], tuple[Interval, dict[str, float]]]:
+    """Return R and the excess, each with what else is to be said of it."""
+    r = resemblance(changes.unlearned, changes.reference)
+    excess = changes.unlearned - changes.reference
+    refused = ""
     if not math.isfinite(r):
-        note = "a difference is infinite or undefined"
+        refused = "a difference is infinite or undefined"
     elif n < MIN_RECORDS:
-        note = f"an interval needs {MIN_RECORDS} records, and there are {n}"
-    elif not (found.errors[0].uu > 0 and found.errors[0].rr > 0):
-        note = "all records moved alike, or none: nothing tells how much they vary"
-    if note:
-        for name, value in zip(names, (r, excess), strict=True):
-            shown = value if math.isfinite(value) else math.nan
-            yield name, no_interval(shown, n, level, grouping.clusters, note), params
-        return
+        refused = f"an interval needs {MIN_RECORDS} records, and there are {n}"
+    elif not (changes.errors[0].uu > 0 and changes.errors[0].rr > 0):
+        refused = "all records moved alike, or none: nothing tells how much they vary"
+    if refused:
+        first, second = (
+            no_interval(
+                value if math.isfinite(value) else math.nan, n, level, grouping.clusters, refused
+            )
+            for value in (r, excess)
+        )
+        return (first, {}), (second, {})
     notes = [grouping.note] if grouping.note else []
-    if len(theirs) == 1:
+    if references == 1:
         notes.append("one reference does not show how much references differ")
-    said = "; ".join(notes)
-    low, high = resemblance_interval(found, level)
-    yield names[0], Interval(r, low, high, n, level, method, grouping.clusters, said), params
-    low, high, error, nu = excess_interval(found, level)
-    more = params | {"standard_error": error, "freedom": nu}
-    yield names[1], Interval(excess, low, high, n, level, method, grouping.clusters, said), more
+    rest = (n, level, grouping.method("records"), grouping.clusters, "; ".join(notes))
+    r_low, r_high = resemblance_interval(changes, level)
+    low, high, error, freedom = excess_interval(changes, level)
+    return (
+        (Interval(r, r_low, r_high, *rest), {}),
+        (Interval(excess, low, high, *rest), {"standard_error": error, "freedom": freedom}),
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -17,6 +17,7 @@ __all__ = [
     "RECORDS",
     "STEPS",
     "Options",
+    "TrainingTreatment",
     "options_of",
     "parse_options",
 ]
