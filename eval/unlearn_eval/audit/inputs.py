@@ -22,7 +22,7 @@ from unlearn_eval.passes.inputs import read_paraphrases
 from unlearn_eval.results.shadows import membership
 from unlearn_eval.robustness import Treatment, chosen
 from unlearn_eval.robustness.treatments.options import Options, options_of
-from unlearn_eval.verdict.preregistered import Fixed
+from unlearn_eval.verdict.preregistered import FixedPolicy
 
 __all__ = ["AdapterStack", "Inputs", "SplitRecords", "resolve_inputs"]
 
@@ -86,7 +86,7 @@ class Inputs:
         paraphrases: other prompts by record id.
     """
 
-    policy: Fixed | None
+    policy: FixedPolicy | None
     treatments: Sequence[Treatment]
     treatment_options: Mapping[str, Options]
     passes: Sequence[str]
@@ -100,7 +100,7 @@ class Inputs:
 
 def resolve_inputs(options: AuditOptions) -> Inputs:
     """Read and check what an audit was asked for; raises UnlearnError for what cannot be used."""
-    policy = None if options.policy is None else Fixed.now(options.policy)
+    policy = None if options.policy is None else FixedPolicy.now(options.policy)
     robustness, passes = options.robustness, options.also
     if policy is not None:
         robustness, passes = policy.adds(robustness, passes)

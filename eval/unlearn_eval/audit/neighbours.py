@@ -11,14 +11,14 @@ __all__ = ["neighbours"]
 
 
 def neighbours(
-    source: str | Path | Records | None, records: Records, gone: Records
+    source: str | Path | Records | None, records: Records, forget_records: Records
 ) -> Records | None:
     """Return the records about the same people or topics as those taken out.
 
     Args:
         source: a file of records; which of `records` they are (IDS syntax); or None.
         records: the records of the original training.
-        gone: those taken out.
+        forget_records: those taken out.
 
     Returns:
         The neighbours; None where none are named.
@@ -28,15 +28,15 @@ def neighbours(
     """
     if source is None:
         return None
-    found = _read(source, records)
-    lost = {record.canonical for record in gone}
-    shared = [record.id for record in found if record.canonical in lost]
+    chosen = _read(source, records)
+    forgotten = {record.canonical for record in forget_records}
+    shared = [record.id for record in chosen if record.canonical in forgotten]
     if shared:
         raise DataError(
             f"--neighbour: {len(shared)} record(s) are among those to forget, first {shared[0]!r}; "
             "neighbours are like them, and stay"
         )
-    return found
+    return chosen
 
 
 def _read(source: str | Path | Records, records: Records) -> Records:

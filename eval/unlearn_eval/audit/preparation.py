@@ -19,7 +19,7 @@ from unlearn_eval.passes.inputs import read_perturbed
 from unlearn_eval.robustness.run import TreatmentRuns
 from unlearn_eval.robustness.treatments.treated import Setting
 from unlearn_eval.scores.cache import Cache
-from unlearn_eval.verdict.preregistered import Fixed
+from unlearn_eval.verdict.preregistered import FixedPolicy
 
 __all__ = ["Preparation", "prepare"]
 
@@ -38,7 +38,7 @@ class Preparation:
         notes: what the user should know.
     """
 
-    policy: Fixed | None
+    policy: FixedPolicy | None
     material: Material
     passes: Sequence[PlannedPass]
     treatments: TreatmentRuns
@@ -85,7 +85,7 @@ def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparatio
     return replace(preparation, policy=policy and replace(policy, seen=seen))
 
 
-def _with_power(options: AuditOptions, inputs: Inputs, states: States) -> Fixed | None:
+def _with_power(options: AuditOptions, inputs: Inputs, states: States) -> FixedPolicy | None:
     """Return the policy with what it can decide here, and announce that."""
     if inputs.policy is None:
         return None

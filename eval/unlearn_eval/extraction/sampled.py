@@ -52,11 +52,11 @@ def agreement(hits: npt.ArrayLike, n: int, log_prob: npt.ArrayLike) -> Agreement
     Raises:
         DataError: if shapes differ, or hits are not whole numbers from 0 to n.
     """
-    found, log_p = np.asarray(hits), np.minimum(np.asarray(log_prob, dtype=np.float64), 0.0)
-    if found.shape != log_p.shape or found.ndim != 1:
-        raise DataError(f"{found.shape} hits do not fit {log_p.shape} log-probabilities")
-    counts: IntArray = found.astype(np.int64)
-    if n < 1 or (counts != found).any() or (counts < 0).any() or (counts > n).any():
+    given, log_p = np.asarray(hits), np.minimum(np.asarray(log_prob, dtype=np.float64), 0.0)
+    if given.shape != log_p.shape or given.ndim != 1:
+        raise DataError(f"{given.shape} hits do not fit {log_p.shape} log-probabilities")
+    counts: IntArray = given.astype(np.int64)
+    if n < 1 or (counts != given).any() or (counts < 0).any() or (counts > n).any():
         raise DataError(f"hits must be whole numbers from 0 to {n} answers, at least one")
     p = np.exp(log_p)
     values = [stats.binomtest(int(k), n, q).pvalue for k, q in zip(counts, p, strict=True)]

@@ -33,18 +33,20 @@ def plan(material: Material) -> PlannedPass:
     sides, prefix = sides_and_prefix(material, "con_recall")
     shots = material.drawn("retain", SHOTS, "con_recall")
     longest = max(len(e.ids) for _, part in sides.values() for e in part)
-    seen = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
+    seen_prefix = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
 
-    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
-        found = PassResult()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for split, (positions, part) in sides.items():
-            told = con_recall.score(
-                after(view, cache, material, part, prefix),
-                after(view, cache, material, part, seen),
+            values = con_recall.score(
+                after(audited, cache, material, part, prefix),
+                after(audited, cache, material, part, seen_prefix),
                 scores[split].per_record(scores[split].log_prob)[positions],
             )
             params = {"gamma": con_recall.GAMMA}
-            found.add(split, Measurement("membership.con_recall", "score", positions, told, params))
-        return found
+            result.add(
+                split, Measurement("membership.con_recall", "score", positions, values, params)
+            )
+        return result
 
     return PlannedPass(run, 2 * sum(len(part) for _, part in sides.values()))

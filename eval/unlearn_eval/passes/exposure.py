@@ -66,17 +66,17 @@ def plan(material: Material) -> PlannedPass:
     ]
     chosen = [a for a in asked if a.position in where]
 
-    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
         bits = dict.fromkeys(where, 0.0)
         for a in chosen:
             truth = _examples(material, a, [a.value])
             how: How = "exact" if space(a.form) <= EXACT else "sampled"
             settings = [a.form, a.position, material.seed, material.template.name, TOKEN_BUDGET]
             settings += [EXACT, SAMPLES]
-            facts = ("exposure", view.stamp, examples_digest(truth), how, settings)
-            told = cache.get(partial(_log_probs, view, material, a), *facts)
-            found = exposure(float(told["truth"][0]), told["others"], how)
-            bits[a.position] = max(bits[a.position], found)
+            facts = ("exposure", audited.stamp, examples_digest(truth), how, settings)
+            log_probs = cache.get(partial(_log_probs, audited, material, a), *facts)
+            exposed = exposure(float(log_probs["truth"][0]), log_probs["others"], how)
+            bits[a.position] = max(bits[a.position], exposed)
         params = {"exact_up_to": EXACT, "samples": SAMPLES, "seed": material.seed}
         values = np.array([bits[i] for i in where])
         measure = Measurement("extraction.exposure", "mean", np.array(where), values, params)
@@ -99,7 +99,7 @@ def _asked(material: Material) -> Iterator[_SecretToRank]:
             form = format_of(value, kinds[secret.kind])
             if DIGIT not in form:
                 continue
-            found = _SecretToRank(position, record, secret, value, form)
+            secret_to_rank = _SecretToRank(position, record, secret, value, form)
             (alone,) = encode(
                 [replace(record, secrets=(secret,))],
                 material.tokenizer,
@@ -109,7 +109,7 @@ def _asked(material: Material) -> Iterator[_SecretToRank]:
             # another value takes at most a token a character
             room = material.max_length - len(value)
             if any(example.target[s.start : s.end].all() for s in alone.secrets if s.end <= room):
-                yield found
+                yield secret_to_rank
 
 
 def _value(record: Record, secret: Secret) -> str:
@@ -117,12 +117,12 @@ def _value(record: Record, secret: Secret) -> str:
 
 
 def _log_probs(
-    view: AuditedState, material: Material, a: _SecretToRank
+    audited: AuditedState, material: Material, a: _SecretToRank
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the log-probability of the true value, and those of the others in order of size."""
     values = [a.value, *candidates(a.value, a.form, (material.seed, a.position))]
-    found = summed_log_probs(view, _examples(material, a, values))
-    return {"truth": found[:1], "others": np.sort(found[1:])}
+    log_probs = summed_log_probs(audited, _examples(material, a, values))
+    return {"truth": log_probs[:1], "others": np.sort(log_probs[1:])}
 
 
 def _examples(material: Material, a: _SecretToRank, values: Sequence[str]) -> list[Example]:
@@ -131,12 +131,12 @@ def _examples(material: Material, a: _SecretToRank, values: Sequence[str]) -> li
     Values have one length in characters, so that the spans of the record stay right.
     """
     rows = [_with(a.record, a.secret, value) for value in values]
-    found = []
+    examples = []
     for example in encode(rows, material.tokenizer, material.template, 1 << 30):
         (span,) = example.secrets
         at = np.arange(span.end)
-        found.append(Example(example.id, example.ids[: span.end], at >= span.start))
-    return found
+        examples.append(Example(example.id, example.ids[: span.end], at >= span.start))
+    return examples
 
 
 def _with(record: Record, secret: Secret, value: str) -> Record:

@@ -39,13 +39,13 @@ def plan(material: Material) -> PlannedPass:
     """
     sides, prefix = sides_and_prefix(material, "recall")
 
-    def run(view: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
-        found = PassResult()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for split, (positions, part) in sides.items():
             plain = scores[split].per_record(scores[split].log_prob)[positions]
-            told = recall.score(after(view, cache, material, part, prefix), plain)
-            found.add(split, Measurement("membership.recall", "score", positions, told))
-        return found
+            values = recall.score(after(audited, cache, material, part, prefix), plain)
+            result.add(split, Measurement("membership.recall", "score", positions, values))
+        return result
 
     return PlannedPass(run, sum(len(part) for _, part in sides.values()))
 
@@ -75,12 +75,16 @@ def sides_and_prefix(material: Material, option: str) -> tuple[Sides, IntArray]:
 
 
 def after(
-    view: AuditedState, cache: Cache, material: Material, part: Sequence[Example], prefix: IntArray
+    audited: AuditedState,
+    cache: Cache,
+    material: Material,
+    part: Sequence[Example],
+    prefix: IntArray,
 ) -> FloatArray:
     """Return the mean log-probability of each record after a prefix, in nats.
 
     Args:
-        view: the state.
+        audited: the state.
         cache: where results are kept.
         material: what the audit has.
         part: the records.
@@ -90,8 +94,8 @@ def after(
         float64[R].
     """
     rows = [prefixed(material, example, prefix) for example in part]
-    found: FloatArray = cache.get(
-        lambda: {"mean": mean_log_probs(view, rows)},
-        *("mean after a prefix", view.stamp, examples_digest(rows), TOKEN_BUDGET),
+    arrays: FloatArray = cache.get(
+        lambda: {"mean": mean_log_probs(audited, rows)},
+        *("mean after a prefix", audited.stamp, examples_digest(rows), TOKEN_BUDGET),
     )["mean"]
-    return found
+    return arrays

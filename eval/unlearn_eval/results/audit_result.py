@@ -132,8 +132,8 @@ class Audit:
         """
         wanted = (state, split, probe, metric, prompt_state, deployment)
         for row in self.rows:
-            found = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
-            if found == wanted:
+            name = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
+            if name == wanted:
                 return row
         raise KeyError(wanted)
 
@@ -165,7 +165,7 @@ def row_of(
     split: str,
     probe: str,
     metric: str,
-    found: Interval,
+    estimate: Interval,
     params: Mapping[str, Any] | None = None,
 ) -> AuditRow:
     """Make a row of an estimate.
@@ -175,16 +175,16 @@ def row_of(
         split: its split.
         probe: its probe.
         metric: its metric.
-        found: the estimate; NaN and infinity become None, with a note.
+        estimate: the estimate; NaN and infinity become None, with a note.
         params: the probe's parameters.
 
     Returns:
         The row.
     """
     # JSON has neither NaN nor infinity
-    value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
-    note = found.note
-    if math.isinf(found.value):
+    value, low, high = (float(x) if math.isfinite(x) else None for x in estimate[:3])
+    note = estimate.note
+    if math.isinf(estimate.value):
         note = "; ".join(filter(None, ["infinite", note]))
     return AuditRow(
         state=state,
@@ -194,10 +194,10 @@ def row_of(
         value=value,
         low=low,
         high=high,
-        n=found.n,
-        level=found.level,
-        interval=found.method,
-        clusters=found.clusters,
+        n=estimate.n,
+        level=estimate.level,
+        interval=estimate.method,
+        clusters=estimate.clusters,
         params=dict(params or {}),
         note=note,
     )

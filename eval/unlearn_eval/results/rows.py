@@ -84,8 +84,8 @@ def audit_rows(
     for state, splits in scores.items():
         for split, matrix in splits.items():
             clusters = cluster_labels(subjects.get(split))
-            found = mean_interval(loss.score(matrix), level, clusters)
-            rows.append(row_of(state, split, "utility.loss", "mean", found))
+            interval = mean_interval(loss.score(matrix), level, clusters)
+            rows.append(row_of(state, split, "utility.loss", "mean", interval))
             if split != "forget" and matrix.top is not None and matrix.records:
                 both = calibration.calibration_intervals(matrix, level, clusters)
                 rows += [
@@ -97,9 +97,9 @@ def audit_rows(
                 if measure.probe.startswith("membership."):
                     continue
                 labels = _some(clusters, measure.positions)
-                found = mean_interval(measure.values, level, labels)
+                interval = mean_interval(measure.values, level, labels)
                 rows.append(
-                    row_of(state, split, measure.probe, measure.metric, found, measure.params)
+                    row_of(state, split, measure.probe, measure.metric, interval, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level, shadows)
@@ -108,8 +108,8 @@ def audit_rows(
             place = {name: i for i, name in enumerate(splits["forget"].ids)}
             positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
             clusters = _some(cluster_labels(subjects.get("forget")), positions)
-            told = _extraction_rows(state, "forget", matrix, clusters, level)
-            rows += [replace(row, prompt_state=prompt_state) for row in told]
+            more_rows = _extraction_rows(state, "forget", matrix, clusters, level)
+            rows += [replace(row, prompt_state=prompt_state) for row in more_rows]
     return rows
 
 
@@ -130,9 +130,9 @@ def _extraction_rows(
                 continue
             part, labels = matrix.take(chosen), _some(clusters, chosen)
         for metric, options in probe.metrics.items():
-            interval = proportion_interval if metric.startswith("rate") else mean_interval
-            found = interval(probe.score(part, **options), level, labels)
-            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, found, options))
+            make_interval = proportion_interval if metric.startswith("rate") else mean_interval
+            interval = make_interval(probe.score(part, **options), level, labels)
+            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, interval, options))
     return rows
 
 
@@ -157,8 +157,8 @@ def _membership_rows(
         x = attack.score(member, base.get("forget"))
         y = attack.score(other, base.get("holdout"))
         rows.append(row_of(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
-        found = tpr_at_fpr(x, y, _FPR, level)
-        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+        tpr = tpr_at_fpr(x, y, _FPR, level)
+        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", tpr))
     return rows
 
 
@@ -189,10 +189,10 @@ def _measured_rows(
             _some(cluster_labels(subjects.get("forget")), x.positions),
             _some(cluster_labels(subjects.get("holdout")), y.positions),
         )
-        found = auc_interval(x.values, y.values, level, *clusters)
-        rows.append(row_of(state, "forget", x.probe, "auc", found, x.params))
-        found = tpr_at_fpr(x.values, y.values, _FPR, level)
-        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
+        interval = auc_interval(x.values, y.values, level, *clusters)
+        rows.append(row_of(state, "forget", x.probe, "auc", interval, x.params))
+        interval = tpr_at_fpr(x.values, y.values, _FPR, level)
+        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", interval, x.params))
     return rows
 
 
@@ -204,28 +204,33 @@ def _calibrated_rows(
     shadows: Shadows | None,
 ) -> list[AuditRow]:
     """AUC and TPR of the attacks that compare a state with references and with the holdout."""
-    evidence = calibration_data(state, scores, subjects, shadows)
-    if evidence is None:
+    data = calibration_data(state, scores, subjects, shadows)
+    if data is None:
         return []
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     rows = []
     for attack in CALIBRATED.values():
         probe = f"membership.{attack.name}"
         try:
-            found = attack.compare(evidence) if attack.compare else None
+            attack_scores = attack.compare(data) if attack.compare else None
         except DataError as error:
-            n = evidence.target.member.records
+            n = data.target.member.records
             refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
             rows.append(row_of(state, "forget", probe, "auc", refused))
             continue
-        if found is None:
+        if attack_scores is None:
             continue
         for metric, interval in (
-            ("auc", auc_interval(found.member, found.nonmember, level, *clusters)),
-            (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
+            ("auc", auc_interval(attack_scores.member, attack_scores.nonmember, level, *clusters)),
+            (
+                f"tpr@fpr={_FPR}",
+                tpr_at_fpr(attack_scores.member, attack_scores.nonmember, _FPR, level),
+            ),
         ):
-            noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
-            rows.append(row_of(state, "forget", probe, metric, noted, found.params))
+            noted = interval._replace(
+                note="; ".join(filter(None, [attack_scores.note, interval.note]))
+            )
+            rows.append(row_of(state, "forget", probe, metric, noted, attack_scores.params))
     return rows
 
 

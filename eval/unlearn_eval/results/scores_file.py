@@ -74,14 +74,14 @@ def _clusters(audit: Audit) -> dict[str, dict[str, int]]:
     """Number the subjects of all splits alike."""
     numbers: dict[Hashable, int] = {}
     first: Mapping[str, TokenScores] = next(iter(audit.scores.values()), {})
-    found: dict[str, dict[str, int]] = {}
+    by_split: dict[str, dict[str, int]] = {}
     for split, matrix in first.items():
         subjects: Sequence[Hashable | None] = audit.subjects.get(split, ())
         for name, subject in zip(matrix.ids, subjects, strict=False):
             if subject is not None:
                 number = numbers.setdefault(subject, len(numbers))
-                found.setdefault(split, {})[name] = number
-    return found
+                by_split.setdefault(split, {})[name] = number
+    return by_split
 
 
 def _column(measure: Measurement, records: int) -> Any:
@@ -133,12 +133,12 @@ def read_scores(path: str | Path) -> dict[MatrixPlace, StoredMatrix]:
     columns = (table.column(name).to_pylist() for name in MatrixPlace._fields)
     for i, place in enumerate(zip(*columns, strict=True)):
         rows.setdefault(MatrixPlace(*place), []).append(i)
-    found = {}
+    matrices = {}
     for place, where in rows.items():
         part = table.take(where)
         try:
             scores = TokenScores.from_table(part)
         except (DataError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}, state {place.state!r}, split {place.split!r}: {e}") from e
-        found[place] = StoredMatrix(scores, part.column("cluster").to_pylist())
-    return found
+        matrices[place] = StoredMatrix(scores, part.column("cluster").to_pylist())
+    return matrices

@@ -174,35 +174,35 @@ def compared(
 
 
 def _error(
-    found: ChangeComparison, a: npt.ArrayLike, b: npt.ArrayLike
+    changes: ChangeComparison, a: npt.ArrayLike, b: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return a Δ_u − b Δ_r, its standard error and degrees of freedom (Satterthwaite)."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     total, spread = np.zeros(np.broadcast(a, b).shape), np.zeros(np.broadcast(a, b).shape)
-    for error in found.errors:
+    for error in changes.errors:
         one = np.maximum(a**2 * error.uu - 2 * a * b * error.ur + b**2 * error.rr, 0.0)
         total = total + one
         spread = spread + one**2 / error.freedom
     freedom = np.divide(total**2, spread, out=np.ones_like(total), where=spread > 0)
-    return a * found.unlearned - b * found.reference, np.sqrt(total), freedom
+    return a * changes.unlearned - b * changes.reference, np.sqrt(total), freedom
 
 
-def excess_interval(found: ChangeComparison, level: float) -> tuple[float, float, float, float]:
+def excess_interval(changes: ChangeComparison, level: float) -> tuple[float, float, float, float]:
     """Return an interval for Δ_u − Δ_r, ± t · standard error.
 
     Args:
-        found: the changes.
+        changes: the changes.
         level: confidence level, two-sided.
 
     Returns:
         (low, high, standard error, degrees of freedom).
     """
-    value, error, freedom = (float(x) for x in _error(found, 1.0, 1.0))
+    value, error, freedom = (float(x) for x in _error(changes, 1.0, 1.0))
     half = float(stats.t.isf((1 - level) / 2, freedom)) * error
     return value - half, value + half, error, freedom
 
 
-def resemblance_interval(found: ChangeComparison, level: float) -> tuple[float, float]:
+def resemblance_interval(changes: ChangeComparison, level: float) -> tuple[float, float]:
     """Return an interval for R = 1 − |Δ_u − Δ_r| / (|Δ_u| + |Δ_r|).
 
     R is 2/(1 + ρ) for changes in one direction, one ρ ≥ 1 times the other, and 0 for others. It has
@@ -217,7 +217,7 @@ def resemblance_interval(found: ChangeComparison, level: float) -> tuple[float, 
     accepted: [0, 1] says that nothing is known.
 
     Args:
-        found: the changes.
+        changes: the changes.
         level: confidence level.
 
     Returns:
@@ -226,19 +226,21 @@ def resemblance_interval(found: ChangeComparison, level: float) -> tuple[float, 
     r = np.linspace(0.0, 1.0, _STEPS + 1)
     q = r / (2.0 - r)
     angle = np.linspace(0.0, math.pi / 2, _STEPS + 1)
-    kept = _accepted(found, np.ones_like(q), q, level) | _accepted(found, q, np.ones_like(q), level)
-    if _accepted(found, np.cos(angle), -np.sin(angle), level).any():
-        kept[0] = True
-    moved = abs(found.unlearned) + abs(found.reference)
-    own = 1.0 - abs(found.unlearned - found.reference) / moved if moved else 1.0
-    inside = np.append(r[kept], own)
+    accepted = _accepted(changes, np.ones_like(q), q, level) | _accepted(
+        changes, q, np.ones_like(q), level
+    )
+    if _accepted(changes, np.cos(angle), -np.sin(angle), level).any():
+        accepted[0] = True
+    moved = abs(changes.unlearned) + abs(changes.reference)
+    own = 1.0 - abs(changes.unlearned - changes.reference) / moved if moved else 1.0
+    inside = np.append(r[accepted], own)
     return float(inside.min()), float(inside.max())
 
 
 def _accepted(
-    found: ChangeComparison, a: FloatArray, b: FloatArray, level: float
+    changes: ChangeComparison, a: FloatArray, b: FloatArray, level: float
 ) -> npt.NDArray[np.bool_]:
-    value, error, freedom = _error(found, a, b)
+    value, error, freedom = _error(changes, a, b)
     limit = stats.t.isf((1 - level) / 2, freedom) * error
     accepted: npt.NDArray[np.bool_] = np.abs(value) <= limit
     return accepted

@@ -24,7 +24,7 @@ from unlearn_eval.robustness.change import (
     mean_change,
     resemblance_interval,
 )
-from unlearn_eval.robustness.treatments.treated import Treated
+from unlearn_eval.robustness.treatments.treated import TreatedState
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, mean_interval, proportion_interval
@@ -68,7 +68,7 @@ class _Moved:
 
 
 def robustness_rows(
-    trial: TreatmentRuns, scores: Scores, subjects: Subjects, level: float = 0.95
+    runs: TreatmentRuns, scores: Scores, subjects: Subjects, level: float = 0.95
 ) -> list[AuditRow]:
     """Compute every number of the treated states, and how the unlearned one compares.
 
@@ -83,7 +83,7 @@ def robustness_rows(
     references; with one reference nothing tells how much references differ.
 
     Args:
-        trial: what the treatments gave.
+        runs: what the treatments gave.
         scores: of the untreated states, by state and split.
         subjects: by split, the subject of each record, or None where it has none.
         level: confidence level of the intervals.
@@ -94,22 +94,22 @@ def robustness_rows(
     rows: list[AuditRow] = []
     # by treatment, deployment and metric: what each state's runs gave
     moved: dict[tuple[Treatment, str, _Metric], dict[str, list[_Moved]]] = {}
-    for key, treated_states in trial.found.items():
-        found: list[AuditRow] = []
+    for key, treated_states in runs.treated.items():
+        of_state: list[AuditRow] = []
         for treatment, treated in treated_states:
-            found += _treated_rows(key, treated, scores[key], subjects, level)
+            of_state += _treated_rows(key, treated, scores[key], subjects, level)
             name = treated.across or treated.deployment
             for metric, change in _moves(treated, scores[key], subjects):
                 where = (treatment, name, metric)
                 moved.setdefault(where, {}).setdefault(key, []).append(change)
-        rows += found + _means_over_seeds(treated_states, found, level)
+        rows += of_state + _means_over_seeds(treated_states, of_state, level)
     for (treatment, name, metric), by_state in moved.items():
-        told = _comparison(metric, by_state, level)
+        compared_rows = _comparison(metric, by_state, level)
         rows += [
             replace(row_of("after", "forget", treatment.probe, *rest), deployment=name)
-            for rest in told
+            for rest in compared_rows
         ]
-    for key, reasons in trial.refused.items():
+    for key, reasons in runs.refused.items():
         for treatment, reason in reasons:
             n = scores[key]["forget"].records
             refused = no_interval(math.nan, n, level, None, f"{treatment.name}: {reason}")
@@ -120,7 +120,7 @@ def robustness_rows(
 
 def _treated_rows(
     key: str,
-    treated: Treated,
+    treated: TreatedState,
     plain: Mapping[str, TokenScores],
     subjects: Subjects,
     level: float,
@@ -129,9 +129,10 @@ def _treated_rows(
     labels = {s: _labels(subjects.get(s), plain[s], part) for s, part in treated.scores.items()}
     return [
         replace(
-            row_of(key, split, probe, metric, found, treated.params), deployment=treated.deployment
+            row_of(key, split, probe, metric, interval, treated.params),
+            deployment=treated.deployment,
         )
-        for split, probe, metric, found in _numbers(treated.scores, labels, level)
+        for split, probe, metric, interval in _numbers(treated.scores, labels, level)
     ]
 
 
@@ -154,17 +155,19 @@ def _numbers(
     if "holdout" in splits:
         attack = ATTACKS["loss"]
         x, y = attack.score(splits["forget"]), attack.score(splits["holdout"])
-        found = auc_interval(x, y, level, labels["forget"], labels["holdout"])
-        yield "forget", "membership.loss", "auc", found
+        area = auc_interval(x, y, level, labels["forget"], labels["holdout"])
+        yield "forget", "membership.loss", "auc", area
 
 
 def _means_over_seeds(
-    treated_states: Sequence[tuple[Treatment, Treated]], found: Sequence[AuditRow], level: float
+    treated_states: Sequence[tuple[Treatment, TreatedState]],
+    rows_of_runs: Sequence[AuditRow],
+    level: float,
 ) -> list[AuditRow]:
     """Return the means of the rows of runs that differ by their seed."""
     across = {t.deployment: t.across for _, t in treated_states if t.across}
     runs: dict[tuple[str, str, str, str], list[AuditRow]] = {}
-    for row in found:
+    for row in rows_of_runs:
         if row.deployment in across:
             where = (across[row.deployment], row.split, row.probe, row.metric)
             runs.setdefault(where, []).append(row)
@@ -184,7 +187,7 @@ def _means_over_seeds(
 
 
 def _moves(
-    treated: Treated, plain: Mapping[str, TokenScores], subjects: Subjects
+    treated: TreatedState, plain: Mapping[str, TokenScores], subjects: Subjects
 ) -> Iterator[tuple[_Metric, _Moved]]:
     """Yield how far each metric of the forget records moved."""
     sides = [split for split in ("forget", "holdout") if split in treated.scores]

@@ -137,11 +137,11 @@ class Cache:
         Returns:
             The arrays by name.
         """
-        found: Arrays | None = self.read(*facts)
-        if found is None:
-            found = compute()
-            self.write(found, *facts)
-        return found
+        arrays: Arrays | None = self.read(*facts)
+        if arrays is None:
+            arrays = compute()
+            self.write(arrays, *facts)
+        return arrays
 
     def trim(self, limit: int = _LIMIT) -> None:
         """Delete the entries that were not used for longest, down to a size, and what kills left.

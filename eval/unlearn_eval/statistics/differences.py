@@ -77,8 +77,8 @@ def auc_difference(
         notes.append("one record on a side does not show how much records vary")
         return no_interval(gap, len(x), level, grouping.clusters, "; ".join(notes))
     else:
-        found = variance(above, below, unit)
-        half = t_quantile(level, found.freedom) * float(np.sqrt(found.value))
+        error = variance(above, below, unit)
+        half = t_quantile(level, error.freedom) * float(np.sqrt(error.value))
     low, high = max(-1.0, gap - half), min(1.0, gap + half)
     return Interval(gap, low, high, len(x), level, method, grouping.clusters, "; ".join(notes))
 

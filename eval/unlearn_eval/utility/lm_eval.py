@@ -123,11 +123,11 @@ def _results(state: ModelState, tasks: Sequence[str], options: HarnessOptions) -
 
 
 def _task(
-    task: str, values: Mapping[str, Any], found: Mapping[str, Any], level: float
+    task: str, values: Mapping[str, Any], results: Mapping[str, Any], level: float
 ) -> dict[str, Interval]:
     """Return every metric of one task."""
-    documents = found["samples"].get(task, [])
-    count = int(found["n-samples"].get(task, {}).get("effective", len(documents)))
+    documents = results["samples"].get(task, [])
+    count = int(results["n-samples"].get(task, {}).get("effective", len(documents)))
     result = {}
     for key, value in values.items():
         metric, _, kind = key.partition(",")

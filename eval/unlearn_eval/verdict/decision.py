@@ -20,15 +20,15 @@ from typing import Literal, NamedTuple
 from unlearn.errors import DataError
 from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
 from unlearn_eval.verdict.extraction import SHARE, ExtractionCounts, given_away, judge_extraction
-from unlearn_eval.verdict.outcomes import Missing, judge_utility, not_audited
+from unlearn_eval.verdict.outcomes import MissingPart, judge_utility, not_audited
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
 from unlearn_eval.verdict.result import (
     Extracted,
     Gate,
-    Judged,
     Outcome,
     ProbeResult,
+    TierJudgement,
     Utility,
     Verdict,
 )
@@ -41,7 +41,7 @@ __all__ = [
     "Evidence",
     "Extracted",
     "Gate",
-    "LeftOut",
+    "LeaveOneOut",
     "Policy",
     "ProbeResult",
     "ProvenanceFact",
@@ -58,7 +58,7 @@ __all__ = [
 Tier = Literal["A", "B", "C"]
 
 
-class LeftOut(NamedTuple):
+class LeaveOneOut(NamedTuple):
     """Verdicts on references, each judged by the others.
 
     Attributes:
@@ -160,11 +160,11 @@ class _Findings(NamedTuple):
 
     tier: Tier
     gates: list[Gate]
-    membership: Judged
+    membership: TierJudgement
     claims: list[ProbeResult]
     extraction: Extracted
     utility: Utility
-    missing: list[Missing]
+    missing: list[MissingPart]
     extracted: ExtractionCounts
 
 
@@ -187,7 +187,7 @@ def _findings(evidence: Evidence, policy: Policy) -> _Findings:
     )
 
 
-def leave_one_out(evidence: Evidence, policy: Policy) -> LeftOut:
+def leave_one_out(evidence: Evidence, policy: Policy) -> LeaveOneOut:
     """Judge each reference as if it were the unlearned model, by the others.
 
     References are perfectly deleted, so a FAIL is an error of the procedure on real models.
@@ -208,7 +208,7 @@ def leave_one_out(evidence: Evidence, policy: Policy) -> LeftOut:
     fewer = min(policy.min_references, len(references) - 1)
     lowered = policy.model_copy(update={"min_references": fewer})
     verdicts = [decide(evidence.as_audited(reference), lowered) for reference in references]
-    return LeftOut(Counter(verdict.outcome for verdict in verdicts), verdicts)
+    return LeaveOneOut(Counter(verdict.outcome for verdict in verdicts), verdicts)
 
 
 def _tier(evidence: Evidence, policy: Policy) -> Tier:
@@ -218,7 +218,7 @@ def _tier(evidence: Evidence, policy: Policy) -> Tier:
     return "B" if evidence.twins is not None and evidence.twins.randomised else "C"
 
 
-def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], Judged]:
+def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], TierJudgement]:
     """Return what decides membership; in tier C by rank for one subject, by θ for several."""
     if tier == "C":
         return decide_by_rank if evidence.one_subject else decide_by_twins
@@ -238,20 +238,20 @@ def _facts(evidence: Evidence) -> Gate:
     return Gate("G0", True if checked else None, words)
 
 
-def _unproven(evidence: Evidence) -> list[Missing]:
+def _unproven(evidence: Evidence) -> list[MissingPart]:
     """Say of which references nothing shows that they never saw the records, by reason."""
     silent = evidence.doubtful
     if not silent:
         return []
     n = len(evidence.references)
     why = Counter(evidence.unproven[state] for state in silent)
-    told = "; ".join(f"{count} {words}" for words, count in why.most_common())
+    reasons = "; ".join(f"{count} {words}" for words, count in why.most_common())
     reason = (
-        f"references: nothing shows that {len(silent)} of {n} never saw the records: {told}; a "
+        f"references: nothing shows that {len(silent)} of {n} never saw the records: {reasons}; a "
         "copy of the audited model would look like this, so they cannot show that it is like them"
     )
     return [
-        Missing(
+        MissingPart(
             reason,
             "references made by `unlearn references`, whose lineages say what they were trained on",
         )

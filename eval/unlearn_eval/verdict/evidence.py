@@ -125,11 +125,11 @@ class Evidence:
         Returns:
             Score matrices by state and split.
         """
-        found = self.views[view]
+        scores = self.views[view]
         base = self.plain.get("base")
-        if base is None or "base" in found or view.prompt_state != VERBATIM:
-            return found
-        return {**found, "base": base}
+        if base is None or "base" in scores or view.prompt_state != VERBATIM:
+            return scores
+        return {**scores, "base": base}
 
     @property
     def forget(self) -> TokenScores:

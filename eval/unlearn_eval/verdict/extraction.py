@@ -81,12 +81,12 @@ def given_away(evidence: Evidence, policy: Policy, by_references: bool) -> Extra
         if not by_references and "forget" in scores.get("base", {}):
             states.append("base")
         away = {s: _come_out(scores[s]["forget"], policy.extraction) for s in ("after", *states)}
-        found = away["after"]
+        extracted = away["after"]
         known: set[str] = set().union(*(away[s] for s in states))
         shown = set().union(*(away[s] for s in states if s not in evidence.unproven))
         compared = compared and bool(states)
-        excused |= (found & known) - shown
-        ours, theirs = ours | found, theirs | known
+        excused |= (extracted & known) - shown
+        ours, theirs = ours | extracted, theirs | known
         models = Counter(name for names in away.values() for name in names)
         for state in away if states else ():
             once = {name for name in away[state] if models[name] == 1}

@@ -224,9 +224,11 @@ def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[ProvenanceFac
         if (row["probe"], row["metric"]) == ("utility.loss", "mean")
         and (row["deployment"], row["prompt_state"]) == (AS_IS, VERBATIM)
     }
-    found = {(s, k): float(np.mean(loss.score(m))) for s, v in scores.items() for k, m in v.items()}
-    same = set(means) == set(found) and all(
-        value is None or np.isclose(found[key], value, rtol=1e-9, atol=1e-12)
+    recomputed = {
+        (s, k): float(np.mean(loss.score(m))) for s, v in scores.items() for k, m in v.items()
+    }
+    same = set(means) == set(recomputed) and all(
+        value is None or np.isclose(recomputed[key], value, rtol=1e-9, atol=1e-12)
         for key, value in means.items()
     )
     yield ProvenanceFact("the losses in audit.json are those of scores.parquet", same)
@@ -244,20 +246,20 @@ def _references(
 ) -> Iterator[ProvenanceFact]:
     """Yield whether the references never saw the records: by the audit, and by folders at hand."""
     states = {s: d for s, d in content["states"].items() if s.startswith("reference:")}
-    told = content.get("references") or {}
-    if not isinstance(told, dict) or not all(isinstance(each, dict) for each in told.values()):
+    facts = content.get("references") or {}
+    if not isinstance(facts, dict) or not all(isinstance(each, dict) for each in facts.values()):
         raise DataError("audit.json: references: no facts of references; run the audit again")
     if states:
-        same = all(told[s].get("weights") == d for s, d in states.items() if s in told)
-        if told:
+        same = all(facts[s].get("weights") == d for s, d in states.items() if s in facts)
+        if facts:
             yield ProvenanceFact("their lineages are of the references that were measured", same)
-        saw = [told.get(state, {}).get("saw") for state in states]
-        silent = saw.count(None)
+        counts = [facts.get(state, {}).get("saw") for state in states]
+        silent = counts.count(None)
         words = "the references never saw the records, by their lineages"
         if silent:
             words += f" ({silent} of {len(states)} have none that says so)"
-        yield ProvenanceFact(words, False if any(saw) else None if silent else True)
-        open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
+        yield ProvenanceFact(words, False if any(counts) else None if silent else True)
+        open_ = [facts.get(state, {}).get(what) for state in states for what in _LIKENESS]
         if None in open_:
             words = (
                 "the references were trained as the audited model was, and on none but its records"
@@ -265,15 +267,15 @@ def _references(
             yield ProvenanceFact(words, None)
     if folders:
         named = content.get("records") or {}
-        found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
-        known = {each.weights for each in found}
+        folder_facts = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
+        known = {each.weights for each in folder_facts}
         words = (
             f"the references at hand ({len(known)} of {len(states)}) are ones that were measured"
         )
         yield ProvenanceFact(words, known <= set(states.values()))
-        seen = [each.saw(named.get("forget", ())) for each in found]
+        overlaps = [each.saw(named.get("forget", ())) for each in folder_facts]
         words = "by lineages read again, the references at hand never saw the records"
-        yield ProvenanceFact(words, False if any(seen) else None if None in seen else True)
+        yield ProvenanceFact(words, False if any(overlaps) else None if None in overlaps else True)
 
 
 def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
@@ -281,40 +283,40 @@ def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
 
     Facts that an audit of an earlier version did not keep are missing like those of no lineage.
     """
-    told = content.get("references") or {}
-    found = {}
+    facts = content.get("references") or {}
+    reasons = {}
     for state in content["states"]:
         if not state.startswith("reference:"):
             continue
-        each = told.get(state, {})
+        each = facts.get(state, {})
         if each.get("saw") is None:
-            found[state] = _SILENT
+            reasons[state] = _SILENT
         elif each.get("from_base") is None:
-            found[state] = "with a lineage of which the audit does not say what base it names"
+            reasons[state] = "with a lineage of which the audit does not say what base it names"
         elif why := unfit(each["from_base"], each.get("surplus"), each.get("otherwise")):
-            found[state] = why
-    return found
+            reasons[state] = why
+    return reasons
 
 
 def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, str]:
     """Return the same of references at hand, whose lineages are read again."""
     key = str((content.get("records") or {}).get("key_id"))
     states = {digest: state for state, digest in content["states"].items()}
-    found = {}
+    reasons = {}
     for each in (trained_on(folder, key) for folder in folders_in(folders)):
         state = states.get(each.weights)
         why = _SILENT if each.records is None else unfit(each.parent is None, None, None)
         if state is not None and why:
-            found[state] = why
-    return found
+            reasons[state] = why
+    return reasons
 
 
 def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     """Return the references that saw fewer of the kept records than the audited model did."""
-    kept = (content.get("records") or {}).get("kept", 0)
-    told = content.get("references") or {}
-    saw = {state: each.get("kept") for state, each in told.items()}
-    return frozenset(state for state, n in saw.items() if n is not None and n < kept)
+    total = (content.get("records") or {}).get("kept", 0)
+    facts = content.get("references") or {}
+    counts = {state: each.get("kept") for state, each in facts.items()}
+    return frozenset(state for state, n in counts.items() if n is not None and n < total)
 
 
 def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
@@ -353,9 +355,9 @@ def _paired(
     for name in after["forget"].ids:
         if name not in named:
             raise DataError(f"{path}: no twins of record {name!r}")
-        lost = [twin for twin in named[name] if twin not in at]
-        if lost:
-            raise DataError(f"{path}: the twin {lost[0]!r} of {name!r} is not in the holdout")
+        unknown = [twin for twin in named[name] if twin not in at]
+        if unknown:
+            raise DataError(f"{path}: the twin {unknown[0]!r} of {name!r} is not in the holdout")
     counts = {len(named[name]) for name in after["forget"].ids}
     if len(counts) > 1 or 0 in counts:
         raise DataError(f"{path}: every record needs the same number of twins, one or more")

@@ -86,12 +86,12 @@ def of_lira(evidence: CalibrationData) -> CalibratedScores | None:
         fewest = min(int(min(i.sum(0).min(), (~i).sum(0).min())) for i in inside)
         online = fewest >= _FEWEST
         attack = lira.online if online else lira.offline
-        found = [attack(*side) for side in zip(x, others, inside, strict=True)]
+        both_sides = [attack(*side) for side in zip(x, others, inside, strict=True)]
         used = fewest if online else min(int((~i).sum(0).min()) for i in inside)
         kind = "record" if used >= lira.MIN_RECORD_VARIANCE else "global"
         form = "online" if online else "offline"
         params = _counts(evidence) | {"variance": kind, "form": form}
-        return CalibratedScores(found[0], found[1], params, _shadow_note(evidence, form))
+        return CalibratedScores(both_sides[0], both_sides[1], params, _shadow_note(evidence, form))
     if not evidence.references:
         return None
     _check_finite("lira", evidence.references)
@@ -113,13 +113,13 @@ def of_rmia(evidence: CalibrationData) -> CalibratedScores | None:
     if evidence.shadows:
         _check_finite("rmia", [*evidence.references, *evidence.shadows])
         x, others, inside = _levelled(evidence, loss.score)
-        found = [
+        both_sides = [
             rmia.score(x[i], others[i], x[1], others[1], inside[i], population_member=inside[1])
             for i in (0, 1)
         ]
         params = _counts(evidence) | {"population": len(x[1]), "gamma": 1.0, "a": 1.0}
         note = _shadow_note(evidence, "offline, the holdout is the population")
-        return CalibratedScores(found[0], found[1], params, note)
+        return CalibratedScores(both_sides[0], both_sides[1], params, note)
     if not evidence.references:
         return None
     _check_finite("rmia", evidence.references)
@@ -178,7 +178,7 @@ def of_quantile(evidence: CalibrationData) -> CalibratedScores | None:
             columns.append(loss.score(evidence.base[i]))
         return np.column_stack(columns)
 
-    found = quantile.compare(
+    residuals = quantile.compare(
         loss.score(evidence.target.member),
         features(0),
         loss.score(evidence.target.nonmember),
@@ -186,7 +186,9 @@ def of_quantile(evidence: CalibrationData) -> CalibratedScores | None:
         evidence.groups,
     )
     params = {"alpha": quantile.ALPHA, "folds": quantile.FOLDS, "features": names}
-    return CalibratedScores(found.member, found.nonmember, params, "cross-fitted on the holdout")
+    return CalibratedScores(
+        residuals.member, residuals.nonmember, params, "cross-fitted on the holdout"
+    )
 
 
 def _check_finite(attack: str, states: Sequence[Sides]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from unlearn.model.state import ModelState
 from unlearn.training.fitting import fit
 from unlearn.training.options import TrainingOptions
 from unlearn.training.trainer import Objective
-from unlearn_eval.robustness.treatments.options import TrainingTreatment
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.options import RECORDS, STEPS, TrainingTreatment
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 from unlearn_eval.scores.processes import alone
 
-__all__ = ["pick", "relearn", "taught", "teach"]
+__all__ = ["pick", "relearn", "taught", "teach", "training_options"]
 
 
 @contextlib.contextmanager
@@ -105,7 +104,7 @@ def teach(
     split: str,
     name: str,
     options: TrainingTreatment,
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Train on some records of a split, and score all the others of every split, once a seed.
 
     Args:
@@ -129,7 +128,7 @@ def teach(
         params = {"k": len(records), "steps": options.steps, "records": split}
         params |= {"learning_rate": rate, "seed": seed}
         how = f" k={len(records)} steps={options.steps}"
-        yield Treated(
+        yield TreatedState(
             (f"{name} seed={seed}" if several else name) + how,
             scores,
             params,
@@ -137,9 +136,24 @@ def teach(
         )
 
 
+def training_options(
+    k: int, steps: int, learning_rate: float | None, seeds: Sequence[int] | None
+) -> TrainingTreatment:
+    """Return the options of a treatment that trains as one value."""
+    return TrainingTreatment(
+        k=k, steps=steps, learning_rate=learning_rate, seeds=None if seeds is None else tuple(seeds)
+    )
+
+
 def relearn(
-    state: ModelState, examples: Examples, setting: Setting, **options: Any
-) -> Iterator[Treated]:
+    state: ModelState,
+    examples: Examples,
+    setting: Setting,
+    k: int = RECORDS,
+    steps: int = STEPS,
+    learning_rate: float | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[TreatedState]:
     """Fine-tune a state on some of the forgotten records, and score the others.
 
     Whoever has a part of the records can try this. Where the others come back faster than in a
@@ -149,12 +163,15 @@ def relearn(
         state: the state, as before afterwards.
         examples: the records.
         setting: learning rate and seed.
-        **options: of `TrainingTreatment`.
+        k: records to train on, at most half of those there are.
+        steps: optimizer steps, each on all of these records.
+        learning_rate: step size; by default the setting's, that of the original training.
+        seeds: a run each, with a draw of records of its own; by default the setting's.
 
     Yields:
         A treated state a seed; its forget records are those not trained on.
 
     Source: 2410.08827 (retrain on some, test on others).
     """
-    training = TrainingTreatment(**options)
-    yield from teach(state, examples, setting, "forget", "relearned", training)
+    options = training_options(k, steps, learning_rate, seeds)
+    yield from teach(state, examples, setting, "forget", "relearned", options)
