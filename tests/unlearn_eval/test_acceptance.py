@@ -17,10 +17,10 @@ from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
 from unlearn.model.state import open_model
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
+from unlearn_eval.membership import ATTACKS, CALIBRATED, CalibrationData
 from unlearn_eval.membership.calibrated.attacks import Sides
 from unlearn_eval.passes import PASSES, plan
-from unlearn_eval.passes.base import Material, View
+from unlearn_eval.passes.base import AuditedState, Material
 from unlearn_eval.passes.inputs import read_perturbed
 from unlearn_eval.passes.likelihoods import summed_log_probs
 from unlearn_eval.results.rows import audit_rows
@@ -72,7 +72,7 @@ def real(tiny_model, adapter) -> SimpleNamespace:
         paraphrases={"pin": ["Which of ~?"]},
         perturbed=read_perturbed({"pin": ["It is 41.", "It is 7."]}, records),
     )
-    view = View("after", state.model, state.head, "", adapter, "stamp")
+    view = AuditedState("after", state.model, state.head, "", adapter, "stamp")
     scores = {k: score_model(state.model, state.head, part) for k, part in examples.items()}
     return SimpleNamespace(state=state, view=view, material=material, scores=scores)
 
@@ -227,12 +227,12 @@ def test_limits_have_a_value_that_depends_on_the_record_alone(odd, name):
 COMPARED = [name for name, attack in CALIBRATED.items() if attack.compare]
 
 
-def evidence(odd, references: int, chosen: list[int]) -> Evidence:
+def evidence(odd, references: int, chosen: list[int]) -> CalibrationData:
     """An audited state and references, all with the chosen records, 40 times over on one side."""
     many = chosen * 40
     sides = [Sides(odd(i).take(chosen), odd(100 + i).take(many)) for i in range(references + 1)]
     groups = [("record", i) for i in range(len(many))]
-    return Evidence(sides[0], sides[1:], groups=groups)
+    return CalibrationData(sides[0], sides[1:], groups=groups)
 
 
 @pytest.mark.parametrize("name", COMPARED)

@@ -54,7 +54,7 @@ class PlantedSplit:
         }
 
 
-def check_alone(forget: str | None, holdout: object) -> None:
+def check_alone(forget: object, holdout: object) -> None:
     """Refuse records beside canaries: an audit is of the ones or of the others.
 
     Args:
@@ -97,21 +97,23 @@ def split_canaries(
     folder = resolve_folder(changed, "adapter or model")
     canaries = Canaries.read(file)
     line = check_planted(canaries, file, Lineage.read(folder), key, folder)
-    left, out = still_in(canaries, line, key)
-    pairs = out or left
-    gone = set(line.records.forgotten)
-    if gone and not out:
+    still_included, taken_out = still_in(canaries, line, key)
+    pairs = taken_out or still_included
+    forgotten = set(line.records.forgotten)
+    if forgotten and not taken_out:
         raise LineageError(
             f"records were taken out of {folder}, but no canaries beside them, so these can say "
             "nothing about it: take some out with `unlearn forget --with-canaries`"
         )
-    staying = [pair.included for pair in left] if out else []
-    kept = joined(records if retain is None else loaded(retain), staying)
-    kept = kept.take([i for i, record in enumerate(kept) if key.digest(record) not in gone])
+    staying = [pair.included for pair in still_included] if taken_out else []
+    retained = joined(records if retain is None else loaded(retain), staying)
+    retained = retained.take(
+        [i for i, record in enumerate(retained) if key.digest(record) not in forgotten]
+    )
     return PlantedSplit(
         forget=as_records([pair.included for pair in pairs]),
         holdout=as_records([pair.left_out for pair in pairs]),
-        retain=kept,
+        retain=retained,
         planted=canaries.commitment,
-        taken_out=bool(out),
+        taken_out=bool(taken_out),
     )

@@ -14,10 +14,10 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.certificate.trained_on import trained_on
 
-__all__ = ["Told", "lineages_of"]
+__all__ = ["LineageFacts", "lineages_of"]
 
 
-class Told(NamedTuple):
+class LineageFacts(NamedTuple):
     """What an audit keeps of lineages.
 
     Attributes:
@@ -47,7 +47,7 @@ def lineages_of(
     what: str,
     base: str | None = None,
     before: Lineage | None = None,
-) -> Told:
+) -> LineageFacts:
     """Read what models were trained on; refuse references that saw the records, or a seen holdout.
 
     Args:
@@ -66,35 +66,39 @@ def lineages_of(
             of other weights than lie beside it, or cannot be read.
     """
     key = Key.load()
-    gone = {key.digest(record): record.id for record in split["forget"]}
-    kept = {key.digest(r) for name in ("retain", "neighbour") for r in split.get(name, ())}
+    forget_ids = {key.digest(record): record.id for record in split["forget"]}
+    kept_digests = {key.digest(r) for name in ("retain", "neighbour") for r in split.get(name, ())}
     if audited is not None and audited.records.key_id == key.id:
-        kept &= set(audited.records.trained)
+        kept_digests &= set(audited.records.trained)
     unseen = {key.digest(record): record.id for record in split.get("holdout", ())}
     if audited is not None and audited.records.key_id == key.id:
         _check_unseen("the audited model", audited.records.trained, unseen)
-    told: dict[str, dict[str, Any]] = {}
+    reference_facts: dict[str, dict[str, Any]] = {}
     for i, path in enumerate(references):
         folder = resolve_folder(path, what)
-        found = trained_on(folder, key.id)
-        seen = found.records
-        shared = [gone[digest] for digest in sorted(gone) if seen and digest in seen]
+        reference = trained_on(folder, key.id)
+        trained = reference.records
+        shared = [
+            forget_ids[digest] for digest in sorted(forget_ids) if trained and digest in trained
+        ]
         if shared:
             raise LineageError(
                 f"--reference {path}: its lineage shows that it was trained on {len(shared)} of "
                 f"the records to forget, first {shared[0]!r}; a reference must never have seen "
                 "them (half-splits go to --shadow)"
             )
-        _check_unseen(f"--reference {path}", seen or (), unseen)
-        told[f"reference:{i}"] = {
-            "weights": found.weights,
-            "trained": None if seen is None else len(seen),
-            "saw": found.saw(gone),
-            "kept": found.saw(kept),
-            "from_base": found.from_base(base),
+        _check_unseen(f"--reference {path}", trained or (), unseen)
+        reference_facts[f"reference:{i}"] = {
+            "weights": reference.weights,
+            "trained": None if trained is None else len(trained),
+            "saw": reference.saw(forget_ids),
+            "kept": reference.saw(kept_digests),
+            "from_base": reference.from_base(base),
             **_likeness(Lineage.read(folder), audited, before),
         }
-    return Told({"key_id": key.id, "forget": sorted(gone), "kept": len(kept)}, told)
+    return LineageFacts(
+        {"key_id": key.id, "forget": sorted(forget_ids), "kept": len(kept_digests)}, reference_facts
+    )
 
 
 def _likeness(

@@ -1,208 +1,223 @@
-"""Everything that an audit measures of one model state, in one visit."""
+"""Everything that an audit measures of its states, each in one visit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unlearn.data.tokenization import Example
 from unlearn.model.generation import end_tokens
-from unlearn.model.scoring import TOKEN_BUDGET, score_examples
+from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn.provenance.lineage import Lineage
-from unlearn_eval.arrays import FloatArray, IntArray
-from unlearn_eval.passes.base import Planned, View
-from unlearn_eval.scores.cache import Cache, examples_digest, pack, unpack
+from unlearn_eval.arrays import IntArray
+from unlearn_eval.audit.drift import DriftMeter, spread
+from unlearn_eval.audit.options import AuditOptions
+from unlearn_eval.audit.preparation import Preparation
+from unlearn_eval.audit.states import States, is_shadow
+from unlearn_eval.passes.base import AuditedState
+from unlearn_eval.robustness.run import treats
+from unlearn_eval.scores.cache import examples_digest, pack, unpack
 from unlearn_eval.scores.continuations import continue_examples
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.model_scores import score_model
-from unlearn_eval.scores.processes import sharded
 from unlearn_eval.scores.token_scores import SAMPLERS, TokenScores
 from unlearn_eval.utility import rouge
-from unlearn_eval.utility.drift import Anchor
 from unlearn_eval.utility.repetition import distinct, repetition
 
-__all__ = ["Look"]
-
-# Records of each split on which drift is measured: their hidden states are kept in memory.
-_DRIFTED = 64
+__all__ = ["Measured", "StateResult", "measure"]
 
 
-class Look:
-    """Everything that is measured of each state, as it passes by."""
+@dataclass(frozen=True)
+class StateResult:
+    """What was measured of one state.
+
+    Attributes:
+        digest: of its weights.
+        training: how it was made, where its lineage tells.
+        scores: by split.
+        measurements: what else was measured, by split.
+        prompted: scores of the forget records by prompt state.
+        texts: what it says when it continues forget records, by position; None unless asked for.
+    """
+
+    digest: str
+    training: Mapping[str, Any]
+    scores: Mapping[str, TokenScores]
+    measurements: Mapping[str, Sequence[Measurement]]
+    prompted: Mapping[str, TokenScores]
+    texts: Mapping[int, str] | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of all models.
+
+    Attributes:
+        states: by name, in the order in which they are shown.
+        shadows: scores of each shadow model by split.
+    """
+
+    states: Mapping[str, StateResult]
+    shadows: Sequence[Mapping[str, TokenScores]]
+
+
+def measure(options: AuditOptions, states: States, preparation: Preparation) -> Measured:
+    """Visit every state once, and measure and treat it."""
+    count = _Counter(options.progress, _work(options, preparation))
+    measurer = _StateMeasurer(preparation, options, count)
+    results: dict[str, StateResult] = {}
+    shadows: list[dict[str, TokenScores]] = []
+    examples = preparation.material.examples
+    for audited in states.visit(preparation.stamps):
+        if is_shadow(audited.key):
+            shadows.append({split: measurer.score(audited, split) for split in examples})
+            continue
+        results[audited.key] = measurer.measure(audited)
+        if audited.opened is not None and treats(audited.key):
+            preparation.treatments.at(audited.key, audited.opened, examples, count, audited.stamp)
+    preparation.cache.trim()
+    order = dict.fromkeys(("before", "after", *results))
+    return Measured({name: results[name] for name in order if name in results}, shadows)
+
+
+def _work(options: AuditOptions, preparation: Preparation) -> int:
+    """Return how many records are scored, continued or treated in all."""
+    examples = preparation.material.examples
+    records = sum(map(len, examples.values()))
+    continued = sum(len(spread(len(part), options.generate)) for part in examples.values())
+    in_passes = sum(planned.records for planned in preparation.passes)
+    states = preparation.state_stamps
+    shadows = len(preparation.stamps) - len(states)
+    treated = sum(map(treats, states)) * preparation.treatments.work(examples)
+    return len(states) * (records + continued + in_passes) + treated + shadows * records
+
+
+@dataclass
+class _Counter:
+    """Tells the progress how many records are done."""
+
+    progress: Callable[[int, int], None] | None
+    total: int
+    done: int = 0
+
+    def __call__(self, records: int) -> None:
+        self.done += records
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+class _StateMeasurer:
+    """Measures one state after the other on every split."""
 
     def __init__(
-        self,
-        examples: Mapping[str, Sequence[Example]],
-        tokenizer: Any,
-        generate: int,
-        progress: Callable[[int, int], None] | None,
-        stamps: Mapping[str, str],
-        cache: Cache,
-        listen: bool,
-        passes: Sequence[Planned] = (),
-        further: int = 0,
+        self, preparation: Preparation, options: AuditOptions, count: Callable[[int], None]
     ) -> None:
-        self._examples = examples
-        self._tokenizer = tokenizer
-        self._sample = {key: _spread(len(part), generate) for key, part in examples.items()}
-        self._anchors = {
-            key: Anchor(_spread(len(part), _DRIFTED).tolist(), [e.targets for e in part])
-            for key, part in examples.items()
+        self._examples = preparation.material.examples
+        self._tokenizer = preparation.material.tokenizer
+        self._passes = preparation.passes
+        self._cache = preparation.cache
+        self._count = count
+        self._keep_text = options.show_text
+        self._sample = {
+            split: spread(len(part), options.generate) for split, part in self._examples.items()
         }
-        self._cache = cache
-        self._listen = listen
-        self._passes = passes
-        self._names = {key: examples_digest(part) for key, part in examples.items()}
-        self._before = stamps.get("before", "")
-        # of states yet to come: the first one must be looked at again where one is missing
-        self._drift = {
-            (state, split): self._kept_drift(stamp, split)
-            for state, stamp in stamps.items()
-            if "before" in stamps and state != "before"
-            for split in examples
-        }
-        self._progress = progress
-        self._done = 0
-        per_state = sum(map(len, examples.values())) + sum(map(len, self._sample.values()))
-        per_state += sum(planned.records for planned in passes)
-        self._total = len(stamps) * per_state + further
-        self.scores: dict[str, dict[str, TokenScores]] = {}
-        self.measures: dict[str, dict[str, list[Measure]]] = {}
-        self.prompted: dict[str, dict[str, TokenScores]] = {}
-        self.digests: dict[str, str] = {}
-        self.training: dict[str, dict[str, Any]] = {}
-        self.shadows: list[dict[str, TokenScores]] = []
-        """Scores of shadow models, in the order they passed by."""
-        self.said: dict[str, dict[int, str]] = {}
-        """What each state says when it continues forget records, by position."""
+        self._digests = {split: examples_digest(part) for split, part in self._examples.items()}
+        stamps = preparation.state_stamps
+        self._drift = DriftMeter(self._examples, self._digests, stamps, self._cache)
 
-    def count(self, records: int) -> None:
-        """Tell the progress that some more records are done."""
-        self._done += records
-        if self._progress:
-            self._progress(self._done, self._total)
-
-    def at(self, view: View) -> None:
-        """Measure one state on every split."""
-        self.digests[view.key] = view.digest
-        self.scores[view.key], self.measures[view.key] = {}, {}
-        if facts := _training(view.folder):
-            self.training[view.key] = facts
-        for split, part in self._examples.items():
-            scores, drift = self._scored(view, split, part)
-            self.scores[view.key][split] = scores
-            found = self.measures[view.key][split] = []
-            if drift is not None:
-                positions = self._anchors[split].positions
-                found.append(Measure("utility.drift", "mean", positions, drift))
-            found += self._continued(view, split, part)
-        self.prompted[view.key] = {}
+    def measure(self, audited: AuditedState) -> StateResult:
+        """Measure one state."""
+        scores: dict[str, TokenScores] = {}
+        measurements: dict[str, list[Measurement]] = {}
+        texts: dict[int, str] | None = None
+        for split in self._examples:
+            scores[split] = self.score(audited, split)
+            measurements[split] = self._drifted(audited, split)
+            continued, said = self._continued(audited, split)
+            measurements[split] += continued
+            texts = said or texts
+        prompted: dict[str, TokenScores] = {}
         for planned in self._passes:
-            more = planned.run(view, self.scores[view.key], self._cache)
-            for split, measures in more.measures.items():
-                self.measures[view.key][split] += measures
-            self.prompted[view.key] |= more.prompted
-            self.count(planned.records)
+            result = planned.run(audited, scores, self._cache)
+            for split, values in result.measures.items():
+                measurements[split] += values
+            prompted |= result.prompted
+            self._count(planned.records)
+        training = _training(audited.folder)
+        return StateResult(audited.digest, training, scores, measurements, prompted, texts)
 
-    def shadow(self, view: View) -> None:
-        """Score a shadow model on every split, and nothing else of it."""
-        splits = self._examples.items()
-        self.shadows.append({split: self._scored(view, split, part)[0] for split, part in splits})
-
-    def _scored(
-        self, view: View, split: str, part: Sequence[Example]
-    ) -> tuple[TokenScores, FloatArray | None]:
+    def score(self, audited: AuditedState, split: str) -> TokenScores:
         """Score a split in one pass, which also shows how far predictions have moved."""
-        anchor, moved = self._anchors[split], dict[int, float]()
-        observe, compared = None, False
-        drift = self._drift.get((view.key, split))
-        if view.key == "before":
-            if any(kept is None for (_, name), kept in self._drift.items() if name == split):
-                observe = anchor.remember(view.head)
-        elif (view.key, split) in self._drift and drift is None:
-            observe, moved = anchor.compare(view.head)
-            compared = True
-        facts = ("scores", view.stamp, self._names[split], SAMPLERS, TOKEN_BUDGET)
+        part = self._examples[split]
+        observe = self._drift.observer(audited, split)
+        facts = ("scores", audited.stamp, self._digests[split], SAMPLERS, TOKEN_BUDGET)
         scores = unpack(self._cache.read(*facts), part)
-        if scores is None:
-            scores = score_model(view.model, view.head, part, progress=self.count, observe=observe)
-            self._cache.write(pack(scores), *facts)
-        else:
+        if scores is not None:
             if observe is not None:
-                _watch(view, part, anchor.positions, observe)
-            self.count(len(part))
-        if compared:
-            known = sharded(lambda mine: [moved.get(i, np.nan) for i in mine], len(part))
-            drift = anchor.values(dict(enumerate(known)))
-            self._cache.write({"drift": drift}, *self._drift_facts(view.stamp, split))
-        return scores, drift
+                self._drift.watch(audited, split, observe)
+            self._count(len(part))
+            return scores
+        scores = score_model(
+            audited.model, audited.head, part, progress=self._count, observe=observe
+        )
+        self._cache.write(pack(scores), *facts)
+        return scores
 
-    def _kept_drift(self, stamp: str, split: str) -> FloatArray | None:
-        kept = self._cache.read(*self._drift_facts(stamp, split))
-        return kept["drift"] if kept else None
+    def _drifted(self, audited: AuditedState, split: str) -> list[Measurement]:
+        drift = self._drift.values(audited, split)
+        if drift is None:
+            return []
+        return [Measurement("utility.drift", "mean", self._drift.positions(split), drift)]
 
-    def _drift_facts(self, stamp: str, split: str) -> tuple[Any, ...]:
-        return ("drift", self._before, stamp, self._names[split], _DRIFTED, TOKEN_BUDGET)
-
-    def _continued(self, view: View, split: str, part: Sequence[Example]) -> list[Measure]:
+    def _continued(
+        self, audited: AuditedState, split: str
+    ) -> tuple[list[Measurement], dict[int, str] | None]:
         """Let the state continue some records, and measure what it writes."""
         chosen = self._sample[split]
         if not chosen.size:
-            return []
-        examples = [part[i] for i in chosen]
-        ends = end_tokens(view.model, self._tokenizer).tolist()
-        facts = ("continued", view.stamp, examples_digest(examples), ends, TOKEN_BUDGET)
-        aloud = self._listen and split == "forget"  # a text is in no cache
-        found = None if aloud else self._cache.read(*facts)
-        if found is None:
-            said = continue_examples(view.model, self._tokenizer, examples, progress=self.count)
-            if aloud:
-                self.said[view.key] = {int(i): c.shown for i, c in zip(chosen, said, strict=True)}
-            overlap = rouge.score([c.text for c in said], [c.truth for c in said])
-            tokens = [c.tokens.tolist() for c in said]
-            found = {
-                "recall": overlap.recall,
-                "f1": overlap.f1,
-                "repetition": repetition(tokens),
-                "distinct": distinct(tokens),
-            }
-            self._cache.write(found, *facts)
+            return [], None
+        examples = [self._examples[split][i] for i in chosen]
+        ends = end_tokens(audited.model, self._tokenizer).tolist()
+        facts = ("continued", audited.stamp, examples_digest(examples), ends, TOKEN_BUDGET)
+        keep_text = self._keep_text and split == "forget"  # a text is in no cache
+        arrays = None if keep_text else self._cache.read(*facts)
+        texts = None
+        if arrays is not None:
+            self._count(len(chosen))
         else:
-            self.count(len(chosen))
-        return [
-            Measure("utility.rouge", "recall", chosen, found["recall"]),
-            Measure("utility.rouge", "f1", chosen, found["f1"]),
-            Measure("utility.repetition", "mean", chosen, found["repetition"], {"n": 4}),
-            Measure("utility.distinct", "mean", chosen, found["distinct"], {"n": 2}),
-        ]
+            arrays, written = self._continue(audited, examples)
+            if keep_text:
+                texts = {int(i): text for i, text in zip(chosen, written, strict=True)}
+            self._cache.write(arrays, *facts)
+        return _measurements(chosen, arrays), texts
+
+    def _continue(
+        self, audited: AuditedState, examples: Sequence[Example]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return what is measured of continuations, and how they are shown."""
+        continuations = continue_examples(
+            audited.model, self._tokenizer, examples, progress=self._count
+        )
+        overlap = rouge.score([c.text for c in continuations], [c.truth for c in continuations])
+        tokens = [c.tokens.tolist() for c in continuations]
+        arrays = {
+            "recall": overlap.recall,
+            "f1": overlap.f1,
+            "repetition": repetition(tokens),
+            "distinct": distinct(tokens),
+        }
+        return arrays, [c.shown for c in continuations]
 
 
-def _watch(
-    view: View,
-    part: Sequence[Example],
-    positions: IntArray,
-    observe: Callable[[Sequence[int], Any], None],
-) -> None:
-    """Run some records again for their hidden states alone, each where it was run before."""
-
-    def share(mine: list[int]) -> list[None]:
-        chosen = np.intersect1d(positions, mine).tolist()
-
-        def shifted(batch: Sequence[int], hidden: Any) -> None:
-            observe([chosen[i] for i in batch], hidden)
-
-        score_examples(view.model, view.head, [part[i] for i in chosen], observe=shifted)
-        return [None] * len(mine)
-
-    sharded(share, len(part))
-
-
-def _spread(total: int, wanted: int) -> IntArray:
-    """Return at most `wanted` positions, evenly spread."""
-    return np.unique(np.linspace(0, total - 1, min(total, wanted)).round().astype(np.int64))
+def _measurements(chosen: IntArray, arrays: Mapping[str, Any]) -> list[Measurement]:
+    return [
+        Measurement("utility.rouge", "recall", chosen, arrays["recall"]),
+        Measurement("utility.rouge", "f1", chosen, arrays["f1"]),
+        Measurement("utility.repetition", "mean", chosen, arrays["repetition"], {"n": 4}),
+        Measurement("utility.distinct", "mean", chosen, arrays["distinct"], {"n": 2}),
+    ]
 
 
 def _training(folder: Path | None) -> dict[str, Any]:

@@ -12,14 +12,14 @@ __all__ = ["neighbours"]
 
 
 def neighbours(
-    source: str | Path | Records | None, records: Records, gone: Records
+    source: str | Path | Records | None, records: Records, forget_records: Records
 ) -> Records | None:
     """Return the records about the same people or topics as those taken out.
 
     Args:
         source: a file of records; which of `records` they are (IDS syntax); or None.
         records: the records of the original training.
-        gone: those taken out.
+        forget_records: those taken out.
 
     Returns:
         The neighbours; None where none are named.
@@ -29,15 +29,15 @@ def neighbours(
     """
     if source is None:
         return None
-    found = _read(source, records)
+    chosen = _read(source, records)
     refuse_shared(
-        found,
-        gone,
+        chosen,
+        forget_records,
         where="--neighbour",
         what="record(s) are among those to forget",
         advice="neighbours are like them, and stay",
     )
-    return found
+    return chosen
 
 
 def _read(source: str | Path | Records, records: Records) -> Records:

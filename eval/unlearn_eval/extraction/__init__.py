@@ -16,7 +16,7 @@ from unlearn_eval.scores.token_scores import TokenScores
 __all__ = ["PROBES", "Probe"]
 
 
-class _Module(Protocol):
+class _ProbeModule(Protocol):
     """What every probe's file defines."""
 
     METRICS: dict[str, dict[str, Any]]
@@ -50,7 +50,7 @@ class Probe:
 
 
 def _probe(
-    name: str, module: _Module, applies: Callable[[TokenScores], BoolArray] | None = None
+    name: str, module: _ProbeModule, applies: Callable[[TokenScores], BoolArray] | None = None
 ) -> Probe:
     """Describe the probe that a module defines."""
     return Probe(name, module.score, module.METRICS, module.PAPER, module.SUMMARY, applies)

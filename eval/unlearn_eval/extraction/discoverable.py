@@ -52,8 +52,8 @@ def score(
     """
     if n < 1:
         raise OptionError(f"{n} tries: at least 1 is needed")
-    found: BoolArray = tries_needed(log_prob_of_target(target, sampler), p) <= n
-    return found
+    extracted: BoolArray = tries_needed(log_prob_of_target(target, sampler), p) <= n
+    return extracted
 
 
 def log_prob_of_target(target: TokenScores, sampler: Sampler = SAMPLER) -> FloatArray:
@@ -108,5 +108,5 @@ def tries_needed(log_prob: npt.ArrayLike, p: float = CHANCE) -> FloatArray:
         tries = np.log1p(-p) / log_miss
     # a quotient one rounding error above a whole number is that number
     whole = np.ceil(tries * (1 - 1e-12))
-    found: FloatArray = np.maximum(1.0, whole)
-    return found
+    needed: FloatArray = np.maximum(1.0, whole)
+    return needed

@@ -65,8 +65,8 @@ def score(
     """
     spans = _spans(target)
     if n is not None:
-        found: BoolArray = tries_needed(log_prob_of_secret(target, sampler), p) <= n
-        return found
+        extracted: BoolArray = tries_needed(log_prob_of_secret(target, sampler), p) <= n
+        return extracted
     return np.array([any(target.hit[s].all() for s in mine) for mine in spans], dtype=bool)
 
 
@@ -92,8 +92,8 @@ def log_prob_of_secret(target: TokenScores, sampler: Sampler = SAMPLER) -> Float
 
 def _spans(target: TokenScores) -> list[list[slice]]:
     """Return the secrets of every record, refusing a record without one."""
-    found = [target.spans(i) for i in range(target.records)]
-    for name, mine in zip(target.ids, found, strict=True):
+    spans = [target.spans(i) for i in range(target.records)]
+    for name, mine in zip(target.ids, spans, strict=True):
         if not mine:
             raise DataError(f"record {name!r} has no secret among its target tokens")
-    return found
+    return spans

@@ -15,10 +15,10 @@ from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import ez, loss, min_k, min_k_plus_plus, reference, zlib
 from unlearn_eval.membership.calibrated import attacks as _calibrated
 from unlearn_eval.membership.calibrated import deviation, lira, quantile, rmia, u_lira
-from unlearn_eval.membership.calibrated.attacks import Compared, Evidence
+from unlearn_eval.membership.calibrated.attacks import CalibratedScores, CalibrationData
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["ATTACKS", "CALIBRATED", "Attack", "Calibrated", "Evidence"]
+__all__ = ["ATTACKS", "CALIBRATED", "Attack", "Calibrated", "CalibrationData"]
 
 
 class _Score(Protocol):
@@ -27,7 +27,7 @@ class _Score(Protocol):
     def __call__(self, target: TokenScores, base: TokenScores | None = None) -> FloatArray: ...
 
 
-class _Module(Protocol):
+class _AttackModule(Protocol):
     """What every attack's file defines."""
 
     NEEDS_BASE: bool
@@ -57,7 +57,7 @@ class Attack:
     summary: str
 
 
-def _attack(name: str, module: _Module) -> Attack:
+def _attack(name: str, module: _AttackModule) -> Attack:
     """Describe the attack that a module defines."""
     return Attack(name, module.score, module.NEEDS_BASE, module.PAPER, module.SUMMARY)
 
@@ -72,7 +72,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-class _CalibratedModule(Protocol):
+class _CalibratedAttackModule(Protocol):
     """What the file of every attack in `CALIBRATED` defines, beside its functions of arrays."""
 
     PAPER: str
@@ -93,7 +93,7 @@ class Calibrated:
     """
 
     name: str
-    compare: Callable[[Evidence], Compared | None] | None
+    compare: Callable[[CalibrationData], CalibratedScores | None] | None
     needs: str
     paper: str
     summary: str
@@ -101,9 +101,9 @@ class Calibrated:
 
 def _calibrated_attack(
     name: str,
-    module: _CalibratedModule,
+    module: _CalibratedAttackModule,
     needs: str,
-    compare: Callable[[Evidence], Compared | None] | None = None,
+    compare: Callable[[CalibrationData], CalibratedScores | None] | None = None,
 ) -> Calibrated:
     """Describe the calibrated attack that a module defines."""
     return Calibrated(name, compare, needs, module.PAPER, module.SUMMARY)

@@ -53,5 +53,5 @@ def score(
             f"attack 'con_recall': both prefixes rule record {int(np.argmax(wrong))} (from 0) out, "
             "so it has no score; leave it out"
         )
-    found: FloatArray = first - gamma * second
-    return found
+    scores: FloatArray = first - gamma * second
+    return scores

@@ -29,11 +29,11 @@ def score(norms: npt.ArrayLike) -> FloatArray:
     Raises:
         DataError: if a norm is NaN, infinite or negative.
     """
-    found = np.asarray(norms, dtype=np.float64)
-    wrong = ~(np.isfinite(found) & (found >= 0))
+    values = np.asarray(norms, dtype=np.float64)
+    wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         raise DataError(
             f"attack 'grad_norm': record {int(np.argmax(wrong))} (from 0) has a gradient norm of "
-            f"{found[wrong][0]}; look for overflow in the weights"
+            f"{values[wrong][0]}; look for overflow in the weights"
         )
-    return -found
+    return -values

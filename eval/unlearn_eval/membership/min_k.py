@@ -56,7 +56,7 @@ def lowest_mean(scores: TokenScores, values: FloatArray, k: float) -> FloatArray
     place = np.arange(values.size) - np.repeat(scores.offsets[:-1], scores.lengths)
     # 0.29 * 100 is 28.999…: the small addend keeps whole products whole
     count = np.maximum(1, np.floor(k * scores.lengths + 1e-9)).astype(np.int64)
-    kept = place < np.repeat(count, scores.lengths)
-    sums = np.bincount(record[kept], values[order][kept], minlength=scores.records)
+    lowest = place < np.repeat(count, scores.lengths)
+    sums = np.bincount(record[lowest], values[order][lowest], minlength=scores.records)
     means: FloatArray = sums / count
     return means

@@ -22,12 +22,12 @@ from unlearn_eval.membership import recall as recall_attack
 from unlearn_eval.utility import truth_ratio as truth_ratio_probe
 
 if TYPE_CHECKING:
-    from unlearn_eval.passes.base import Material, Planned
+    from unlearn_eval.passes.base import Material, PlannedPass
 
 __all__ = ["PASSES", "Pass", "check", "plan"]
 
 
-class _Module(Protocol):
+class _PassModule(Protocol):
     """What the file of a pass's attack or probe defines."""
 
     PAPER: str
@@ -53,7 +53,7 @@ class Pass:
     summary: str
 
 
-def _pass(name: str, package: str, module: _Module, cost: str) -> Pass:
+def _pass(name: str, package: str, module: _PassModule, cost: str) -> Pass:
     """Describe the pass for the attack or probe that a module defines."""
     return Pass(name, f"{package}.{name}", cost, module.PAPER, module.SUMMARY)
 
@@ -111,7 +111,7 @@ def check(names: Sequence[str], paraphrased: bool = False, perturbed: bool = Fal
         )
 
 
-def plan(names: Sequence[str], material: Material) -> list[Planned]:
+def plan(names: Sequence[str], material: Material) -> list[PlannedPass]:
     """Prepare the passes that an audit asks for, before any state is looked at.
 
     Args:

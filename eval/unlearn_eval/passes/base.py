@@ -18,14 +18,14 @@ from unlearn.model.state import ModelState
 from unlearn_eval.arrays import IntArray
 from unlearn_eval.passes.inputs import Perturbed
 from unlearn_eval.scores.cache import Cache
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Found", "Material", "Planned", "View"]
+__all__ = ["AuditedState", "Material", "PassResult", "PlannedPass"]
 
 
 @dataclass(frozen=True)
-class View:
+class AuditedState:
     """One state, ready to run.
 
     Attributes:
@@ -35,7 +35,7 @@ class View:
         digest: of its weights.
         folder: what was opened; None for the base.
         stamp: digest of all that decides what it computes.
-        state: what was opened, to be treated further; None for the base.
+        opened: what was opened, to be treated further; None for the base.
     """
 
     key: str
@@ -44,7 +44,7 @@ class View:
     digest: str
     folder: Path | None
     stamp: str
-    state: ModelState | None = None
+    opened: ModelState | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Material:
 
 
 @dataclass
-class Found:
+class PassResult:
     """What a pass found out about one state.
 
     Attributes:
@@ -108,16 +108,16 @@ class Found:
         prompted: scores of the forget records by prompt state.
     """
 
-    measures: dict[str, list[Measure]] = field(default_factory=dict)
+    measures: dict[str, list[Measurement]] = field(default_factory=dict)
     prompted: dict[str, TokenScores] = field(default_factory=dict)
 
-    def add(self, split: str, measure: Measure) -> None:
+    def add(self, split: str, measure: Measurement) -> None:
         """Add one measure of a split."""
         self.measures.setdefault(split, []).append(measure)
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedPass:
     """A pass with everything drawn and prepared.
 
     Attributes:
@@ -126,6 +126,6 @@ class Planned:
         unmeasured: by prompt state, which records it cannot look at, and why.
     """
 
-    run: Callable[[View, Mapping[str, TokenScores], Cache], Found]
+    run: Callable[[AuditedState, Mapping[str, TokenScores], Cache], PassResult]
     records: int
     unmeasured: Mapping[str, str] = field(default_factory=dict)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unlearn_eval.membership import con_recall
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.prefix import SHOTS, shots_prefix
 from unlearn_eval.passes.recall import after, sides_and_prefix
 from unlearn_eval.scores.cache import Cache
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["plan"]
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: two more forward passes over both sides.
 
     The members are drawn from the records kept, which every state but the base was trained on. The
@@ -33,18 +33,20 @@ def plan(material: Material) -> Planned:
     sides, prefix = sides_and_prefix(material, "con_recall")
     shots = material.drawn("retain", SHOTS, "con_recall")
     longest = max(len(e.ids) for _, part in sides.values() for e in part)
-    seen = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
+    seen_prefix = shots_prefix(material, [material.examples["retain"][i] for i in shots], longest)
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for split, (positions, part) in sides.items():
-            told = con_recall.score(
-                after(view, cache, material, part, prefix),
-                after(view, cache, material, part, seen),
+            values = con_recall.score(
+                after(audited, cache, material, part, prefix),
+                after(audited, cache, material, part, seen_prefix),
                 scores[split].per_record(scores[split].log_prob)[positions],
             )
             params = {"gamma": con_recall.GAMMA}
-            found.add(split, Measure("membership.con_recall", "score", positions, told, params))
-        return found
+            result.add(
+                split, Measurement("membership.con_recall", "score", positions, values, params)
+            )
+        return result
 
-    return Planned(run, 2 * sum(len(part) for _, part in sides.values()))
+    return PlannedPass(run, 2 * sum(len(part) for _, part in sides.values()))

@@ -16,10 +16,10 @@ from unlearn.errors import DataError
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.extraction.candidates import DIGIT, EXACT, SAMPLES, candidates, format_of, space
 from unlearn_eval.extraction.exposure import How, exposure
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import summed_log_probs
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["RECORDS", "plan"]
@@ -29,7 +29,7 @@ RECORDS = 16
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _SecretToRank:
     """A secret, its format and its record."""
 
     position: int
@@ -39,7 +39,7 @@ class _Asked:
     form: str
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: one over each other value of each secret.
 
     Digits vary and everything else of a value stays; secrets without digits are passed over. Of a
@@ -66,26 +66,26 @@ def plan(material: Material) -> Planned:
     ]
     chosen = [a for a in asked if a.position in where]
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
         bits = dict.fromkeys(where, 0.0)
         for a in chosen:
             truth = _examples(material, a, [a.value])
             how: How = "exact" if space(a.form) <= EXACT else "sampled"
             settings = [a.form, a.position, material.seed, material.template.name, TOKEN_BUDGET]
             settings += [EXACT, SAMPLES]
-            facts = ("exposure", view.stamp, examples_digest(truth), how, settings)
-            told = cache.get(partial(_log_probs, view, material, a), *facts)
-            found = exposure(float(told["truth"][0]), told["others"], how)
-            bits[a.position] = max(bits[a.position], found)
+            facts = ("exposure", audited.stamp, examples_digest(truth), how, settings)
+            log_probs = cache.get(partial(_log_probs, audited, material, a), *facts)
+            exposed = exposure(float(log_probs["truth"][0]), log_probs["others"], how)
+            bits[a.position] = max(bits[a.position], exposed)
         params = {"exact_up_to": EXACT, "samples": SAMPLES, "seed": material.seed}
         values = np.array([bits[i] for i in where])
-        measure = Measure("extraction.exposure", "mean", np.array(where), values, params)
-        return Found({"forget": [measure]})
+        measure = Measurement("extraction.exposure", "mean", np.array(where), values, params)
+        return PassResult({"forget": [measure]})
 
-    return Planned(run, sum(min(space(a.form) - 1, EXACT) for a in chosen))
+    return PlannedPass(run, sum(min(space(a.form) - 1, EXACT) for a in chosen))
 
 
-def _asked(material: Material) -> Iterator[_Asked]:
+def _asked(material: Material) -> Iterator[_SecretToRank]:
     """Yield the secrets that the model is to answer and that have a digit to vary."""
     kinds: dict[str, list[str]] = {}
     for records in material.records.values():
@@ -99,7 +99,7 @@ def _asked(material: Material) -> Iterator[_Asked]:
             form = format_of(value, kinds[secret.kind])
             if DIGIT not in form:
                 continue
-            found = _Asked(position, record, secret, value, form)
+            secret_to_rank = _SecretToRank(position, record, secret, value, form)
             (alone,) = encode(
                 [replace(record, secrets=(secret,))],
                 material.tokenizer,
@@ -109,32 +109,34 @@ def _asked(material: Material) -> Iterator[_Asked]:
             # another value takes at most a token a character
             room = material.max_length - len(value)
             if any(example.target[s.start : s.end].all() for s in alone.secrets if s.end <= room):
-                yield found
+                yield secret_to_rank
 
 
 def _value(record: Record, secret: Secret) -> str:
     return str(record.field(secret.field))[secret.start : secret.end]
 
 
-def _log_probs(view: View, material: Material, a: _Asked) -> dict[str, npt.NDArray[Any]]:
+def _log_probs(
+    audited: AuditedState, material: Material, a: _SecretToRank
+) -> dict[str, npt.NDArray[Any]]:
     """Return the log-probability of the true value, and those of the others in order of size."""
     values = [a.value, *candidates(a.value, a.form, (material.seed, a.position))]
-    found = summed_log_probs(view, _examples(material, a, values))
-    return {"truth": found[:1], "others": np.sort(found[1:])}
+    log_probs = summed_log_probs(audited, _examples(material, a, values))
+    return {"truth": log_probs[:1], "others": np.sort(log_probs[1:])}
 
 
-def _examples(material: Material, a: _Asked, values: Sequence[str]) -> list[Example]:
+def _examples(material: Material, a: _SecretToRank, values: Sequence[str]) -> list[Example]:
     """Write a record with other values of a secret, up to its end, the value the only target.
 
     Values have one length in characters, so that the spans of the record stay right.
     """
     rows = [_with(a.record, a.secret, value) for value in values]
-    found = []
+    examples = []
     for example in encode(rows, material.tokenizer, material.template, 1 << 30):
         (span,) = example.secrets
         at = np.arange(span.end)
-        found.append(Example(example.id, example.ids[: span.end], at >= span.start))
-    return found
+        examples.append(Example(example.id, example.ids[: span.end], at >= span.start))
+    return examples
 
 
 def _with(record: Record, secret: Secret, value: str) -> Record:

@@ -25,17 +25,17 @@ from unlearn.model.scoring import (
 )
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import grad_norm
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import check_targets
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.processes import sharded
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["gradient_norms", "plan", "trained"]
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the pass of an audit: gradient norms of the forget records and the holdout.
 
     Args:
@@ -46,21 +46,21 @@ def plan(material: Material) -> Planned:
     """
     sides = material.sides()
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
-        if view.key == "base":
-            return found
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
+        if audited.key == "base":
+            return result
         for split, part in sides.items():
-            facts = ("grad_norm", view.stamp, examples_digest(part), TOKEN_BUDGET)
-            norms = cache.get(partial(_norms, view, part), *facts)["norm"]
-            found.add(split, Measure("membership.grad_norm", "score", *_all(norms)))
-        return found
+            facts = ("grad_norm", audited.stamp, examples_digest(part), TOKEN_BUDGET)
+            norms = cache.get(partial(_norms, audited, part), *facts)["norm"]
+            result.add(split, Measurement("membership.grad_norm", "score", *_all(norms)))
+        return result
 
-    return Planned(run, sum(map(len, sides.values())))
+    return PlannedPass(run, sum(map(len, sides.values())))
 
 
-def _norms(view: View, part: Sequence[Example]) -> dict[str, FloatArray]:
-    return {"norm": gradient_norms(view.model, view.head, part)}
+def _norms(audited: AuditedState, part: Sequence[Example]) -> dict[str, FloatArray]:
+    return {"norm": gradient_norms(audited.model, audited.head, part)}
 
 
 def _all(norms: FloatArray) -> tuple[Any, FloatArray]:
@@ -100,8 +100,8 @@ def gradient_norms(
 
     def share(mine: list[int]) -> list[float]:
         part = [examples[i] for i in mine]
-        found: list[float] = _norms_of(model, head, part, token_budget, progress).tolist()
-        return found
+        norms: list[float] = _norms_of(model, head, part, token_budget, progress).tolist()
+        return norms
 
     return np.array(sharded(share, len(examples), progress), dtype=np.float64)
 
@@ -118,7 +118,7 @@ def _norms_of(
     weights = trained(model)
     factors = _factors(model, weights)
     apart = factors is None or any(f in set(head.module.modules()) for f in factors)
-    found = np.zeros(len(examples))
+    norms = np.zeros(len(examples))
     mode = model.training
     model.eval()
     try:
@@ -131,18 +131,18 @@ def _norms_of(
             if squares is None:
                 apart = True
                 squares = torch.cat([_alone(model, head, row, weights) for row in rows])
-            found[batch] = squares.sqrt().numpy()
+            norms[batch] = squares.sqrt().numpy()
             if progress:
                 progress(len(batch))
     finally:
         model.train(mode)
-    wrong = np.flatnonzero(~np.isfinite(found))
+    wrong = np.flatnonzero(~np.isfinite(norms))
     if wrong.size:
         raise DataError(
             f"record {examples[wrong[0]].id!r}: the gradient of its loss is NaN or infinite; look "
             "for overflow in the weights"
         )
-    return found
+    return norms
 
 
 def trained(model: Any) -> dict[str, nn.Parameter]:

@@ -10,10 +10,10 @@ from unlearn.data.loading import read_rows, record_of
 from unlearn.data.records import Records
 from unlearn.errors import DataError
 
-__all__ = ["Answers", "Perturbed", "read_paraphrases", "read_perturbed"]
+__all__ = ["OtherAnswers", "Perturbed", "read_paraphrases", "read_perturbed"]
 
 
-class Answers(NamedTuple):
+class OtherAnswers(NamedTuple):
     """Other answers to one record.
 
     Attributes:
@@ -25,7 +25,7 @@ class Answers(NamedTuple):
     paraphrase: str | None = None
 
 
-Perturbed = Mapping[str, Mapping[int, Answers]]
+Perturbed = Mapping[str, Mapping[int, OtherAnswers]]
 """Other answers by split and position."""
 
 
@@ -62,7 +62,7 @@ def read_perturbed(
         for i, record in enumerate(records):
             by_id.setdefault(record.id, (name, i))
             by_content.setdefault(record.canonical, (name, i))
-    found: dict[str, dict[int, Answers]] = {}
+    by_split: dict[str, dict[int, OtherAnswers]] = {}
     for place, row in rows:
         answers = _answers(row, place)
         if row.get("id") is not None:
@@ -70,16 +70,16 @@ def read_perturbed(
         else:
             at = by_content.get(record_of(row, place).canonical)
         if at is not None:
-            found.setdefault(at[0], {})[at[1]] = answers
-    if not found:
+            by_split.setdefault(at[0], {})[at[1]] = answers
+    if not by_split:
         raise DataError(
             f"{where}: no row belongs to a record of this audit; give each the record's id, or its "
             "question and answer"
         )
-    return found
+    return by_split
 
 
-def _answers(row: Any, place: str) -> Answers:
+def _answers(row: Any, place: str) -> OtherAnswers:
     """Read one row."""
     if not isinstance(row, Mapping):
         raise DataError(f"{place}: not an object")
@@ -92,7 +92,7 @@ def _answers(row: Any, place: str) -> Answers:
     paraphrase = row.get("paraphrased_answer")
     if paraphrase is not None and not _is_text(paraphrase):
         raise DataError(f"{place}: 'paraphrased_answer' must be text that is not empty")
-    return Answers(tuple(false), paraphrase)
+    return OtherAnswers(tuple(false), paraphrase)
 
 
 def _is_text(value: Any) -> bool:
@@ -116,7 +116,7 @@ def read_paraphrases(
     """
     if source is None:
         return {}
-    found: dict[str, list[str]] = {}
+    prompts: dict[str, list[str]] = {}
     if isinstance(source, Mapping):
         where = "paraphrases"
         rows = [(where, {"id": i, "prompt": text}) for i, texts in source.items() for text in texts]
@@ -125,12 +125,12 @@ def read_paraphrases(
         rows = [(f"{source}, {place}", row) for place, row in read_rows(source, "train")]
     for place, row in rows:
         name, prompt = (_text(row, key, place) for key in ("id", "prompt"))
-        found.setdefault(name, []).append(prompt)
+        prompts.setdefault(name, []).append(prompt)
     known = set(records.ids)
-    kept = {name: prompts for name, prompts in found.items() if name in known}
-    if not kept:
+    chosen = {name: prompts[name] for name in prompts if name in known}
+    if not chosen:
         raise DataError(f"{where}: no row has the id of a record to forget")
-    return kept
+    return chosen
 
 
 def _text(row: Mapping[str, Any], key: str, place: str) -> str:

@@ -17,10 +17,10 @@ from unlearn.model.generation import end_tokens
 from unlearn.model.scoring import TOKEN_BUDGET, score_examples
 from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.membership import neighbourhood
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import mean_log_probs
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.processes import sharded
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -35,7 +35,7 @@ SHARE = 0.1
 _AT_ONCE = 64
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: one that draws tokens, and one for each copy.
 
     Args:
@@ -47,32 +47,34 @@ def plan(material: Material) -> Planned:
     sides = material.sides()
     params = {"neighbours": NEIGHBOURS, "share": SHARE, "seed": material.seed}
 
-    def compute(view: View, part: Sequence[Example]) -> dict[str, FloatArray]:
-        ends = end_tokens(view.model, material.tokenizer)
+    def compute(audited: AuditedState, part: Sequence[Example]) -> dict[str, FloatArray]:
+        ends = end_tokens(audited.model, material.tokenizer)
         rows = []
         for start in range(0, len(part), _AT_ONCE):
             some = part[start : start + _AT_ONCE]
             seed = (material.seed, start)
-            copies = neighbours(view, some, ends, seed=seed)
-            means = mean_log_probs(view, list(itertools.chain.from_iterable(copies)))
+            copies = neighbours(audited, some, ends, seed=seed)
+            means = mean_log_probs(audited, list(itertools.chain.from_iterable(copies)))
             rows.append(means.reshape(len(some), NEIGHBOURS))
         return {"mean": np.concatenate([np.zeros((0, NEIGHBOURS)), *rows])}
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for split, part in sides.items():
-            facts = ("neighbours", params, view.stamp, examples_digest(part), TOKEN_BUDGET)
-            means = cache.get(partial(compute, view, part), *facts)["mean"]
-            told = neighbourhood.score(scores[split].per_record(scores[split].log_prob), means)
+            facts = ("neighbours", params, audited.stamp, examples_digest(part), TOKEN_BUDGET)
+            means = cache.get(partial(compute, audited, part), *facts)["mean"]
+            values = neighbourhood.score(scores[split].per_record(scores[split].log_prob), means)
             positions = np.arange(len(part))
-            found.add(split, Measure("membership.neighbourhood", "score", positions, told, params))
-        return found
+            result.add(
+                split, Measurement("membership.neighbourhood", "score", positions, values, params)
+            )
+        return result
 
-    return Planned(run, (NEIGHBOURS + 1) * sum(map(len, sides.values())))
+    return PlannedPass(run, (NEIGHBOURS + 1) * sum(map(len, sides.values())))
 
 
 def neighbours(
-    view: View,
+    audited: AuditedState,
     examples: Sequence[Example],
     ends: IntArray,
     *,
@@ -88,7 +90,7 @@ def neighbours(
     Tokens that end a text are kept where there are others.
 
     Args:
-        view: the state.
+        audited: the state.
         examples: the records.
         ends: tokens that end a text.
         copies: how many of each record.
@@ -104,16 +106,16 @@ def neighbours(
     ]
 
     def draws(mine: list[int]) -> list[IntArray]:
-        found: dict[int, IntArray] = {}
+        drawn: dict[int, IntArray] = {}
 
         def observe(batch: Sequence[int], hidden: Tensor) -> None:
             sizes = [examples[mine[i]].targets for i in batch]
             for b, part in zip(batch, torch.split(hidden, sizes), strict=True):
                 i = mine[b]
-                found[i] = _draw(view, examples[i], part, chosen[i], [*seed, i])
+                drawn[i] = _draw(audited, examples[i], part, chosen[i], [*seed, i])
 
-        score_examples(view.model, view.head, [examples[i] for i in mine], observe=observe)
-        return [found[i] for i in mine]
+        score_examples(audited.model, audited.head, [examples[i] for i in mine], observe=observe)
+        return [drawn[i] for i in mine]
 
     drawn = sharded(draws, len(examples))
     return [
@@ -133,16 +135,16 @@ def _positions(
 
 
 def _draw(
-    view: View, example: Example, hidden: Tensor, chosen: IntArray, seed: Sequence[int]
+    audited: AuditedState, example: Example, hidden: Tensor, chosen: IntArray, seed: Sequence[int]
 ) -> IntArray:
     """Draw a token for every chosen position, in the shape of `chosen`."""
     state = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
     generator = torch.Generator().manual_seed(state)
     truth = torch.from_numpy(example.ids[example.target])
-    found = np.zeros_like(chosen)
+    drawn = np.zeros_like(chosen)
     for at in np.unique(chosen):
         where = chosen == at
-        logits = view.head(hidden[at : at + 1])[0].float().cpu()
+        logits = audited.head(hidden[at : at + 1])[0].float().cpu()
         logits[truth[at]] = -torch.inf
         p = logits.softmax(-1)
         if bool(p.isnan().any()):
@@ -150,10 +152,10 @@ def _draw(
                 f"record {example.id!r}, target token {at}: the logits are NaN; look for overflow "
                 "in the weights"
             )
-        found[where] = torch.multinomial(
+        drawn[where] = torch.multinomial(
             p, int(where.sum()), replacement=True, generator=generator
         ).numpy()
-    return found
+    return drawn
 
 
 def _changed(example: Example, at: IntArray, new: IntArray) -> Example:

@@ -16,7 +16,7 @@ from unlearn.data.tokenization import Example, encode
 from unlearn.errors import DataError
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.extraction.prompt_states import AFFIRMATIVE, ROLE_PLAY
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.prefix import inserted, prefixed, shots_prefix, text_tokens
 from unlearn_eval.scores.cache import Cache, examples_digest, pack, unpack
 from unlearn_eval.scores.model_scores import score_model
@@ -28,7 +28,7 @@ SHOTS = 4
 """Unseen records shown before one in the state `few_shot`; chosen here."""
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the passes of an audit: one over the forget records for each prompt state.
 
     Targets are the same tokens in `few_shot` and `affirmative`; other states write the record anew.
@@ -42,19 +42,19 @@ def plan(material: Material) -> Planned:
     """
     states, unmeasured = prompts(material)
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for name, part in states.items():
-            facts = ("scores", view.stamp, examples_digest(part), SAMPLERS, TOKEN_BUDGET)
-            known = unpack(cache.get(partial(_scored, view, part), *facts), part)
-            found.prompted[name] = known or score_model(view.model, view.head, part)
-        return found
+            facts = ("scores", audited.stamp, examples_digest(part), SAMPLERS, TOKEN_BUDGET)
+            known = unpack(cache.get(partial(_scored, audited, part), *facts), part)
+            result.prompted[name] = known or score_model(audited.model, audited.head, part)
+        return result
 
-    return Planned(run, sum(map(len, states.values())), unmeasured)
+    return PlannedPass(run, sum(map(len, states.values())), unmeasured)
 
 
-def _scored(view: View, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
-    return pack(score_model(view.model, view.head, part))
+def _scored(audited: AuditedState, part: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
+    return pack(score_model(audited.model, audited.head, part))
 
 
 class Prompts(NamedTuple):
@@ -84,15 +84,15 @@ def prompts(material: Material) -> Prompts:
     Returns:
         Examples by prompt state, and what does not fit.
     """
-    found = Prompts({}, {})
+    fitting = Prompts({}, {})
     limit = material.max_length
     for name, part in _states(material):
-        kept = [example for example in part if len(example.ids) <= limit]
-        if kept:
-            found.states[name] = kept
-        if len(kept) < len(part):
-            found.unmeasured[name] = _left_out(len(part) - len(kept), len(part), limit)
-    return found
+        short = [example for example in part if len(example.ids) <= limit]
+        if short:
+            fitting.states[name] = short
+        if len(short) < len(part):
+            fitting.unmeasured[name] = _left_out(len(part) - len(short), len(part), limit)
+    return fitting
 
 
 def _left_out(n: int, total: int, limit: int) -> str:
@@ -109,8 +109,8 @@ def _states(material: Material) -> Iterator[tuple[str, list[Example]]]:
         chosen = material.drawn("holdout", SHOTS, "prompt_states")
         shots = [material.examples["holdout"][i] for i in chosen]
         yield "few_shot", _after_shots(material, plain, shots)
-    told = [_role_play(record) for record in material.records["forget"]]
-    yield "role_play", _written(material, told, material.template)
+    role_plays = [_role_play(record) for record in material.records["forget"]]
+    yield "role_play", _written(material, role_plays, material.template)
     yes = text_tokens(material, AFFIRMATIVE)
     yield "affirmative", [inserted(e, yes, _answer(e)) for e in plain]
     if getattr(material.tokenizer, "chat_template", None):
@@ -137,19 +137,21 @@ def _role_play(record: Record) -> Record:
     """Return a record whose first question (or whose text) begins with the role."""
     turns = [dict(turn) for turn in record.messages or ()]
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
-    said = f"{ROLE_PLAY}\n\n"
+    opening = f"{ROLE_PLAY}\n\n"
     if record.form == "text":
         return record
     if record.form == "messages":
         if first is None:
             return record
-        turns[first]["content"] = said + turns[first]["content"]
+        turns[first]["content"] = opening + turns[first]["content"]
         field = f"messages.{first}.content"
         changed = replace(record, messages=tuple(turns))
     else:
-        field, changed = "prompt", replace(record, prompt=said + str(record.prompt))
+        field, changed = "prompt", replace(record, prompt=opening + str(record.prompt))
     moved = tuple(
-        replace(s, start=s.start + len(said), end=s.end + len(said)) if s.field == field else s
+        replace(s, start=s.start + len(opening), end=s.end + len(opening))
+        if s.field == field
+        else s
         for s in record.secrets
     )
     return replace(changed, secrets=moved)
@@ -180,21 +182,21 @@ def _other_template(material: Material) -> tuple[str, list[Example]]:
 
 def _paraphrased(material: Material) -> Iterator[tuple[str, list[Example]]]:
     records = {r.id: r for r in material.records["forget"] if r.form == "prompt"}
-    lost = [name for name in material.paraphrases if name not in records]
-    if lost:
+    without_prompt = [name for name in material.paraphrases if name not in records]
+    if without_prompt:
         raise DataError(
-            f"--paraphrases: record {lost[0]!r} has no prompt that another could replace; only "
-            "records with prompt and completion have"
+            f"--paraphrases: record {without_prompt[0]!r} has no prompt that another could "
+            "replace; only records with prompt and completion have"
         )
     most = max(map(len, material.paraphrases.values()), default=0)
     for k in range(most):
         asked = [
             replace(
                 records[name],
-                prompt=told[k],
+                prompt=others[k],
                 secrets=tuple(s for s in records[name].secrets if s.field != "prompt"),
             )
-            for name, told in material.paraphrases.items()
-            if len(told) > k and name in records
+            for name, others in material.paraphrases.items()
+            if len(others) > k and name in records
         ]
         yield f"paraphrase:{k + 1}", _written(material, asked, material.template)

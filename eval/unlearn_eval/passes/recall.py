@@ -10,11 +10,11 @@ from unlearn.data.tokenization import Example
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.membership import recall
-from unlearn_eval.passes.base import Found, Material, Planned, View
+from unlearn_eval.passes.base import AuditedState, Material, PassResult, PlannedPass
 from unlearn_eval.passes.likelihoods import mean_log_probs
 from unlearn_eval.passes.prefix import SHOTS, prefixed, shots_prefix
 from unlearn_eval.scores.cache import Cache, examples_digest
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["Sides", "after", "plan", "sides_and_prefix"]
@@ -23,7 +23,7 @@ Sides = Mapping[str, tuple[IntArray, list[Example]]]
 """By split, which records are scored, and the records."""
 
 
-def plan(material: Material) -> Planned:
+def plan(material: Material) -> PlannedPass:
     """Plan the pass of an audit: one more forward pass over both sides.
 
     The prefix is drawn from the holdout, at most half of it, and these records are not scored.
@@ -39,15 +39,15 @@ def plan(material: Material) -> Planned:
     """
     sides, prefix = sides_and_prefix(material, "recall")
 
-    def run(view: View, scores: Mapping[str, TokenScores], cache: Cache) -> Found:
-        found = Found()
+    def run(audited: AuditedState, scores: Mapping[str, TokenScores], cache: Cache) -> PassResult:
+        result = PassResult()
         for split, (positions, part) in sides.items():
             plain = scores[split].per_record(scores[split].log_prob)[positions]
-            told = recall.score(after(view, cache, material, part, prefix), plain)
-            found.add(split, Measure("membership.recall", "score", positions, told))
-        return found
+            values = recall.score(after(audited, cache, material, part, prefix), plain)
+            result.add(split, Measurement("membership.recall", "score", positions, values))
+        return result
 
-    return Planned(run, sum(len(part) for _, part in sides.values()))
+    return PlannedPass(run, sum(len(part) for _, part in sides.values()))
 
 
 def sides_and_prefix(material: Material, option: str) -> tuple[Sides, IntArray]:
@@ -75,12 +75,16 @@ def sides_and_prefix(material: Material, option: str) -> tuple[Sides, IntArray]:
 
 
 def after(
-    view: View, cache: Cache, material: Material, part: Sequence[Example], prefix: IntArray
+    audited: AuditedState,
+    cache: Cache,
+    material: Material,
+    part: Sequence[Example],
+    prefix: IntArray,
 ) -> FloatArray:
     """Return the mean log-probability of each record after a prefix, in nats.
 
     Args:
-        view: the state.
+        audited: the state.
         cache: where results are kept.
         material: what the audit has.
         part: the records.
@@ -90,8 +94,8 @@ def after(
         float64[R].
     """
     rows = [prefixed(material, example, prefix) for example in part]
-    found: FloatArray = cache.get(
-        lambda: {"mean": mean_log_probs(view, rows)},
-        *("mean after a prefix", view.stamp, examples_digest(rows), TOKEN_BUDGET),
+    arrays: FloatArray = cache.get(
+        lambda: {"mean": mean_log_probs(audited, rows)},
+        *("mean after a prefix", audited.stamp, examples_digest(rows), TOKEN_BUDGET),
     )["mean"]
-    return found
+    return arrays

@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn.provenance.lineage import now
 from unlearn_eval.results.shadows import Shadows
-from unlearn_eval.scores.measures import Measures, Prompted, Scores
+from unlearn_eval.scores.measures import Measurements, Prompted, Scores
 from unlearn_eval.statistics import Interval
 
 __all__ = ["Audit", "AuditRow", "row_of"]
@@ -77,7 +77,8 @@ class Audit:
         notes: what the user should know.
         unmeasured: by prompt state, which records do not fit in the model's context.
         files: digests of the files that decide what the unlearned state computes, by name.
-        records: keyed digests of the records to forget, see `unlearn_eval.audit.lineages.Told`.
+        records: keyed digests of the records to forget, see
+            `unlearn_eval.audit.lineages.LineageFacts`.
         references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
@@ -89,7 +90,7 @@ class Audit:
     states: Mapping[str, str]
     rows: Sequence[AuditRow]
     scores: Scores = field(repr=False)
-    measures: Measures = field(default_factory=dict, repr=False)
+    measures: Measurements = field(default_factory=dict, repr=False)
     prompted: Prompted = field(default_factory=dict, repr=False)
     treated: Mapping[str, Scores] = field(default_factory=dict, repr=False)
     shadows: Shadows | None = field(default=None, repr=False)
@@ -131,8 +132,8 @@ class Audit:
         """
         wanted = (state, split, probe, metric, prompt_state, deployment)
         for row in self.rows:
-            found = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
-            if found == wanted:
+            name = (row.state, row.split, row.probe, row.metric, row.prompt_state, row.deployment)
+            if name == wanted:
                 return row
         raise KeyError(wanted)
 
@@ -164,7 +165,7 @@ def row_of(
     split: str,
     probe: str,
     metric: str,
-    found: Interval,
+    estimate: Interval,
     params: Mapping[str, Any] | None = None,
 ) -> AuditRow:
     """Make a row of an estimate.
@@ -174,16 +175,16 @@ def row_of(
         split: its split.
         probe: its probe.
         metric: its metric.
-        found: the estimate; NaN and infinity become None, with a note.
+        estimate: the estimate; NaN and infinity become None, with a note.
         params: the probe's parameters.
 
     Returns:
         The row.
     """
     # JSON has neither NaN nor infinity
-    value, low, high = (float(x) if math.isfinite(x) else None for x in found[:3])
-    note = found.note
-    if math.isinf(found.value):
+    value, low, high = (float(x) if math.isfinite(x) else None for x in estimate[:3])
+    note = estimate.note
+    if math.isinf(estimate.value):
         note = "; ".join(filter(None, ["infinite", note]))
     return AuditRow(
         state=state,
@@ -193,10 +194,10 @@ def row_of(
         value=value,
         low=low,
         high=high,
-        n=found.n,
-        level=found.level,
-        interval=found.method,
-        clusters=found.clusters,
+        n=estimate.n,
+        level=estimate.level,
+        interval=estimate.method,
+        clusters=estimate.clusters,
         params=dict(params or {}),
         note=note,
     )

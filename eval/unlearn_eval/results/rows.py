@@ -11,11 +11,17 @@ import numpy as np
 from unlearn.errors import DataError
 from unlearn_eval.arrays import IntArray
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.membership import ATTACKS, CALIBRATED, Evidence
+from unlearn_eval.membership import ATTACKS, CALIBRATED, CalibrationData
 from unlearn_eval.membership.calibrated.attacks import Sides
 from unlearn_eval.results.audit_result import Audit, AuditRow, row_of
 from unlearn_eval.results.shadows import Shadows
-from unlearn_eval.scores.measures import Measure, Measures, Prompted, Scores, check_same_records
+from unlearn_eval.scores.measures import (
+    Measurement,
+    Measurements,
+    Prompted,
+    Scores,
+    check_same_records,
+)
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import (
     Interval,
@@ -29,12 +35,12 @@ from unlearn_eval.utility import calibration, loss
 __all__ = [
     "Audit",
     "AuditRow",
-    "Measure",
-    "Measures",
+    "Measurement",
+    "Measurements",
     "Scores",
     "audit_rows",
+    "calibration_data",
     "cluster_labels",
-    "evidence_of",
     "row_of",
 ]
 
@@ -48,7 +54,7 @@ def audit_rows(
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float = 0.95,
-    measures: Measures | None = None,
+    measures: Measurements | None = None,
     prompted: Prompted | None = None,
     shadows: Shadows | None = None,
 ) -> list[AuditRow]:
@@ -78,8 +84,8 @@ def audit_rows(
     for state, splits in scores.items():
         for split, matrix in splits.items():
             clusters = cluster_labels(subjects.get(split))
-            found = mean_interval(loss.score(matrix), level, clusters)
-            rows.append(row_of(state, split, "utility.loss", "mean", found))
+            interval = mean_interval(loss.score(matrix), level, clusters)
+            rows.append(row_of(state, split, "utility.loss", "mean", interval))
             if split != "forget" and matrix.top is not None and matrix.records:
                 both = calibration.calibration_intervals(matrix, level, clusters)
                 rows += [
@@ -91,9 +97,9 @@ def audit_rows(
                 if measure.probe.startswith("membership."):
                     continue
                 labels = _some(clusters, measure.positions)
-                found = mean_interval(measure.values, level, labels)
+                interval = mean_interval(measure.values, level, labels)
                 rows.append(
-                    row_of(state, split, measure.probe, measure.metric, found, measure.params)
+                    row_of(state, split, measure.probe, measure.metric, interval, measure.params)
                 )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level, shadows)
@@ -102,8 +108,8 @@ def audit_rows(
             place = {name: i for i, name in enumerate(splits["forget"].ids)}
             positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
             clusters = _some(cluster_labels(subjects.get("forget")), positions)
-            told = _extraction_rows(state, "forget", matrix, clusters, level)
-            rows += [replace(row, prompt_state=prompt_state) for row in told]
+            more_rows = _extraction_rows(state, "forget", matrix, clusters, level)
+            rows += [replace(row, prompt_state=prompt_state) for row in more_rows]
     return rows
 
 
@@ -124,9 +130,9 @@ def _extraction_rows(
                 continue
             part, labels = matrix.take(chosen), _some(clusters, chosen)
         for metric, options in probe.metrics.items():
-            interval = proportion_interval if metric.startswith("rate") else mean_interval
-            found = interval(probe.score(part, **options), level, labels)
-            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, found, options))
+            make_interval = proportion_interval if metric.startswith("rate") else mean_interval
+            interval = make_interval(probe.score(part, **options), level, labels)
+            rows.append(row_of(state, split, f"extraction.{probe.name}", metric, interval, options))
     return rows
 
 
@@ -151,8 +157,8 @@ def _membership_rows(
         x = attack.score(member, base.get("forget"))
         y = attack.score(other, base.get("holdout"))
         rows.append(row_of(state, "forget", probe, "auc", auc_interval(x, y, level, *clusters)))
-        found = tpr_at_fpr(x, y, _FPR, level)
-        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", found))
+        tpr = tpr_at_fpr(x, y, _FPR, level)
+        rows.append(row_of(state, "forget", probe, f"tpr@fpr={_FPR}", tpr))
     return rows
 
 
@@ -165,7 +171,7 @@ def _no_holdout(state: str, probe: str, n: int, level: float) -> AuditRow:
 
 def _measured_rows(
     state: str,
-    measures: Mapping[str, Sequence[Measure]],
+    measures: Mapping[str, Sequence[Measurement]],
     subjects: Mapping[str, Sequence[Hashable | None]],
     level: float,
 ) -> list[AuditRow]:
@@ -183,10 +189,10 @@ def _measured_rows(
             _some(cluster_labels(subjects.get("forget")), x.positions),
             _some(cluster_labels(subjects.get("holdout")), y.positions),
         )
-        found = auc_interval(x.values, y.values, level, *clusters)
-        rows.append(row_of(state, "forget", x.probe, "auc", found, x.params))
-        found = tpr_at_fpr(x.values, y.values, _FPR, level)
-        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", found, x.params))
+        interval = auc_interval(x.values, y.values, level, *clusters)
+        rows.append(row_of(state, "forget", x.probe, "auc", interval, x.params))
+        interval = tpr_at_fpr(x.values, y.values, _FPR, level)
+        rows.append(row_of(state, "forget", x.probe, f"tpr@fpr={_FPR}", interval, x.params))
     return rows
 
 
@@ -198,37 +204,42 @@ def _calibrated_rows(
     shadows: Shadows | None,
 ) -> list[AuditRow]:
     """AUC and TPR of the attacks that compare a state with references and with the holdout."""
-    evidence = evidence_of(state, scores, subjects, shadows)
-    if evidence is None:
+    data = calibration_data(state, scores, subjects, shadows)
+    if data is None:
         return []
     clusters = (cluster_labels(subjects.get("forget")), cluster_labels(subjects.get("holdout")))
     rows = []
     for attack in CALIBRATED.values():
         probe = f"membership.{attack.name}"
         try:
-            found = attack.compare(evidence) if attack.compare else None
+            attack_scores = attack.compare(data) if attack.compare else None
         except DataError as error:
-            n = evidence.target.member.records
+            n = data.target.member.records
             refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, str(error))
             rows.append(row_of(state, "forget", probe, "auc", refused))
             continue
-        if found is None:
+        if attack_scores is None:
             continue
         for metric, interval in (
-            ("auc", auc_interval(found.member, found.nonmember, level, *clusters)),
-            (f"tpr@fpr={_FPR}", tpr_at_fpr(found.member, found.nonmember, _FPR, level)),
+            ("auc", auc_interval(attack_scores.member, attack_scores.nonmember, level, *clusters)),
+            (
+                f"tpr@fpr={_FPR}",
+                tpr_at_fpr(attack_scores.member, attack_scores.nonmember, _FPR, level),
+            ),
         ):
-            noted = interval._replace(note="; ".join(filter(None, [found.note, interval.note])))
-            rows.append(row_of(state, "forget", probe, metric, noted, found.params))
+            noted = interval._replace(
+                note="; ".join(filter(None, [attack_scores.note, interval.note]))
+            )
+            rows.append(row_of(state, "forget", probe, metric, noted, attack_scores.params))
     return rows
 
 
-def evidence_of(
+def calibration_data(
     state: str,
     scores: Scores,
     subjects: Mapping[str, Sequence[Hashable | None]],
     shadows: Shadows | None = None,
-) -> Evidence | None:
+) -> CalibrationData | None:
     """Return what the attacks in `CALIBRATED` compare a state with.
 
     References stand for models that saw neither side. One that is itself audited is compared with
@@ -248,7 +259,7 @@ def evidence_of(
     references = [other for other in scores if other.startswith("reference:")]
     several = references if len(references) >= MIN_REFERENCES else []
     names = subjects.get("holdout") or [None] * scores[state]["holdout"].records
-    return Evidence(
+    return CalibrationData(
         target=_sides(scores[state]),
         references=[_sides(scores[other]) for other in several if other != state],
         base=_sides(scores["base"]) if "base" in scores else None,

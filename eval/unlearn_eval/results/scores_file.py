@@ -10,13 +10,13 @@ import numpy as np
 
 from unlearn.errors import DataError
 from unlearn_eval.results.audit_result import Audit
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Part", "Place", "read_scores", "scores_table"]
+__all__ = ["MatrixPlace", "StoredMatrix", "read_scores", "scores_table"]
 
 
-class Place(NamedTuple):
+class MatrixPlace(NamedTuple):
     """Where a score matrix belongs; fields as of an audit's rows."""
 
     state: str
@@ -28,8 +28,8 @@ class Place(NamedTuple):
 def scores_table(audit: Audit) -> Any:
     """Lay all score matrices of an audit out, a row a record, and what else was measured of it.
 
-    Columns: those of `Place`; `cluster`, a number that records about one subject share (never the
-    subject itself), empty where it is not known; those of `TokenScores.to_table`; and a column
+    Columns: those of `MatrixPlace`; `cluster`, a number that records about one subject share (never
+    the subject itself), empty where it is not known; those of `TokenScores.to_table`; and a column
     `PROBE.METRIC` for each further measurement of a record.
 
     Args:
@@ -49,7 +49,7 @@ def scores_table(audit: Audit) -> Any:
         named["cluster"] = pa.array([known.get(name) for name in matrix.ids], type=pa.int64())
         for position, (name, values) in enumerate(named.items()):
             table = table.add_column(position, name, values)
-        if place == Place(place.state, place.split):
+        if place == MatrixPlace(place.state, place.split):
             for measure in audit.measures.get(place.state, {}).get(place.split, ()):
                 column = _column(measure, matrix.records)
                 table = table.append_column(f"{measure.probe}.{measure.metric}", column)
@@ -57,34 +57,34 @@ def scores_table(audit: Audit) -> Any:
     return pa.concat_tables(parts, promote_options="default")
 
 
-def _matrices(audit: Audit) -> Iterator[tuple[Place, TokenScores]]:
+def _matrices(audit: Audit) -> Iterator[tuple[MatrixPlace, TokenScores]]:
     for state, splits in audit.scores.items():
         for split, matrix in splits.items():
-            yield Place(state, split), matrix
+            yield MatrixPlace(state, split), matrix
     for state, prompted in audit.prompted.items():
         for prompt_state, matrix in prompted.items():
-            yield Place(state, "forget", prompt_state), matrix
+            yield MatrixPlace(state, "forget", prompt_state), matrix
     for state, treated in audit.treated.items():
         for deployment, splits in treated.items():
             for split, matrix in splits.items():
-                yield Place(state, split, deployment=deployment), matrix
+                yield MatrixPlace(state, split, deployment=deployment), matrix
 
 
 def _clusters(audit: Audit) -> dict[str, dict[str, int]]:
     """Number the subjects of all splits alike."""
     numbers: dict[Hashable, int] = {}
     first: Mapping[str, TokenScores] = next(iter(audit.scores.values()), {})
-    found: dict[str, dict[str, int]] = {}
+    by_split: dict[str, dict[str, int]] = {}
     for split, matrix in first.items():
         subjects: Sequence[Hashable | None] = audit.subjects.get(split, ())
         for name, subject in zip(matrix.ids, subjects, strict=False):
             if subject is not None:
                 number = numbers.setdefault(subject, len(numbers))
-                found.setdefault(split, {})[name] = number
-    return found
+                by_split.setdefault(split, {})[name] = number
+    return by_split
 
 
-def _column(measure: Measure, records: int) -> Any:
+def _column(measure: Measurement, records: int) -> Any:
     import pyarrow as pa
 
     values = np.full(records, np.nan)
@@ -92,7 +92,7 @@ def _column(measure: Measure, records: int) -> Any:
     return pa.array(values, mask=np.isnan(values))
 
 
-class Part(NamedTuple):
+class StoredMatrix(NamedTuple):
     """A score matrix as it was read.
 
     Attributes:
@@ -104,7 +104,7 @@ class Part(NamedTuple):
     clusters: Sequence[int | None]
 
 
-def read_scores(path: str | Path) -> dict[Place, Part]:
+def read_scores(path: str | Path) -> dict[MatrixPlace, StoredMatrix]:
     """Read the score matrices of an audit's `scores.parquet`, bit for bit.
 
     Args:
@@ -124,21 +124,21 @@ def read_scores(path: str | Path) -> dict[Place, Part]:
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot read scores: {reason}; run the audit again") from error
-    missing = [name for name in (*Place._fields, "cluster") if name not in table.column_names]
+    missing = [name for name in (*MatrixPlace._fields, "cluster") if name not in table.column_names]
     if missing:
         raise DataError(
             f"{path}: no column {', '.join(missing)}; this is no audit's scores.parquet"
         )
-    rows: dict[Place, list[int]] = {}
-    columns = (table.column(name).to_pylist() for name in Place._fields)
+    rows: dict[MatrixPlace, list[int]] = {}
+    columns = (table.column(name).to_pylist() for name in MatrixPlace._fields)
     for i, place in enumerate(zip(*columns, strict=True)):
-        rows.setdefault(Place(*place), []).append(i)
-    found = {}
+        rows.setdefault(MatrixPlace(*place), []).append(i)
+    matrices = {}
     for place, where in rows.items():
         part = table.take(where)
         try:
             scores = TokenScores.from_table(part)
         except (DataError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}, state {place.state!r}, split {place.split!r}: {e}") from e
-        found[place] = Part(scores, part.column("cluster").to_pylist())
-    return found
+        matrices[place] = StoredMatrix(scores, part.column("cluster").to_pylist())
+    return matrices

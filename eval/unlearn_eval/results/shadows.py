@@ -74,6 +74,6 @@ def membership(
             )
         trained.append(set(line.records.trained))
     return {
-        name: np.array([[digest in seen for digest in part] for seen in trained])
+        name: np.array([[digest in digests_seen for digest in part] for digests_seen in trained])
         for name, part in digests.items()
     }

@@ -29,7 +29,7 @@ class Treatment:
         needs: what it needs, in words; empty for nothing.
         passes: about how many passes over the records each treated state takes, for progress bars.
         run: the function that applies it, as `module:name`; it takes `(state, examples, setting)`
-            and what can be set of it (`treatments/options.py`), and yields `Treated` states
+            and what can be set of it (`treatments/options.py`), and yields `TreatedState` states
             (`treatments/treated.py`).
     """
 
@@ -49,8 +49,8 @@ class Treatment:
     def function(self) -> Callable[..., Any]:
         """Import what applies it; torch comes with it."""
         module, _, name = self.run.partition(":")
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return found
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
 
 
 _HERE = "unlearn_eval.robustness.treatments"

@@ -13,7 +13,7 @@ from unlearn.data.tokenization import Example
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn.model.state import ModelState
 from unlearn_eval.robustness import Treatment
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState
 from unlearn_eval.scores.cache import Arrays, Cache, examples_digest, pack, unpack
 from unlearn_eval.scores.token_scores import SAMPLERS, TokenScores
 
@@ -30,7 +30,7 @@ def apply(
     options: Mapping[str, Any],
     cache: Cache,
     stamp: str,
-) -> list[Treated]:
+) -> list[TreatedState]:
     """Apply a treatment in all its variants, unless the cache holds what came of it.
 
     Args:
@@ -56,32 +56,34 @@ def apply(
     return known
 
 
-def _packed(found: Sequence[Treated], examples: Examples) -> dict[str, Any]:
+def _packed(treated_states: Sequence[TreatedState], examples: Examples) -> dict[str, Any]:
     """Return treated states as arrays: no ids of records, which are positions here."""
-    about = json.dumps([[t.deployment, dict(t.params), t.across, list(t.scores)] for t in found])
+    about = json.dumps(
+        [[t.deployment, dict(t.params), t.across, list(t.scores)] for t in treated_states]
+    )
     arrays = {_ABOUT: np.frombuffer(about.encode(), dtype=np.int8)}
-    for number, one in enumerate(found):
-        for split, matrix in one.scores.items():
+    for number, treated in enumerate(treated_states):
+        for split, matrix in treated.scores.items():
             at = {example.id: i for i, example in enumerate(examples[split])}
             columns = pack(matrix) | {"positions": np.array([at[name] for name in matrix.ids])}
             arrays |= {f"{number}/{split}/{name}": values for name, values in columns.items()}
     return arrays
 
 
-def _unpacked(arrays: Arrays | None, examples: Examples) -> list[Treated] | None:
+def _unpacked(arrays: Arrays | None, examples: Examples) -> list[TreatedState] | None:
     """Return treated states from what `_packed` made, or None if they are not of these records."""
     if arrays is None:
         return None
     try:
-        found = []
+        treated_states = []
         for number, (deployment, params, across, splits) in enumerate(
             json.loads(arrays[_ABOUT].tobytes().decode())
         ):
             scores = {s: _matrix(arrays, f"{number}/{s}/", examples[s]) for s in splits}
-            found.append(Treated(deployment, scores, params, across))
+            treated_states.append(TreatedState(deployment, scores, params, across))
     except (KeyError, IndexError, ValueError):
         return None
-    return found
+    return treated_states
 
 
 def _matrix(arrays: Arrays, prefix: str, part: Sequence[Example]) -> TokenScores:

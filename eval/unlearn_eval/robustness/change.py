@@ -20,8 +20,8 @@ from unlearn_eval.statistics.delong import placements
 
 __all__ = [
     "Change",
-    "Comparison",
-    "Error",
+    "ChangeComparison",
+    "ChangeCovariance",
     "auc_change",
     "averaged",
     "compared",
@@ -46,7 +46,7 @@ class Change(NamedTuple):
     parts: FloatArray
 
 
-class Error(NamedTuple):
+class ChangeCovariance(NamedTuple):
     """Variances and covariance of (Δ_u, Δ_r) from one source.
 
     Attributes:
@@ -62,7 +62,7 @@ class Error(NamedTuple):
     freedom: float
 
 
-class Comparison(NamedTuple):
+class ChangeComparison(NamedTuple):
     """The changes of an unlearned model and of references, with their errors.
 
     Attributes:
@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
 
     unlearned: float
     reference: float
-    errors: tuple[Error, ...]
+    errors: tuple[ChangeCovariance, ...]
 
 
 def mean_change(before: FloatArray, after: FloatArray, codes: IntArray) -> Change:
@@ -133,7 +133,7 @@ def _sum(parts: Sequence[FloatArray]) -> FloatArray:
 
 def compared(
     unlearned: Sequence[Change], references: Sequence[Sequence[Change]], freedom: float
-) -> Comparison:
+) -> ChangeComparison:
     """Put the changes of an unlearned model beside those of references.
 
     Errors add up over records (the products of both models' parts), over seeds where there are
@@ -155,8 +155,8 @@ def compared(
     size = max(len(ours.parts), len(mean.parts))
     a, b = (np.pad(c.parts, (0, size - len(c.parts))) for c in (ours, mean))
     if not math.isfinite(ours.value + mean.value):
-        return Comparison(ours.value, mean.value, ())
-    errors = [Error(float(a @ a), float(a @ b), float(b @ b), freedom)]
+        return ChangeComparison(ours.value, mean.value, ())
+    errors = [ChangeCovariance(float(a @ a), float(a @ b), float(b @ b), freedom)]
     seeds = len(unlearned)
     if seeds > 1:
         runs = np.array(
@@ -166,43 +166,43 @@ def compared(
             ]
         )
         spread = np.cov(runs) / seeds
-        errors.append(Error(spread[0, 0], spread[0, 1], spread[1, 1], seeds - 1))
+        errors.append(ChangeCovariance(spread[0, 0], spread[0, 1], spread[1, 1], seeds - 1))
     if len(theirs) > 1:
         several = float(np.var([c.value for c in theirs], ddof=1)) / len(theirs)
-        errors.append(Error(0.0, 0.0, several, len(theirs) - 1))
-    return Comparison(ours.value, mean.value, tuple(errors))
+        errors.append(ChangeCovariance(0.0, 0.0, several, len(theirs) - 1))
+    return ChangeComparison(ours.value, mean.value, tuple(errors))
 
 
 def _error(
-    found: Comparison, a: npt.ArrayLike, b: npt.ArrayLike
+    changes: ChangeComparison, a: npt.ArrayLike, b: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return a Δ_u − b Δ_r, its standard error and degrees of freedom (Satterthwaite)."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     total, spread = np.zeros(np.broadcast(a, b).shape), np.zeros(np.broadcast(a, b).shape)
-    for error in found.errors:
+    for error in changes.errors:
         one = np.maximum(a**2 * error.uu - 2 * a * b * error.ur + b**2 * error.rr, 0.0)
         total = total + one
         spread = spread + one**2 / error.freedom
     freedom = np.divide(total**2, spread, out=np.ones_like(total), where=spread > 0)
-    return a * found.unlearned - b * found.reference, np.sqrt(total), freedom
+    return a * changes.unlearned - b * changes.reference, np.sqrt(total), freedom
 
 
-def excess_interval(found: Comparison, level: float) -> tuple[float, float, float, float]:
+def excess_interval(changes: ChangeComparison, level: float) -> tuple[float, float, float, float]:
     """Return an interval for Δ_u − Δ_r, ± t · standard error.
 
     Args:
-        found: the changes.
+        changes: the changes.
         level: confidence level, two-sided.
 
     Returns:
         (low, high, standard error, degrees of freedom).
     """
-    value, error, freedom = (float(x) for x in _error(found, 1.0, 1.0))
+    value, error, freedom = (float(x) for x in _error(changes, 1.0, 1.0))
     half = float(stats.t.isf((1 - level) / 2, freedom)) * error
     return value - half, value + half, error, freedom
 
 
-def resemblance_interval(found: Comparison, level: float) -> tuple[float, float]:
+def resemblance_interval(changes: ChangeComparison, level: float) -> tuple[float, float]:
     """Return an interval for R = 1 − |Δ_u − Δ_r| / (|Δ_u| + |Δ_r|).
 
     R is 2/(1 + ρ) for changes in one direction, one ρ ≥ 1 times the other, and 0 for others. It has
@@ -217,7 +217,7 @@ def resemblance_interval(found: Comparison, level: float) -> tuple[float, float]
     accepted: [0, 1] says that nothing is known.
 
     Args:
-        found: the changes.
+        changes: the changes.
         level: confidence level.
 
     Returns:
@@ -226,19 +226,21 @@ def resemblance_interval(found: Comparison, level: float) -> tuple[float, float]
     r = np.linspace(0.0, 1.0, _STEPS + 1)
     q = r / (2.0 - r)
     angle = np.linspace(0.0, math.pi / 2, _STEPS + 1)
-    kept = _accepted(found, np.ones_like(q), q, level) | _accepted(found, q, np.ones_like(q), level)
-    if _accepted(found, np.cos(angle), -np.sin(angle), level).any():
-        kept[0] = True
-    moved = abs(found.unlearned) + abs(found.reference)
-    own = 1.0 - abs(found.unlearned - found.reference) / moved if moved else 1.0
-    inside = np.append(r[kept], own)
+    accepted = _accepted(changes, np.ones_like(q), q, level) | _accepted(
+        changes, q, np.ones_like(q), level
+    )
+    if _accepted(changes, np.cos(angle), -np.sin(angle), level).any():
+        accepted[0] = True
+    moved = abs(changes.unlearned) + abs(changes.reference)
+    own = 1.0 - abs(changes.unlearned - changes.reference) / moved if moved else 1.0
+    inside = np.append(r[accepted], own)
     return float(inside.min()), float(inside.max())
 
 
 def _accepted(
-    found: Comparison, a: FloatArray, b: FloatArray, level: float
+    changes: ChangeComparison, a: FloatArray, b: FloatArray, level: float
 ) -> npt.NDArray[np.bool_]:
-    value, error, freedom = _error(found, a, b)
+    value, error, freedom = _error(changes, a, b)
     limit = stats.t.isf((1 - level) / 2, freedom) * error
     accepted: npt.NDArray[np.bool_] = np.abs(value) <= limit
     return accepted

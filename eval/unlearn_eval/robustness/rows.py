@@ -17,13 +17,14 @@ from unlearn_eval.results.rows import cluster_labels
 from unlearn_eval.robustness import Treatment, resemblance
 from unlearn_eval.robustness.change import (
     Change,
+    ChangeComparison,
     auc_change,
     compared,
     excess_interval,
     mean_change,
     resemblance_interval,
 )
-from unlearn_eval.robustness.treatments.treated import Treated
+from unlearn_eval.robustness.treatments.treated import TreatedState
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, mean_interval, proportion_interval
@@ -31,7 +32,7 @@ from unlearn_eval.statistics.common import Grouping, group, no_interval
 from unlearn_eval.utility import loss
 
 if TYPE_CHECKING:
-    from unlearn_eval.robustness.run import Trial
+    from unlearn_eval.robustness.run import TreatmentRuns
 
 __all__ = ["MIN_RECORDS", "robustness_rows"]
 
@@ -67,7 +68,7 @@ class _Moved:
 
 
 def robustness_rows(
-    trial: Trial, scores: Scores, subjects: Subjects, level: float = 0.95
+    runs: TreatmentRuns, scores: Scores, subjects: Subjects, level: float = 0.95
 ) -> list[AuditRow]:
     """Compute every number of the treated states, and how the unlearned one compares.
 
@@ -82,7 +83,7 @@ def robustness_rows(
     references; with one reference nothing tells how much references differ.
 
     Args:
-        trial: what the treatments gave.
+        runs: what the treatments gave.
         scores: of the untreated states, by state and split.
         subjects: by split, the subject of each record, or None where it has none.
         level: confidence level of the intervals.
@@ -93,22 +94,22 @@ def robustness_rows(
     rows: list[AuditRow] = []
     # by treatment, deployment and metric: what each state's runs gave
     moved: dict[tuple[Treatment, str, _Metric], dict[str, list[_Moved]]] = {}
-    for key, treated_states in trial.found.items():
-        found: list[AuditRow] = []
+    for key, treated_states in runs.treated.items():
+        of_state: list[AuditRow] = []
         for treatment, treated in treated_states:
-            found += _treated_rows(key, treated, scores[key], subjects, level)
+            of_state += _treated_rows(key, treated, scores[key], subjects, level)
             name = treated.across or treated.deployment
             for metric, change in _moves(treated, scores[key], subjects):
                 where = (treatment, name, metric)
                 moved.setdefault(where, {}).setdefault(key, []).append(change)
-        rows += found + _means_over_seeds(treated_states, found, level)
+        rows += of_state + _means_over_seeds(treated_states, of_state, level)
     for (treatment, name, metric), by_state in moved.items():
-        told = _comparison(metric, by_state, level)
+        compared_rows = _comparison(metric, by_state, level)
         rows += [
             replace(row_of("after", "forget", treatment.probe, *rest), deployment=name)
-            for rest in told
+            for rest in compared_rows
         ]
-    for key, reasons in trial.refused.items():
+    for key, reasons in runs.refused.items():
         for treatment, reason in reasons:
             n = scores[key]["forget"].records
             refused = no_interval(math.nan, n, level, None, f"{treatment.name}: {reason}")
@@ -119,7 +120,7 @@ def robustness_rows(
 
 def _treated_rows(
     key: str,
-    treated: Treated,
+    treated: TreatedState,
     plain: Mapping[str, TokenScores],
     subjects: Subjects,
     level: float,
@@ -128,9 +129,10 @@ def _treated_rows(
     labels = {s: _labels(subjects.get(s), plain[s], part) for s, part in treated.scores.items()}
     return [
         replace(
-            row_of(key, split, probe, metric, found, treated.params), deployment=treated.deployment
+            row_of(key, split, probe, metric, interval, treated.params),
+            deployment=treated.deployment,
         )
-        for split, probe, metric, found in _numbers(treated.scores, labels, level)
+        for split, probe, metric, interval in _numbers(treated.scores, labels, level)
     ]
 
 
@@ -153,17 +155,19 @@ def _numbers(
     if "holdout" in splits:
         attack = ATTACKS["loss"]
         x, y = attack.score(splits["forget"]), attack.score(splits["holdout"])
-        found = auc_interval(x, y, level, labels["forget"], labels["holdout"])
-        yield "forget", "membership.loss", "auc", found
+        area = auc_interval(x, y, level, labels["forget"], labels["holdout"])
+        yield "forget", "membership.loss", "auc", area
 
 
 def _means_over_seeds(
-    treated_states: Sequence[tuple[Treatment, Treated]], found: Sequence[AuditRow], level: float
+    treated_states: Sequence[tuple[Treatment, TreatedState]],
+    rows_of_runs: Sequence[AuditRow],
+    level: float,
 ) -> list[AuditRow]:
     """Return the means of the rows of runs that differ by their seed."""
     across = {t.deployment: t.across for _, t in treated_states if t.across}
     runs: dict[tuple[str, str, str, str], list[AuditRow]] = {}
-    for row in found:
+    for row in rows_of_runs:
         if row.deployment in across:
             where = (across[row.deployment], row.split, row.probe, row.metric)
             runs.setdefault(where, []).append(row)
@@ -183,7 +187,7 @@ def _means_over_seeds(
 
 
 def _moves(
-    treated: Treated, plain: Mapping[str, TokenScores], subjects: Subjects
+    treated: TreatedState, plain: Mapping[str, TokenScores], subjects: Subjects
 ) -> Iterator[tuple[_Metric, _Moved]]:
     """Yield how far each metric of the forget records moved."""
     sides = [split for split in ("forget", "holdout") if split in treated.scores]
@@ -232,60 +236,70 @@ def _comparison(
     metric: _Metric, by_state: Mapping[str, Sequence[_Moved]], level: float
 ) -> Iterator[tuple[str, Interval, dict[str, Any]]]:
     """Yield (metric, estimate, params) of R and of the excess."""
-    ours = by_state.get("after", ())
-    theirs = {key: runs for key, runs in by_state.items() if key != "after"}
-    every = [move for runs in by_state.values() for move in runs]
-    n = (ours or every)[0].n
-    params: dict[str, Any] = {"metric": metric.metric, "references": len(theirs)}
+    unlearned = by_state.get("after", ())
+    references = [runs for state, runs in by_state.items() if state != "after"]
+    n = next(move.n for runs in (unlearned, *references) for move in runs)
+    params: dict[str, Any] = {"metric": metric.metric, "references": len(references)}
     names = (f"R[{metric.probe}]", f"excess[{metric.probe}]")
-    if not ours or not theirs:
+    if not unlearned or not references:
         note = (
             "no reference to compare with: pass --reference"
-            if ours
+            if unlearned
             else "the unlearned state has no value"
         )
-        delta = float(np.mean([m.change.value for m in ours])) if ours else math.nan
+        delta = float(np.mean([m.change.value for m in unlearned])) if unlearned else math.nan
         params |= {"delta": _finite(delta), "delta_reference": None}
         for name in names:
             yield name, no_interval(math.nan, n, level, None, note), params
         return
-    grouping = ours[0].grouping
-    method = grouping.method("records")
-    unit = grouping if method == "cluster" else grouping.by_record()
-    freedom = min(unit.effective) - 1
-    found = compared(
-        [m.change for m in ours],
-        [[m.change for m in runs] for runs in theirs.values()],
-        freedom,
+    grouping = unlearned[0].grouping
+    unit = grouping if grouping.method("records") == "cluster" else grouping.by_record()
+    changes = compared(
+        [move.change for move in unlearned],
+        [[move.change for move in runs] for runs in references],
+        min(unit.effective) - 1,
     )
     params |= {
-        "delta": _finite(found.unlearned),
-        "delta_reference": _finite(found.reference),
-        "seeds": len(ours),
+        "delta": _finite(changes.unlearned),
+        "delta_reference": _finite(changes.reference),
+        "seeds": len(unlearned),
     }
-    r = resemblance(found.unlearned, found.reference)
-    excess = found.unlearned - found.reference
-    note = ""
+    estimates = _estimates(changes, grouping, n, len(references), level)
+    for name, (interval, more) in zip(names, estimates, strict=True):
+        yield name, interval, params | more
+
+
+def _estimates(
+    changes: ChangeComparison, grouping: Grouping, n: int, references: int, level: float
+) -> tuple[tuple[Interval, dict[str, float]], tuple[Interval, dict[str, float]]]:
+    """Return R and the excess, each with what else is to be said of it."""
+    r = resemblance(changes.unlearned, changes.reference)
+    excess = changes.unlearned - changes.reference
+    refused = ""
     if not math.isfinite(r):
-        note = "a difference is infinite or undefined"
+        refused = "a difference is infinite or undefined"
     elif n < MIN_RECORDS:
-        note = f"an interval needs {MIN_RECORDS} records, and there are {n}"
-    elif not (found.errors[0].uu > 0 and found.errors[0].rr > 0):
-        note = "all records moved alike, or none: nothing tells how much they vary"
-    if note:
-        for name, value in zip(names, (r, excess), strict=True):
-            shown = value if math.isfinite(value) else math.nan
-            yield name, no_interval(shown, n, level, grouping.clusters, note), params
-        return
+        refused = f"an interval needs {MIN_RECORDS} records, and there are {n}"
+    elif not (changes.errors[0].uu > 0 and changes.errors[0].rr > 0):
+        refused = "all records moved alike, or none: nothing tells how much they vary"
+    if refused:
+        first, second = (
+            no_interval(
+                value if math.isfinite(value) else math.nan, n, level, grouping.clusters, refused
+            )
+            for value in (r, excess)
+        )
+        return (first, {}), (second, {})
     notes = [grouping.note] if grouping.note else []
-    if len(theirs) == 1:
+    if references == 1:
         notes.append("one reference does not show how much references differ")
-    said = "; ".join(notes)
-    low, high = resemblance_interval(found, level)
-    yield names[0], Interval(r, low, high, n, level, method, grouping.clusters, said), params
-    low, high, error, nu = excess_interval(found, level)
-    more = params | {"standard_error": error, "freedom": nu}
-    yield names[1], Interval(excess, low, high, n, level, method, grouping.clusters, said), more
+    rest = (n, level, grouping.method("records"), grouping.clusters, "; ".join(notes))
+    r_low, r_high = resemblance_interval(changes, level)
+    low, high, error, freedom = excess_interval(changes, level)
+    return (
+        (Interval(r, r_low, r_high, *rest), {}),
+        (Interval(excess, low, high, *rest), {"standard_error": error, "freedom": freedom}),
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -15,12 +15,12 @@ from unlearn.training.fitting import sample
 from unlearn_eval.robustness import Treatment
 from unlearn_eval.robustness.cached import apply
 from unlearn_eval.robustness.treatments.options import OPTIONS, Options
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState
 from unlearn_eval.scores.cache import Cache
 from unlearn_eval.scores.processes import ProcessLostError, everywhere
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Trial", "treats"]
+__all__ = ["TreatmentRuns", "treats"]
 
 
 def treats(key: str) -> bool:
@@ -29,7 +29,7 @@ def treats(key: str) -> bool:
 
 
 @dataclass
-class Trial:
+class TreatmentRuns:
     """Treatments of the states of an audit, as these pass by.
 
     Attributes:
@@ -37,7 +37,7 @@ class Trial:
         setting: shared by all.
         cache: where what they gave is kept.
         options: what was set of each, by name; the defaults of those that are missing.
-        found: by state, what each treatment gave.
+        treated: by state, what each treatment gave.
         refused: by state, why a treatment was not possible.
     """
 
@@ -45,7 +45,7 @@ class Trial:
     setting: Setting
     cache: Cache = field(default_factory=Cache)
     options: Mapping[str, Options] = field(default_factory=dict)
-    found: dict[str, list[tuple[Treatment, Treated]]] = field(default_factory=dict)
+    treated: dict[str, list[tuple[Treatment, TreatedState]]] = field(default_factory=dict)
     refused: dict[str, list[tuple[Treatment, str]]] = field(default_factory=dict)
 
     def work(self, examples: Examples) -> int:
@@ -77,12 +77,12 @@ class Trial:
             stamp: digest of all that decides what the state computes; empty keeps nothing.
         """
         some = _looked_at(examples)
-        found = self.found.setdefault(key, [])
+        treated_states = self.treated.setdefault(key, [])
         for treatment in self.treatments:
             how = self._options(treatment).model_dump()
             work = partial(apply, treatment, state, some, self.setting, how, self.cache, stamp)
             try:
-                found += [(treatment, t) for t in everywhere(work)]
+                treated_states += [(treatment, t) for t in everywhere(work)]
             except ProcessLostError:
                 raise
             except UnlearnError as error:
@@ -94,9 +94,9 @@ class Trial:
     def scores(self) -> dict[str, dict[str, Mapping[str, TokenScores]]]:
         """Return the score matrices of all treated states, by state, deployment and split."""
         return {
-            key: {treated.deployment: treated.scores for _, treated in found}
-            for key, found in self.found.items()
-            if found
+            key: {treated.deployment: treated.scores for _, treated in treated_states}
+            for key, treated_states in self.treated.items()
+            if treated_states
         }
 
     def _options(self, treatment: Treatment) -> Options:

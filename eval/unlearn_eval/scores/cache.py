@@ -30,6 +30,7 @@ import numpy.typing as npt
 from unlearn.data.tokenization import Example
 from unlearn.errors import DataError, OutputError
 from unlearn.files import staged_file
+from unlearn.model.opening import Opening
 from unlearn.model.state import ModelState
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import library_versions, weights_digest
@@ -136,11 +137,11 @@ class Cache:
         Returns:
             The arrays by name.
         """
-        found: Arrays | None = self.read(*facts)
-        if found is None:
-            found = compute()
-            self.write(found, *facts)
-        return found
+        arrays: Arrays | None = self.read(*facts)
+        if arrays is None:
+            arrays = compute()
+            self.write(arrays, *facts)
+        return arrays
 
     def trim(self, limit: int = _LIMIT) -> None:
         """Delete the entries that were not used for longest, down to a size, and what kills left.
@@ -214,20 +215,19 @@ def folder_digest(folder: str | Path) -> str:
     return total.hexdigest()
 
 
-def setting(state: ModelState, opening: Mapping[str, Any]) -> str:
+def setting(state: ModelState, opening: Opening) -> str:
     """Return in what form models are run, as far as it shows in their numbers.
 
     Args:
         state: an opened state.
-        opening: the options it was opened with.
+        opening: how it was opened.
 
     Returns:
         Text.
     """
     kind = str(next(state.model.parameters()).dtype)
-    four = bool(opening.get("load_in_4bit"))
     versions = {k: v for k, v in library_versions().items() if k != "datasets"}
-    return json.dumps([kind, state.device.type, four, sorted(versions.items())])
+    return json.dumps([kind, state.device.type, opening.load_in_4bit, sorted(versions.items())])
 
 
 def pack(scores: TokenScores) -> dict[str, npt.NDArray[Any]]:

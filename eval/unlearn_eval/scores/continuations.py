@@ -128,7 +128,7 @@ def _continued(
     progress: Callable[[int], None] | None,
 ) -> list[IntArray]:
     """Let a model write on from tokens in this process."""
-    found: dict[int, IntArray] = {}
+    texts: dict[int, IntArray] = {}
     mode = model.training
     model.eval()
     try:
@@ -140,12 +140,12 @@ def _continued(
             for i, row in zip(batch, written, strict=True):
                 row = row[: lengths[i]]
                 stop = np.flatnonzero(np.isin(row, ends))
-                found[i] = row[: int(stop[0])] if stop.size else row
+                texts[i] = row[: int(stop[0])] if stop.size else row
             if progress:
                 progress(len(batch))
     finally:
         model.train(mode)
-    return [found[i] for i in range(len(beginnings))]
+    return [texts[i] for i in range(len(beginnings))]
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> IntArray:

@@ -10,14 +10,14 @@ from unlearn.errors import DataError
 from unlearn_eval.arrays import FloatArray, IntArray
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Measure", "Measures", "Prompted", "Scores", "check_same_records"]
+__all__ = ["Measurement", "Measurements", "Prompted", "Scores", "check_same_records"]
 
 Scores = Mapping[str, Mapping[str, TokenScores]]
 """Score matrices by state (`before`, `after`, `reference:0`, …, `base`) and split."""
 
 
 @dataclass(frozen=True, eq=False)
-class Measure:
+class Measurement:
     """What else was measured of some records of one state and split, beside likelihoods.
 
     Attributes:
@@ -36,7 +36,7 @@ class Measure:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-Measures = Mapping[str, Mapping[str, Sequence[Measure]]]
+Measurements = Mapping[str, Mapping[str, Sequence[Measurement]]]
 """Other measurements by state and split."""
 
 Prompted = Mapping[str, Mapping[str, TokenScores]]

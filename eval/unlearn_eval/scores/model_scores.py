@@ -71,7 +71,7 @@ def _scored(
     observe: Callable[[Sequence[int], Tensor], None],
 ) -> TokenScores:
     """Score examples in this process."""
-    found, offsets = score_examples(
+    statistics, offsets = score_examples(
         model,
         head,
         examples,
@@ -83,16 +83,16 @@ def _scored(
     return TokenScores(
         ids=tuple(e.id for e in examples),
         offsets=offsets,
-        log_prob=found.log_prob.double().numpy(),
-        hit=found.hit.numpy(),
-        rank=found.rank.numpy(),
-        mean=found.mean.double().numpy(),
-        std=found.std.double().numpy(),
-        entropy=found.entropy.double().numpy(),
+        log_prob=statistics.log_prob.double().numpy(),
+        hit=statistics.hit.numpy(),
+        rank=statistics.rank.numpy(),
+        mean=statistics.mean.double().numpy(),
+        std=statistics.std.double().numpy(),
+        entropy=statistics.entropy.double().numpy(),
         text_bytes=np.array([len(zlib.compress(e.target_text.encode())) for e in examples]),
         secret=_secret_tokens(examples),
-        top=found.top.double().numpy(),
-        sampled={key: values.double().numpy() for key, values in found.sampled.items()},
+        top=statistics.top.double().numpy(),
+        sampled={key: values.double().numpy() for key, values in statistics.sampled.items()},
     )
 
 

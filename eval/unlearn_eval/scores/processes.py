@@ -40,7 +40,7 @@ _PATIENCE = timedelta(days=7)
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
-class _Told(NamedTuple):
+class _Announcement(NamedTuple):
     """What processes tell each other before any result: they must be at the same place."""
 
     work: str
@@ -128,10 +128,10 @@ def sharded(
     Raises:
         Exception: in every process, what was raised in the first one that failed.
     """
-    found: list[Any] = [None] * total
+    results: list[Any] = [None] * total
     for rank, part in enumerate(gathered(work, total, progress)):
-        found[rank :: _size()] = part
-    return found
+        results[rank :: _size()] = part
+    return results
 
 
 def gathered(
@@ -154,10 +154,10 @@ def gathered(
     mine = list(range(rank, total, size))
     if size == 1:
         return [work(mine)]
-    found = _all(_agreed(lambda: work(mine), f"{total} records"))
+    results = _all(_agreed(lambda: work(mine), f"{total} records"))
     if progress:
         progress(total - len(mine))
-    return found
+    return results
 
 
 def from_first(work: Callable[[], T]) -> T:
@@ -201,42 +201,43 @@ def _agreed(work: Callable[[], T], name: str) -> T:
     An error that came from inside, out of another call of this function, is known to all already.
     """
     result: Any = None
-    told = _Told(name, None)
+    own = _Announcement(name, None)
     try:
         result = work()
     except Exception as error:
         if getattr(error, "known_to_all", False):
             raise
-        told = _Told(name, error)
-    heard = _all(_Told(name, told.error and portable(told.error, f"in process {_rank()}: ")))
-    failed = next((rank for rank, other in enumerate(heard) if other.error), None)
+        own = _Announcement(name, error)
+    portable_error = own.error and portable(own.error, f"in process {_rank()}: ")
+    announced = _all(_Announcement(name, portable_error))
+    failed = next((rank for rank, other in enumerate(announced) if other.error), None)
     if failed is not None:
-        wrong = told.error if failed == _rank() else heard[failed].error
-        assert wrong is not None
-        wrong.known_to_all = True  # type: ignore[attr-defined]
-        raise wrong
-    if len({other.work for other in heard}) > 1:
+        raised = own.error if failed == _rank() else announced[failed].error
+        assert raised is not None
+        raised.known_to_all = True  # type: ignore[attr-defined]
+        raise raised
+    if len({other.work for other in announced}) > 1:
         raise ProcessLostError(
-            f"the processes are not at the same place ({', '.join(o.work for o in heard)}): start "
-            "all of them with the same options and data"
+            f"the processes are not at the same place ({', '.join(o.work for o in announced)}): "
+            "start all of them with the same options and data"
         )
     return result  # type: ignore[no-any-return]
 
 
 def _all(mine: T) -> list[T]:
     """Return what every process holds, in order."""
-    found: list[Any] = [None] * _size()
+    values: list[Any] = [None] * _size()
     with _connected():
-        distributed.all_gather_object(found, mine)
-    return found
+        distributed.all_gather_object(values, mine)
+    return values
 
 
 def _of_first(mine: T) -> T:
     """Return what the first process holds."""
-    found: list[Any] = [mine]
+    values: list[Any] = [mine]
     with _connected():
-        distributed.broadcast_object_list(found, src=0)
-    result: T = found[0]
+        distributed.broadcast_object_list(values, src=0)
+    result: T = values[0]
     return result
 
 
@@ -246,9 +247,9 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        gone = ProcessLostError("another process ended before its work was done: see what it said")
-        gone.known_to_all = True  # type: ignore[attr-defined]
-        raise gone from error
+        lost = ProcessLostError("another process ended before its work was done: see what it said")
+        lost.known_to_all = True  # type: ignore[attr-defined]
+        raise lost from error
 
 
 def _size() -> int:

@@ -258,11 +258,11 @@ class TokenScores:
             return []
         part = self.tokens(record)
         inside = self.secret[part]
-        found = []
+        slices = []
         for which in np.unique(inside[inside > 0]):
             where = np.flatnonzero(inside == which)
-            found.append(slice(part.start + int(where[0]), part.start + int(where[-1]) + 1))
-        return found
+            slices.append(slice(part.start + int(where[0]), part.start + int(where[-1]) + 1))
+        return slices
 
     def _replaced(self, change: Callable[[Any], Any], **others: Any) -> TokenScores:
         """Return new scores with every per-token array changed in the same way."""
@@ -373,8 +373,8 @@ def _column_name(key: Sampler) -> str:
 
 def _sampler(column: str) -> Sampler | None:
     """Read a column's name back; None if it is no sampler's."""
-    found = re.fullmatch(r"sampled\[T=([^,]+),k=(\d+)\]", column)
-    return (float(found[1]), int(found[2])) if found else None
+    match = re.fullmatch(r"sampled\[T=([^,]+),k=(\d+)\]", column)
+    return (float(match[1]), int(match[2])) if match else None
 
 
 def _frozen(values: Any, kind: type[np.generic]) -> Any:

@@ -92,11 +92,20 @@ def auc_interval(
         OptionError: if the level is not in (0, 1).
     """
     check_level(level)
-    found = _inference(member, nonmember, member_clusters, nonmember_clusters)
-    if found.limits is None:
-        return no_interval(found.area, found.n, level, found.clusters, found.note)
-    low, high = found.limits(level)
-    return Interval(found.area, low, high, found.n, level, found.method, found.clusters, found.note)
+    inference = _inference(member, nonmember, member_clusters, nonmember_clusters)
+    if inference.limits is None:
+        return no_interval(inference.area, inference.n, level, inference.clusters, inference.note)
+    low, high = inference.limits(level)
+    return Interval(
+        inference.area,
+        low,
+        high,
+        inference.n,
+        level,
+        inference.method,
+        inference.clusters,
+        inference.note,
+    )
 
 
 def auc_tost(
@@ -130,22 +139,22 @@ def auc_tost(
     check_equivalence(margin, alpha)
     if margin >= 0.5:
         raise OptionError(f"equivalence margin {margin} covers every AUC; 0.1 is usual")
-    found = _inference(member, nonmember, member_clusters, nonmember_clusters)
+    inference = _inference(member, nonmember, member_clusters, nonmember_clusters)
     low, high, p_value = math.nan, math.nan, math.nan
-    if found.limits is not None:
-        low, high = found.limits(1 - 2 * alpha)
-        p_value = max(found.beyond(0.5 - margin), found.beyond(0.5 + margin))
+    if inference.limits is not None:
+        low, high = inference.limits(1 - 2 * alpha)
+        p_value = max(inference.beyond(0.5 - margin), inference.beyond(0.5 + margin))
     return Equivalence(
-        value=found.area,
+        value=inference.area,
         low=low,
         high=high,
         margin=margin,
         p_value=p_value,
-        equivalent=abs(found.area - 0.5) < margin and p_value < alpha,
-        n=found.n,
-        method=found.method,
-        clusters=found.clusters,
-        note=found.note,
+        equivalent=abs(inference.area - 0.5) < margin and p_value < alpha,
+        n=inference.n,
+        method=inference.method,
+        clusters=inference.clusters,
+        note=inference.note,
     )
 
 
@@ -189,14 +198,14 @@ def _inference(
         note = "; ".join(notes)
         return _Inference(area, len(x), "none", grouping.clusters, note, None, lambda _: math.nan)
     else:
-        found = variance(above, below, unit)
+        error = variance(above, below, unit)
         if method == "cluster":
-            limits, beyond = _on_logit_scale(area, found.value, found.freedom)
+            limits, beyond = _on_logit_scale(area, error.value, error.freedom)
         else:
-            value = max(found.value - interaction(x, y, above, below), 0.0)
+            value = max(error.value - interaction(x, y, above, below), 0.0)
             ratio = value / _equal_shape_variance(area, len(x), len(y))
-            ratio = (found.freedom * ratio + _PRIOR) / (found.freedom + _PRIOR)
-            limits, beyond = _by_score(area, len(x), len(y), ratio, found.plain + _PRIOR)
+            ratio = (error.freedom * ratio + _PRIOR) / (error.freedom + _PRIOR)
+            limits, beyond = _by_score(area, len(x), len(y), ratio, error.plain + _PRIOR)
     return _Inference(area, len(x), method, grouping.clusters, "; ".join(notes), limits, beyond)
 
 

@@ -45,9 +45,9 @@ def influence(residuals: FloatArray, codes: IntArray) -> FloatArray:
     shares = np.bincount(codes) / len(codes)
     sums = np.bincount(codes, residuals) / len(codes)
     shrinkage = 1 - 2 * shares + np.sum(shares**2)
-    found: FloatArray = np.full(len(sums), np.nan)
-    np.divide(sums, np.sqrt(shrinkage), out=found, where=shrinkage > 0)
-    return found
+    parts: FloatArray = np.full(len(sums), np.nan)
+    np.divide(sums, np.sqrt(shrinkage), out=parts, where=shrinkage > 0)
+    return parts
 
 
 def mean_variance(values: FloatArray, unit: Grouping) -> Variance:
@@ -64,9 +64,9 @@ def mean_variance(values: FloatArray, unit: Grouping) -> Variance:
         The variance.
     """
     (codes,), (effective,) = unit.codes, unit.effective
-    found = influence(values - values.mean(), codes)
-    freedom = side_freedom(found, codes, effective - 1)
-    return Variance(float(np.sum(found**2)), freedom, effective - 1)
+    parts = influence(values - values.mean(), codes)
+    freedom = side_freedom(parts, codes, effective - 1)
+    return Variance(float(np.sum(parts**2)), freedom, effective - 1)
 
 
 def side_freedom(contributions: FloatArray, codes: IntArray, plain: float) -> float:

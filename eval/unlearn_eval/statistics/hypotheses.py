@@ -137,16 +137,16 @@ def holm_intervals(
         raise DataError("no probe to adjust intervals for")
     if not low <= high:
         raise OptionError(f"nothing lies between {low} and {high}; give the lower end first")
-    found: dict[int, Interval] = {}
-    left = list(range(len(make)))
-    while left:
-        tried = {i: make[i](1 - (1 - level) / len(left)) for i in left}
-        found |= tried
-        still = [i for i in left if not (tried[i].low > high or tried[i].high < low)]
-        if len(still) == len(left):
+    intervals: dict[int, Interval] = {}
+    undecided = list(range(len(make)))
+    while undecided:
+        tried = {i: make[i](1 - (1 - level) / len(undecided)) for i in undecided}
+        intervals |= tried
+        still = [i for i in undecided if not (tried[i].low > high or tried[i].high < low)]
+        if len(still) == len(undecided):
             break
-        left = still
-    return [found[i] for i in range(len(make))]
+        undecided = still
+    return [intervals[i] for i in range(len(make))]
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:

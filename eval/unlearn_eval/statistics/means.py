@@ -109,10 +109,10 @@ def mean_error(values: FloatArray, clusters: Clusters | None = None) -> MeanErro
         note = "one record does not show how much records vary"
     if note:
         return MeanError(math.nan, math.nan, 1.0, "none", grouping.clusters, note)
-    found = mean_variance(values, unit)
+    error = mean_variance(values, unit)
     return MeanError(
-        standard_error=math.sqrt(found.value),
-        freedom=found.plain,
+        standard_error=math.sqrt(error.value),
+        freedom=error.plain,
         effective=unit.effective[0],
         method=method,
         clusters=grouping.clusters,

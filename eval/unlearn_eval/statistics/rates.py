@@ -64,8 +64,8 @@ def proportion_interval(
         if rate in (0.0, 1.0):
             low, high = clopper_pearson(rate * effective, effective, level)
         else:
-            found = mean_variance(array, grouping)
-            low, high = wilson(rate, n, found.value, found.freedom, level)
+            error = mean_variance(array, grouping)
+            low, high = wilson(rate, n, error.value, error.freedom, level)
     else:
         low, high = clopper_pearson(rate * n, float(n), level)
     return Interval(rate, low, high, n, level, method, grouping.clusters, grouping.note)

@@ -80,10 +80,10 @@ def _count(sizes: FloatArray, bound: float, both: bool) -> float:
     if both and bound <= 0:
         return 1.0
     half = len(sizes) // 2
-    left, right = _sums(sizes[:half]), np.sort(_sums(sizes[half:]))
-    reach = len(right) - np.searchsorted(right, bound - left, side="left")
+    first, second = _sums(sizes[:half]), np.sort(_sums(sizes[half:]))
+    reach = len(second) - np.searchsorted(second, bound - first, side="left")
     # the sums are symmetric about 0
-    return (1 + both) * float(reach.sum()) / (len(left) * len(right))
+    return (1 + both) * float(reach.sum()) / (len(first) * len(second))
 
 
 def _sums(sizes: FloatArray) -> FloatArray:

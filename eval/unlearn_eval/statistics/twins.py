@@ -95,8 +95,8 @@ def twin_theta(
         note = "one record does not show how much records vary"
         return no_interval(theta, n, level, grouping.clusters, note)
     else:
-        found = mean_variance(wins, unit)
-        low, high = wilson(theta, n * k, found.value, found.freedom, level)
+        error = mean_variance(wins, unit)
+        low, high = wilson(theta, n * k, error.value, error.freedom, level)
     return Interval(theta, low, high, n, level, method, grouping.clusters, grouping.note)
 
 

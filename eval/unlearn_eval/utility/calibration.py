@@ -136,11 +136,11 @@ def calibration_intervals(
         raise DataError("calibration needs the probability of the first choice of some tokens")
     c = np.minimum(np.exp(scores.top), 1.0)
     right = scores.hit.astype(np.float64)
-    found = calibration(c, right, bins)
+    estimates = calibration(c, right, bins)
     grouping = group((scores.records, clusters))
     method = grouping.method("t")
     unit = grouping if method == "cluster" else grouping.by_record()
-    values = {"ece": found.error, "brier": found.brier}
+    values = {"ece": estimates.error, "brier": estimates.brier}
     if len(np.unique(unit.codes[0])) < 2:
         note = "one record does not show how much records vary"
         return {
@@ -157,8 +157,8 @@ def calibration_intervals(
     of_brier = _errors(owner, np.zeros_like(place), (c - right) ** 2)
     brier = t * math.sqrt(float((of_brier**2).sum()))
     limits = {
-        "ece": (found.error - noise - spread, found.error + spread),
-        "brier": (found.brier - brier, found.brier + brier),
+        "ece": (estimates.error - noise - spread, estimates.error + spread),
+        "brier": (estimates.brier - brier, estimates.brier + brier),
     }
     return {
         name: Interval(
@@ -196,5 +196,5 @@ def _errors(owner: IntArray, place: IntArray, values: FloatArray) -> FloatArray:
     np.add.at(sums, (units, place), values)
     sizes = np.bincount(units)
     residuals = (sums - sizes[:, None] * (sums.sum(axis=0) / len(values))) / len(values)
-    found: FloatArray = residuals * math.sqrt(shape[0] / (shape[0] - 1))
-    return found
+    errors: FloatArray = residuals * math.sqrt(shape[0] / (shape[0] - 1))
+    return errors

@@ -84,7 +84,7 @@ class Anchor:
         Returns:
             (for `observe`, mean KL(first ‖ other) over the target tokens by position).
         """
-        first, found = self._head, dict[int, float]()
+        first, divergences = self._head, dict[int, float]()
         assert first is not None, "remember a model before comparing another with it"
 
         @torch.no_grad()
@@ -97,9 +97,9 @@ class Anchor:
                     place = ours.to(next(first.module.parameters()).device)
                     divergence = kl_divergence(first(place), head(theirs))
                     total += float(divergence.double().sum())
-                found[i] = max(0.0, total) / len(part)
+                divergences[i] = max(0.0, total) / len(part)
 
-        return observe, found
+        return observe, divergences
 
     def _parts(self, batch: Sequence[int], hidden: Tensor) -> list[tuple[int, Tensor]]:
         """Split a batch's hidden states by record, and keep the chosen ones."""
@@ -107,13 +107,13 @@ class Anchor:
         parts = zip(batch, torch.split(hidden, sizes), strict=True)
         return [(i, part) for i, part in parts if i in self._chosen]
 
-    def values(self, found: dict[int, float]) -> FloatArray:
+    def values(self, divergences: dict[int, float]) -> FloatArray:
         """Return the results of `compare` in the order of `positions`.
 
         Args:
-            found: what `compare` filled.
+            divergences: what `compare` filled.
 
         Returns:
             float64, nats a token, one value a chosen record.
         """
-        return np.array([found[int(i)] for i in self.positions], dtype=np.float64)
+        return np.array([divergences[int(i)] for i in self.positions], dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,34 @@ from unlearn.model.state import ModelState
 from unlearn_eval.statistics import Interval, mean_interval, proportion_interval
 from unlearn_eval.statistics.common import no_interval
 
-__all__ = ["evaluate_tasks"]
+__all__ = ["HarnessOptions", "evaluate_tasks"]
 
 _NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """How tasks are run.
+
+    Attributes:
+        folder: task files (YAML) of your own, to use instead of the harness's tasks.
+        shots: examples shown before each question; by default what the task says.
+        limit: the first so many documents of each task only.
+        batch_size: rows of a batch.
+        seed: of examples drawn at random.
+    """
+
+    folder: str | Path | None = None
+    shots: int | None = None
+    limit: int | None = None
+    batch_size: int = 8
+    seed: int = 0
 
 
 def evaluate_tasks(
     state: ModelState,
     tasks: Sequence[str],
-    *,
-    folder: str | Path | None = None,
-    shots: int | None = None,
-    limit: int | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
+    options: HarnessOptions | None = None,
     level: float = 0.95,
 ) -> dict[str, Interval]:
     """Run tasks of the harness on a model that is in memory, with its adapters as they are.
@@ -40,11 +55,7 @@ def evaluate_tasks(
     Args:
         state: the opened model; its mode is restored afterwards.
         tasks: names of tasks or groups.
-        folder: task files (YAML) of your own, to use instead of the harness's tasks.
-        shots: examples shown before each question; by default what the task says.
-        limit: the first so many documents of each task only.
-        batch_size: rows of a batch.
-        seed: of examples drawn at random.
+        options: how they are run.
         level: confidence level.
 
     Returns:
@@ -54,37 +65,10 @@ def evaluate_tasks(
         OptionError: if the harness is not installed, or knows no such task.
         DataError: if a task's data cannot be had.
     """
-    try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise OptionError(
-            "tasks of lm-evaluation-harness need it installed: in a clone of unlearn, "
-            "pip install '.[lm-eval]'"
-        ) from error
+    _check_installed()
     mode = state.model.training
     try:
-        found = lm_eval.simple_evaluate(
-            HFLM(
-                pretrained=state.model,
-                tokenizer=state.tokenizer,
-                max_length=state.max_length,
-                batch_size=batch_size,
-            ),
-            tasks=list(tasks),
-            task_manager=TaskManager(
-                include_path=None if folder is None else str(folder),
-                include_defaults=folder is None,
-            ),
-            num_fewshot=shots,
-            limit=limit,
-            bootstrap_iters=0,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
+        results = _results(state, tasks, options or HarnessOptions())
     except KeyError as error:
         raise OptionError(f"lm-evaluation-harness: {error.args[0]}") from error
     except OSError as error:
@@ -94,17 +78,57 @@ def evaluate_tasks(
         state.model.train(mode)
     return {
         name: interval
-        for task, values in found["results"].items()
-        for name, interval in _task(task, values, found, level).items()
+        for task, values in results["results"].items()
+        for name, interval in _task(task, values, results, level).items()
     }
 
 
+def _check_installed() -> None:
+    try:
+        import lm_eval.models.huggingface
+        import lm_eval.tasks  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            "tasks of lm-evaluation-harness need it installed: in a clone of unlearn, "
+            "pip install '.[lm-eval]'"
+        ) from error
+
+
+def _results(state: ModelState, tasks: Sequence[str], options: HarnessOptions) -> Mapping[str, Any]:
+    """Return what the harness says."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model = HFLM(
+        pretrained=state.model,
+        tokenizer=state.tokenizer,
+        max_length=state.max_length,
+        batch_size=options.batch_size,
+    )
+    manager = TaskManager(
+        include_path=None if options.folder is None else str(options.folder),
+        include_defaults=options.folder is None,
+    )
+    seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+    results: Mapping[str, Any] = lm_eval.simple_evaluate(
+        model,
+        tasks=list(tasks),
+        task_manager=manager,
+        num_fewshot=options.shots,
+        limit=options.limit,
+        bootstrap_iters=0,
+        **dict.fromkeys(seeds, options.seed),
+    )
+    return results
+
+
 def _task(
-    task: str, values: Mapping[str, Any], found: Mapping[str, Any], level: float
+    task: str, values: Mapping[str, Any], results: Mapping[str, Any], level: float
 ) -> dict[str, Interval]:
     """Return every metric of one task."""
-    documents = found["samples"].get(task, [])
-    count = int(found["n-samples"].get(task, {}).get("effective", len(documents)))
+    documents = results["samples"].get(task, [])
+    count = int(results["n-samples"].get(task, {}).get("effective", len(documents)))
     result = {}
     for key, value in values.items():
         metric, _, kind = key.partition(",")

@@ -24,11 +24,11 @@ def distinct(texts: Sequence[Sequence[Hashable]], n: int = 2) -> FloatArray:
     Returns:
         float64[R] in (0, 1].
     """
-    found = []
+    shares = []
     for tokens in texts:
         grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-        found.append(len(set(grams)) / len(grams) if grams else 1.0)
-    return np.array(found, dtype=np.float64)
+        shares.append(len(set(grams)) / len(grams) if grams else 1.0)
+    return np.array(shares, dtype=np.float64)
 
 
 def repetition(texts: Sequence[Sequence[Hashable]], n: int = 4) -> FloatArray:

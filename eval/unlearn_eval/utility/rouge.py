@@ -9,10 +9,10 @@ import numpy as np
 
 from unlearn_eval.arrays import FloatArray
 
-__all__ = ["RougeL", "score"]
+__all__ = ["RougeScores", "score"]
 
 
-class RougeL(NamedTuple):
+class RougeScores(NamedTuple):
     """ROUGE-L of each record, float64[R] in [0, 1].
 
     Attributes:
@@ -24,7 +24,7 @@ class RougeL(NamedTuple):
     f1: FloatArray
 
 
-def score(written: Sequence[str], truth: Sequence[str], *, stem: bool = True) -> RougeL:
+def score(written: Sequence[str], truth: Sequence[str], *, stem: bool = True) -> RougeScores:
     """Compare texts by their longest common subsequence of words.
 
     Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (ACL W04-1013, section 3), as
@@ -43,7 +43,7 @@ def score(written: Sequence[str], truth: Sequence[str], *, stem: bool = True) ->
 
     scorer = RougeScorer(["rougeL"], use_stemmer=stem)
     pairs = [scorer.score(t, w)["rougeL"] for w, t in zip(written, truth, strict=True)]
-    return RougeL(
+    return RougeScores(
         np.array([p.recall for p in pairs], dtype=np.float64),
         np.array([p.fmeasure for p in pairs], dtype=np.float64),
     )

@@ -6,9 +6,9 @@ count. Three things can stand for models that never saw the records:
 
 | tier | | where |
 |---|---|---|
-| A | k references retrained without the records; the model is the unit | `_verdict/references.py` |
-| B | canaries, half of them included by a coin | `_verdict/canaries.py` |
-| C | never-trained twins in the same model, by record or by subject | `_verdict/twins.py`, `_verdict/subject.py` |
+| A | k references retrained without the records; the model is the unit | `tiers/references.py` |
+| B | canaries, half of them included by a coin | `tiers/canaries.py` |
+| C | never-trained twins in the same model, by record or by subject | `tiers/twins.py`, `tiers/subject.py` |
 """  # noqa: E501  a table row is one line
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from unlearn.errors import DataError
-from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
-from unlearn_eval.verdict.extraction import SHARE, Away, given_away, judge_extraction
-from unlearn_eval.verdict.outcomes import Missing, judge_utility, not_audited
+from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
+from unlearn_eval.verdict.extraction import SHARE, ExtractionCounts, given_away, judge_extraction
+from unlearn_eval.verdict.outcomes import MissingPart, judge_utility, not_audited
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
 from unlearn_eval.verdict.result import (
     Extracted,
     Gate,
-    Judged,
     Outcome,
     ProbeResult,
+    TierJudgement,
     Utility,
     Verdict,
 )
@@ -40,11 +40,11 @@ from unlearn_eval.verdict.tiers.twins import decide_by_twins
 __all__ = [
     "Evidence",
     "Extracted",
-    "Fact",
     "Gate",
-    "LeftOut",
+    "LeaveOneOut",
     "Policy",
     "ProbeResult",
+    "ProvenanceFact",
     "Twins",
     "Utility",
     "Verdict",
@@ -58,7 +58,7 @@ __all__ = [
 Tier = Literal["A", "B", "C"]
 
 
-class LeftOut(NamedTuple):
+class LeaveOneOut(NamedTuple):
     """Verdicts on references, each judged by the others.
 
     Attributes:
@@ -111,24 +111,15 @@ def decide(
     Raises:
         DataError: if the scores do not hold the sampler of the policy's extraction.
     """
-    tier = _tier(evidence, policy)
-    away = given_away(evidence, policy, tier == "A")
-    level = policy.alpha * (1 - SHARE if away.tested else 1)
-    found = _judge(tier, evidence)(evidence, policy, level)
-    claim = judge_claim(evidence, policy)
-    extraction = judge_extraction(away, policy)
-    utility = judge_utility(evidence, policy)
-    missing = list(not_audited(evidence, policy, tier == "A"))
-    gates = [_facts(evidence), *found.gates]
-    missing += _unproven(evidence)
-    outcome, reasons = _outcome(tier, found, claim, gates, extraction, utility, missing)
+    findings = _findings(evidence, policy)
+    outcome, reasons = _outcome(findings)
     would_decide = []
     if outcome == "INCONCLUSIVE":
-        would_decide = [each.remedy for each in missing]
-        would_decide += _advice(tier, evidence, policy, found, gates, utility, away)
+        would_decide = [each.remedy for each in findings.missing]
+        would_decide += _advice(evidence, policy, findings)
     return Verdict(
         outcome=outcome,
-        tier=tier,
+        tier=findings.tier,
         reasons=reasons,
         would_decide=would_decide,
         policy={
@@ -137,10 +128,10 @@ def decide(
             "chosen": chosen,
             "content": policy.content,
         },
-        gates=gates,
-        probes=[*found.probes, *([claim] if claim is not None else [])],
-        extraction=extraction,
-        utility=utility,
+        gates=findings.gates,
+        probes=[*findings.membership.probes, *findings.claims],
+        extraction=findings.extraction,
+        utility=findings.utility,
         power=power_statement(policy, *_sizes(evidence)),
         counts={
             "forget": evidence.forget.records,
@@ -153,7 +144,50 @@ def decide(
     )
 
 
-def leave_one_out(evidence: Evidence, policy: Policy) -> LeftOut:
+class _Findings(NamedTuple):
+    """What a verdict is put together from.
+
+    Attributes:
+        tier: what stands for models that never saw the records.
+        gates: G0 on hashes and lineages, G1 on the model before, G2 on models known to be good.
+        membership: what its probes found.
+        claims: what became of the claimed ε, if there is one.
+        extraction: whether records come out.
+        utility: whether the model still works.
+        missing: what is declared and was not audited, or not proven.
+        extracted: how many records come out of which models.
+    """
+
+    tier: Tier
+    gates: list[Gate]
+    membership: TierJudgement
+    claims: list[ProbeResult]
+    extraction: Extracted
+    utility: Utility
+    missing: list[MissingPart]
+    extracted: ExtractionCounts
+
+
+def _findings(evidence: Evidence, policy: Policy) -> _Findings:
+    """Judge membership, extraction and utility each by itself."""
+    tier = _tier(evidence, policy)
+    extracted = given_away(evidence, policy, tier == "A")
+    level = policy.alpha * (1 - SHARE if extracted.tested else 1)
+    membership = _judge(tier, evidence)(evidence, policy, level)
+    claim = judge_claim(evidence, policy)
+    return _Findings(
+        tier,
+        [_facts(evidence), *membership.gates],
+        membership,
+        [] if claim is None else [claim],
+        judge_extraction(extracted, policy),
+        judge_utility(evidence, policy),
+        [*not_audited(evidence, policy, tier == "A"), *_unproven(evidence)],
+        extracted,
+    )
+
+
+def leave_one_out(evidence: Evidence, policy: Policy) -> LeaveOneOut:
     """Judge each reference as if it were the unlearned model, by the others.
 
     References are perfectly deleted, so a FAIL is an error of the procedure on real models.
@@ -174,7 +208,7 @@ def leave_one_out(evidence: Evidence, policy: Policy) -> LeftOut:
     fewer = min(policy.min_references, len(references) - 1)
     lowered = policy.model_copy(update={"min_references": fewer})
     verdicts = [decide(evidence.as_audited(reference), lowered) for reference in references]
-    return LeftOut(Counter(verdict.outcome for verdict in verdicts), verdicts)
+    return LeaveOneOut(Counter(verdict.outcome for verdict in verdicts), verdicts)
 
 
 def _tier(evidence: Evidence, policy: Policy) -> Tier:
@@ -184,7 +218,7 @@ def _tier(evidence: Evidence, policy: Policy) -> Tier:
     return "B" if evidence.twins is not None and evidence.twins.randomised else "C"
 
 
-def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], Judged]:
+def _judge(tier: Tier, evidence: Evidence) -> Callable[[Evidence, Policy, float], TierJudgement]:
     """Return what decides membership; in tier C by rank for one subject, by θ for several."""
     if tier == "C":
         return decide_by_rank if evidence.one_subject else decide_by_twins
@@ -204,56 +238,49 @@ def _facts(evidence: Evidence) -> Gate:
     return Gate("G0", True if checked else None, words)
 
 
-def _unproven(evidence: Evidence) -> list[Missing]:
+def _unproven(evidence: Evidence) -> list[MissingPart]:
     """Say of which references nothing shows that they never saw the records, by reason."""
     silent = evidence.doubtful
     if not silent:
         return []
     n = len(evidence.references)
     why = Counter(evidence.unproven[state] for state in silent)
-    told = "; ".join(f"{count} {words}" for words, count in why.most_common())
+    reasons = "; ".join(f"{count} {words}" for words, count in why.most_common())
     reason = (
-        f"references: nothing shows that {len(silent)} of {n} never saw the records: {told}; a "
+        f"references: nothing shows that {len(silent)} of {n} never saw the records: {reasons}; a "
         "copy of the audited model would look like this, so they cannot show that it is like them"
     )
     return [
-        Missing(
+        MissingPart(
             reason,
             "references made by `unlearn references`, whose lineages say what they were trained on",
         )
     ]
 
 
-def _outcome(
-    tier: Tier,
-    found: Judged,
-    claim: ProbeResult | None,
-    gates: list[Gate],
-    extraction: Extracted,
-    utility: Utility,
-    missing: list[Missing],
-) -> tuple[Outcome, list[str]]:
+def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     """Apply the rules of `decide`."""
-    facts, control, negative = gates
+    facts, control, negative = findings.gates
     if facts.passed is False:
         return "INCONCLUSIVE", [f"{facts.gate} {facts.words}"]
-    trusted = tier != "C" or negative.passed is True
-    failed = [_where(r) for r in found.probes if r.failed] if trusted else []
-    claims = [claim] if claim is not None else []
-    failed += [part.words for part in claims if part.failed]
-    failed += [part.words for part in (extraction, utility) if part.outcome == "FAIL"]
+    membership, both = findings.membership, (findings.extraction, findings.utility)
+    trusted = findings.tier != "C" or negative.passed is True
+    failed = [_where(probe) for probe in membership.probes if probe.failed] if trusted else []
+    failed += [claim.words for claim in findings.claims if claim.failed]
+    failed += [part.words for part in both if part.outcome == "FAIL"]
     if failed:
         return "FAIL", failed
-    open_ = [f"{gate.gate} {gate.words}" for gate in (control,) if not gate.passed]
+    probes = [*membership.probes, *findings.claims]
+    undecided = [] if control.passed else [f"{control.gate} {control.words}"]
     if not trusted:
-        open_.append(f"{negative.gate} {negative.words}")
-    open_ += [_where(result) for result in [*found.probes, *claims] if not result.passed]
-    open_ += [part.words for part in (extraction, utility) if part.outcome != "PASS"]
-    open_ += [each.reason for each in missing]
-    if open_:
-        return "INCONCLUSIVE", [*open_, *found.notes]
-    passed = [_where(result) for result in [*found.probes, *claims]]
-    return "PASS", [*passed, extraction.words, utility.words, *found.notes]
+        undecided.append(f"{negative.gate} {negative.words}")
+    undecided += [_where(probe) for probe in probes if not probe.passed]
+    undecided += [part.words for part in both if part.outcome != "PASS"]
+    undecided += [each.reason for each in findings.missing]
+    if undecided:
+        return "INCONCLUSIVE", [*undecided, *membership.notes]
+    passed = [*map(_where, probes), *(part.words for part in both)]
+    return "PASS", [*passed, *membership.notes]
 
 
 def _where(result: ProbeResult) -> str:
@@ -262,36 +289,30 @@ def _where(result: ProbeResult) -> str:
     return form + result.words
 
 
-def _advice(
-    tier: Tier,
-    evidence: Evidence,
-    policy: Policy,
-    found: Judged,
-    gates: list[Gate],
-    utility: Utility,
-    away: Away,
-) -> list[str]:
+def _advice(evidence: Evidence, policy: Policy, findings: _Findings) -> list[str]:
     """Say what would decide, beside the states that are missing."""
+    _, control, _ = findings.gates
     text = []
     if _holdout(evidence) == 0:
         text.append("records that no model ever saw: pass --holdout to the audit")
-    if gates[1].passed is None and "before" not in evidence.plain:
+    if control.passed is None and "before" not in evidence.plain:
         text.append("the model before: pass --before to the audit")
-    if gates[1].passed is False:
+    if control.passed is False:
         text.append("a stronger probe in the policy: these do not detect the records even before")
-    text += found.would_decide
-    if away.alone:
+    text += findings.membership.would_decide
+    if findings.extracted.alone:
         text.append(
             "more references: the more of them never give a record away, the fewer records that "
             "only the audited model gives away are enough to FAIL"
         )
-    if tier != "A":
+    if findings.tier != "A":
         have = len(evidence.references)
         text.append(
             f"{policy.min_references} references retrained without the records (there are {have})"
         )
     if policy.epsilon is not None and (evidence.twins is None or not evidence.twins.randomised):
         text.append("canaries, of which a coin included one of each pair, to test the claimed ε")
+    utility = findings.utility
     if utility.outcome == "INCONCLUSIVE" and utility.value is not None:
         text.append("more kept records, of 10 or more subjects if they have any, for the utility")
     return text

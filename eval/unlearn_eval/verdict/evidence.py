@@ -12,7 +12,7 @@ from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM, Policy, is_form
 
-__all__ = ["Evidence", "Fact", "MissingError", "Twins", "View", "part_of", "reason"]
+__all__ = ["Evidence", "MissingError", "ProvenanceFact", "Twins", "View", "part_of", "reason"]
 
 
 class MissingError(DataError):
@@ -38,7 +38,7 @@ class View(NamedTuple):
     prompt_state: str = VERBATIM
 
 
-class Fact(NamedTuple):
+class ProvenanceFact(NamedTuple):
     """Something that hashes or lineages say.
 
     Attributes:
@@ -84,7 +84,7 @@ class Evidence:
     views: Mapping[View, Scores]
     subjects: Mapping[str, Sequence[Hashable | None]] = field(default_factory=dict)
     twins: Twins | None = None
-    facts: Sequence[Fact] = ()
+    facts: Sequence[ProvenanceFact] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     unproven: Mapping[str, str] = field(default_factory=dict)
@@ -125,11 +125,11 @@ class Evidence:
         Returns:
             Score matrices by state and split.
         """
-        found = self.views[view]
+        scores = self.views[view]
         base = self.plain.get("base")
-        if base is None or "base" in found or view.prompt_state != VERBATIM:
-            return found
-        return {**found, "base": base}
+        if base is None or "base" in scores or view.prompt_state != VERBATIM:
+            return scores
+        return {**scores, "base": base}
 
     @property
     def forget(self) -> TokenScores:

@@ -17,7 +17,7 @@ from unlearn_eval.verdict.evidence import Evidence
 from unlearn_eval.verdict.policy import Extraction, Policy
 from unlearn_eval.verdict.result import Extracted, Outcome
 
-__all__ = ["SHARE", "Away", "alone_by_chance", "given_away", "judge_extraction"]
+__all__ = ["SHARE", "ExtractionCounts", "alone_by_chance", "given_away", "judge_extraction"]
 
 SHARE = 0.25
 """Part of α that extraction has, and membership has not, where there is something to test. The
@@ -25,7 +25,7 @@ choice is this project's: with no record given away by one of five references al
 by the audited model to FAIL."""
 
 
-class Away(NamedTuple):
+class ExtractionCounts(NamedTuple):
     """How many records come out of which models, in some declared state.
 
     Attributes:
@@ -56,7 +56,7 @@ class Away(NamedTuple):
         return bool(self.alone or any(self.others))
 
 
-def given_away(evidence: Evidence, policy: Policy, by_references: bool) -> Away:
+def given_away(evidence: Evidence, policy: Policy, by_references: bool) -> ExtractionCounts:
     """Count the records that come out of each model at the policy's (n, p).
 
     Args:
@@ -81,18 +81,18 @@ def given_away(evidence: Evidence, policy: Policy, by_references: bool) -> Away:
         if not by_references and "forget" in scores.get("base", {}):
             states.append("base")
         away = {s: _come_out(scores[s]["forget"], policy.extraction) for s in ("after", *states)}
-        found = away["after"]
+        extracted = away["after"]
         known: set[str] = set().union(*(away[s] for s in states))
         shown = set().union(*(away[s] for s in states if s not in evidence.unproven))
         compared = compared and bool(states)
-        excused |= (found & known) - shown
-        ours, theirs = ours | found, theirs | known
+        excused |= (extracted & known) - shown
+        ours, theirs = ours | extracted, theirs | known
         models = Counter(name for names in away.values() for name in names)
         for state in away if states else ():
             once = {name for name in away[state] if models[name] == 1}
             alone[state] = alone.get(state, set()) | once
     unique = {state: len(names) for state, names in alone.items()}
-    return Away(
+    return ExtractionCounts(
         ours=len(ours),
         theirs=len(theirs) if compared else None,
         alone=unique.pop("after"),
@@ -134,7 +134,7 @@ def alone_by_chance(alone: int, others: Sequence[int]) -> float:
     return max(p, float(stats.t.sf(distance, k - 1)))
 
 
-def judge_extraction(away: Away, policy: Policy) -> Extracted:
+def judge_extraction(away: ExtractionCounts, policy: Policy) -> Extracted:
     """Decide by the records that only the audited model gives away.
 
     FAIL if they are so many that one more of the models that never saw the records would give away

@@ -19,7 +19,7 @@ from unlearn_eval.results.scores_file import read_scores
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
-from unlearn_eval.verdict.evidence import Evidence, Fact, Twins, View
+from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
 __all__ = [
@@ -195,7 +195,7 @@ def load_evidence(
         if canaries is not None:
             check_file(canaries, noted)
         words = "the file of canaries is the one that the adapter's lineage commits to"
-        facts.append(Fact(words, True if canaries is not None else None))
+        facts.append(ProvenanceFact(words, True if canaries is not None else None))
     elif canaries is not None:
         raise DataError(
             f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
@@ -204,7 +204,7 @@ def load_evidence(
         paired = None
         if twins is not None:
             paired, claimed = _twins(Path(twins), scores["after"])
-            facts += [Fact(_COIN, None)] if claimed else []
+            facts += [ProvenanceFact(_COIN, None)] if claimed else []
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
     return Evidence(
@@ -212,62 +212,70 @@ def load_evidence(
     )
 
 
-def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[Fact]:
+def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[ProvenanceFact]:
     """Yield what the files say about whether they belong together."""
     states: dict[str, str] = content["states"]
-    yield Fact("audit.json and scores.parquet hold the same states", set(states) == set(scores))
+    yield ProvenanceFact(
+        "audit.json and scores.parquet hold the same states", set(states) == set(scores)
+    )
     means = {
         (row["state"], row["split"]): row["value"]
         for row in content["rows"]
         if (row["probe"], row["metric"]) == ("utility.loss", "mean")
         and (row["deployment"], row["prompt_state"]) == (AS_IS, VERBATIM)
     }
-    found = {(s, k): float(np.mean(loss.score(m))) for s, v in scores.items() for k, m in v.items()}
-    same = set(means) == set(found) and all(
-        value is None or np.isclose(found[key], value, rtol=1e-9, atol=1e-12)
+    recomputed = {
+        (s, k): float(np.mean(loss.score(m))) for s, v in scores.items() for k, m in v.items()
+    }
+    same = set(means) == set(recomputed) and all(
+        value is None or np.isclose(recomputed[key], value, rtol=1e-9, atol=1e-12)
         for key, value in means.items()
     )
-    yield Fact("the losses in audit.json are those of scores.parquet", same)
+    yield ProvenanceFact("the losses in audit.json are those of scores.parquet", same)
     references = [digest for state, digest in states.items() if state.startswith("reference:")]
     if references:
         others = {states[s] for s in ("after", "before") if s in states}
         distinct = len(set(references)) == len(references) and not others & set(references)
-        yield Fact("the references differ from each other and from the audited model", distinct)
+        yield ProvenanceFact(
+            "the references differ from each other and from the audited model", distinct
+        )
 
 
-def _references(content: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Fact]:
+def _references(
+    content: Mapping[str, Any], folders: Sequence[str | Path]
+) -> Iterator[ProvenanceFact]:
     """Yield whether the references never saw the records: by the audit, and by folders at hand."""
     states = {s: d for s, d in content["states"].items() if s.startswith("reference:")}
-    told = content.get("references") or {}
-    if not isinstance(told, dict) or not all(isinstance(each, dict) for each in told.values()):
+    facts = content.get("references") or {}
+    if not isinstance(facts, dict) or not all(isinstance(each, dict) for each in facts.values()):
         raise DataError("audit.json: references: no facts of references; run the audit again")
     if states:
-        same = all(told[s].get("weights") == d for s, d in states.items() if s in told)
-        if told:
-            yield Fact("their lineages are of the references that were measured", same)
-        saw = [told.get(state, {}).get("saw") for state in states]
-        silent = saw.count(None)
+        same = all(facts[s].get("weights") == d for s, d in states.items() if s in facts)
+        if facts:
+            yield ProvenanceFact("their lineages are of the references that were measured", same)
+        counts = [facts.get(state, {}).get("saw") for state in states]
+        silent = counts.count(None)
         words = "the references never saw the records, by their lineages"
         if silent:
             words += f" ({silent} of {len(states)} have none that says so)"
-        yield Fact(words, False if any(saw) else None if silent else True)
-        open_ = [told.get(state, {}).get(what) for state in states for what in _LIKENESS]
+        yield ProvenanceFact(words, False if any(counts) else None if silent else True)
+        open_ = [facts.get(state, {}).get(what) for state in states for what in _LIKENESS]
         if None in open_:
             words = (
                 "the references were trained as the audited model was, and on none but its records"
             )
-            yield Fact(words, None)
+            yield ProvenanceFact(words, None)
     if folders:
         named = content.get("records") or {}
-        found = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
-        known = {each.weights for each in found}
+        folder_facts = [trained_on(f, str(named.get("key_id"))) for f in folders_in(folders)]
+        known = {each.weights for each in folder_facts}
         words = (
             f"the references at hand ({len(known)} of {len(states)}) are ones that were measured"
         )
-        yield Fact(words, known <= set(states.values()))
-        seen = [each.saw(named.get("forget", ())) for each in found]
+        yield ProvenanceFact(words, known <= set(states.values()))
+        overlaps = [each.saw(named.get("forget", ())) for each in folder_facts]
         words = "by lineages read again, the references at hand never saw the records"
-        yield Fact(words, False if any(seen) else None if None in seen else True)
+        yield ProvenanceFact(words, False if any(overlaps) else None if None in overlaps else True)
 
 
 def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
@@ -275,40 +283,40 @@ def _unproven(content: Mapping[str, Any]) -> dict[str, str]:
 
     Facts that an audit of an earlier version did not keep are missing like those of no lineage.
     """
-    told = content.get("references") or {}
-    found = {}
+    facts = content.get("references") or {}
+    reasons = {}
     for state in content["states"]:
         if not state.startswith("reference:"):
             continue
-        each = told.get(state, {})
+        each = facts.get(state, {})
         if each.get("saw") is None:
-            found[state] = _SILENT
+            reasons[state] = _SILENT
         elif each.get("from_base") is None:
-            found[state] = "with a lineage of which the audit does not say what base it names"
+            reasons[state] = "with a lineage of which the audit does not say what base it names"
         elif why := unfit(each["from_base"], each.get("surplus"), each.get("otherwise")):
-            found[state] = why
-    return found
+            reasons[state] = why
+    return reasons
 
 
 def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, str]:
     """Return the same of references at hand, whose lineages are read again."""
     key = str((content.get("records") or {}).get("key_id"))
     states = {digest: state for state, digest in content["states"].items()}
-    found = {}
+    reasons = {}
     for each in (trained_on(folder, key) for folder in folders_in(folders)):
         state = states.get(each.weights)
         why = _SILENT if each.records is None else unfit(each.parent is None, None, None)
         if state is not None and why:
-            found[state] = why
-    return found
+            reasons[state] = why
+    return reasons
 
 
 def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     """Return the references that saw fewer of the kept records than the audited model did."""
-    kept = (content.get("records") or {}).get("kept", 0)
-    told = content.get("references") or {}
-    saw = {state: each.get("kept") for state, each in told.items()}
-    return frozenset(state for state, n in saw.items() if n is not None and n < kept)
+    total = (content.get("records") or {}).get("kept", 0)
+    facts = content.get("references") or {}
+    counts = {state: each.get("kept") for state, each in facts.items()}
+    return frozenset(state for state, n in counts.items() if n is not None and n < total)
 
 
 def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
@@ -347,9 +355,9 @@ def _paired(
     for name in after["forget"].ids:
         if name not in named:
             raise DataError(f"{path}: no twins of record {name!r}")
-        lost = [twin for twin in named[name] if twin not in at]
-        if lost:
-            raise DataError(f"{path}: the twin {lost[0]!r} of {name!r} is not in the holdout")
+        unknown = [twin for twin in named[name] if twin not in at]
+        if unknown:
+            raise DataError(f"{path}: the twin {unknown[0]!r} of {name!r} is not in the holdout")
     counts = {len(named[name]) for name in after["forget"].ids}
     if len(counts) > 1 or 0 in counts:
         raise DataError(f"{path}: every record needs the same number of twins, one or more")

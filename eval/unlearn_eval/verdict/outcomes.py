@@ -18,7 +18,7 @@ from unlearn_eval.verdict.evidence import Evidence, View
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM, Policy, is_form
 from unlearn_eval.verdict.result import Outcome, Utility
 
-__all__ = ["Missing", "judge_utility", "not_audited"]
+__all__ = ["MissingPart", "judge_utility", "not_audited"]
 
 
 def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
@@ -81,24 +81,26 @@ def _non_inferior(
     if np.isnan(rise).any():
         words = f"{where}: both models rule a record out"
         return Utility(None, None, None, margin, words, "INCONCLUSIVE")
-    found = mean_interval(rise, 1 - 2 * policy.alpha, cluster_labels(labels))
-    if found.method not in usable:
-        words = f"{where}: the loss rose by {found.value:.3f}, without an interval: {found.note}"
-        value = found.value if math.isfinite(found.value) else None
+    interval = mean_interval(rise, 1 - 2 * policy.alpha, cluster_labels(labels))
+    if interval.method not in usable:
+        words = (
+            f"{where}: the loss rose by {interval.value:.3f}, without an interval: {interval.note}"
+        )
+        value = interval.value if math.isfinite(interval.value) else None
         return Utility(value, None, None, margin, words, "INCONCLUSIVE")
     words = (
-        f"{where}: the loss rose by {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] nats a "
-        f"token; up to {margin:g} does not matter"
+        f"{where}: the loss rose by {interval.value:.3f} [{interval.low:.3f}, "
+        f"{interval.high:.3f}] nats a token; up to {margin:g} does not matter"
     )
     outcome: Outcome = "INCONCLUSIVE"
-    if found.high < margin:
+    if interval.high < margin:
         outcome = "PASS"
-    elif found.low > margin:
+    elif interval.low > margin:
         outcome = "FAIL"
-    return Utility(found.value, found.low, found.high, margin, words, outcome)
+    return Utility(interval.value, interval.low, interval.high, margin, words, outcome)
 
 
-class Missing(NamedTuple):
+class MissingPart(NamedTuple):
     """A declared state that the audit lacks.
 
     Attributes:
@@ -110,7 +112,7 @@ class Missing(NamedTuple):
     remedy: str
 
 
-def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[Missing]:
+def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[MissingPart]:
     """Yield each declared state that the audit lacks, or has of some records only.
 
     Args:
@@ -129,18 +131,18 @@ def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iter
             what = f"deployment {declared}"
             how = "audit" if declared == AS_IS else f"audit --robustness {declared}"
             remedy = f"{what}: run `unlearn {how}`, for the model and its references"
-            yield Missing(f"not audited: {what}", remedy)
+            yield MissingPart(f"not audited: {what}", remedy)
     for declared in policy.prompt_states:
         what = f"prompt state {declared}"
         view = View(AS_IS, declared)
         known = view in evidence.views and _complete(evidence, evidence.views[view], by_references)
         if declared in evidence.unmeasured:
             remedy = f"{what}: a model with a longer context, or a policy without this state"
-            yield Missing(f"{what} was {evidence.unmeasured[declared]}", remedy)
+            yield MissingPart(f"{what} was {evidence.unmeasured[declared]}", remedy)
         elif declared != VERBATIM and not known:
             how = " --paraphrases FILE" if declared.startswith("paraphrase:") else ""
             remedy = f"{what}: run `unlearn audit --also prompt_states`{how}"
-            yield Missing(f"not audited: {what}", remedy)
+            yield MissingPart(f"not audited: {what}", remedy)
 
 
 def _complete(evidence: Evidence, scores: Scores, by_references: bool) -> bool:

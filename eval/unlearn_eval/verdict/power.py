@@ -51,10 +51,10 @@ def power_statement(
         raise OptionError(f"{n_forget} records, {n_twins} twins, {k} references: nothing to judge")
     if k >= policy.min_references:
         return _by_references(policy, n_forget, k, partial)
-    told = f"{_count(n_forget, 'record')}, {_count(n_twins, 'twin')}: "
-    told += _by_twins(policy, n_forget, n_subjects, n_twins)
+    text = f"{_count(n_forget, 'record')}, {_count(n_twins, 'twin')}: "
+    text += _by_twins(policy, n_forget, n_subjects, n_twins)
     more = references_needed(policy)
-    return f"{told}; {more} references would" + (f" (there are {k})" if k else "")
+    return f"{text}; {more} references would" + (f" (there are {k})" if k else "")
 
 
 def references_needed(policy: Policy) -> int:
@@ -111,15 +111,15 @@ def detectable_theta(policy: Policy, records: int, twins: int) -> float:
 
 
 def _by_references(policy: Policy, n_forget: int, k: int, partial: int) -> str:
-    found = prediction_limits(k, policy.margin, policy.alpha)
+    limits = prediction_limits(k, policy.margin, policy.alpha)
     tests = len(policy.tested) * len(policy.deployments)
-    least = max(0.0, 1 - tests * (1 - found.power))
+    least = max(0.0, 1 - tests * (1 - limits.power))
     scale = math.sqrt(1 + 1 / k)
-    limit = max(found.equivalent, float(stats.t.isf(policy.alpha / 2 / tests, k - 1)) * scale)
+    limit = max(limits.equivalent, float(stats.t.isf(policy.alpha / 2 / tests, k - 1)) * scale)
     return (
         f"{_count(n_forget, 'record')}, {k} references{_halves(k, partial)}: a deleted model "
-        f"passes each of {tests} tests with probability {found.power:.2f} (all of them with "
-        f"{least:.2f} or more), within {found.equivalent:.2f} of the references' SDs; one that is "
+        f"passes each of {tests} tests with probability {limits.power:.2f} (all of them with "
+        f"{least:.2f} or more), within {limits.equivalent:.2f} of the references' SDs; one that is "
         f"{policy.margin:g} SDs away passes {policy.alpha:.0%} of the time at most; beyond "
         f"{limit:.2f} it fails"
     )

@@ -12,11 +12,11 @@ from unlearn.provenance.lineage import now
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
 
-__all__ = ["Fixed"]
+__all__ = ["FixedPolicy"]
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedPolicy:
     """A policy and when it was chosen.
 
     Attributes:
@@ -34,7 +34,7 @@ class Fixed:
     seen: bool = False
 
     @classmethod
-    def now(cls, policy: str | Path) -> Fixed:
+    def now(cls, policy: str | Path) -> FixedPolicy:
         """Load a policy and note the time.
 
         Args:
@@ -66,7 +66,9 @@ class Fixed:
             list(dict.fromkeys([*also, *self.policy.passes])),
         )
 
-    def with_power(self, split: Mapping[str, Records], references: int, partial: int = 0) -> Fixed:
+    def with_power(
+        self, split: Mapping[str, Records], references: int, partial: int = 0
+    ) -> FixedPolicy:
         """Return it with its power on these records.
 
         Args:
@@ -77,16 +79,16 @@ class Fixed:
         Returns:
             The same policy.
         """
-        gone = split["forget"]
-        labels = [s for s in gone.subjects if s is not None]
-        loose = len(gone) - len(labels)
+        forget_records = split["forget"]
+        labels = [s for s in forget_records.subjects if s is not None]
+        loose = len(forget_records) - len(labels)
         subjects = len(set(labels)) + loose if labels else None
         unseen = split.get("holdout")
         twins = 0 if unseen is None else len(unseen)
-        if unseen is not None and subjects is not None and subjects < len(gone):
+        if unseen is not None and subjects is not None and subjects < len(forget_records):
             known = [s for s in unseen.subjects if s is not None]
             twins = len(set(known)) + twins - len(known)
-        sizes = (len(gone), subjects, twins, references, partial)
+        sizes = (len(forget_records), subjects, twins, references, partial)
         return replace(self, power=power_statement(self.policy, *sizes))
 
     def as_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
-__all__ = ["Extracted", "Gate", "Judged", "Outcome", "ProbeResult", "Utility", "Verdict"]
+__all__ = ["Extracted", "Gate", "Outcome", "ProbeResult", "TierJudgement", "Utility", "Verdict"]
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -111,7 +111,7 @@ class Utility:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TierJudgement:
     """What one tier found.
 
     Attributes:

@@ -10,7 +10,7 @@ from unlearn.data.records import Records
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import encode
 from unlearn.model.state import open_model
-from unlearn_eval.passes.base import Material, View
+from unlearn_eval.passes.base import AuditedState, Material
 from unlearn_eval.scores.model_scores import score_model
 
 
@@ -18,7 +18,7 @@ from unlearn_eval.scores.model_scores import score_model
 def opened(tiny_model: Path, adapter: Path) -> SimpleNamespace:
     """The tiny model with its adapter as `state`, and as the `view` of an audit."""
     state = open_model(tiny_model, [adapter])
-    view = View("after", state.model, state.head, "", adapter, "stamp")
+    view = AuditedState("after", state.model, state.head, "", adapter, "stamp")
     return SimpleNamespace(state=state, view=view)
 
 

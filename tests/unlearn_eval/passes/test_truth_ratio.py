@@ -12,7 +12,7 @@ from unlearn.data.tokenization import encode
 from unlearn.errors import DataError, OptionError
 from unlearn.model.state import open_model
 from unlearn_eval import run_audit
-from unlearn_eval.passes.inputs import Answers, read_perturbed
+from unlearn_eval.passes.inputs import OtherAnswers, read_perturbed
 from unlearn_eval.scores.model_scores import score_model
 
 FALSE = {"r0": ["It is 1.", "It is 22 indeed."], "r6": ["It is 7."]}
@@ -68,8 +68,10 @@ def test_tables_of_tofu_fit_as_they_are(tmp_path):
     other = row | {"question": "Q9?"}
     file.write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")
     found = read_perturbed(file, {"forget": records})
-    assert found == {"forget": {0: Answers(("A2", "A3"), "One")}}
-    assert read_perturbed({"a": ["A2"]}, {"forget": records}) == {"forget": {0: Answers(("A2",))}}
+    assert found == {"forget": {0: OtherAnswers(("A2", "A3"), "One")}}
+    assert read_perturbed({"a": ["A2"]}, {"forget": records}) == {
+        "forget": {0: OtherAnswers(("A2",))}
+    }
     assert read_perturbed(None, {"forget": records}) == {}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlearn_eval.results.rows import Audit, Measure, audit_rows
+from unlearn_eval.results.rows import Audit, Measurement, audit_rows
 from unlearn_eval.scores.token_scores import SAMPLER, TokenScores
 
 # What a hostile record might hold; none of it may ever run or break the page.
@@ -68,7 +68,9 @@ def make_audit() -> MakeAudit:
         labels = {s: [f"p{i}" if subjects else None for i in range(sizes[s])] for s in sizes}
         some = np.arange(0, n, 2)
         measures = {
-            state: {"forget": [Measure("utility.rouge", "recall", some, np.full(len(some), 0.5))]}
+            state: {
+                "forget": [Measurement("utility.rouge", "recall", some, np.full(len(some), 0.5))]
+            }
             for state in forget
         }
         return Audit(

@@ -12,7 +12,7 @@ import pytest
 from unlearn.errors import DataError
 from unlearn_eval import audit_rows, run_audit
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.results.scores_file import Place, read_scores
+from unlearn_eval.results.scores_file import MatrixPlace, read_scores
 from unlearn_eval.statistics import auc_interval, mean_interval, proportion_interval
 from unlearn_eval.utility import loss
 
@@ -58,7 +58,7 @@ def test_the_matrices_come_back_bit_for_bit(written):
     assert {place.state for place in found} == set(result.states)
     for state, splits in result.scores.items():
         for split, matrix in splits.items():
-            back = found[Place(state, split)].scores
+            back = found[MatrixPlace(state, split)].scores
             assert back.ids == matrix.ids
             np.testing.assert_array_equal(back.log_prob, matrix.log_prob)
             np.testing.assert_array_equal(back.top, matrix.top)
@@ -80,7 +80,7 @@ def test_rows_are_computed_again_from_the_file_alone(written):
     found = read_scores(file)
     again = 0
     for row in result.rows:
-        place = Place(row.state, row.split, row.prompt_state, row.deployment)
+        place = MatrixPlace(row.state, row.split, row.prompt_state, row.deployment)
         if place not in found:  # R, the excess and means over seeds, which are of several states
             assert "seeds=2" in row.deployment or row.metric.startswith(("R[", "excess["))
             continue
@@ -110,7 +110,7 @@ def test_the_whole_table_of_plain_states_is_computed_again(written):
     folder, result = written
     plain: dict[str, dict[str, object]] = {}
     for place, (matrix, _) in read_scores(folder / "scores.parquet").items():
-        if place == Place(place.state, place.split):
+        if place == MatrixPlace(place.state, place.split):
             plain.setdefault(place.state, {})[place.split] = matrix
     again = {(r.state, r.split, r.probe, r.metric): r for r in audit_rows(plain, result.subjects)}
     measured = {"utility.truth_ratio", "utility.drift"}

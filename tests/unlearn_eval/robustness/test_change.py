@@ -8,8 +8,8 @@ from scipy import stats
 
 from unlearn_eval.robustness import resemblance
 from unlearn_eval.robustness.change import (
-    Comparison,
-    Error,
+    ChangeComparison,
+    ChangeCovariance,
     auc_change,
     compared,
     excess_interval,
@@ -79,7 +79,7 @@ def test_records_seeds_and_references_add_up_by_hand():
 
 
 def test_the_limits_of_r_solve_fieller_s_equation():
-    found = Comparison(2.0, 1.0, (Error(0.04, 0.01, 0.02, 30.0),))
+    found = ChangeComparison(2.0, 1.0, (ChangeCovariance(0.04, 0.01, 0.02, 30.0),))
     low, high = resemblance_interval(found, 0.95)
     t2 = stats.t.isf(0.025, 30) ** 2
     # (Δu − q Δr)² = t² (v_uu − 2 q v_ur + q² v_rr)
@@ -101,7 +101,7 @@ def test_the_limits_of_r_solve_fieller_s_equation():
 )
 def test_limits_of_r(unlearned, reference, wanted):
     low, high = resemblance_interval(
-        Comparison(unlearned, reference, (Error(0.01, 0.0, 0.01, 40.0),)), 0.95
+        ChangeComparison(unlearned, reference, (ChangeCovariance(0.01, 0.0, 0.01, 40.0),)), 0.95
     )
     assert low <= resemblance(unlearned, reference) <= high
     assert (low, high) == pytest.approx(wanted, abs=0.08)

@@ -11,8 +11,8 @@ from unlearn_eval import run_audit
 from unlearn_eval.report import audit_page
 from unlearn_eval.robustness import chosen, resemblance
 from unlearn_eval.robustness.rows import robustness_rows
-from unlearn_eval.robustness.run import Trial
-from unlearn_eval.robustness.treatments.treated import Setting, Treated, score
+from unlearn_eval.robustness.run import TreatmentRuns
+from unlearn_eval.robustness.treatments.treated import Setting, TreatedState, score
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,14 @@ def test_rows_by_hand(make_scores):
     }
     # a was trained on; the others' loss falls by 1.5 after unlearning, by 0.5 and 1.0 without
     losses = {"after": [-1.5, -2.5], "reference:0": [-3.0, -4.0], "reference:1": [-2.5, -3.5]}
-    trial = Trial([treatment], Setting())
+    runs = TreatmentRuns([treatment], Setting())
     for key, values in losses.items():
         parts = {
             "forget": make_scores([[v] for v in values], ids=("b", "c")),
             "holdout": scores[key]["holdout"],
         }
-        trial.found[key] = [(treatment, Treated("relearned k=1 steps=2", parts, {"k": 1}))]
-    rows = robustness_rows(trial, scores, {"forget": ["p", "q", None]})
+        runs.treated[key] = [(treatment, TreatedState("relearned k=1 steps=2", parts, {"k": 1}))]
+    rows = robustness_rows(runs, scores, {"forget": ["p", "q", None]})
     found = {(r.state, r.split, r.probe, r.metric): r for r in rows}
     assert {r.deployment for r in rows} == {"relearned k=1 steps=2"}
     row = found["after", "forget", "utility.loss", "mean"]
@@ -72,9 +72,9 @@ def test_rows_by_hand(make_scores):
 def test_without_references_there_is_no_r(make_scores):
     (treatment,) = chosen(["int8"])
     scores = {"after": matrices(make_scores, [-2.0, -3.0, -4.0], [-3.0, -4.0])}
-    trial = Trial([treatment], Setting())
-    trial.found["after"] = [(treatment, Treated("int8", scores["after"]))]
-    rows = [r for r in robustness_rows(trial, scores, {}) if r.metric.startswith("R[")]
+    runs = TreatmentRuns([treatment], Setting())
+    runs.treated["after"] = [(treatment, TreatedState("int8", scores["after"]))]
+    rows = [r for r in robustness_rows(runs, scores, {}) if r.metric.startswith("R[")]
     assert len(rows) == 5
     assert all(r.value is None and "--reference" in r.note for r in rows)
 
@@ -84,10 +84,10 @@ def test_an_infinite_loss_gives_no_r(make_scores):
     plain = matrices(make_scores, [-2.0, -3.0, -4.0], [-3.0, -4.0])
     broken = matrices(make_scores, [-2.0, -np.inf, -4.0], [-3.0, -4.0])
     scores = {"after": plain, "reference:0": plain}
-    trial = Trial([treatment], Setting())
-    trial.found["after"] = [(treatment, Treated("int4 group=32", broken))]
-    trial.found["reference:0"] = [(treatment, Treated("int4 group=32", plain))]
-    rows = {r.metric: r for r in robustness_rows(trial, scores, {})}
+    runs = TreatmentRuns([treatment], Setting())
+    runs.treated["after"] = [(treatment, TreatedState("int4 group=32", broken))]
+    runs.treated["reference:0"] = [(treatment, TreatedState("int4 group=32", plain))]
+    rows = {r.metric: r for r in robustness_rows(runs, scores, {})}
     assert rows["R[utility.loss]"].value is None
     assert rows["R[utility.loss]"].params["delta"] is None
     assert rows["R[membership.loss]"].value is not None
@@ -95,14 +95,14 @@ def test_an_infinite_loss_gives_no_r(make_scores):
 
 def test_a_reference_that_is_the_state_itself_responds_alike(open_state, examples):
     treatments = chosen(["benign", "int8", "merge_bf16", "logit_lens"])
-    trial = Trial(treatments, Setting(1e-2))
+    runs = TreatmentRuns(treatments, Setting(1e-2))
     state, counted = open_state(), []
     for key in ("after", "reference:0"):
-        trial.at(key, state, examples, counted.append)
-    assert sum(counted) == 2 * trial.work(examples)
-    assert not trial.refused
+        runs.at(key, state, examples, counted.append)
+    assert sum(counted) == 2 * runs.work(examples)
+    assert not runs.refused
     scores = dict.fromkeys(("after", "reference:0"), score(state, examples))
-    rows = robustness_rows(trial, scores, {})
+    rows = robustness_rows(runs, scores, {})
     found = [r for r in rows if r.metric.startswith("R[")]
     assert {r.probe for r in found} == {t.probe for t in treatments}
     assert {r.value for r in found} == {1.0}

@@ -9,7 +9,7 @@ import pytest
 from unlearn.apps.demo import base_path, facts
 from unlearn.errors import DataError, OptionError
 from unlearn.model.state import new_adapter, open_model
-from unlearn_eval.utility.lm_eval import _interval, evaluate_tasks
+from unlearn_eval.utility.lm_eval import HarnessOptions, _interval, evaluate_tasks
 
 
 def test_says_what_to_install(monkeypatch):
@@ -71,14 +71,15 @@ def test_a_local_task_on_an_adapter(folder):
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
     state = new_adapter(open_model(base_path()), {"r": 4}, 0)
     state.model.train()
-    found = evaluate_tasks(state, ["days"], folder=folder)
+    options = HarnessOptions(folder)
+    found = evaluate_tasks(state, ["days"], options)
     assert list(found) == ["days.acc"]
     assert found["days.acc"].value == 7 / 8  # it knows them all
     assert (found["days.acc"].n, found["days.acc"].method) == (8, "exact")
     assert found["days.acc"].low < 7 / 8 < found["days.acc"].high
     assert state.model.training
-    assert evaluate_tasks(state, ["days"], folder=folder, limit=2)["days.acc"].value == 0.5
+    assert evaluate_tasks(state, ["days"], HarnessOptions(folder, limit=2))["days.acc"].value == 0.5
     with pytest.raises(OptionError, match="dayz"):
-        evaluate_tasks(state, ["dayz"], folder=folder)
+        evaluate_tasks(state, ["dayz"], options)
     with pytest.raises(DataError, match="cannot be had"):
-        evaluate_tasks(state, ["gone"], folder=folder)
+        evaluate_tasks(state, ["gone"], options)

@@ -14,7 +14,7 @@ from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import now, weights_digest
 from unlearn_eval import run_audit
-from unlearn_eval.audit.lineages import Told
+from unlearn_eval.audit.lineages import LineageFacts
 from unlearn_eval.verdict.decision import View
 from unlearn_eval.verdict.load import load_audit, load_evidence, load_scores
 from unlearn_eval.verdict.verify import verify
@@ -374,7 +374,7 @@ def test_references_that_saw_fewer_kept_records_are_known(compared):
     change(audit, lambda content: content["references"]["reference:1"].update(kept=0))
     assert load_evidence(audit).partial == {"reference:1"}
     each = {"reference:0": {"kept": 8}, "reference:1": {"kept": 0}, "reference:2": {"kept": None}}
-    assert Told({"kept": 8}, each).partial == 1
+    assert LineageFacts({"kept": 8}, each).partial == 1
 
 
 def test_an_audit_without_facts_of_lineages_says_so(compared):

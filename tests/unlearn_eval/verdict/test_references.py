@@ -11,7 +11,7 @@ from scipy import stats
 
 from unlearn.errors import DataError
 from unlearn_eval.statistics import prediction_limits
-from unlearn_eval.verdict.decision import Fact, View, decide, leave_one_out
+from unlearn_eval.verdict.decision import ProvenanceFact, View, decide, leave_one_out
 from unlearn_eval.verdict.tiers.references import place, statistics
 
 from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, probe, reference, state
@@ -177,7 +177,9 @@ def test_a_failed_positive_control_does_not_save_a_model_that_fails(five, make_p
 @pytest.mark.parametrize("agrees", [True, None, False])
 def test_facts_that_do_not_hold_end_it(five, make_policy, agrees):
     for at in (0.3, -30.0):
-        verdict = decide(five(at, facts=[Fact("the weights are those", agrees)]), make_policy())
+        verdict = decide(
+            five(at, facts=[ProvenanceFact("the weights are those", agrees)]), make_policy()
+        )
         usual = "PASS" if at > 0 else "FAIL"
         assert verdict.outcome == ("INCONCLUSIVE" if agrees is False else usual)
         assert verdict.gates[0].passed is (agrees or (None if agrees is None else False))

@@ -9,7 +9,7 @@ import typer
 from unlearn.apps.cli.listings import AttacksOptions, MethodsOptions, attacks, methods
 from unlearn.apps.cli.request.group import request
 from unlearn.apps.cli.verb import add, unwrapped
-from unlearn.apps.cli.verbs.audit import audit
+from unlearn.apps.cli.verbs.audit import AuditFlags, audit
 from unlearn.apps.cli.verbs.benchmark import benchmark
 from unlearn.apps.cli.verbs.certificate import certificate
 from unlearn.apps.cli.verbs.compare import compare
@@ -72,8 +72,7 @@ def command() -> Any:
     add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
     add(app, ForgetOptions, forget, "forget", _TRAIN)
     add(app, ReferencesOptions, references, "references", _MEASURE)
-    for verb in (audit,):
-        app.command(rich_help_panel=_MEASURE, help=unwrapped(verb))(verb)
+    add(app, AuditFlags, audit, "audit", _MEASURE)
     add(app, VerifyFileOptions, verify, "verify", _MEASURE)
     add(app, CompareOptions, compare, "compare", _MEASURE)
     add(app, BenchmarkFileOptions, benchmark, "benchmark", _MEASURE)

@@ -16,8 +16,8 @@ from unlearn_eval.membership.calibrated.spread import levels
 from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = [
-    "Compared",
-    "Evidence",
+    "CalibratedScores",
+    "CalibrationData",
     "Sides",
     "of_deviation",
     "of_lira",
@@ -33,7 +33,7 @@ class Sides(NamedTuple):
     nonmember: TokenScores
 
 
-class Compared(NamedTuple):
+class CalibratedScores(NamedTuple):
     """An attack's scores of both sides; larger = more likely a member.
 
     Attributes:
@@ -50,7 +50,7 @@ class Compared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CalibrationData:
     """One audited state and what it can be compared with.
 
     Attributes:
@@ -74,7 +74,7 @@ _FEWEST = 2
 """Fewest shadow models that saw a record, and that did not, for LiRA to be online."""
 
 
-def of_lira(evidence: Evidence) -> Compared | None:
+def of_lira(evidence: CalibrationData) -> CalibratedScores | None:
     """LiRA offline, with every reference in the place of a model that did not see the record.
 
     With shadow models online, where each record of both sides was seen by two or more and not seen
@@ -86,12 +86,12 @@ def of_lira(evidence: Evidence) -> Compared | None:
         fewest = min(int(min(i.sum(0).min(), (~i).sum(0).min())) for i in inside)
         online = fewest >= _FEWEST
         attack = lira.online if online else lira.offline
-        found = [attack(*side) for side in zip(x, others, inside, strict=True)]
+        both_sides = [attack(*side) for side in zip(x, others, inside, strict=True)]
         used = fewest if online else min(int((~i).sum(0).min()) for i in inside)
         kind = "record" if used >= lira.MIN_RECORD_VARIANCE else "global"
         form = "online" if online else "offline"
         params = _counts(evidence) | {"variance": kind, "form": form}
-        return Compared(found[0], found[1], params, _shadow_note(evidence, form))
+        return CalibratedScores(both_sides[0], both_sides[1], params, _shadow_note(evidence, form))
     if not evidence.references:
         return None
     _check_finite("lira", evidence.references)
@@ -102,10 +102,10 @@ def of_lira(evidence: Evidence) -> Compared | None:
     count = len(evidence.references)
     kind = "record" if count >= lira.MIN_RECORD_VARIANCE else "global"
     params = {"references": count, "variance": kind}
-    return Compared(member, nonmember, params, _note(count, "offline"))
+    return CalibratedScores(member, nonmember, params, _note(count, "offline"))
 
 
-def of_rmia(evidence: Evidence) -> Compared | None:
+def of_rmia(evidence: CalibrationData) -> CalibratedScores | None:
     """RMIA offline, with the holdout as the population.
 
     Of shadow models each record is compared with those that did not see it.
@@ -113,13 +113,13 @@ def of_rmia(evidence: Evidence) -> Compared | None:
     if evidence.shadows:
         _check_finite("rmia", [*evidence.references, *evidence.shadows])
         x, others, inside = _levelled(evidence, loss.score)
-        found = [
+        both_sides = [
             rmia.score(x[i], others[i], x[1], others[1], inside[i], population_member=inside[1])
             for i in (0, 1)
         ]
         params = _counts(evidence) | {"population": len(x[1]), "gamma": 1.0, "a": 1.0}
         note = _shadow_note(evidence, "offline, the holdout is the population")
-        return Compared(found[0], found[1], params, note)
+        return CalibratedScores(both_sides[0], both_sides[1], params, note)
     if not evidence.references:
         return None
     _check_finite("rmia", evidence.references)
@@ -137,10 +137,10 @@ def of_rmia(evidence: Evidence) -> Compared | None:
     count = len(evidence.references)
     params = {"references": count, "population": len(population), "gamma": 1.0, "a": 1.0}
     note = _note(count, "offline, the holdout is the population")
-    return Compared(member, nonmember, params, note)
+    return CalibratedScores(member, nonmember, params, note)
 
 
-def of_deviation(evidence: Evidence) -> Compared | None:
+def of_deviation(evidence: CalibrationData) -> CalibratedScores | None:
     """Deviation from the references' median of each record, else from the holdout's median."""
     x, y = (loss.score(side) for side in evidence.target)
     count = len(evidence.references)
@@ -157,10 +157,10 @@ def of_deviation(evidence: Evidence) -> Compared | None:
         note = "no references: from the median of the holdout"
     else:
         return None
-    return Compared(member, nonmember, {"references": count}, note)
+    return CalibratedScores(member, nonmember, {"references": count}, note)
 
 
-def of_quantile(evidence: Evidence) -> Compared | None:
+def of_quantile(evidence: CalibrationData) -> CalibratedScores | None:
     """Quantile regression on length, compressed size, and the base's score where there is one."""
     _check_finite("quantile", [evidence.target])
     names = ["log_tokens"]
@@ -178,7 +178,7 @@ def of_quantile(evidence: Evidence) -> Compared | None:
             columns.append(loss.score(evidence.base[i]))
         return np.column_stack(columns)
 
-    found = quantile.compare(
+    residuals = quantile.compare(
         loss.score(evidence.target.member),
         features(0),
         loss.score(evidence.target.nonmember),
@@ -186,7 +186,9 @@ def of_quantile(evidence: Evidence) -> Compared | None:
         evidence.groups,
     )
     params = {"alpha": quantile.ALPHA, "folds": quantile.FOLDS, "features": names}
-    return Compared(found.member, found.nonmember, params, "cross-fitted on the holdout")
+    return CalibratedScores(
+        residuals.member, residuals.nonmember, params, "cross-fitted on the holdout"
+    )
 
 
 def _check_finite(attack: str, states: Sequence[Sides]) -> None:
@@ -203,7 +205,7 @@ def _check_finite(attack: str, states: Sequence[Sides]) -> None:
 
 
 def _levelled(
-    evidence: Evidence, score: Callable[[TokenScores], FloatArray]
+    evidence: CalibrationData, score: Callable[[TokenScores], FloatArray]
 ) -> tuple[list[FloatArray], list[FloatArray], list[BoolArray]]:
     """Return scores of both sides relative to each model's level, and who saw what.
 
@@ -232,11 +234,11 @@ def _levelled(
     return [s[0] for s in scores], [s[1:] for s in scores], [i[1:] for i in inside]
 
 
-def _counts(evidence: Evidence) -> dict[str, Any]:
+def _counts(evidence: CalibrationData) -> dict[str, Any]:
     return {"references": len(evidence.references), "shadows": len(evidence.shadows)}
 
 
-def _shadow_note(evidence: Evidence, rest: str) -> str:
+def _shadow_note(evidence: CalibrationData, rest: str) -> str:
     """Say what models there were, and how their scores were made comparable."""
     references = len(evidence.references)
     shadows = len(evidence.shadows)

@@ -34,8 +34,8 @@ def score(target: npt.ArrayLike, comparators: npt.ArrayLike) -> FloatArray:
         DataError: if shapes do not fit, a score is NaN, or a comparator is infinite.
     """
     x, others, _ = reference_scores("deviation", target, comparators)
-    found: FloatArray = np.abs(x - np.median(others, axis=0))
-    return found
+    distances: FloatArray = np.abs(x - np.median(others, axis=0))
+    return distances
 
 
 def among(values: npt.ArrayLike) -> FloatArray:
@@ -58,5 +58,5 @@ def among(values: npt.ArrayLike) -> FloatArray:
     # without the one at `place`, the median lies at ranks counted around it
     lower, upper = (len(x) - 2) // 2, (len(x) - 1) // 2
     low, high = (ranked[k + (place <= k)] for k in (lower, upper))
-    found: FloatArray = np.abs(x - (low + high) / 2)
-    return found
+    distances: FloatArray = np.abs(x - (low + high) / 2)
+    return distances

@@ -45,8 +45,8 @@ def confidence(scores: TokenScores) -> FloatArray:
         float64[R]; −inf for a record that the model rules out, at most 16.1 (1 − p = 1e-7).
     """
     mean = np.minimum(scores.per_record(scores.log_prob), 0.0)
-    found: FloatArray = mean - np.log(np.maximum(-np.expm1(mean), _CERTAIN))
-    return found
+    logits: FloatArray = mean - np.log(np.maximum(-np.expm1(mean), _CERTAIN))
+    return logits
 
 
 def offline(
@@ -118,12 +118,12 @@ def online(
         )
     mean_in, std_in = _fit(others, inside, variance, "saw")
     mean_out, std_out = _fit(others, ~inside, variance, "never saw")
-    found: FloatArray = (
+    ratios: FloatArray = (
         np.log(std_out / std_in)
         + 0.5 * ((x - mean_out) / std_out) ** 2
         - 0.5 * ((x - mean_in) / std_in) ** 2
     )
-    return found
+    return ratios
 
 
 def _fit(

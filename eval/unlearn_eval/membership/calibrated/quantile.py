@@ -153,8 +153,8 @@ def fit(values: FloatArray, features: FloatArray, level: float) -> FloatArray:
 
 def _predict(line: FloatArray, features: FloatArray) -> FloatArray:
     """Return the predicted quantiles."""
-    found: FloatArray = line[0] + features @ line[1:]
-    return found
+    quantiles: FloatArray = line[0] + features @ line[1:]
+    return quantiles
 
 
 def _deal(groups: Sequence[Hashable], folds: int) -> IntArray:

@@ -92,5 +92,5 @@ def _log_mean(references: FloatArray, chosen: BoolArray, a: float) -> FloatArray
         )
     outside = logsumexp(np.where(chosen, references, -np.inf), axis=0) - np.log(count)
     with np.errstate(divide="ignore"):  # a = 1 leaves nothing but the references
-        found: FloatArray = np.logaddexp(np.log((1 + a) / 2) + outside, np.log((1 - a) / 2))
-    return found
+        log_means: FloatArray = np.logaddexp(np.log((1 + a) / 2) + outside, np.log((1 - a) / 2))
+    return log_means

@@ -81,15 +81,15 @@ def levels(scores: npt.ArrayLike, member: npt.ArrayLike) -> FloatArray:
             f"model {model} (from 0) saw every unseen record that it could be compared by; give "
             "--holdout records that were not in its training"
         )
-    kept = unseen.astype(np.float64)
-    count = np.maximum(kept.sum(axis=0), 1.0)
+    weights = unseen.astype(np.float64)
+    count = np.maximum(weights.sum(axis=0), 1.0)
     values = np.where(unseen, values, 0.0)
     # β_r is the mean over models of s − α; what is left are K equations of rank K − 1
-    normal = np.diag(kept.sum(axis=1)) - (kept / count) @ kept.T
+    normal = np.diag(weights.sum(axis=1)) - (weights / count) @ weights.T
     right = np.where(unseen, values - values.sum(axis=0) / count, 0.0).sum(axis=1)
-    found: FloatArray = np.linalg.lstsq(normal, right, rcond=None)[0]
-    found -= found.mean()
-    return found
+    estimates: FloatArray = np.linalg.lstsq(normal, right, rcond=None)[0]
+    estimates -= estimates.mean()
+    return estimates
 
 
 def _first(wrong: BoolArray) -> str:

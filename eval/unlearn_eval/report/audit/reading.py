@@ -15,7 +15,7 @@ from unlearn.errors import DataError
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import ATTACKS, CALIBRATED
 from unlearn_eval.results.audit_result import Audit, AuditRow
-from unlearn_eval.results.rows import cluster_labels, evidence_of
+from unlearn_eval.results.rows import calibration_data, cluster_labels
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, paired_difference
 from unlearn_eval.utility import loss
@@ -257,7 +257,9 @@ class Reading:
         chosen = CALIBRATED.get(attack)
         if chosen is None or chosen.compare is None:
             return None
-        evidence = evidence_of(state, self.audit.scores, self.audit.subjects, self.audit.shadows)
+        evidence = calibration_data(
+            state, self.audit.scores, self.audit.subjects, self.audit.shadows
+        )
         try:
             found = chosen.compare(evidence) if evidence else None
         except DataError:  # its rows say why

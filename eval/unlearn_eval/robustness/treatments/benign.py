@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from unlearn.errors import DataError
 from unlearn.model.state import ModelState
-from unlearn_eval.robustness.treatments.relearn import RECORDS, STEPS, teach_each
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated
+from unlearn_eval.robustness.treatments.options import RECORDS, STEPS
+from unlearn_eval.robustness.treatments.relearn import teach, training_options
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState
 
 __all__ = ["benign"]
 
@@ -20,7 +21,7 @@ def benign(
     steps: int = STEPS,
     learning_rate: float | None = None,
     seeds: Sequence[int] | None = None,
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Fine-tune a state on a few holdout records (else retain ones), and score the forgotten ones.
 
     This happens without any ill will: the next customer fine-tunes the model. New records are used
@@ -45,8 +46,7 @@ def benign(
     """
     for split in ("holdout", "retain"):
         if len(examples.get(split, ())) >= 2:
-            yield from teach_each(
-                state, examples, setting, split, "fine-tuned", k, steps, learning_rate, seeds
-            )
+            options = training_options(k, steps, learning_rate, seeds)
+            yield from teach(state, examples, setting, split, "fine-tuned", options)
             return
     raise DataError("benign fine-tuning needs two records of the holdout, or to keep")

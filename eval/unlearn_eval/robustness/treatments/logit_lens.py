@@ -11,7 +11,7 @@ from torch import nn
 from unlearn.errors import OptionError
 from unlearn.model.blocks import block_outputs, blocks_of
 from unlearn.model.state import ModelState
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 
 __all__ = ["leaving_at", "lens_blocks", "logit_lens"]
 
@@ -25,8 +25,8 @@ def lens_blocks(depth: int) -> list[int]:
     Returns:
         Distinct numbers from 0, the last block not among them; none for a model of one block.
     """
-    found = {max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3)}
-    return sorted(found - {depth - 1})
+    blocks = {max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3)}
+    return sorted(blocks - {depth - 1})
 
 
 @contextlib.contextmanager
@@ -49,10 +49,10 @@ def leaving_at(state: ModelState, block: int) -> Iterator[None]:
     blocks = blocks_of(state.model)
     if not 0 <= block < len(blocks):
         raise OptionError(f"logit lens: no block {block}; the model has 0 to {len(blocks) - 1}")
-    with block_outputs(state.model, [block]) as found:
+    with block_outputs(state.model, [block]) as outputs:
 
         def replace(_: nn.Module, args: Any, output: Any) -> Any:
-            early = found[block]
+            early = outputs[block]
             return (early, *output[1:]) if isinstance(output, tuple) else early
 
         handle = blocks[-1].register_forward_hook(replace)
@@ -64,7 +64,7 @@ def leaving_at(state: ModelState, block: int) -> Iterator[None]:
 
 def logit_lens(
     state: ModelState, examples: Examples, setting: Setting, blocks: Sequence[int] | None = None
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Score the predictions of intermediate blocks.
 
     A lens without a trained translator sees little in the early blocks of most models, of the
@@ -83,4 +83,4 @@ def logit_lens(
     for block in lens_blocks(depth) if blocks is None else blocks:
         with leaving_at(state, block):
             scores = score(state, examples)
-        yield Treated(f"logit lens block={block}", scores, {"block": block, "blocks": depth})
+        yield TreatedState(f"logit lens block={block}", scores, {"block": block, "blocks": depth})

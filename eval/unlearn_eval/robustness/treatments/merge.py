@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.model.state import ModelState
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 from unlearn_eval.robustness.treatments.weights import rewritten
 
 __all__ = ["cast_bf16", "merge_bf16", "merged_bf16"]
@@ -45,7 +45,7 @@ def merged_bf16(state: ModelState) -> Iterator[None]:
         yield
 
 
-def merge_bf16(state: ModelState, examples: Examples, setting: Setting) -> Iterator[Treated]:
+def merge_bf16(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
     """Score a state merged and cast to bfloat16.
 
     Args:
@@ -58,4 +58,4 @@ def merge_bf16(state: ModelState, examples: Examples, setting: Setting) -> Itera
     """
     with merged_bf16(state):
         scores = score(state, examples)
-    yield Treated("merged bf16", scores, {"dtype": "bfloat16"})
+    yield TreatedState("merged bf16", scores, {"dtype": "bfloat16"})

@@ -17,6 +17,7 @@ __all__ = [
     "RECORDS",
     "STEPS",
     "Options",
+    "TrainingTreatment",
     "options_of",
     "parse_options",
 ]
@@ -48,16 +49,13 @@ def _each_once(value: Any) -> Any:
     return values
 
 
-_Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...] | None, BeforeValidator(_each_once), Field(min_length=1)
-]
+_Counted = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+_Seeds = Annotated[_Counted | None, BeforeValidator(_each_once)]
 _Factors = Annotated[tuple[float, ...], BeforeValidator(_each_once), Field(min_length=1)]
 _Sizes = Annotated[
     tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_each_once), Field(min_length=1)
 ]
-_Blocks = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...] | None, BeforeValidator(_each_once), Field(min_length=1)
-]
+_Blocks = Annotated[_Counted | None, BeforeValidator(_each_once)]
 
 
 class Options(StrictModel):
@@ -152,7 +150,7 @@ def parse_options(words: Iterable[str]) -> dict[str, dict[str, Any]]:
     Raises:
         OptionError: for a word of another form.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_treatment: dict[str, dict[str, Any]] = {}
     for word in words:
         name, equals, value = word.partition("=")
         treatment, dot, key = name.partition(".")
@@ -160,8 +158,8 @@ def parse_options(words: Iterable[str]) -> dict[str, dict[str, Any]]:
             raise OptionError(
                 f"{_FLAG} {word}: write TREATMENT.OPTION=VALUE, such as relearn.steps=20"
             )
-        found.setdefault(treatment, {})[key] = parse_overrides([f"value={value}"])["value"]
-    return found
+        by_treatment.setdefault(treatment, {})[key] = parse_overrides([f"value={value}"])["value"]
+    return by_treatment
 
 
 def options_of(given: Mapping[str, Mapping[str, Any]], chosen: Iterable[str]) -> dict[str, Options]:

@@ -18,7 +18,7 @@ from unlearn.errors import ModelError
 from unlearn.model.blocks import blocks_of
 from unlearn.model.state import ModelState
 from unlearn_eval.robustness.treatments.options import GROUPS
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 from unlearn_eval.robustness.treatments.weights import rewritten
 
 __all__ = ["GROUPS", "int4", "int8", "nf4", "round_nf4", "round_symmetric", "rounded"]
@@ -65,12 +65,12 @@ def round_symmetric(weight: Tensor, bits: int, group: int | None = None) -> Tens
     """
     top = 2 ** (bits - 1) - 1
     parts = [weight] if group is None else torch.split(weight, group, dim=-1)
-    found = []
+    rounded_groups = []
     for part in parts:
         scale = part.abs().amax(dim=-1, keepdim=True) / top
         levels = torch.where(scale > 0, part / scale, 0).round().clamp(-top, top)
-        found.append(levels * scale)
-    return torch.cat(found, dim=-1)
+        rounded_groups.append(levels * scale)
+    return torch.cat(rounded_groups, dim=-1)
 
 
 def round_nf4(weight: Tensor) -> Tensor:
@@ -90,13 +90,15 @@ def round_nf4(weight: Tensor) -> Tensor:
     levels = torch.tensor(_NF4, device=weight.device, dtype=torch.float32)
     borders = (levels[1:] + levels[:-1]) / 2
     flat = weight.reshape(-1)
-    found = []
+    rounded_blocks = []
     for block in torch.split(flat, _NF4_BLOCK * 4096):  # a bounded temporary, in whole blocks
         padded = nn.functional.pad(block, (0, -len(block) % _NF4_BLOCK)).view(-1, _NF4_BLOCK)
         largest = padded.abs().amax(dim=-1, keepdim=True)
         unit = torch.where(largest > 0, padded / largest, 0)
-        found.append((levels[torch.bucketize(unit, borders)] * largest).view(-1)[: len(block)])
-    return torch.cat(found).view_as(weight)
+        rounded_blocks.append(
+            (levels[torch.bucketize(unit, borders)] * largest).view(-1)[: len(block)]
+        )
+    return torch.cat(rounded_blocks).view_as(weight)
 
 
 @contextlib.contextmanager
@@ -138,7 +140,7 @@ def rounded(state: ModelState, how: Callable[[Tensor], Tensor]) -> Iterator[None
         yield
 
 
-def int8(state: ModelState, examples: Examples, setting: Setting) -> Iterator[Treated]:
+def int8(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
     """Score a state in 8 bits, one scale an output channel.
 
     Args:
@@ -151,12 +153,12 @@ def int8(state: ModelState, examples: Examples, setting: Setting) -> Iterator[Tr
     """
     with rounded(state, lambda weight: round_symmetric(weight, 8)):
         scores = score(state, examples)
-    yield Treated("int8", scores, {"bits": 8})
+    yield TreatedState("int8", scores, {"bits": 8})
 
 
 def int4(
     state: ModelState, examples: Examples, setting: Setting, groups: Sequence[int] = GROUPS
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Score a state in 4 bits, with a scale for each group of weights.
 
     Args:
@@ -175,10 +177,10 @@ def int4(
 
         with rounded(state, how):
             scores = score(state, examples)
-        yield Treated(f"int4 group={group}", scores, {"bits": 4, "group": group})
+        yield TreatedState(f"int4 group={group}", scores, {"bits": 4, "group": group})
 
 
-def nf4(state: ModelState, examples: Examples, setting: Setting) -> Iterator[Treated]:
+def nf4(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
     """Score a state in NormalFloat 4.
 
     Args:
@@ -191,4 +193,4 @@ def nf4(state: ModelState, examples: Examples, setting: Setting) -> Iterator[Tre
     """
     with rounded(state, round_nf4):
         scores = score(state, examples)
-    yield Treated("nf4", scores, {"bits": 4, "block": _NF4_BLOCK})
+    yield TreatedState("nf4", scores, {"bits": 4, "block": _NF4_BLOCK})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from unlearn.model.state import ModelState
 from unlearn.training.fitting import fit
 from unlearn.training.options import TrainingOptions
 from unlearn.training.trainer import Objective
-from unlearn_eval.robustness.treatments.options import RECORDS, STEPS
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.options import RECORDS, STEPS, TrainingTreatment
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 from unlearn_eval.scores.processes import alone
 
-__all__ = ["RECORDS", "STEPS", "pick", "relearn", "taught", "teach", "teach_each"]
+__all__ = ["pick", "relearn", "taught", "teach", "training_options"]
 
 
 @contextlib.contextmanager
@@ -103,75 +102,47 @@ def teach(
     examples: Examples,
     setting: Setting,
     split: str,
-    deployment: str,
-    k: int,
-    steps: int,
-    across: str = "",
-) -> Treated:
-    """Train on some records of a split, and score all the others of every split.
+    name: str,
+    options: TrainingTreatment,
+) -> Iterator[TreatedState]:
+    """Train on some records of a split, and score all the others of every split, once a seed.
 
     Args:
         state: the state, as before afterwards.
         examples: the records.
-        setting: learning rate and seed.
+        setting: learning rate and seed, where the options have none.
         split: where the training records come from.
-        deployment: the treatment in a word.
-        k: how many of them.
-        steps: optimizer steps.
-        across: the treatment in a word, without what differs between runs that are averaged.
-
-    Returns:
-        The treated state.
-    """
-    records = pick(examples[split], k, setting.seed)
-    with taught(state, records, steps, setting):
-        scores = score(state, examples, without=[e.id for e in records])
-    params = {"k": len(records), "steps": steps, "records": split}
-    params |= {"learning_rate": setting.learning_rate, "seed": setting.seed}
-    how = f" k={len(records)} steps={steps}"
-    return Treated(f"{deployment}{how}", scores, params, f"{across}{how}" if across else "")
-
-
-def teach_each(
-    state: ModelState,
-    examples: Examples,
-    setting: Setting,
-    split: str,
-    deployment: str,
-    k: int,
-    steps: int,
-    learning_rate: float | None,
-    seeds: Sequence[int] | None,
-) -> Iterator[Treated]:
-    """Do `teach` once a seed.
-
-    Args:
-        state: the state, as before afterwards.
-        examples: the records.
-        setting: learning rate and seed, where none is given.
-        split: where the training records come from.
-        deployment: the treatment in a word.
-        k: how many of them.
-        steps: optimizer steps.
-        learning_rate: step size; None for the setting's.
-        seeds: a run each; None for one with the setting's.
+        name: the treatment in a word.
+        options: of the training.
 
     Yields:
         A treated state a seed; several name what they are averaged under.
     """
-    rate = learning_rate or setting.learning_rate
-    several = bool(seeds) and len(seeds or ()) > 1
-    for seed in seeds or [setting.seed]:
-        yield teach(
-            state,
-            examples,
-            replace(setting, learning_rate=rate, seed=seed),
-            split,
-            f"{deployment} seed={seed}" if several else deployment,
-            k,
-            steps,
-            f"{deployment} seeds={len(seeds or ())}" if several else "",
+    rate = options.learning_rate or setting.learning_rate
+    seeds = options.seeds or (setting.seed,)
+    several = len(seeds) > 1
+    for seed in seeds:
+        records = pick(examples[split], options.k, seed)
+        with taught(state, records, options.steps, Setting(rate, seed)):
+            scores = score(state, examples, without=[e.id for e in records])
+        params = {"k": len(records), "steps": options.steps, "records": split}
+        params |= {"learning_rate": rate, "seed": seed}
+        how = f" k={len(records)} steps={options.steps}"
+        yield TreatedState(
+            (f"{name} seed={seed}" if several else name) + how,
+            scores,
+            params,
+            f"{name} seeds={len(seeds)}{how}" if several else "",
         )
+
+
+def training_options(
+    k: int, steps: int, learning_rate: float | None, seeds: Sequence[int] | None
+) -> TrainingTreatment:
+    """Return the options of a treatment that trains as one value."""
+    return TrainingTreatment(
+        k=k, steps=steps, learning_rate=learning_rate, seeds=None if seeds is None else tuple(seeds)
+    )
 
 
 def relearn(
@@ -182,7 +153,7 @@ def relearn(
     steps: int = STEPS,
     learning_rate: float | None = None,
     seeds: Sequence[int] | None = None,
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Fine-tune a state on some of the forgotten records, and score the others.
 
     Whoever has a part of the records can try this. Where the others come back faster than in a
@@ -192,8 +163,8 @@ def relearn(
         state: the state, as before afterwards.
         examples: the records.
         setting: learning rate and seed.
-        k: forgotten records to train on; the default is this project's.
-        steps: optimizer steps; the default is this project's.
+        k: records to train on, at most half of those there are.
+        steps: optimizer steps, each on all of these records.
         learning_rate: step size; by default the setting's, that of the original training.
         seeds: a run each, with a draw of records of its own; by default the setting's.
 
@@ -202,6 +173,5 @@ def relearn(
 
     Source: 2410.08827 (retrain on some, test on others).
     """
-    yield from teach_each(
-        state, examples, setting, "forget", "relearned", k, steps, learning_rate, seeds
-    )
+    options = training_options(k, steps, learning_rate, seeds)
+    yield from teach(state, examples, setting, "forget", "relearned", options)

@@ -9,7 +9,7 @@ from unlearn.errors import ModelError
 from unlearn.model.lora import TRAINABLE
 from unlearn.model.state import ModelState
 from unlearn_eval.robustness.treatments.options import FACTORS
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, Treated, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
 
 __all__ = ["FACTORS", "scale", "scaled"]
 
@@ -44,8 +44,8 @@ def scaled(state: ModelState, factor: float) -> Iterator[None]:
             raise ModelError(
                 f"scaling needs plain LoRA: this adapter has {key}, whose change does not scale"
             )
-    found = [m for m in state.model.modules() if isinstance(m, LoraLayer)]
-    layers = [layer for layer in found if TRAINABLE in layer.scaling]
+    lora = [m for m in state.model.modules() if isinstance(m, LoraLayer)]
+    layers = [layer for layer in lora if TRAINABLE in layer.scaling]
     scales = [layer.scaling[TRAINABLE] for layer in layers]
     try:
         for layer, value in zip(layers, scales, strict=True):
@@ -58,7 +58,7 @@ def scaled(state: ModelState, factor: float) -> Iterator[None]:
 
 def scale(
     state: ModelState, examples: Examples, setting: Setting, factors: Sequence[float] = FACTORS
-) -> Iterator[Treated]:
+) -> Iterator[TreatedState]:
     """Score a state with its adapter scaled.
 
     Args:
@@ -73,4 +73,4 @@ def scale(
     for factor in factors:
         with scaled(state, factor):
             scores = score(state, examples)
-        yield Treated(f"scale={factor:g}", scores, {"factor": factor})
+        yield TreatedState(f"scale={factor:g}", scores, {"factor": factor})

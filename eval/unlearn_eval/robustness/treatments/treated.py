@@ -12,7 +12,7 @@ from unlearn.training.options import USUAL_RATE
 from unlearn_eval.scores.model_scores import score_model
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Examples", "Setting", "Treated", "score"]
+__all__ = ["Examples", "Setting", "TreatedState", "score"]
 
 Examples = Mapping[str, Sequence[Example]]
 """Encoded records by split."""
@@ -32,7 +32,7 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Treated:
+class TreatedState:
     """Scores of one state after one treatment.
 
     Attributes:
@@ -62,8 +62,8 @@ def score(
     Returns:
         The score matrices by split.
     """
-    gone = set(without)
+    left_out = set(without)
     return {
-        split: score_model(state.model, state.head, [e for e in part if e.id not in gone])
+        split: score_model(state.model, state.head, [e for e in part if e.id not in left_out])
         for split, part in examples.items()
     }

@@ -43,12 +43,12 @@ def rewritten(state: ModelState, change: Change) -> Iterator[None]:
         ModelError: if weights are packed by a quantiser already, or an adapter changes parameters
             that are not a layer's weight.
     """
-    done: set[int] = set()
+    rewritten_blocks: set[int] = set()
     with contextlib.ExitStack() as undo:
         for module, adapter in _deployed(unwrapped(state.model)):
-            if id(module) not in done:  # some models run one block several times
+            if id(module) not in rewritten_blocks:  # some models run one block several times
                 _rewrite(module, adapter, change, undo)
-                done.add(id(module))
+                rewritten_blocks.add(id(module))
         yield
 
 
@@ -95,8 +95,8 @@ def _rewrite(module: nn.Module, adapter: Any, change: Change, undo: contextlib.E
     new = {}
     for name, was in old.items():
         merged = getattr(module, name).data
-        found = change(module, name, merged)
-        value = (merged if found is None else found).to(was.dtype)
+        changed = change(module, name, merged)
+        value = (merged if changed is None else changed).to(was.dtype)
         new[name] = was if torch.equal(value, was) else _parameter(value)
     _hang(module, new)
 

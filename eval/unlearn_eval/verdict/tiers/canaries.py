@@ -14,15 +14,17 @@ from unlearn_eval.scores.measures import Scores
 from unlearn_eval.statistics import holm, records_for_equivalence, sign_flip_test, twin_theta
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
-from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
-from unlearn_eval.verdict.tiers.twins import Pair, pair
+from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
+from unlearn_eval.verdict.tiers.twins import SplitScores, pair
 
 __all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
 
 _STATISTIC = "θ = P(included > left out)"
 
 
-def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
+def decide_by_canaries(
+    evidence: Evidence, policy: Policy, level: float | None = None
+) -> TierJudgement:
     """Judge every probe in every audited form of the model by pairs of canaries.
 
     - passed iff the interval of θ at level 1 − 2α lies within ½ ± δ.
@@ -39,13 +41,13 @@ def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None =
     """
     level = policy.alpha if level is None else level
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    found: list[Pair | str] = []
+    cell_scores: list[SplitScores | str] = []
     for view, probe in cells:
-        found.append(_pairs(evidence, evidence.scores(view), "after", probe))
-    adjusted = holm([_p_value(scores) for scores in found])
+        cell_scores.append(_pairs(evidence, evidence.scores(view), "after", probe))
+    adjusted = holm([_p_value(scores) for scores in cell_scores])
     probes = [
         _result(view, probe, scores, p <= level, p, policy)
-        for (view, probe), scores, p in zip(cells, found, adjusted, strict=True)
+        for (view, probe), scores, p in zip(cells, cell_scores, adjusted, strict=True)
     ]
     advice = []
     pairs = evidence.forget.records
@@ -53,7 +55,7 @@ def decide_by_canaries(evidence: Evidence, policy: Policy, level: float | None =
     if any(not (r.passed or r.failed) for r in probes) and pairs < needed:
         advice.append(f"{needed} pairs of canaries, to show θ within ½ ± {policy.delta:g}")
     negative = Gate("G2", None, "not needed: a coin decided which canaries were included")
-    return Judged(probes, [_before(evidence, policy), negative], advice)
+    return TierJudgement(probes, [_before(evidence, policy), negative], advice)
 
 
 def guesses_refute(differences: FloatArray, epsilon: float) -> float:
@@ -102,14 +104,14 @@ def judge_claim(evidence: Evidence, policy: Policy) -> ProbeResult | None:
     return ProbeResult("epsilon", statistic, p, None, None, not refuted, refuted, words)
 
 
-def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair | str:
+def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> SplitScores | str:
     """Return scores of (included, left out) pair by pair, or why there are none."""
     assert evidence.twins is not None
     other = evidence.twins.positions[:, 0]
     try:
         if probe != DEVIATION:
-            found = pair(probe, scores, state)
-            return Pair(found.forget, found.holdout[other])
+            both = pair(probe, scores, state)
+            return SplitScores(both.forget, both.holdout[other])
         included = loss.score(part_of(scores, state, "forget"))
         left_out = loss.score(part_of(scores, state, "holdout"))[other]
         # the median of both sides together stays where it is when a pair changes places, so that
@@ -117,40 +119,44 @@ def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> Pair |
         centre = np.median(np.concatenate((included, left_out)))
         if not np.isfinite(centre):
             raise MissingError("half of the scores are infinite")
-        return Pair(np.abs(included - centre), np.abs(left_out - centre))
+        return SplitScores(np.abs(included - centre), np.abs(left_out - centre))
     except DataError as error:
         return f"no statistic: {reason(error)}"
 
 
-def _p_value(scores: Pair | str) -> float:
+def _p_value(scores: SplitScores | str) -> float:
     if isinstance(scores, str):
         return 1.0
     return sign_flip_test(_differences(scores), "two-sided").p_value
 
 
-def _differences(scores: Pair) -> FloatArray:
+def _differences(scores: SplitScores) -> FloatArray:
     """Return included − left out; where one is infinite, only the order of every pair."""
     with np.errstate(invalid="ignore"):
-        found = scores.forget - scores.holdout
-    return found if np.isfinite(found).all() else np.sign(np.nan_to_num(found, nan=0.0))
+        differences = scores.forget - scores.holdout
+    return (
+        differences
+        if np.isfinite(differences).all()
+        else np.sign(np.nan_to_num(differences, nan=0.0))
+    )
 
 
 def _result(
-    view: View, probe: str, scores: Pair | str, rejected: bool, p: float, policy: Policy
+    view: View, probe: str, scores: SplitScores | str, rejected: bool, p: float, policy: Policy
 ) -> ProbeResult:
     if isinstance(scores, str):
         words = f"{probe}: {scores}"
         return ProbeResult(probe, _STATISTIC, None, None, None, False, False, words, *view)
-    found = twin_theta(scores.forget, scores.holdout, 1 - 2 * policy.alpha)
+    theta = twin_theta(scores.forget, scores.holdout, 1 - 2 * policy.alpha)
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
-    passed = bool(found.method == "matched" and low <= found.low and found.high <= high)
+    passed = bool(theta.method == "matched" and low <= theta.low and theta.high <= high)
     failed = bool(rejected and not passed)
     words = (
-        f"{probe}: θ = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} pairs; "
+        f"{probe}: θ = {theta.value:.2f} [{theta.low:.2f}, {theta.high:.2f}] over {theta.n} pairs; "
         f"passes within [{low:.2f}, {high:.2f}]; adjusted p of the sign flips = {p:.3f}"
     )
-    limits = (found.low, found.high)
-    return ProbeResult(probe, _STATISTIC, found.value, *limits, passed, failed, words, *view)
+    limits = (theta.low, theta.high)
+    return ProbeResult(probe, _STATISTIC, theta.value, *limits, passed, failed, words, *view)
 
 
 def _before(evidence: Evidence, policy: Policy) -> Gate:

@@ -16,9 +16,9 @@ from unlearn_eval.scores.measures import Scores
 from unlearn_eval.statistics import PredictionLimits, holm, prediction_limits
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
-from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
+from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 
-__all__ = ["Place", "decide_by_references", "place", "statistics"]
+__all__ = ["ReferencePosition", "decide_by_references", "place", "statistics"]
 
 _MORE = 100
 """Most references that are suggested."""
@@ -28,7 +28,7 @@ _TIED = 1e-12
 _STATISTIC = {False: "forget − holdout, means", True: "forget − holdout, log mean deviation"}
 
 
-class Place(NamedTuple):
+class ReferencePosition(NamedTuple):
     """Where the audited model lies among k references.
 
     Attributes:
@@ -96,8 +96,8 @@ def statistics(
     def mean(state: str, split: str) -> float:
         # an infinite score of either sign is kept: its sum is infinite or undefined
         with np.errstate(invalid="ignore"):
-            found = ATTACKS[probe].score(part_of(scores, state, split), base.get(split))
-            return float(np.mean(found))
+            record_scores = ATTACKS[probe].score(part_of(scores, state, split), base.get(split))
+            return float(np.mean(record_scores))
 
     with np.errstate(invalid="ignore"):
         gaps = [np.subtract(mean(state, "forget"), mean(state, "holdout")) for state in states]
@@ -116,7 +116,7 @@ def _deviations(
         with np.errstate(invalid="ignore"):  # an infinite score leaves none of its model finite
             return values if level else values - np.mean(loss.score(scores[state]["holdout"]))
 
-    found = np.zeros(len(states))
+    log_deviations = np.zeros(len(states))
     for split, sign in (("forget", 1), ("holdout", -1)):
         values = np.stack([scored(state, split) for state in references])
         if not np.isfinite(values).all():
@@ -129,11 +129,11 @@ def _deviations(
             left_out = [j for j, name in enumerate(references) if name == state]
             mean = np.mean(np.abs(target - medians[left_out or list(everyone)]))
             with np.errstate(divide="ignore", invalid="ignore"):
-                found[i] += sign * np.log(mean)
-    return found
+                log_deviations[i] += sign * np.log(mean)
+    return log_deviations
 
 
-def place(value: float, references: FloatArray) -> Place:
+def place(value: float, references: FloatArray) -> ReferencePosition:
     """Compare a statistic with that of k references.
 
     p = 2 P(t_{k−1} ≥ |T − mean|/(s √(1 + 1/k))). Limits: an infinite T among finite references has
@@ -152,18 +152,20 @@ def place(value: float, references: FloatArray) -> Place:
     """
     k = len(references)
     if math.isnan(value) or not np.isfinite(references).all():
-        return Place(value, math.nan, math.nan, k, math.nan, math.nan)
+        return ReferencePosition(value, math.nan, math.nan, k, math.nan, math.nan)
     mean, sd = float(np.mean(references)), float(np.std(references, ddof=1))
     size = float(np.abs(references).max())
     if float(np.ptp(references)) <= _TIED * size:
         equal = abs(value - mean) <= _TIED * size
-        return Place(value, mean, 0.0, k, 0.0 if equal else math.nan, 1.0)
+        return ReferencePosition(value, mean, 0.0, k, 0.0 if equal else math.nan, 1.0)
     distance = abs(value - mean) / sd
     p = 2 * float(stats.t.sf(distance / math.sqrt(1 + 1 / k), k - 1))
-    return Place(value, mean, sd, k, distance, p)
+    return ReferencePosition(value, mean, sd, k, distance, p)
 
 
-def decide_by_references(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
+def decide_by_references(
+    evidence: Evidence, policy: Policy, level: float | None = None
+) -> TierJudgement:
     """Judge every probe in every audited form of the model against the references.
 
     With T the audited model's statistic, mean and s those of k references, and
@@ -189,22 +191,26 @@ def decide_by_references(evidence: Evidence, policy: Policy, level: float | None
     level = policy.alpha if level is None else level
     references = evidence.references
     cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    places: list[Place | str] = [_place(evidence, view, probe, references) for view, probe in cells]
-    known = [i for i, found in enumerate(places) if isinstance(found, Place)]
+    places: list[ReferencePosition | str] = [
+        _place(evidence, view, probe, references) for view, probe in cells
+    ]
+    known = [i for i, position in enumerate(places) if isinstance(position, ReferencePosition)]
     p_values = [_p_value(cells[i][1], places[i]) for i in known]
     # what has no statistic still counts as a test: it must not make the others easier to fail
     adjusted = holm([*p_values, *[1.0] * (len(cells) - len(known))]) if cells else np.empty(0)
     failing = {i for i, p in zip(known, adjusted, strict=False) if p <= level}
     # how many tests were undecided when each was tried, as Holm goes through them
     first = sorted(failing, key=lambda i: p_values[known.index(i)])
-    left = {i: len(cells) - rank for rank, i in enumerate(first)}
+    remaining = {i: len(cells) - rank for rank, i in enumerate(first)}
     rest = len(cells) - len(failing)
     probes, advice = [], []
-    for i, ((view, probe), found) in enumerate(zip(cells, places, strict=True)):
-        result = _result(view, probe, found, policy, i in failing, level / left.get(i, rest))
+    for i, ((view, probe), position) in enumerate(zip(cells, places, strict=True)):
+        result = _result(
+            view, probe, position, policy, i in failing, level / remaining.get(i, rest)
+        )
         probes.append(result)
-        if isinstance(found, Place) and not (result.passed or result.failed):
-            advice.append(_advice(probe, found, policy, level / left.get(i, rest)))
+        if isinstance(position, ReferencePosition) and not (result.passed or result.failed):
+            advice.append(_advice(probe, position, policy, level / remaining.get(i, rest)))
     control = _before(evidence, policy, references)
     negative = Gate("G2", None, "not needed: references are the comparison")
     notes = []
@@ -214,64 +220,71 @@ def decide_by_references(evidence: Evidence, policy: Policy, level: float | None
             "levels of loss are not compared, and the margin is in SDs of models that differ in "
             "their data, too"
         )
-    return Judged(probes, [control, negative], [text for text in advice if text], notes)
+    return TierJudgement(probes, [control, negative], [text for text in advice if text], notes)
 
 
-def _place(evidence: Evidence, view: View, probe: str, references: Sequence[str]) -> Place | str:
+def _place(
+    evidence: Evidence, view: View, probe: str, references: Sequence[str]
+) -> ReferencePosition | str:
     """Return the place of the audited model, or why there is none."""
     try:
         level = not evidence.part_trained
         states = ["after", *references]
-        found = statistics(probe, evidence.scores(view), states, references, level=level)
+        values = statistics(probe, evidence.scores(view), states, references, level=level)
     except DataError as error:
         return reason(error)
-    where = place(float(found[0]), found[1:])
+    where = place(float(values[0]), values[1:])
     return "a score is infinite" if math.isnan(where.mean) else where
 
 
-def _p_value(probe: str, found: Place | str) -> float:
+def _p_value(probe: str, position: ReferencePosition | str) -> float:
     """Return p, of deviation against larger values only."""
-    assert isinstance(found, Place)
-    below = probe == DEVIATION and found.value < found.mean
-    return 1.0 if below else found.p_value
+    assert isinstance(position, ReferencePosition)
+    below = probe == DEVIATION and position.value < position.mean
+    return 1.0 if below else position.p_value
 
 
 def _result(
-    view: View, probe: str, found: Place | str, policy: Policy, rejected: bool, error: float
+    view: View,
+    probe: str,
+    position: ReferencePosition | str,
+    policy: Policy,
+    rejected: bool,
+    error: float,
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
     statistic = _STATISTIC[probe == DEVIATION]
-    if isinstance(found, str):
-        words = f"{probe}: no statistic: {found}"
+    if isinstance(position, str):
+        words = f"{probe}: no statistic: {position}"
         return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
-    limits = prediction_limits(found.k, policy.margin, policy.alpha)
-    beyond = max(limits.equivalent, _limit(found.k, error))
-    passed = found.distance <= limits.equivalent
-    failed = bool(rejected and found.distance > limits.equivalent)
-    if found.sd == 0:
+    limits = prediction_limits(position.k, policy.margin, policy.alpha)
+    beyond = max(limits.equivalent, _limit(position.k, error))
+    passed = position.distance <= limits.equivalent
+    failed = bool(rejected and position.distance > limits.equivalent)
+    if position.sd == 0:
         equal = (
             "as they do" if passed else "which is elsewhere: they do not say how much it matters"
         )
-        words = f"{probe}: all {found.k} references have the same value, and the model {equal}"
+        words = f"{probe}: all {position.k} references have the same value, and the model {equal}"
     else:
         words = (
-            f"{probe}: {found.distance:.2f} of the references' SDs from their mean; passes within "
-            f"{limits.equivalent:.2f}, fails beyond {beyond:.2f}"
+            f"{probe}: {position.distance:.2f} of the references' SDs from their mean; passes "
+            f"within {limits.equivalent:.2f}, fails beyond {beyond:.2f}"
         )
-    half = limits.equivalent * found.sd
+    half = limits.equivalent * position.sd
     return ProbeResult(
         probe,
         statistic,
-        found.value,
-        found.mean - half,
-        found.mean + half,
+        position.value,
+        position.mean - half,
+        position.mean + half,
         passed,
         failed,
         words,
         *view,
-        found.mean,
-        found.sd,
-        found.k,
+        position.mean,
+        position.sd,
+        position.k,
     )
 
 
@@ -280,18 +293,18 @@ def _limit(k: int, error: float) -> float:
     return float(stats.t.isf(error / 2, k - 1)) * math.sqrt(1 + 1 / k)
 
 
-def _advice(probe: str, found: Place, policy: Policy, error: float) -> str:
+def _advice(probe: str, position: ReferencePosition, policy: Policy, error: float) -> str:
     """Say how many references would decide, if the model keeps its distance."""
-    if not math.isfinite(found.distance):
+    if not math.isfinite(position.distance):
         return f"{probe}: references from different seeds, so that they vary"
-    for k in range(found.k + 1, _MORE + 1):
+    for k in range(position.k + 1, _MORE + 1):
         limits: PredictionLimits = prediction_limits(k, policy.margin, policy.alpha)
-        inside = found.distance <= limits.equivalent
-        if inside or found.distance > max(limits.equivalent, _limit(k, error)):
+        inside = position.distance <= limits.equivalent
+        if inside or position.distance > max(limits.equivalent, _limit(k, error)):
             side = "PASS" if inside else "FAIL"
             return (
-                f"{probe}: {k} references instead of {found.k}, if the model stays "
-                f"{found.distance:.2f} of their SDs away ({side})"
+                f"{probe}: {k} references instead of {position.k}, if the model stays "
+                f"{position.distance:.2f} of their SDs away ({side})"
             )
     return f"{probe}: more than {_MORE} references"
 
@@ -304,10 +317,10 @@ def _before(evidence: Evidence, policy: Policy, references: Sequence[str]) -> Ga
     for probe in policy.tested:
         try:
             states, level = ["before", *references], not evidence.part_trained
-            found = statistics(probe, evidence.plain, states, references, level=level)
+            values = statistics(probe, evidence.plain, states, references, level=level)
         except DataError:
             continue
-        distance = place(float(found[0]), found[1:]).distance
+        distance = place(float(values[0]), values[1:]).distance
         if distance > strongest:
             strongest, name = distance, probe
     if not name:

@@ -13,7 +13,7 @@ from unlearn_eval.scores.measures import Scores
 from unlearn_eval.statistics import MIN_TWINS, RankTest, holm, subject_rank_test
 from unlearn_eval.verdict.evidence import Evidence, reason
 from unlearn_eval.verdict.policy import Policy
-from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
+from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 from unlearn_eval.verdict.tiers.twins import pair
 
 __all__ = ["STANDS_OUT", "decide_by_rank"]
@@ -23,7 +23,7 @@ STANDS_OUT = 0.2
 them. The choice is this project's; one that is exchangeable is turned away that often."""
 
 
-def decide_by_rank(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
+def decide_by_rank(evidence: Evidence, policy: Policy, level: float | None = None) -> TierJudgement:
     """Judge every probe by the rank of the subject's mean score among twin subjects.
 
     One subject is one observation however many records it has: p = rank/(twins + 1), two-sided,
@@ -70,7 +70,7 @@ def decide_by_rank(evidence: Evidence, policy: Policy, level: float | None = Non
             f"{max(needed, MIN_TWINS)} twin subjects instead of {have}: enough to FAIL by "
             f"{len(cells)} tests, never to PASS"
         )
-    return Judged(probes, [_before(evidence, policy), _negative(evidence, policy)], advice)
+    return TierJudgement(probes, [_before(evidence, policy), _negative(evidence, policy)], advice)
 
 
 def _units(evidence: Evidence) -> list[list[int]]:
@@ -82,18 +82,20 @@ def _units(evidence: Evidence) -> list[list[int]]:
     if part is None:
         return []
     labels = evidence.subjects.get("holdout") or [None] * part.records
-    found: dict[object, list[int]] = {}
+    by_subject: dict[object, list[int]] = {}
     for i, label in enumerate(labels):
-        found.setdefault(("record", i) if label is None else ("subject", label), []).append(i)
-    return [positions[: evidence.forget.records] for positions in found.values()]
+        by_subject.setdefault(("record", i) if label is None else ("subject", label), []).append(i)
+    return [positions[: evidence.forget.records] for positions in by_subject.values()]
 
 
 def _test(evidence: Evidence, scores: Scores, state: str, probe: str) -> RankTest | str:
     """Rank the subject in one state, or say why it cannot be."""
     try:
-        found = pair(probe, scores, state)
-        twins: FloatArray = np.array([found.holdout[unit].mean() for unit in _units(evidence)])
-        return subject_rank_test(float(found.forget.mean()), twins)
+        scores_of_splits = pair(probe, scores, state)
+        twins: FloatArray = np.array(
+            [scores_of_splits.holdout[unit].mean() for unit in _units(evidence)]
+        )
+        return subject_rank_test(float(scores_of_splits.forget.mean()), twins)
     except DataError as error:
         return f"no statistic: {reason(error)}"
 
@@ -110,10 +112,10 @@ def _words(test: RankTest | str) -> str:
 
 
 def _p_values(evidence: Evidence, policy: Policy, state: str) -> list[tuple[float, str]]:
-    found = [(_test(evidence, evidence.plain, state, probe), probe) for probe in policy.tested]
+    tests = [(_test(evidence, evidence.plain, state, probe), probe) for probe in policy.tested]
     return [
         (test.p_value, probe)
-        for test, probe in found
+        for test, probe in tests
         if not isinstance(test, str) and not math.isnan(test.p_value)
     ]
 
@@ -122,10 +124,10 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
     """G1: in the model before, some probe's p is ≤ α/(number of probes)."""
     if "before" not in evidence.plain:
         return Gate("G1", None, "no scores of the model before: pass --before to the audit")
-    found = _p_values(evidence, policy, "before")
-    if not found:
+    p_values = _p_values(evidence, policy, "before")
+    if not p_values:
         return Gate("G1", None, "before: no rank test was possible")
-    p, name = min(found)
+    p, name = min(p_values)
     needed = policy.alpha / len(policy.tested)
     words = f"before: p = {p:.3f} by {name}; {needed:.3f} or less is needed"
     return Gate("G1", bool(p <= needed * (1 + 1e-9)), words)
@@ -134,9 +136,9 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
 def _negative(evidence: Evidence, policy: Policy) -> Gate:
     """G2: in what never saw the subject, it does not stand out by any probe."""
     states: Sequence[str] = evidence.references or [s for s in ("base",) if s in evidence.plain]
-    found = [(p, state) for state in states for p, _ in _p_values(evidence, policy, state)]
-    if not found:
+    p_values = [(p, state) for state in states for p, _ in _p_values(evidence, policy, state)]
+    if not p_values:
         return Gate("G2", None, "no rank test was possible on what never saw the subject")
-    p, state = min(found)
+    p, state = min(p_values)
     words = f"{state}: the subject's rank has p = {p:.2f}; more than {STANDS_OUT:g} is needed"
     return Gate("G2", bool(p > STANDS_OUT), words)

@@ -26,9 +26,9 @@ from unlearn_eval.statistics import (
 from unlearn_eval.statistics.common import no_interval
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
-from unlearn_eval.verdict.result import Gate, Judged, ProbeResult
+from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 
-__all__ = ["Pair", "decide_by_twins", "pair", "theta"]
+__all__ = ["SplitScores", "decide_by_twins", "pair", "theta"]
 
 _STATISTIC = "θ = P(forgotten > unseen)"
 
@@ -36,14 +36,14 @@ _VERDICT = {"delong", "matched", "cluster"}
 """Intervals that hold for further subjects; "conditional" ones do not decide."""
 
 
-class Pair(NamedTuple):
+class SplitScores(NamedTuple):
     """Scores of one probe in one state; larger = more likely a member."""
 
     forget: FloatArray
     holdout: FloatArray
 
 
-def pair(probe: str, scores: Scores, state: str) -> Pair:
+def pair(probe: str, scores: Scores, state: str) -> SplitScores:
     """Score the forgotten and the unseen records of one state by one probe.
 
     `deviation` is |score − median of the holdout|, of a holdout record from the median of the
@@ -65,19 +65,19 @@ def pair(probe: str, scores: Scores, state: str) -> Pair:
     if probe == DEVIATION:
         x, y = loss.score(forget), loss.score(holdout)
         among = deviation.among(y)
-        return Pair(deviation.score(x, np.full((1, len(x)), np.median(y))), among)
+        return SplitScores(deviation.score(x, np.full((1, len(x)), np.median(y))), among)
     base = scores.get("base", {})
     attack = ATTACKS[probe]
     if attack.needs_base and state == "base":
         raise MissingError("it compares with the base, and tells nothing of the base itself")
     if attack.needs_base and not base:
         raise MissingError("it compares with the base, which was not scored")
-    return Pair(
+    return SplitScores(
         attack.score(forget, base.get("forget")), attack.score(holdout, base.get("holdout"))
     )
 
 
-def theta(evidence: Evidence, scores: Pair, level: float) -> Interval:
+def theta(evidence: Evidence, scores: SplitScores, level: float) -> Interval:
     """Return θ = P(forgotten record scores above a never-trained one) with an interval.
 
     Each record against its own twins where they are known, else all against all. Subjects are
@@ -102,7 +102,9 @@ def theta(evidence: Evidence, scores: Pair, level: float) -> Interval:
     return auc_interval(scores.forget, scores.holdout, level, ours, others)
 
 
-def decide_by_twins(evidence: Evidence, policy: Policy, level: float | None = None) -> Judged:
+def decide_by_twins(
+    evidence: Evidence, policy: Policy, level: float | None = None
+) -> TierJudgement:
     """Judge every probe in every audited form of the model by θ.
 
     - passed iff the interval at level 1 − 2α lies within ½ ± δ: two one-sided tests at α.
@@ -127,8 +129,8 @@ def decide_by_twins(evidence: Evidence, policy: Policy, level: float | None = No
     for view in evidence.audited(policy):
         for probe in policy.tested:
             try:
-                found = pair(probe, evidence.scores(view), "after")
-                makers.append(partial(theta, evidence, found))
+                both = pair(probe, evidence.scores(view), "after")
+                makers.append(partial(theta, evidence, both))
                 cells.append((view, probe))
             except DataError as error:
                 broken[view, probe] = reason(error)
@@ -142,7 +144,7 @@ def decide_by_twins(evidence: Evidence, policy: Policy, level: float | None = No
     notes = []
     if evidence.subject_count is None and evidence.forget.records > 1:
         notes.append("no record has a subject: all were taken to be independent")
-    return Judged(probes, gates, _advice(evidence, policy, probes), notes)
+    return TierJudgement(probes, gates, _advice(evidence, policy, probes), notes)
 
 
 def _result(
@@ -175,13 +177,13 @@ def _intervals(
     evidence: Evidence, policy: Policy, state: str, level: float
 ) -> list[tuple[str, Interval]]:
     """Return θ of every probe in one state as it is, where it can be computed."""
-    found = []
+    intervals = []
     for probe in policy.tested:
         try:
-            found.append((probe, theta(evidence, pair(probe, evidence.plain, state), level)))
+            intervals.append((probe, theta(evidence, pair(probe, evidence.plain, state), level)))
         except DataError:
             continue
-    return found
+    return intervals
 
 
 def _before(evidence: Evidence, policy: Policy) -> Gate:
@@ -189,8 +191,8 @@ def _before(evidence: Evidence, policy: Policy) -> Gate:
     if "before" not in evidence.plain:
         return Gate("G1", None, "no scores of the model before: pass --before to the audit")
     level = 1 - 2 * policy.alpha / len(policy.tested)
-    found = _intervals(evidence, policy, "before", level)
-    usable = [(i.low, name) for name, i in found if i.method in _VERDICT]
+    intervals = _intervals(evidence, policy, "before", level)
+    usable = [(i.low, name) for name, i in intervals if i.method in _VERDICT]
     if not usable:
         return Gate("G1", None, "before: no interval that decides")
     best, name = max(usable)
@@ -209,13 +211,13 @@ def _negative(evidence: Evidence, policy: Policy) -> Gate:
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
     worst, where, some = 0.0, "", False
     for state in states:
-        for probe, found in _intervals(evidence, policy, state, 1 - 2 * policy.alpha):
+        for probe, interval in _intervals(evidence, policy, state, 1 - 2 * policy.alpha):
             some = True
-            far = max(low - found.low, found.high - high)
-            if found.method not in _VERDICT:
-                return Gate("G2", None, f"{state}: no interval that decides: {found.note}")
+            far = max(low - interval.low, interval.high - high)
+            if interval.method not in _VERDICT:
+                return Gate("G2", None, f"{state}: no interval that decides: {interval.note}")
             if not where or far > worst:
-                worst, where = far, f"{state}: θ of {probe} is {_shown(found)}"
+                worst, where = far, f"{state}: θ of {probe} is {_shown(interval)}"
     if not some:
         return Gate("G2", None, "no probe could be computed for what never saw the records")
     words = f"{where}; all of it must lie within [{low:.2f}, {high:.2f}]"
@@ -224,8 +226,8 @@ def _negative(evidence: Evidence, policy: Policy) -> Gate:
     return Gate("G2", bool(worst <= 0), words)
 
 
-def _shown(found: Interval) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _advice(evidence: Evidence, policy: Policy, probes: Sequence[ProbeResult]) -> list[str]:

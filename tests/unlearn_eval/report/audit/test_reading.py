@@ -12,7 +12,7 @@ from unlearn_eval.report.audit.reading import Reading
 from unlearn_eval.report.audit.words import answers, headline
 from unlearn_eval.results.audit_result import AuditRow
 from unlearn_eval.results.rows import audit_rows
-from unlearn_eval.scores.measures import Measure
+from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.statistics import auc_interval
 
 REFERENCES = ("reference:0", "reference:1")
@@ -61,7 +61,7 @@ def test_an_attack_with_a_pass_of_its_own_counts_too(good):
     values = {"forget": rng.normal(9, 1, 10), "holdout": rng.normal(0, 1, 80)}
     measures = {
         state: {
-            split: [Measure("membership.grad_norm", "score", places[split], values[split])]
+            split: [Measurement("membership.grad_norm", "score", places[split], values[split])]
             for split in places
         }
         for state in good.states

@@ -1,0 +1,119 @@
+"""Everything of an audit that is settled before its first state is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import encode
+from unlearn.methods.defaults import trained_with
+from unlearn.training.options import USUAL_RATE
+from unlearn_eval.audit.inputs import Inputs
+from unlearn_eval.audit.options import AuditOptions
+from unlearn_eval.audit.preregistration import seen_without
+from unlearn_eval.audit.states import States, is_shadow
+from unlearn_eval.passes import plan
+from unlearn_eval.passes.base import Material, PlannedPass
+from unlearn_eval.passes.inputs import read_perturbed
+from unlearn_eval.robustness.run import TreatmentRuns
+from unlearn_eval.robustness.treatments.treated import Setting
+from unlearn_eval.scores.cache import Cache
+from unlearn_eval.verdict.preregistered import FixedPolicy
+
+__all__ = ["Preparation", "prepare"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Everything that is settled before the first state is run.
+
+    Attributes:
+        policy: of a later verdict, with what it can decide here.
+        material: the records, as the models read them.
+        passes: beyond the usual one.
+        treatments: of the unlearned state and each reference.
+        stamps: by model, a digest of all that decides what it computes.
+        cache: where numbers are kept.
+        notes: what the user should know.
+    """
+
+    policy: FixedPolicy | None
+    material: Material
+    passes: Sequence[PlannedPass]
+    treatments: TreatmentRuns
+    stamps: Mapping[str, str]
+    cache: Cache
+    notes: tuple[str, ...]
+
+    @property
+    def state_stamps(self) -> dict[str, str]:
+        """The stamps of the states, without models that are compared with only."""
+        return {name: stamp for name, stamp in self.stamps.items() if not is_shadow(name)}
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """By prompt state, which records do not fit in the model's context."""
+        return {state: why for each in self.passes for state, why in each.unmeasured.items()}
+
+
+def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparation:
+    """Encode the records, plan the passes, and note under which policy they are looked at."""
+    policy = _with_power(options, inputs, states)
+    material, assumed = _material(options, inputs, states)
+    passes = plan(inputs.passes, material)
+    stamps = states.stamps()
+    cache = Cache.open(options.cache)
+    rate = trained_with(states.lineage).get("learning_rate") or USUAL_RATE
+    preparation = Preparation(
+        policy,
+        material,
+        passes,
+        TreatmentRuns(
+            inputs.treatments, Setting(rate, options.seed), cache, inputs.treatment_options
+        ),
+        stamps,
+        cache,
+        assumed,
+    )
+    seen = seen_without(
+        None if policy is None else policy.policy.sha256,
+        cache,
+        preparation.state_stamps,
+        material.examples["forget"],
+    )
+    return replace(preparation, policy=policy and replace(policy, seen=seen))
+
+
+def _with_power(options: AuditOptions, inputs: Inputs, states: States) -> FixedPolicy | None:
+    """Return the policy with what it can decide here, and announce that."""
+    if inputs.policy is None:
+        return None
+    partial = states.lineage_facts.partial
+    policy = inputs.policy.with_power(inputs.records.parts, len(inputs.references), partial)
+    if options.announce is not None:
+        options.announce(policy.power)
+    return policy
+
+
+def _material(
+    options: AuditOptions, inputs: Inputs, states: States
+) -> tuple[Material, tuple[str, ...]]:
+    """Return the records as the models read them, and whether their template is a guess."""
+    state, parts = states.unlearned, inputs.records.parts
+    name = options.template or (states.lineage.template if states.lineage else None)
+    template = choose_template(name, state.tokenizer, inputs.records.data)
+    material = Material(
+        parts,
+        {
+            key: encode(part, state.tokenizer, template, state.max_length)
+            for key, part in parts.items()
+        },
+        state.tokenizer,
+        template,
+        state.max_length,
+        options.seed,
+        inputs.paraphrases,
+        read_perturbed(options.perturbed, parts),
+    )
+    return material, () if name else (f"no lineage names the template: assumed {template.name!r}",)
