@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearn.apps.requests import canaries
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of, untrained
@@ -38,8 +38,10 @@ from unlearn.provenance.suppression import suppress
 __all__ = [
     "Done",
     "Failed",
+    "Newest",
     "Ran",
     "Settings",
+    "adapter_before",
     "kept_records",
     "latest",
     "opened",
@@ -232,8 +234,16 @@ def _planned(
     return Plan(secrets.token_hex(6), digest, folder, replace(settings, canaries=file))
 
 
-def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
-    """Return where the newest adapter of a line is, its digest, and how many runs led to it.
+class Newest(NamedTuple):
+    """The newest adapter of a line: its folder, its digest, and how many runs led to it."""
+
+    folder: str
+    digest: str
+    runs: int
+
+
+def latest(ledger: Ledger, line: str, setup: Setup) -> Newest:
+    """Return the newest adapter of a line.
 
     Args:
         ledger: which.
@@ -241,7 +251,7 @@ def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
         setup: of a request on it, which names the first adapter.
 
     Returns:
-        (folder, weights digest, runs so far).
+        The adapter.
 
     Raises:
         LedgerError: if the adapter on disk is not the one that was made.
@@ -257,7 +267,17 @@ def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
         raise LedgerError(
             f"the adapter {folder} is gone or was changed since the ledger saw it ({digest[:19]}…)"
         )
-    return folder, digest, count
+    return Newest(folder, digest, count)
+
+
+def adapter_before(ledger: Ledger, request: Request) -> str | None:
+    """Return the adapter before, unless it was purged or changed."""
+    before = request.facts["before"]
+    folder = str(ledger.sealer.open(before["folder"], f"adapter {before['digest']}"))
+    try:
+        return folder if weights_digest(folder) == before["digest"] else None
+    except UnlearnError:
+        return None
 
 
 def opened(setup: Setup, folder: str) -> tuple[str, list[str]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unlearn.apps.cli import flags
 from unlearn.apps.cli.request.work import certificate, run, sweep, verify
 from unlearn.errors import OptionError
+
+if TYPE_CHECKING:
+    from unlearn.apps.requests.ledger.ledger import Ledger
+    from unlearn.apps.requests.ledger.writer import Request
+    from unlearn.apps.requests.locate import Located
+    from unlearn.apps.requests.search import Search
 
 __all__ = ["request"]
 
@@ -127,86 +132,60 @@ def locate(
     nothing is noted). The records are put in escrow, encrypted. May be repeated until the request
     is run.
     """
-    from unlearn.apps.cli.request.show import (
-        confirmed,
-        echo_json,
-        located,
-        located_plain,
-        plain,
-        said,
-    )
+    from unlearn.apps.cli.request.show import confirmed, echo_json, located, said
     from unlearn.apps.cli.screen import progress_bar, show_note
-    from unlearn.apps.requests import intake as desk
+    from unlearn.apps.requests import search as desk
     from unlearn.apps.requests.embeddings import Encoder
     from unlearn.apps.requests.ledger.ledger import Ledger
-    from unlearn.apps.requests.locate import Located
-    from unlearn.apps.requests.locate import locate as search
 
     opened = Ledger.open(ledger)
-    found_request = opened.get(name)
-    setup = desk.setup_of(opened, found_request)
-    selectors = desk.selectors_of(opened, found_request)
-
-    def never(which: Located) -> int:
-        digests = (opened.key.digest(record) for record in which.records)
-        return desk.untrained(opened, setup.changing, digests)
-
-    # as CSV has it, so that an id may hold a comma between quotes
-    cells = next(csv.reader([include or ""], skipinitialspace=True), [])
-    chosen = [part.strip() for part in cells if part.strip()]
+    request = opened.get(name)
+    named = desk.ids_in(include)
+    include_all = named == ["all"]
+    included = [] if include_all else named
     with progress_bar("encoding texts") as progress:
         coder = (
             Encoder(encoder, device=device, trust_remote_code=trust_remote_code, progress=progress)
             if encoder
             else None
         )
-
-        def look(ids: list[str]) -> Any:
-            return search(
-                setup.data,
-                selectors,
-                retain=setup.retain,
-                near=near or None,
-                encoder=coder,
-                meaning=meaning,
-                include=ids,
-            )
-
-        found = look([] if chosen == ["all"] else chosen)
+        search = desk.search_of(opened, request, near or None, coder, meaning)
+        result = desk.matches(search, included)
     if not as_json:
-        located(found, show_text)
-        if strange := never(found):
+        located(result, show_text)
+        if strange := desk.never_trained_on(opened, search, result):
             show_note(
                 f"{strange} of these records the adapter never learned, by its lineage: is it the "
                 "right adapter, and are they the right records?"
             )
-    if found.near and (
-        chosen == ["all"]
-        or (include is None and not yes and not as_json and confirmed("Delete these too?", yes))
-    ):
-        chosen = [entry.id for entry in found.near]
-        found = look(chosen)
+    asks = include is None and not yes and not as_json
+    if result.near and (include_all or (asks and confirmed("Delete these too?", yes))):
+        included = [entry.id for entry in result.near]
+        result = desk.matches(search, included)
     if as_json and not yes:
-        told = {**located_plain(found), "never_trained_on": never(found)}
-        echo_json({**plain(found_request), "confirmed": False, "found": told})
+        echo_json(_located_json(opened, request, search, result, settled=False))
         return
-    if not confirmed(f"Delete these {len(found.records)} record(s)?", yes):
+    if not confirmed(f"Delete these {len(result.records)} record(s)?", yes):
         said("Nothing was noted.")
         raise typer.Exit(0)
-    done = desk.settle(
-        opened,
-        found_request,
-        found,
-        threshold=near or None,
-        meaning=meaning if encoder else None,
-        included=len(chosen),
-    )
+    request = desk.note_matches(opened, request, search, result, len(included))
     if as_json:
-        told = {**located_plain(found), "never_trained_on": never(found)}
-        echo_json({**plain(done), "confirmed": True, "found": told})
+        echo_json(_located_json(opened, request, search, result, settled=True))
     else:
-        said(f"Request [bold]{done.id}[/bold]: {len(found.records)} record(s) located.")
+        said(f"Request [bold]{request.id}[/bold]: {len(result.records)} record(s) located.")
         said("Next: unlearn request run")
+
+
+def _located_json(
+    ledger: Ledger, request: Request, search: Search, result: Located, *, settled: bool
+) -> dict[str, Any]:
+    """Return a request and what was found for it as JSON has it."""
+    from unlearn.apps.cli.request.show import located_plain, plain
+    from unlearn.apps.requests.search import never_trained_on
+
+    strange = never_trained_on(ledger, search, result)
+    matches = {**located_plain(result), "never_trained_on": strange}
+    return {**plain(request), "confirmed": settled, "found": matches}
 
 
 def list_(

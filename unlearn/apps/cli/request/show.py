@@ -14,7 +14,7 @@ from unlearn.apps.cli.screen import console, show_note, table
 from unlearn.errors import OptionError
 
 if TYPE_CHECKING:
-    from unlearn.apps.requests.check import Check
+    from unlearn.apps.requests.check import LedgerCheck
     from unlearn.apps.requests.ledger.ledger import Ledger, Request
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.run import Failed, Ran
@@ -223,7 +223,7 @@ def located(found: Located, show_text: bool) -> None:
         )
 
 
-def checked_plain(result: Check) -> dict[str, Any]:
+def checked_plain(result: LedgerCheck) -> dict[str, Any]:
     """Return a check as JSON has it."""
     return {
         "ok": result.ok,
@@ -235,7 +235,7 @@ def checked_plain(result: Check) -> dict[str, Any]:
     }
 
 
-def checked(result: Check) -> None:
+def checked(result: LedgerCheck) -> None:
     """Print a check."""
     for problem in result.problems:
         said(f"[bold red]problem:[/bold red] {escape(problem)}")

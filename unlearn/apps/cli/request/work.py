@@ -319,8 +319,8 @@ def certificate(
 ) -> None:
     """Write the signed certificate of a request that was verified."""
     from unlearn.apps.cli.request.show import echo_json, plain, said
+    from unlearn.apps.requests.certificate import certify_request
     from unlearn.apps.requests.ledger.ledger import Ledger
-    from unlearn.apps.requests.verify import certify_request
 
     opened = Ledger.open(ledger)
     file = certify_request(opened, opened.get(name), output)

@@ -110,9 +110,9 @@ def verify(
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
     if adapter is not None:
-        from unlearn_eval.certify import certify
+        from unlearn_eval.certify import Models, certify
 
-        certify(audit, None, signed, adapter=adapter, before=before, verdict=verdict.as_dict())
+        certify(audit, signed, Models(adapter, before), verdict=verdict.as_dict())
     if json_:
         typer.echo(text)
     else:
