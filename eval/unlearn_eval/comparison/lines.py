@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 
-__all__ = ["DAMAGE", "VERDICTS", "Line", "front", "lines"]
+__all__ = ["DAMAGE", "VERDICTS", "TableLine", "front", "lines"]
 
 VERDICTS = {"FAIL": "FAIL", "INCONCLUSIVE": "?", "PASS": "PASS"}
 """How a table writes each verdict."""
@@ -23,7 +23,7 @@ _AIMS = ("gap", "rise", "wall_share")
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of the table.
 
     Attributes:
@@ -79,7 +79,7 @@ class Line:
         return f"{text} ± {found.text(self.spread[measure])}" if measure in self.spread else text
 
 
-def lines(comparison: Comparison) -> list[Line]:
+def lines(comparison: Comparison) -> list[TableLine]:
     """Sum a comparison up, a line a method.
 
     Args:
@@ -113,12 +113,12 @@ def lines(comparison: Comparison) -> list[Line]:
     ]
 
 
-def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> Line:
+def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> TableLine:
     values = {
         key: [o.numbers[key] for o in outcomes if key in o.numbers]
         for key in {key for o in outcomes for key in o.numbers}
     }
-    return Line(
+    return TableLine(
         name,
         kind,
         {key: fmean(v) for key, v in values.items()},

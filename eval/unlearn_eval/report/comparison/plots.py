@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unlearn_eval.comparison.contests import Contest
-from unlearn_eval.comparison.lines import Line
+from unlearn_eval.comparison.lines import TableLine
 from unlearn_eval.report.svg import COLOURS, INK, WIDE, draw, only_columns
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _PLACES = (
 
 
 def trade_off(
-    name: str, lines: Sequence[Line], reach: dict[str, float], width: float = WIDE
+    name: str, lines: Sequence[TableLine], reach: dict[str, float], width: float = WIDE
 ) -> str:
     """Draw forgetting against utility, a dot a method, the larger the dearer.
 
@@ -95,14 +95,14 @@ def trade_off(
     return draw(name, 0.62 * width if wide else 3.6, paint, width=width)
 
 
-def _area(line: Line) -> float:
+def _area(line: TableLine) -> float:
     share = line.mean.get("wall_share", 1.0 if line.kind == "reference" else _CHEAPEST)
     if line.kind != "after":
         return 42.0
     return _AREA * min(max(share, _CHEAPEST), _DEAREST)
 
 
-def _name(ax: Axes, lines: Sequence[Line]) -> None:
+def _name(ax: Axes, lines: Sequence[TableLine]) -> None:
     """Write names beside the dots, none over another or over a dot; some may find no room."""
     figure: Any = ax.figure
     figure.draw_without_rendering()  # the layout settles what a point is in pixels

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from unlearn_eval.comparison.contests import Contest
 from unlearn_eval.comparison.details import About
-from unlearn_eval.comparison.lines import DAMAGE, Line
+from unlearn_eval.comparison.lines import DAMAGE, TableLine
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.report.formats import percent
@@ -25,7 +25,7 @@ _MOVED = 0.9
 """A method has moved towards the references if its distance is at most so much of what it was."""
 
 
-def headline(comparison: Comparison, found: Sequence[Line]) -> str:
+def headline(comparison: Comparison, found: Sequence[TableLine]) -> str:
     """Say in a sentence or two how close the methods come to retraining.
 
     Args:
@@ -74,7 +74,7 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
     return text + "."
 
 
-def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
+def advice(comparison: Comparison, found: Sequence[TableLine]) -> list[str]:
     """Say which method to use when.
 
     Args:
@@ -125,32 +125,32 @@ def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
     return said
 
 
-def _candidates(found: Sequence[Line]) -> list[Line]:
+def _candidates(found: Sequence[TableLine]) -> list[TableLine]:
     """Return the methods to choose from: all but retraining itself."""
     return [line for line in found if line.kind == "after" and not line.exact]
 
 
-def _measured(found: Sequence[Line]) -> list[Line]:
+def _measured(found: Sequence[TableLine]) -> list[TableLine]:
     """Return those of them whose forgetting and damage are known in every cell."""
     return [x for x in _candidates(found) if x.whole and {"gap", "rise"} <= x.mean.keys()]
 
 
-def _some(found: Sequence[Line]) -> str:
+def _some(found: Sequence[TableLine]) -> str:
     """Say which methods a sentence about all of them is about, where it is not all."""
     return "" if len(_measured(found)) == len(_candidates(found)) else " measured in all cells"
 
 
-def _before(found: Sequence[Line]) -> float:
+def _before(found: Sequence[TableLine]) -> float:
     """Return the distance of the model before; infinite where it was not measured."""
     return next((x.mean.get("gap", math.inf) for x in found if x.kind == "before"), math.inf)
 
 
-def _moved(line: Line, found: Sequence[Line]) -> bool:
+def _moved(line: TableLine, found: Sequence[TableLine]) -> bool:
     """Say whether a method is nearer to the references than the model before."""
     return line.mean["gap"] <= _MOVED * _before(found)
 
 
-def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
+def _certain(comparison: Comparison, sound: Sequence[TableLine]) -> list[str]:
     """Retraining, and what the others would have to cost to be worth it."""
     price = comparison.price.get("wall")
     if price is None:
@@ -162,7 +162,7 @@ def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
     return [text]
 
 
-def _closest(sound: Sequence[Line], some: str) -> list[str]:
+def _closest(sound: Sequence[TableLine], some: str) -> list[str]:
     if not sound:
         which = some or " here"
         return [f"No method{which} gives less away without damaging the rest: retrain."]
@@ -181,7 +181,7 @@ def _closest(sound: Sequence[Line], some: str) -> list[str]:
     return [text + "."]
 
 
-def _verdicts(comparison: Comparison, methods: Sequence[Line]) -> list[str]:
+def _verdicts(comparison: Comparison, methods: Sequence[TableLine]) -> list[str]:
     """Say what the policy decides, and how often it errs on models that never saw the records."""
     judged = [line for line in methods if line.verdicts]
     if not judged:
@@ -219,7 +219,7 @@ def _ruled(verdicts: Mapping[str, int]) -> str:
     return ", ".join(f"{verdicts[word]} {word}" for word in known if verdicts.get(word))
 
 
-def _cheapest(comparison: Comparison, sound: Sequence[Line], some: str) -> list[str]:
+def _cheapest(comparison: Comparison, sound: Sequence[TableLine], some: str) -> list[str]:
     """The cheapest method as close as references are to each other, where there is one."""
     reach = comparison.reach("gap")
     if reach is None or not sound:
@@ -239,7 +239,7 @@ def _cheapest(comparison: Comparison, sound: Sequence[Line], some: str) -> list[
     ]
 
 
-def _gentlest(sound: Sequence[Line]) -> list[str]:
+def _gentlest(sound: Sequence[TableLine]) -> list[str]:
     """The method that changes the rest least among those that moved towards forgetting."""
     if len(sound) < 2:
         return []
@@ -341,11 +341,11 @@ def _names(names: Sequence[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
-def _value(line: Line, measure: str) -> str:
+def _value(line: TableLine, measure: str) -> str:
     return MEASURES[measure].text(line.mean.get(measure))
 
 
-def _share(line: Line) -> str:
+def _share(line: TableLine) -> str:
     return percent(line.mean["wall_share"])
 
 

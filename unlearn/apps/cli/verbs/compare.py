@@ -69,6 +69,7 @@ def compare(
     """
     from unlearn.apps.cli.screen import console, table
     from unlearn.apps.compare import comparing
+    from unlearn.apps.compare.execution.runner import Workers
     from unlearn.apps.compare.recipe import CompareRecipe
     from unlearn.config import load_recipe
     from unlearn.training.trackers import check_trackers
@@ -83,9 +84,7 @@ def compare(
     done = comparing.compare(
         loaded,
         output,
-        jobs=jobs,
-        engine=engine,
-        address=address,
+        workers=Workers(engine, jobs, address),
         overwrite=overwrite,
         watcher=watcher,
         show_text=show_text,
@@ -97,7 +96,7 @@ def compare(
         rows = [[t.method, str(t.trials), str(t.pruned), t.options] for t in done.tuning]
         table("", heads, [[escape(word) for word in row] for row in rows])
     table("", done.heads, done.rows)
-    for sentence in done.said:
+    for sentence in done.advice:
         console.print(f"  {escape(sentence)}")
     where = escape(str(done.folder))
     if not done.steps:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
-from unlearn.apps.compare.execution.queue import Ledger, Watcher, advance, attempt
+from unlearn.apps.compare.execution.queue import Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 
@@ -72,13 +72,13 @@ class _Worker:
         self.pipe.close()
 
 
-def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
+def run_apart(queue: WorkQueue, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
     """Do steps in several processes, until nothing is left that can be done.
 
     A process that dies takes only its step with it. However this ends, no process is left.
 
     Args:
-        ledger: what is to do; is brought up to date.
+        queue: what is to do; is brought up to date.
         study: the comparison.
         watcher: told what happens.
         jobs: how many processes.
@@ -87,7 +87,7 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads
     with _team(study, jobs, threads) as team:
         while True:
             for place, worker in enumerate(team):
-                if worker.step is None and (step := advance(ledger, watcher)) is not None:
+                if worker.step is None and (step := advance(queue, watcher)) is not None:
                     _give(step, team, place, study, threads)
             busy = [worker for worker in team if worker.step is not None]
             if not busy:
@@ -97,7 +97,7 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads
                 step = worker.step
                 assert step is not None
                 failure = worker.answer()
-                ledger.end(step, failure)
+                queue.end(step, failure)
                 watcher.ended(step, failure)
 
 

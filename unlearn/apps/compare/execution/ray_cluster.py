@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from unlearn.apps.compare.execution.queue import (
-    Ledger,
     Runner,
     Watcher,
+    WorkQueue,
     advance,
     attempt,
     threads_for,
@@ -51,7 +51,7 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
         address: of an existing cluster instead, as `ray.init` takes it.
 
     Yields:
-        What does the steps of a ledger.
+        What does the steps of a queue.
 
     Raises:
         OptionError: if there is no cluster at the address.
@@ -59,13 +59,13 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
     with contextlib.ExitStack() as stack:
         started: list[tuple[float, int]] = []
 
-        def run(ledger: Ledger, study: Study, watcher: Watcher) -> None:
+        def run(queue: WorkQueue, study: Study, watcher: Watcher) -> None:
             if not started:
                 started.append(stack.enter_context(_cluster(jobs, address)))
             share, threads = started[0]
             share = 0.0 if str(study.opening.get("device") or "").startswith("cpu") else share
             # one that exists queues what it has no room for
-            _run(ledger, study, watcher, len(ledger.left) if address else jobs, share, threads)
+            _run(queue, study, watcher, len(queue.waiting) if address else jobs, share, threads)
 
         yield run
 
@@ -114,7 +114,7 @@ def _knock(address: str) -> None:
 
 
 def _run(
-    ledger: Ledger, study: Study, watcher: Watcher, most: int, gpus: float, threads: int
+    queue: WorkQueue, study: Study, watcher: Watcher, most: int, gpus: float, threads: int
 ) -> None:
     """Do steps, at most so many at once, until nothing is left that can be done."""
     import ray
@@ -125,7 +125,7 @@ def _run(
     running: dict[Any, Step] = {}
     try:
         while True:
-            while len(running) < most and (step := advance(ledger, watcher)) is not None:
+            while len(running) < most and (step := advance(queue, watcher)) is not None:
                 running[task.remote(step, shared, threads)] = step
             if not running:
                 return
@@ -133,7 +133,7 @@ def _run(
             for reference in ready:
                 step = running.pop(reference)
                 failure = _answer(reference, step)
-                ledger.end(step, failure)
+                queue.end(step, failure)
                 watcher.ended(step, failure)
     finally:
         for reference in running:

@@ -20,7 +20,7 @@ from unlearn.training.options import USUAL_RATE
 from unlearn_eval.comparison.lines import DAMAGE
 
 __all__ = [
-    "Trial",
+    "TuningTrial",
     "check_tuning",
     "check_validation",
     "chosen_of",
@@ -37,7 +37,7 @@ _SURE = 2.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One setting of a method, and what came of it.
 
     Attributes:
@@ -111,7 +111,7 @@ def tuning_recipe(
     return recipe.model_copy(update=update)
 
 
-def hopeless(rise: float, error: float, earlier: Sequence[Trial]) -> bool:
+def hopeless(rise: float, error: float, earlier: Sequence[TuningTrial]) -> bool:
     """Say whether a trial cannot become the best any more, going by its rise alone.
 
     It cannot if another kept the rest and it does not, or if another has damaged the rest less:
@@ -147,7 +147,7 @@ def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any
     return found
 
 
-def chosen_of(trials: Sequence[Trial]) -> list[Trial]:
+def chosen_of(trials: Sequence[TuningTrial]) -> list[TuningTrial]:
     """Say which trial of a row is best.
 
     Of those that raised the loss on the records to keep by no more than `DAMAGE`, the one that
@@ -170,7 +170,7 @@ def chosen_of(trials: Sequence[Trial]) -> list[Trial]:
     return [replace(trial, chosen=i == best) for i, trial in enumerate(trials)]
 
 
-def tuned(recipe: CompareRecipe, trials: Sequence[Trial]) -> CompareRecipe:
+def tuned(recipe: CompareRecipe, trials: Sequence[TuningTrial]) -> CompareRecipe:
     """Return a recipe with the options that were found best.
 
     Args:
