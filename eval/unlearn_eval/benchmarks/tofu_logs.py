@@ -106,27 +106,27 @@ def recompute_log(
     """
     splits = splits_of_log(log)
     numbers = tofu_metrics(splits)
-    found = {"model_utility": numbers["model_utility"].value}
+    recomputed = {"model_utility": numbers["model_utility"].value}
     for name, prefix in _PREFIX.items():
         optional = prefix in {"ra", "wf"}
-        found[f"{prefix}_Q_A_Prob{'_normalised' if optional else ''}"] = numbers[
+        recomputed[f"{prefix}_Q_A_Prob{'_normalised' if optional else ''}"] = numbers[
             f"{name}.probability"
         ].value
-        found[f"{prefix}_Q_A_ROUGE"] = numbers[f"{name}.rouge"].value
+        recomputed[f"{prefix}_Q_A_ROUGE"] = numbers[f"{name}.rouge"].value
         ratio = "forget_truth_ratio" if name == "forget" else f"{prefix}_Truth_Ratio"
-        found[ratio] = numbers[f"{name}.truth_ratio"].value
+        recomputed[ratio] = numbers[f"{name}.truth_ratio"].value
     for metric in _MEANS:
         if metric in log:
-            found[metric] = float(_numbers(_column(log, metric, "score")).mean())
-    found |= {name: _attack_auc(log, name) for name in log if name.startswith("mia_")}
+            recomputed[metric] = float(_numbers(_column(log, metric, "score")).mean())
+    recomputed |= {name: _attack_auc(log, name) for name in log if name.startswith("mia_")}
     if retrained is not None:
         other = _split(retrained, "forget")
-        found["forget_quality"] = forget_quality(splits["forget"], other).p_value
+        recomputed["forget_quality"] = forget_quality(splits["forget"], other).p_value
         if "mia_min_k" in log and "mia_min_k" in retrained:
-            found["privleak"] = privacy_leakage(
-                found["mia_min_k"], _attack_auc(retrained, "mia_min_k")
+            recomputed["privleak"] = privacy_leakage(
+                recomputed["mia_min_k"], _attack_auc(retrained, "mia_min_k")
             )
-    return found
+    return recomputed
 
 
 def _attack_auc(log: Mapping[str, Any], name: str) -> float:

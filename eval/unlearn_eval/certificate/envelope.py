@@ -172,10 +172,10 @@ def read_json(data: bytes) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        content = dict(pairs)
+        if len(content) < len(pairs):
             raise ValueError("a key appears twice")
-        return found
+        return content
 
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not JSON")

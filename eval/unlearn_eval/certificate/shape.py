@@ -70,10 +70,10 @@ def parse_time(text: str) -> datetime.datetime:
     Raises:
         ValueError: if it is none, or its offset is missing.
     """
-    found = datetime.datetime.fromisoformat(text)
-    if found.tzinfo is None:
+    time = datetime.datetime.fromisoformat(text)
+    if time.tzinfo is None:
         raise ValueError(f"{text!r} does not say its offset from UTC")
-    return found
+    return time
 
 
 def _is_time(value: Any) -> bool:

@@ -72,9 +72,9 @@ def _rise(layout: Layout, folder: Path) -> tuple[float, float] | None:
     """Return what a step that unlearns has seen of the records to keep, and its standard error."""
     for cell in layout.cells:
         if cell.unlearn.folder == folder and cell.unlearn.done:
-            found = cell.unlearn.facts().get("rise") or {}
-            if found.get("error") is not None:
-                return found["mean"], found["error"]
+            rise = cell.unlearn.facts().get("rise") or {}
+            if rise.get("error") is not None:
+                return rise["mean"], rise["error"]
     return None
 
 
@@ -202,8 +202,8 @@ class Tuning:
             if not outcome.error and cell.audit.done:
                 numbers = outcome.numbers
                 trial = replace(trial, gap=numbers.get("gap"), rise=numbers.get("rise"))
-            elif not outcome.error and (seen := _rise(layout, cell.unlearn.folder)):
-                trial = replace(trial, rise=seen[0], pruned=hopeless(*seen, before))
+            elif not outcome.error and (rise := _rise(layout, cell.unlearn.folder)):
+                trial = replace(trial, rise=rise[0], pruned=hopeless(*rise, before))
             self.found[row] = [*before, trial]
 
 

@@ -263,18 +263,18 @@ def _band(ax: Axes, tries: FloatArray, n: FloatArray, colour: str) -> None:
     limits = {}
     for count in np.unique(counts):
         hits = np.arange(len(tries)) < count
-        found = proportion_interval(hits)
-        limits[count] = (found.low, found.high)
+        interval = proportion_interval(hits)
+        limits[count] = (interval.low, interval.high)
     low, high = np.array([limits[c] for c in counts]).T
     ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def panels(name: str, found: Sequence[Panel], width: float = WIDE) -> str:
+def panels(name: str, shown: Sequence[Panel], width: float = WIDE) -> str:
     """Draw shares with intervals, a row a label, one panel below the other.
 
     Args:
         name: unique among the pictures of a page.
-        found: the panels.
+        shown: the panels.
         width: in inches.
 
     Returns:
@@ -315,8 +315,8 @@ def panels(name: str, found: Sequence[Panel], width: float = WIDE) -> str:
 
         return on
 
-    height = sum(0.32 * len(panel.rows) + 0.62 for panel in found)
-    return draw(name, height, *map(paint, found), width=width)
+    height = sum(0.32 * len(panel.rows) + 0.62 for panel in shown)
+    return draw(name, height, *map(paint, shown), width=width)
 
 
 def costs(shares: Mapping[str, tuple[float, str]], width: float = WIDE) -> str:

@@ -77,17 +77,17 @@ def _moot(answer: Answer | None, short: str) -> Answer | None:
     return replace(answer, tone="moot", short=short)
 
 
-def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
+def headline(given: Sequence[Answer]) -> tuple[str, Tone]:
     """Sum the answers up in a sentence or two.
 
     Args:
-        found: from `answers`.
+        given: from `answers`.
 
     Returns:
         (text, tone); it never says more than that nothing was found.
     """
-    tones = {answer.question: answer.tone for answer in found}
-    why = {answer.question: answer.why for answer in found}
+    tones = {answer.question: answer.tone for answer in given}
+    why = {answer.question: answer.why for answer in given}
     out, told, rest, lasts, near = (tones.get(q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
     if out == "bad":
         text = "The records are still in the model: some can be got out of it."

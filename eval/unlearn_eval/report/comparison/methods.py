@@ -49,15 +49,15 @@ def anchors(names: Sequence[str]) -> dict[str, str]:
     Returns:
         By name, such as `method-npo`.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for name in names:
         plain = "method-" + (re.sub(r"[^\w.-]+", "-", name).strip("-") or "unnamed")
         anchor, i = plain, 1
-        while anchor in found.values():
+        while anchor in by_name.values():
             i += 1
             anchor = f"{plain}-{i}"
-        found[name] = anchor
-    return found
+        by_name[name] = anchor
+    return by_name
 
 
 def method_pages(

@@ -155,20 +155,20 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def ranks(name: str, found: Contest) -> str:
+def ranks(name: str, contest: Contest) -> str:
     """Draw mean ranks, a row a method, with the critical difference.
 
     Methods within the critical difference of the best, filled, cannot be told from it.
 
     Args:
         name: unique among the pictures of a page.
-        found: the contest.
+        contest: the contest.
 
     Returns:
         SVG.
     """
-    values = [float(rank) for rank in found.ranking.ranks]
-    difference = found.ranking.difference
+    values = [float(rank) for rank in contest.ranking.ranks]
+    difference = contest.ranking.difference
 
     def paint(ax: Axes) -> None:
         best = min(values)
@@ -186,7 +186,7 @@ def ranks(name: str, found: Contest) -> str:
                 markersize=6.5,
                 clip_on=False,
             )
-        ax.set_yticks(rows, found.methods)
+        ax.set_yticks(rows, contest.methods)
         ax.set_ylim(len(values) - 0.5, -0.5)
         ax.set_xlim(0.5, max(len(values) + 0.5, min(best + difference, len(values) * 1.3)))
         only_columns(ax)

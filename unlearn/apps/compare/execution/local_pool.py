@@ -54,13 +54,13 @@ class _Worker:
         """Return why the step has failed, or None; a process that died is a failure."""
         assert self.step is not None
         try:
-            found: str | None = self.pipe.recv()
+            failure: str | None = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(_PATIENCE)
             code = self.process.exitcode
-            found = f"{self.step.label}: its process ended unexpectedly (exit code {code})"
+            failure = f"{self.step.label}: its process ended unexpectedly (exit code {code})"
         self.step = None
-        return found
+        return failure
 
     def stop(self) -> None:
         """Let it clean up and end; end it if it does not."""

@@ -147,11 +147,11 @@ def _answer(reference: Any, step: Step) -> str | None:
     import ray
 
     try:
-        found: str | None = ray.get(reference)
+        failure: str | None = ray.get(reference)
     except ray.exceptions.RayError as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return f"{step.label}: its worker ended unexpectedly ({type(error).__name__}: {why})"
-    return found
+    return failure
 
 
 def _do(step: Step, study: Study, threads: int) -> str | None:

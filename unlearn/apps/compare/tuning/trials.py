@@ -140,11 +140,11 @@ def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any
         By option; None where it is decided when the records are known.
     """
     method = get_method(settings.method)
-    found = resolve(method, settings.options).as_dict()
-    if found.get("learning_rate") is None:
+    values = resolve(method, settings.options).as_dict()
+    if values.get("learning_rate") is None:
         taught = without_auto(recipe.finetune.options).get("learning_rate", USUAL_RATE)
-        found["learning_rate"] = method.rate * float(taught)
-    return found
+        values["learning_rate"] = method.rate * float(taught)
+    return values
 
 
 def chosen_of(trials: Sequence[TuningTrial]) -> list[TuningTrial]:

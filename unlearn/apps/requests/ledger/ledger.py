@@ -157,8 +157,8 @@ class Ledger:
             rows = connection.execute(sa.select(table).where(match).limit(3)).all()
         exact = [r for r in rows if name.lower() in {r.id, str(r.number)}]
         if len(exact or rows) != 1:
-            found = f"{len(rows)} or more requests" if rows else "no request"
-            raise LedgerError(f"the ledger has {found} {name!r}; `unlearn request list` shows them")
+            what = f"{len(rows)} or more requests" if rows else "no request"
+            raise LedgerError(f"the ledger has {what} {name!r}; `unlearn request list` shows them")
         return request_of((exact or rows)[0])
 
     def requests(
@@ -180,11 +180,11 @@ class Ledger:
         if line is not None:
             query = query.where(schema.requests.c.line == line)
         with reading(self.engine) as connection:
-            found = [request_of(row) for row in connection.execute(query)]
+            requests = [request_of(row) for row in connection.execute(query)]
         if person is not None:
             digest = self.person(person)
-            found = [r for r in found if r.facts.get("person") == digest]
-        return found
+            requests = [r for r in requests if r.facts.get("person") == digest]
+        return requests
 
     def history(self, request: str) -> list[Event]:
         """Return what happened to a request, in order.
