@@ -109,14 +109,7 @@ WEIGHTS = Leaf("sha256: and 64 hexadecimal digits", _matches("sha256:[0-9a-f]{64
 
 
 def one_of(values: Collection[Any]) -> Leaf:
-    """Return the shape of one of some values.
-
-    Args:
-        values: the values.
-
-    Returns:
-        The shape.
-    """
+    """Return the shape of one of some values."""
     words = "one of " + ", ".join(map(repr, values))
     return Leaf(words, lambda value: any(type(value) is type(v) and value == v for v in values))
 

@@ -51,14 +51,7 @@ def read_records(path: str | Path) -> CellRecords:
 
     loss = −(1/|y|) Σ_t log p_t; a record is recalled if each of its tokens is the likeliest one.
 
-    Args:
-        path: the file.
-
-    Returns:
-        All its records.
-
-    Raises:
-        DataError: if the file is missing or holds something else.
+    Raises DataError if the file is missing or holds something else.
     """
     import numpy as np
     import pyarrow as pa

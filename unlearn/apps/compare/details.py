@@ -90,12 +90,7 @@ def texts_of(study: Study) -> dict[str, Record]:
 
 
 def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
-    """Write every record of every cell to a Parquet file, numbers only.
-
-    Args:
-        records: by cell.
-        path: the file.
-    """
+    """Write every record of every cell to a Parquet file, numbers only."""
     import pyarrow.parquet as pq
 
     table = records_table((*key, cell_records) for key, cell_records in records.items())

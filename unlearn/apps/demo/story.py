@@ -150,28 +150,14 @@ class Story:
         return Chapter(name, seconds, audit)
 
     def attempts(self, chapters: Sequence[Chapter]) -> list[Attempt]:
-        """Return what was tried, for the page and the table.
-
-        Args:
-            chapters: what was tried.
-
-        Returns:
-            One a chapter.
-        """
+        """Return what was tried, for the page and the table."""
         return [
             Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html")
             for c in chapters
         ]
 
     def write_up(self, chapters: Sequence[Chapter]) -> Path:
-        """Write the page that shows it all.
-
-        Args:
-            chapters: what was tried.
-
-        Returns:
-            The file.
-        """
+        """Write the page that shows it all, and return its file."""
         people = len(set(self.gone.subjects))
         sentences = [
             f"A small language model learned {len(self.data)} made-up personal records by heart, "

@@ -113,15 +113,7 @@ def taken_facts(
 
 
 def file_of(ledger: Ledger, line: str) -> str | None:
-    """Return the file of canaries that runs on a line used last, if any did.
-
-    Args:
-        ledger: which.
-        line: of adapters.
-
-    Returns:
-        Its path.
-    """
+    """Return the file of canaries that runs on a line used last, if any did."""
     known = [r for r in ledger.requests(line=line) if _FACT in r.facts]
     if not known:
         return None
@@ -206,15 +198,7 @@ def measure(folder: Path, file: str, retain_records: Records, **audit: Any) -> M
 
 
 def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put a verdict beside its audit.
-
-    Args:
-        folder: of the audit.
-        verdict: as JSON has it.
-
-    Returns:
-        The verdict.
-    """
+    """Put a verdict beside its audit, and return it."""
     with staged_file(folder / VERDICT) as stage:
         stage.write_text(json.dumps(verdict, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return verdict

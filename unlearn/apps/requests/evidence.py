@@ -79,11 +79,6 @@ def discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
     """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
 
     Verdicts of the past keep theirs.
-
-    Args:
-        ledger: which.
-        request: whose.
-        place: where its audits lie.
     """
     noted = set()
     for event in ledger.history(request.id):

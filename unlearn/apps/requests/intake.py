@@ -185,14 +185,7 @@ def untrained(ledger: Ledger, folder: str | Path, digests: Iterable[str]) -> int
 def deposited(request: Request) -> Deposit:
     """Return a request's deposit.
 
-    Args:
-        request: which.
-
-    Returns:
-        The deposit.
-
-    Raises:
-        LedgerError: if it has none (closed).
+    Raises LedgerError if it has none (closed).
     """
     if "escrow" not in request.facts:
         raise LedgerError(f"request {request.id} is {request.state}: its records were shredded")
@@ -310,16 +303,16 @@ def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> R
     Raises:
         LedgerError: if it cannot be closed with that outcome, or is being worked on.
     """
-    with ledger.lease(request.line) as lease:
-        if lease is None:
-            raise LedgerError(f"another process is at work on the line of request {request.id}")
-        with ledger.writing(lease, request.line) as writer:
-            current = writer.get(request.id)
-            chosen = outcome or _by_state(current)
-            _allow(current, chosen)
-            old = current.facts.get("escrow")
-            closed = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
-            strays = ledger.escrow.strays(writer.deposits())
+    with (
+        ledger.lease_of(request) as lease,
+        ledger.writing(lease, request.line) as writer,
+    ):
+        current = writer.get(request.id)
+        chosen = outcome or _by_state(current)
+        _allow(current, chosen)
+        old = current.facts.get("escrow")
+        closed = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
+        strays = ledger.escrow.strays(writer.deposits())
     # kept until the ledger says closed: a kill in between leaves a stray, which goes here later
     ledger.escrow.shred(*strays)
     assert old is None or not (ledger.escrow.folder / old["name"]).exists()
@@ -329,14 +322,7 @@ def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> R
 def outcome_named(name: str | None) -> Outcome | None:
     """Return an outcome by its name; None for none.
 
-    Args:
-        name: what the user wrote.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        LedgerError: if there is none of that name.
+    Raises LedgerError if there is none of that name.
     """
     if name is None:
         return None

@@ -296,16 +296,7 @@ def opened(setup: Setup, folder: str) -> tuple[str, list[str]]:
 
 
 def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
-    """Return the records to keep: none that any request on the line ever was about.
-
-    Args:
-        ledger: which.
-        line: which line.
-        setup: names the data.
-
-    Returns:
-        The records, possibly none.
-    """
+    """Return the records to keep: none that any request on the line ever was about."""
     forget_digests: set[str] = set()
     for request in ledger.requests(line=line):
         # earlier versions closed some as withdrawn after a run had taken their records out

@@ -79,9 +79,7 @@ def verify_request(
         UnlearnError: if it is not unlearned yet, another process is at work on the line, or the
             audit cannot be made.
     """
-    with ledger.lease(request.line) as lease:
-        if lease is None:
-            raise LedgerError(f"another process is at work on the line of request {request.id}")
+    with ledger.lease_of(request) as lease:
         subject = _subject(ledger, ledger.get(request.id), settings.policy)
         references = _references(ledger, subject, settings, announce)
         output = _new_folder(ledger, subject, settings)

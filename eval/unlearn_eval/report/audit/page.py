@@ -96,14 +96,7 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
 
 
 def in_a_sentence(audit: Audit) -> str:
-    """Return what an audit found in a sentence or two, as the report's headline says it.
-
-    Args:
-        audit: the audit.
-
-    Returns:
-        Text without markup.
-    """
+    """Return what an audit found in a sentence or two without markup, as the headline says it."""
     return headline(answers(Reading(audit)))[0]
 
 

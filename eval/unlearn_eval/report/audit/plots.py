@@ -80,14 +80,7 @@ def _thin(values: FloatArray) -> FloatArray:
 
 
 def scores(reading: Reading) -> str:
-    """Draw every record's mean loss before, after, and under a reference, split by split.
-
-    Args:
-        reading: the audit.
-
-    Returns:
-        SVG.
-    """
+    """Draw every record's mean loss before, after, and under a reference, split by split."""
     states = [s for s in ("before", "after", *reading.references[:1]) if reading.has(s)]
     names = {"retain": "to keep", "forget": "to forget", "holdout": "never seen"}
     strips = [
@@ -144,13 +137,6 @@ def roc(reading: Reading, game: Game) -> str:
 
     Where the attack ranks unseen records higher than forgotten ones, its scores are negated: the
     attacker may bet either way.
-
-    Args:
-        reading: the audit.
-        game: the attack.
-
-    Returns:
-        SVG.
     """
     order = sorted(reading.audit.states, key=lambda s: _ORDER.index(_kind(s)))
     curves = []
@@ -206,14 +192,7 @@ def _roc_points(member: FloatArray, other: FloatArray) -> tuple[FloatArray, Floa
 
 
 def extraction(reading: Reading) -> str:
-    """Draw the share of records that n tries probably bring, against n: the n–p curve.
-
-    Args:
-        reading: the audit.
-
-    Returns:
-        SVG.
-    """
+    """Draw the share of records that n tries probably bring, against n: the n–p curve."""
     n = np.logspace(0, 6, 121)
     secrets = bool(has_secret(reading.audit.scores["after"]["forget"]).any())
 

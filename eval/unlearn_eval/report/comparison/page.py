@@ -112,14 +112,7 @@ def shown_measures(lines: Sequence[TableLine]) -> list[TableMeasure]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return every number of a comparison, a row a cell.
-
-    Args:
-        comparison: the comparison.
-
-    Returns:
-        CSV with a head.
-    """
+    """Return every number of a comparison, a row a cell."""
     everything = [*comparison.before, *comparison.references, *comparison.outcomes]
     names = list(dict.fromkeys(name for o in everything for name in o.numbers))
     file = io.StringIO()

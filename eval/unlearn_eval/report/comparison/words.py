@@ -26,15 +26,7 @@ _MOVED = 0.9
 
 
 def headline(comparison: Comparison, lines: Sequence[TableLine]) -> str:
-    """Say in a sentence or two how close the methods come to retraining.
-
-    Args:
-        comparison: the comparison.
-        lines: its lines.
-
-    Returns:
-        Text.
-    """
+    """Say in a sentence or two how close the methods come to retraining."""
     if not _candidates(lines):
         return "No method but retraining is in this comparison." if comparison.exact else ""
     methods = _measured(lines)

@@ -44,11 +44,7 @@ _LOGGED = ("step", "loss", "forget_nll", "retain_nll")
 def check(study: Study) -> None:
     """Refuse a recipe that cannot work, before anything is trained.
 
-    Args:
-        study: the comparison.
-
-    Raises:
-        UnlearnError: saying what is wrong with the recipe or the data.
+    Raises UnlearnError saying what is wrong with the recipe or the data.
     """
     from unlearn.apps.compare.tuning.trials import check_tuning
     from unlearn.methods.registry import get_method, resolve

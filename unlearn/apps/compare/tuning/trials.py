@@ -193,11 +193,7 @@ def tuned(recipe: CompareRecipe, trials: Sequence[TuningTrial]) -> CompareRecipe
 def check_validation(recipe: CompareRecipe) -> None:
     """Refuse to tune by the records that methods are judged by.
 
-    Args:
-        recipe: the recipe.
-
-    Raises:
-        OptionError: if there is `tune` and no `validation`.
+    Raises OptionError if there is `tune` and no `validation`.
     """
     if recipe.tune and not recipe.validation:
         raise OptionError(
@@ -210,14 +206,9 @@ def check_validation(recipe: CompareRecipe) -> None:
 def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
     """Refuse to tune on what is reported, and search spaces that are none.
 
-    Args:
-        recipe: the recipe.
-        pool: its records.
-
-    Raises:
-        OptionError: if there is a search space and nothing says to tune, or the other way round, or
-            a space holds what the method does not take; without `validation`; without Optuna.
-        SelectionError: if a record that is reported on would be tuned on.
+    Raises OptionError if there is a search space and nothing says to tune, or the other way round,
+    or a space holds what the method does not take; without `validation`; without Optuna. Raises
+    SelectionError if a record that is reported on would be tuned on.
     """
     check_validation(recipe)
     spaces = [settings for settings in recipe.methods if settings.search]

@@ -140,14 +140,7 @@ class Ledger:
     def get(self, name: str) -> Request:
         """Return a request by its id, the beginning of its id, or its number.
 
-        Args:
-            name: what the user wrote.
-
-        Returns:
-            The request.
-
-        Raises:
-            LedgerError: if there is none, or more than one.
+        Raises LedgerError if there is none, or more than one.
         """
         table = schema.requests
         match = table.c.id.startswith(name.lower(), autoescape=True)
@@ -187,14 +180,7 @@ class Ledger:
         return requests
 
     def history(self, request: str) -> list[Event]:
-        """Return what happened to a request, in order.
-
-        Args:
-            request: its id.
-
-        Returns:
-            The events.
-        """
+        """Return what happened to a request, in order."""
         table = schema.history
         query = sa.select(table.c.content).where(table.c.request == request).order_by(table.c.seq)
         with reading(self.engine) as connection:
@@ -278,6 +264,17 @@ class Ledger:
                 yield lease
         finally:
             self._write_lease(line, lease, None)
+
+    @contextmanager
+    def lease_of(self, request: Request) -> Iterator[Lease]:
+        """Hold the line of a request.
+
+        Raises LedgerError if another process is at work on it.
+        """
+        with self.lease(request.line) as lease:
+            if lease is None:
+                raise LedgerError(f"another process is at work on the line of request {request.id}")
+            yield lease
 
     def _take(self, line: str, seconds: float) -> Lease | None:
         lease = Lease.new(seconds)
