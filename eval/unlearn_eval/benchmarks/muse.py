@@ -187,10 +187,10 @@ def evaluate_muse(
         )
         return min_k.score(scores, k=MIN_K)
 
-    said = write([prompt for prompt, _ in data.verbatim], VERBATIM_TOKENS, "verbatim row")
+    outputs = write([prompt for prompt, _ in data.verbatim], VERBATIM_TOKENS, "verbatim row")
     known = [_decode(state, _ids(state, truth)[:VERBATIM_TOKENS]) for _, truth in data.verbatim]
     return MuseScores(
-        verbatim=rouge.score(said, known, stem=False).f1,
+        verbatim=rouge.score(outputs, known, stem=False).f1,
         forget_answers=answer(data.forget_qa, data.forget_shots, "forget question"),
         retain_answers=answer(data.retain_qa, data.retain_shots, "retain question"),
         member=likelihood(data.forget, "forget text"),

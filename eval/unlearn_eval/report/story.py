@@ -180,7 +180,7 @@ def _line(
     link: str,
     news: tuple[str, Tone],
 ) -> OutcomeLine:
-    out, kept = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
+    out, retain_row = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
     game, seconds = reading.game(state), reading.cost([state])
     return OutcomeLine(
         name=name,
@@ -191,7 +191,7 @@ def _line(
         out=count(out) if out else "–",
         wins=f"{100 * game.wins:.0f} of 100" if game else "–",
         range=span(game.span) if game and game.span else "",
-        kept=count(kept) if kept else "–",
+        kept=count(retain_row) if retain_row else "–",
         time=duration(seconds[0]) if seconds and state != "before" else "–",
     )
 

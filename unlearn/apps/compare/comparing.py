@@ -238,8 +238,8 @@ class _Execution:
         """Do the waiting steps; return how many were begun, and why some have failed."""
         if not waiting:
             return 0, {}
-        told = replace(study, report_to=self.report_to)
-        failures = run_steps(waiting, told, self.watcher, self.runner, spared)
+        announced = replace(study, report_to=self.report_to)
+        failures = run_steps(waiting, announced, self.watcher, self.runner, spared)
         if layout.target.folder in failures:
             raise UnlearnError(failures[layout.target.folder])
         return sum(step.done or step.folder in failures for step in waiting), failures

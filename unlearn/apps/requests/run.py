@@ -312,53 +312,78 @@ def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
 def _carry_out(
     ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: RunPlan, calls: Mapping[str, Any]
 ) -> Done:
+    """Take the records of a batch out of the line's newest adapter, and note it in the ledger."""
     line = batch[0].line
     setup = setup_of(ledger, batch[0])
-    folder, digest, count = latest(ledger, line, setup)
+    newest = latest(ledger, line, setup)
     forget_records = escrowed(ledger, batch)
     adopted = plan.folder.exists()
-    file, number = plan.settings.canaries, plan.settings.with_canaries
     try:
-        if digest != plan.parent:
+        if newest.digest != plan.parent:
             raise LedgerError(
                 f"run {plan.run} was planned on another adapter than the line's newest; its "
                 "requests wait for another run"
             )
-        beside = canaries.taken(ledger, file, number, setup, folder)
+        file, count = plan.settings.canaries, plan.settings.with_canaries
+        beside = canaries.taken(ledger, file, count, setup, newest.folder)
         if adopted:
-            made = _recognised(ledger, plan, batch, beside)
+            digest = _recognised(ledger, plan, batch, beside)
         else:
-            made = _forget(ledger, line, setup, folder, forget_records, plan, calls)
+            digest = _forget(ledger, line, setup, newest.folder, forget_records, plan, calls)
     except UnlearnError:
         abandon(ledger, lease, line, plan, batch)
         raise
     if plan.settings.suppress:
         suppress(forget_records, f"deletion request, run {plan.run}", ledger.key)
+    again = _note_run(ledger, lease, batch, plan, newest, digest, beside)
+    digests = (ledger.key.digest(record) for record in forget_records)
+    return Done(
+        run=plan.run,
+        folder=str(plan.folder),
+        digest=digest,
+        requests=tuple(request.id for request in batch),
+        again=again,
+        records=len(forget_records),
+        adopted=adopted,
+        untrained=untrained(ledger, newest.folder, digests),
+    )
+
+
+def _note_run(
+    ledger: Ledger,
+    lease: Lease,
+    batch: Sequence[Request],
+    plan: RunPlan,
+    newest: Newest,
+    digest: str,
+    beside: Sequence[str],
+) -> tuple[str, ...]:
+    """Mark a batch as carried out; return the requests to be verified again, on the new adapter."""
+    line = batch[0].line
+
+    def sealed(folder: str, weights: str) -> str:
+        return ledger.sealer.seal(folder, f"adapter {weights}")
+
     after = {
-        "n": count + 1,
-        "digest": made,
-        "folder": ledger.sealer.seal(str(plan.folder), f"adapter {made}"),
+        "n": newest.runs + 1,
+        "digest": digest,
+        "folder": sealed(str(plan.folder), digest),
         "method": plan.settings.method,
         "run": plan.run,
     }
-    before = {"digest": digest, "folder": ledger.sealer.seal(folder, f"adapter {digest}")}
+    before = {"digest": newest.digest, "folder": sealed(newest.folder, newest.digest)}
     own = {request.id for request in batch}
     decided: tuple[State, ...] = ("unlearned", "verified", "failed", "inconclusive")
     with ledger.writing(lease, line) as writer:
         for request in batch:
             first = request.facts.get("before", before)  # of a second attempt: what it started from
-            more = canaries.taken_facts(ledger, request, file, beside)
-            now = {"run": None, "before": first, "after": after, "swept": None}
-            writer.change(request.id, "unlearned", **now, **more)
+            taken = canaries.taken_facts(ledger, request, plan.settings.canaries, beside)
+            facts = {"run": None, "before": first, "after": after, "swept": None}
+            writer.change(request.id, "unlearned", **facts, **taken)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:
             writer.change(name, "superseded", after=after, verdict=None, swept=None)
-    names = tuple(request.id for request in batch)
-    strange = untrained(ledger, folder, (ledger.key.digest(record) for record in forget_records))
-    again = tuple(others)
-    return Done(
-        plan.run, str(plan.folder), made, names, again, len(forget_records), adopted, strange
-    )
+    return tuple(others)
 
 
 def _forget(

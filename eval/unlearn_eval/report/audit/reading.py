@@ -121,10 +121,10 @@ class Reading:
     def row(self, state: str, split: str, probe: str, metric: str) -> AuditRow | None:
         """Return one row, or None where the audit has no such row or refused its value."""
         try:
-            found = self.audit.get(state, split, probe, metric)
+            measured = self.audit.get(state, split, probe, metric)
         except KeyError:
             return None
-        return found if found.value is not None else None
+        return measured if measured.value is not None else None
 
     def value(self, state: str, split: str, probe: str, metric: str) -> float | None:
         """Return one value, or None."""

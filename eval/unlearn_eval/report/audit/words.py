@@ -62,13 +62,13 @@ def answers(reading: Reading) -> list[Answer]:
     Returns:
         The answers, in the order of the page.
     """
-    out, told, rest = _extracted(reading), _recognised(reading), _kept(reading)
+    out, recognised, rest = _extracted(reading), _recognised(reading), _kept(reading)
     if rest and rest.tone == "bad":
         # a model that knows nothing gives nothing away: no merit
         out = _moot(out, "Not in these tests, but the model is damaged")
-        told = _moot(told, "Says nothing: the model is damaged")
-    found = (out, told, _lasting(reading), rest, _near(reading), _cost(reading))
-    return [answer for answer in found if answer]
+        recognised = _moot(recognised, "Says nothing: the model is damaged")
+    in_order = (out, recognised, _lasting(reading), rest, _near(reading), _cost(reading))
+    return [answer for answer in in_order if answer]
 
 
 def _moot(answer: Answer | None, short: str) -> Answer | None:
