@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,56 @@ from unlearn.errors import CertificateError, LineageError
 from unlearn.files import staged_file
 from unlearn_eval.certificate.envelope import UnverifiedError, read_json, write_certificate
 from unlearn_eval.certificate.files import weights_digest
-from unlearn_eval.certificate.statement import VALID_DAYS, build_certificate
+from unlearn_eval.certificate.statement import (
+    VALID_DAYS,
+    Deletion,
+    Lineages,
+    build_certificate,
+)
 from unlearn_eval.certificate.trained_on import folders_in, trained_on
 
-__all__ = ["certify"]
+__all__ = ["Models", "certify"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders of the models that a certificate is about.
+
+    Attributes:
+        after: the unlearned adapter (or model), with its `lineage.json`.
+        before: the state before, where it is still there.
+        references: the audit's references that are still there, to look at again.
+    """
+
+    after: str | Path
+    before: str | Path | None = None
+    references: Sequence[str | Path] = ()
+
+
+_MEASURED_ONLY = Deletion()
 
 
 def certify(
     audit: str | Path,
-    request: Mapping[str, Any] | None,
     output: str | Path,
+    models: Models,
+    deletion: Deletion = _MEASURED_ONLY,
     *,
-    adapter: str | Path,
-    before: str | Path | None = None,
     verdict: Mapping[str, Any] | None = None,
-    artifacts: Sequence[Mapping[str, Any]] = (),
-    records: Sequence[str] | None = None,
-    references: Sequence[str | Path] = (),
     key: str | Path | None = None,
     valid_days: int = VALID_DAYS,
-    not_claimed: Sequence[str] = (),
 ) -> Path:
     """Write the signed certificate of an audited and decided deletion, and its page beside it.
 
     Args:
         audit: folder of `audit.json`, `scores.parquet` and, unless `verdict` is given,
             `verdict.json`.
-        request: as for `build_certificate`; None outside a ledger.
         output: the file to write, such as `certificate.json`; the page is the same with `.html`.
-        adapter: folder of the unlearned adapter (or model), with its `lineage.json`.
-        before: folder of the state before, where it is still there.
+        models: which were measured.
+        deletion: what was asked for, and what was done beside the unlearning.
         verdict: the content of `verdict.json`.
-        artifacts: as for `build_certificate`.
-        records: as for `build_certificate`.
-        references: folders of the audit's references that are still there, to look at again.
         key: file of the private key; without it the user's own, made on first use.
         valid_days: days until it expires.
-        not_claimed: further sentences on what is not claimed.
 
     Returns:
         `output`.
@@ -62,29 +76,18 @@ def certify(
         raise CertificateError(
             f"{path}: the page takes that name; let the certificate end in .json"
         )
-    data = _bytes(folder / "audit.json", "run `unlearn audit` first")
-    decided = verdict or _json(folder / "verdict.json", "run `unlearn verify` first")
-    if hashlib.sha256(data).hexdigest() != decided.get("audit_sha256"):
-        raise LineageError(
-            f"{folder / 'audit.json'} is not the audit that the verdict rests on; verify it again"
-        )
-    seen = _parsed(data, folder / "audit.json")
-    _same_before(before, seen)
+    measured, decision = _audit_and_verdict(folder, verdict)
+    _same_before(models.before, measured)
     scores = folder / "scores.parquet"
     statement = build_certificate(
-        decided,
-        seen,
-        request=request,
-        lineage_after=_lineage(Path(adapter)),
-        lineage_before=None if before is None else _lineage(Path(before), needed=False),
-        artifacts=artifacts,
-        adapter=adapter,
-        records=records,
+        decision,
+        measured,
+        _lineages(models),
+        deletion,
         scores_sha256=hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None,
         valid_days=valid_days,
-        not_claimed=not_claimed,
     )
-    _look_again(references, statement)
+    _look_again(models.references, statement)
     envelope = write_certificate(statement, path, key)
     # The page needs templates and drawings, which checking a certificate does not.
     from unlearn_eval.report.certificate import certificate_page
@@ -94,9 +97,27 @@ def certify(
     return path
 
 
-def _same_before(before: str | Path | None, seen: Mapping[str, Any]) -> None:
+def _audit_and_verdict(folder: Path, verdict: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Read an audit and its verdict, refusing a verdict on another audit."""
+    data = _bytes(folder / "audit.json", "run `unlearn audit` first")
+    decision = verdict or _json(folder / "verdict.json", "run `unlearn verify` first")
+    if hashlib.sha256(data).hexdigest() != decision.get("audit_sha256"):
+        raise LineageError(
+            f"{folder / 'audit.json'} is not the audit that the verdict rests on; verify it again"
+        )
+    return _parsed(data, folder / "audit.json"), decision
+
+
+def _lineages(models: Models) -> Lineages:
+    """Read what the models' folders say of where they come from."""
+    after = _lineage(Path(models.after))
+    before = None if models.before is None else _lineage(Path(models.before), needed=False)
+    return Lineages(after, before, models.after)
+
+
+def _same_before(before: str | Path | None, audit: Mapping[str, Any]) -> None:
     """Refuse a model before that the audit did not measure: without a lineage nothing else does."""
-    states = seen.get("states")
+    states = audit.get("states")
     measured = states.get("before") if isinstance(states, dict) else None
     if before is not None and measured is not None and weights_digest(before) != measured:
         raise LineageError(
@@ -108,12 +129,12 @@ def _look_again(folders: Sequence[str | Path], statement: Mapping[str, Any]) -> 
     """Refuse references that were exchanged since the audit, or turn out to have seen a record."""
     known = {each["weights"] for each in statement["references"]}
     for folder in folders_in(folders):
-        found = trained_on(folder, statement["records"]["key_id"])
-        if found.weights not in known:
+        reference = trained_on(folder, statement["records"]["key_id"])
+        if reference.weights not in known:
             raise LineageError(
                 f"{folder} is not the reference that was measured; audit again with what is there"
             )
-        if found.saw(statement["records"]["digests"]):
+        if reference.saw(statement["records"]["digests"]):
             raise LineageError(
                 f"{folder} was trained on records of the request, by its lineage; audit again with "
                 "references that never saw them"
@@ -133,12 +154,12 @@ def _json(path: Path, hint: str) -> Any:
 
 def _parsed(data: bytes, path: Path) -> Any:
     try:
-        found = read_json(data)
+        content = read_json(data)
     except UnverifiedError as error:
         raise CertificateError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CertificateError(f"{path} does not hold a JSON object")
-    return found
+    return content
 
 
 def _bytes(path: Path, hint: str) -> bytes:

@@ -73,14 +73,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 def get_benchmark(name: str) -> Benchmark:
     """Return a protocol by name.
 
-    Args:
-        name: what the user wrote.
-
-    Returns:
-        The protocol.
-
-    Raises:
-        OptionError: if there is none, with the nearest name.
+    Raises OptionError if there is none, with the nearest name.
     """
     if name not in BENCHMARKS:
         raise OptionError(

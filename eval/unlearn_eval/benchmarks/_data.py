@@ -70,14 +70,14 @@ def _hub(source: str, name: str, split: str) -> list[Row]:
     import datasets
 
     try:
-        found = datasets.load_dataset(source, name, split=split)
+        table = datasets.load_dataset(source, name, split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{source}: no such file or folder here, and the hub gives no table {name!r} with a "
             f"split {split!r}: {reason}"
         ) from error
-    return [(f"{source}/{name}, row {i}", row) for i, row in enumerate(found)]
+    return [(f"{source}/{name}, row {i}", row) for i, row in enumerate(table)]
 
 
 def text_of(row: Row, key: str) -> str:

@@ -162,20 +162,20 @@ def tofu_metrics(
         `SPLIT.probability`, `SPLIT.rouge`, `SPLIT.truth_ratio` of the four splits, `model_utility`
         and `forget_quality`.
     """
-    found: dict[str, Interval] = {}
+    metrics: dict[str, Interval] = {}
     for name in SPLITS:
         authors = [i // _QUESTIONS_AN_AUTHOR for i in range(len(scores[name].answer))]
         clusters = authors if name in SPLITS[:2] else None
         for metric, values in _values(name, scores[name], mean).items():
-            found[f"{name}.{metric}"] = mean_interval(values, level, clusters)
+            metrics[f"{name}.{metric}"] = mean_interval(values, level, clusters)
     total = sum(len(scores[name].answer) for name in SPLITS[1:])
     utility = model_utility(scores, mean)
-    found["model_utility"] = no_interval(
+    metrics["model_utility"] = no_interval(
         utility, total, level, None, "a harmonic mean of nine means, given without an interval"
     )
     if retrained is not None:
         quality = forget_quality(scores["forget"], retrained["forget"], mean)
         n = len(scores["forget"].answer)
         note = "a p-value: a large one does not show that anything was forgotten"
-        found["forget_quality"] = no_interval(quality.p_value, n, level, None, note)
-    return found
+        metrics["forget_quality"] = no_interval(quality.p_value, n, level, None, note)
+    return metrics

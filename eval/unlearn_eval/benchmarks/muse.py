@@ -177,8 +177,8 @@ def evaluate_muse(
         qa: Sequence[tuple[str, str]], shots: Sequence[tuple[str, str]], what: str
     ) -> FloatArray:
         shown = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in shots)
-        said = write([f"{shown}Question: {q}\nAnswer: " for q, _ in qa], ANSWER_TOKENS, what)
-        return rouge.score([_cut(text) for text in said], [a for _, a in qa], stem=False).f1
+        answers = write([f"{shown}Question: {q}\nAnswer: " for q, _ in qa], ANSWER_TOKENS, what)
+        return rouge.score([_cut(text) for text in answers], [a for _, a in qa], stem=False).f1
 
     def likelihood(texts: Sequence[str], what: str) -> FloatArray:
         examples = [_whole(state, text, f"{what} {i}") for i, text in enumerate(texts)]
@@ -187,10 +187,10 @@ def evaluate_muse(
         )
         return min_k.score(scores, k=MIN_K)
 
-    said = write([prompt for prompt, _ in data.verbatim], VERBATIM_TOKENS, "verbatim row")
+    outputs = write([prompt for prompt, _ in data.verbatim], VERBATIM_TOKENS, "verbatim row")
     known = [_decode(state, _ids(state, truth)[:VERBATIM_TOKENS]) for _, truth in data.verbatim]
     return MuseScores(
-        verbatim=rouge.score(said, known, stem=False).f1,
+        verbatim=rouge.score(outputs, known, stem=False).f1,
         forget_answers=answer(data.forget_qa, data.forget_shots, "forget question"),
         retain_answers=answer(data.retain_qa, data.retain_shots, "retain question"),
         member=likelihood(data.forget, "forget text"),
@@ -257,7 +257,7 @@ def muse_metrics(
         `verbatim_memorisation`, `knowledge_memorisation`, `utility_preservation` (means of
         ROUGE-L F1, from 0 to 1), `member_auc`, and `privacy_leakage` in per cent.
     """
-    found = {
+    metrics = {
         "verbatim_memorisation": mean_interval(scores.verbatim, level),
         "knowledge_memorisation": mean_interval(scores.forget_answers, level),
         "utility_preservation": mean_interval(scores.retain_answers, level),
@@ -265,10 +265,10 @@ def muse_metrics(
     }
     if retrained is not None:
         leak = privacy_leakage(
-            found["member_auc"].value, auc(retrained.member, retrained.nonmember)
+            metrics["member_auc"].value, auc(retrained.member, retrained.nonmember)
         )
         note = "per cent, against one retrained model; given without an interval"
         if math.isnan(leak):
             note = "the retrained model's AUC is 1: nothing can be compared with it"
-        found["privacy_leakage"] = no_interval(leak, len(scores.member), level, None, note)
-    return found
+        metrics["privacy_leakage"] = no_interval(leak, len(scores.member), level, None, note)
+    return metrics

@@ -82,11 +82,11 @@ def load_tofu(
         DataError: if a table is missing, or naming the row that cannot be used.
     """
     tables = {name: f"{forget if name == 'forget' else name}_perturbed" for name in SPLITS}
-    found: dict[str, list[TofuQuestion]] = {}
+    questions: dict[str, list[TofuQuestion]] = {}
     for name, table in tables.items():
         rows = read_table(source, table, limit=limit)
         paraphrased = name in {"forget", "retain"}
-        found[name] = [
+        questions[name] = [
             TofuQuestion(
                 text_of(row, "question"),
                 text_of(row, "answer"),
@@ -95,7 +95,7 @@ def load_tofu(
             )
             for row in rows
         ]
-    return found
+    return questions
 
 
 def evaluate_tofu(
@@ -132,18 +132,18 @@ def evaluate_tofu(
     records = [Record(r["id"], prompt=r["prompt"], completion=r["completion"]) for r in rows]
     examples = encode(records, state.tokenizer, used, state.max_length)
     first = [positions[0] for positions in groups]
-    done = 0
+    scored = 0
 
     def count(more: int) -> None:
-        nonlocal done
-        done += more
+        nonlocal scored
+        scored += more
         if progress:
-            progress(done, len(rows) + len(first))
+            progress(scored, len(rows) + len(first))
 
-    found, offsets = score_examples(
+    scores, offsets = score_examples(
         state.model, state.head, examples, token_budget=token_budget, progress=count
     )
-    sums = np.add.reduceat(-found.log_prob.double().numpy(), offsets[:-1])
+    sums = np.add.reduceat(-scores.log_prob.double().numpy(), offsets[:-1])
     losses = sums / np.diff(offsets)
     cuts = [answer_start(examples[i]) for i in first]
     written = continue_tokens(
@@ -154,8 +154,8 @@ def evaluate_tofu(
         token_budget=token_budget,
         progress=count,
     )
-    said = [state.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in written]
-    recall = rouge.score(said, [rows[i]["completion"] for i in first]).recall
+    answers = [state.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in written]
+    recall = rouge.score(answers, [rows[i]["completion"] for i in first]).recall
     result: dict[str, TofuSplit] = {}
     start = 0
     for name, questions in data.items():
@@ -167,7 +167,7 @@ def evaluate_tofu(
             paraphrase=losses[[groups[g][s - 1] for g, s in zip(part, skip, strict=True)]],
             perturbed=tuple(losses[groups[g][s:]] for g, s in zip(part, skip, strict=True)),
             rouge=recall[part.start : part.stop],
-            written=tuple(said[part.start : part.stop]),
+            written=tuple(answers[part.start : part.stop]),
         )
     return result
 

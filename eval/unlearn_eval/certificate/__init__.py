@@ -26,14 +26,16 @@ if TYPE_CHECKING:
         new_signing_key,
     )
     from unlearn_eval.certificate.schema import KINDS
-    from unlearn_eval.certificate.statement import VALID_DAYS, build_certificate
+    from unlearn_eval.certificate.statement import VALID_DAYS, Deletion, Lineages, build_certificate
 
 __all__ = [
     "KINDS",
     "PAYLOAD_TYPE",
     "VALID_DAYS",
     "Check",
+    "Deletion",
     "Finding",
+    "Lineages",
     "build_certificate",
     "check_certificate",
     "key_id",

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        found = check_certificate(
+        result = check_certificate(
             given.certificate,
             given.key,
             adapter=given.adapter,
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnlearnError as error:
         sys.stderr.write(f"unlearn: {' '.join(str(error).split())}\n")
         return 2
-    sys.stdout.write("\n".join(found.lines()) + "\n")
-    return 0 if found.ok else 1
+    sys.stdout.write("\n".join(result.lines()) + "\n")
+    return 0 if result.ok else 1
 
 
 if __name__ == "__main__":

@@ -199,17 +199,17 @@ def _references(statement: Mapping[str, Any], folders: Sequence[str | Path]) -> 
     silent = []
     known = set()
     for folder in folders_in(folders):
-        found = trained_on(folder, key)
-        if found.weights not in certified:
+        reference = trained_on(folder, key)
+        if reference.weights not in certified:
             words = f"{folder} is none that the verdict rests on"
             yield Finding("references", False, words)
             return
-        saw = found.saw(records)
+        saw = reference.saw(records)
         if saw:
             words = f"{folder} was trained on {saw} of the records, by its lineage"
             yield Finding("references", False, words)
             return
-        known.add(found.weights)
+        known.add(reference.weights)
         silent += [folder] if saw is None else []
     words = f"{len(known)} of {len(certified)} are at hand"
     if silent:
@@ -228,8 +228,8 @@ def _audit_digests(path: Path) -> tuple[str, str | None]:
     """Return digests of `audit.json` and, where it is there, `scores.parquet`."""
     file = path / "audit.json" if path.is_dir() else path
     scores = file.with_name("scores.parquet")
-    seen = hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None
-    return hashlib.sha256(_read(file)).hexdigest(), seen
+    digest = hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None
+    return hashlib.sha256(_read(file)).hexdigest(), digest
 
 
 def _read(path: Path) -> bytes:

@@ -28,48 +28,48 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences, those particular to this statement first.
     """
-    found = []
+    limits = []
     outcome = statement["verdict"]["outcome"]
     if outcome != "PASS":
-        found.append(f"That the records are gone: the outcome is {outcome}.")
+        limits.append(f"That the records are gone: the outcome is {outcome}.")
     if statement["policy"]["chosen"] == "after":
-        found.append(
+        limits.append(
             "That the rules were fixed in advance: the policy was chosen after the audit, when its "
             "numbers could be seen."
         )
     references = statement["references"]
     silent = sum(each["saw"] is None for each in references)
     if silent:
-        found.append(
+        limits.append(
             f"That the references never saw the records: {silent} of {len(references)} have no "
             "lineage that says so."
         )
     scope = statement["scope"]
-    left = [entry for entry in scope if entry["cleaned"] is not True]
-    if left:
-        found.append(
-            f"That everything is clean: of what is listed under scope ({len(scope)}), {len(left)} "
-            f"{'is' if len(left) == 1 else 'are'} not, or not known to be."
+    uncleaned = [entry for entry in scope if entry["cleaned"] is not True]
+    if uncleaned:
+        limits.append(
+            f"That everything is clean: of what is listed under scope ({len(scope)}), "
+            f"{len(uncleaned)} {'is' if len(uncleaned) == 1 else 'are'} not, or not known to be."
         )
     if not scope:
-        found.append("That other copies were looked for: no scope was given.")
+        limits.append("That other copies were looked for: no scope was given.")
     if statement["models"]["after"]["files"] is None:
-        found.append(
+        limits.append(
             "Anything about the adapter's configuration, such as its scale: only the weights are "
             "identified here."
         )
     if statement["method"]["name"] != "retrain":
-        found.append(
+        limits.append(
             "That the weights are those of a model never trained on the records: "
             f"{statement['method']['name']} approximates that, and only its behaviour was tested."
         )
     request = statement["request"]
     if request and request["escrow_destroyed"]:
-        found.append(
+        limits.append(
             "That this can be measured again: the copy of the records kept for checking was "
             "destroyed when the request was closed."
         )
-    return [*found, *_ALWAYS]
+    return [*limits, *_ALWAYS]
 
 
 def not_claimed_of_canaries(canaries: Mapping[str, Any], measured: int) -> list[str]:

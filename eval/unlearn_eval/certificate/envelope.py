@@ -45,13 +45,6 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
     PAE(t, p) = "DSSEv1" SP LEN(t) SP t SP LEN(p) SP p, LEN in bytes as a decimal number. The type
     is part of it: what was signed as another kind of document cannot pass for a certificate.
-
-    Args:
-        payload_type: the kind of document.
-        payload: the document.
-
-    Returns:
-        Bytes.
     """
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
@@ -172,10 +165,10 @@ def read_json(data: bytes) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        content = dict(pairs)
+        if len(content) < len(pairs):
             raise ValueError("a key appears twice")
-        return found
+        return content
 
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not JSON")

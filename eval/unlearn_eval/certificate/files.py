@@ -31,5 +31,5 @@ def deciding_files(folder: str | Path) -> dict[str, str]:
     Returns:
         Hexadecimal digests by file name, in the order of names.
     """
-    found = {path for pattern in _DECIDING for path in Path(folder).glob(pattern)}
-    return {path.name: file_digest(path).hex() for path in sorted(found) if path.is_file()}
+    paths = {path for pattern in _DECIDING for path in Path(folder).glob(pattern)}
+    return {path.name: file_digest(path).hex() for path in sorted(paths) if path.is_file()}

@@ -105,14 +105,7 @@ def load_signing_key(path: str | Path | None = None) -> Ed25519PrivateKey:
 def load_public_key(path: str | Path) -> Ed25519PublicKey:
     """Read a public key.
 
-    Args:
-        path: a PEM file.
-
-    Returns:
-        The key.
-
-    Raises:
-        CertificateError: if the file holds something else.
+    Raises CertificateError if the file holds something else.
     """
     data = _read(Path(path), "name the signer's public key")
     if b"PRIVATE KEY" in data:

@@ -70,10 +70,10 @@ def parse_time(text: str) -> datetime.datetime:
     Raises:
         ValueError: if it is none, or its offset is missing.
     """
-    found = datetime.datetime.fromisoformat(text)
-    if found.tzinfo is None:
+    time = datetime.datetime.fromisoformat(text)
+    if time.tzinfo is None:
         raise ValueError(f"{text!r} does not say its offset from UTC")
-    return found
+    return time
 
 
 def _is_time(value: Any) -> bool:
@@ -109,14 +109,7 @@ WEIGHTS = Leaf("sha256: and 64 hexadecimal digits", _matches("sha256:[0-9a-f]{64
 
 
 def one_of(values: Collection[Any]) -> Leaf:
-    """Return the shape of one of some values.
-
-    Args:
-        values: the values.
-
-    Returns:
-        The shape.
-    """
+    """Return the shape of one of some values."""
     words = "one of " + ", ".join(map(repr, values))
     return Leaf(words, lambda value: any(type(value) is type(v) and value == v for v in values))
 

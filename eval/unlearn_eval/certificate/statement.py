@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,50 +27,76 @@ from unlearn_eval.certificate.schema import (
 )
 from unlearn_eval.certificate.shape import Maybe, MisfitError, fit
 
-__all__ = ["VALID_DAYS", "build_certificate"]
+__all__ = ["VALID_DAYS", "Deletion", "Lineages", "build_certificate"]
 
 VALID_DAYS = 365
 """Days until a certificate expires: a convention of this project, as attacks keep improving."""
 
 
-def build_certificate(
-    verdict: Mapping[str, Any],
-    audit: Mapping[str, Any],
-    *,
-    request: Mapping[str, Any] | None = None,
-    lineage_after: Any,
-    lineage_before: Any = None,
-    artifacts: Sequence[Mapping[str, Any]] = (),
-    adapter: str | Path | None = None,
-    records: Sequence[str] | None = None,
-    scores_sha256: str | None = None,
-    valid_days: int = VALID_DAYS,
-    not_claimed: Sequence[str] = (),
-    now: datetime.datetime | None = None,
-) -> dict[str, Any]:
-    """Gather what a certificate states; `sign` or `write_certificate` makes it one.
+@dataclass(frozen=True)
+class Deletion:
+    """What the operator says of a deletion, beside the measurements.
 
-    The weights that the audit measured must be those of the lineages and of `adapter`: a statement
-    about one adapter with the numbers of another is refused.
-
-    Args:
-        verdict: the content of `verdict.json`.
-        audit: the content of `audit.json`.
+    Attributes:
         request: of the deletion request its `id`, the times `received`, `due`, `run`, `verified`
             and `closed` (ISO 8601); `escrow_destroyed`, whether the copy of the records that was
             kept for checking is gone; and of the ledger its `id`, how many `entries` it has and
             the digest of the last, its `head`. Nothing else is accepted: who asked stays here.
-        lineage_after: the lineage of the unlearned state, or the content of its `lineage.json`.
-        lineage_before: of the state before, where it has one.
+            None outside a ledger.
+        records: keyed digests of the records of this request; None for those that the lineage
+            after calls forgotten and the one before does not.
         artifacts: what was found to hold the records or to descend from them: `kind` (one of
             `KINDS`), `name`, and where known `digest`, `cleaned` and `note`.
-        adapter: the folder of the unlearned state. With it the certificate covers the
-            configuration (an adapter's scale stands there), without it the weights only.
-        records: keyed digests of the records of this request; without them those that the lineage
-            after calls forgotten and the one before does not.
+        not_claimed: further sentences on what is not claimed.
+    """
+
+    request: Mapping[str, Any] | None = None
+    records: Sequence[str] | None = None
+    artifacts: Sequence[Mapping[str, Any]] = ()
+    not_claimed: Sequence[str] = ()
+
+
+_MEASURED_ONLY = Deletion()
+
+
+@dataclass(frozen=True)
+class Lineages:
+    """Where the unlearned state comes from.
+
+    Attributes:
+        after: the lineage of the unlearned state, or the content of its `lineage.json`.
+        before: of the state before, where it has one.
+        folder: of the unlearned state. With it the certificate covers the configuration (an
+            adapter's scale stands there), without it the weights only.
+    """
+
+    after: Any
+    before: Any = None
+    folder: str | Path | None = None
+
+
+def build_certificate(
+    verdict: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    lineages: Lineages,
+    deletion: Deletion = _MEASURED_ONLY,
+    *,
+    scores_sha256: str | None = None,
+    valid_days: int = VALID_DAYS,
+    now: datetime.datetime | None = None,
+) -> dict[str, Any]:
+    """Gather what a certificate states; `sign` or `write_certificate` makes it one.
+
+    The weights that the audit measured must be those of the lineages and of their folder: a
+    statement about one adapter with the numbers of another is refused.
+
+    Args:
+        verdict: the content of `verdict.json`.
+        audit: the content of `audit.json`.
+        lineages: of the unlearned state, and of the one before.
+        deletion: what was asked for, and what was done beside the unlearning.
         scores_sha256: digest of the audit's `scores.parquet`, which stays with the operator.
         valid_days: days until it expires.
-        not_claimed: further sentences on what is not claimed.
         now: the time of making; by default the clock's.
 
     Returns:
@@ -79,97 +106,166 @@ def build_certificate(
         CertificateError: if a value is missing or is not what its place asks for.
         LineageError: if audit, lineages and folder are not about the same weights and records.
     """
-    try:
-        found = fit(verdict, VERDICT, "verdict")
-        seen = fit(audit, AUDIT, "audit")
-        after = fit(_plain(lineage_after), LINEAGE, "lineage after")
-        before = fit(_plain(lineage_before), Maybe(LINEAGE), "lineage before")
-        asked = _request(request)
-        scope = fit(artifacts, [ARTIFACT], "artifacts")
-        references = fit(_references(seen), [REFERENCE], "references")
-    except MisfitError as error:
-        raise CertificateError(f"cannot make a certificate: {error}") from None
+    facts = _facts(verdict, audit, lineages, deletion)
     if not isinstance(valid_days, int) or valid_days < 1:
         raise CertificateError(f"a certificate is valid for at least one day, not {valid_days}")
-    states = seen["states"]
+    _same_weights(facts, lineages.folder)
+    _same_canaries(facts)
+    digests = _digests(facts, deletion.records)
+    made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
+    decision = facts.verdict
+    statement = {
+        "schema": 1,
+        "created": made.isoformat(),
+        "expires": (made + datetime.timedelta(days=valid_days)).isoformat(),
+        "request": facts.request,
+        "records": {
+            "algorithm": "HMAC-SHA256",
+            "key_id": facts.key_id,
+            "digests": digests,
+        },
+        "counts": decision["counts"],
+        "scope": facts.scope,
+        "models": _models(facts, lineages.folder),
+        "references": facts.references,
+        "method": _method(facts.after),
+        "policy": decision["policy"],
+        "controls": decision["gates"],
+        "probes": decision["probes"],
+        "extraction": decision["extraction"],
+        "utility": decision["utility"],
+        "power": decision["power"],
+        "audit": {
+            "sha256": decision["audit_sha256"],
+            "scores_sha256": scores_sha256,
+            "created": facts.audit["created"],
+        },
+        "verdict": {
+            "outcome": decision["outcome"],
+            "tier": decision["tier"],
+            "reasons": decision["reasons"],
+            "would_decide": decision["would_decide"],
+            "decided": decision["created"],
+        },
+    }
+    limits = [*_limits(facts, digests), *not_claimed_by(statement), *deletion.not_claimed]
+    return _fitted(statement | {"not_claimed": limits})
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a statement is made from, each of its shape."""
+
+    verdict: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    after: Mapping[str, Any]
+    before: Mapping[str, Any] | None
+    request: Mapping[str, Any] | None
+    scope: Sequence[Mapping[str, Any]]
+    references: Sequence[Mapping[str, Any]]
+
+    @property
+    def key_id(self) -> str:
+        """Of the key under which the lineage after names records."""
+        return str(self.after["records"]["key_id"])
+
+    @property
+    def prior(self) -> str | None:
+        """Digest of the weights before: as measured, else by the lineages."""
+        measured: str | None = self.audit["states"].get("before")
+        named = self.before["digest"] if self.before else self.after["parent"]
+        return measured or named
+
+
+def _facts(
+    verdict: Mapping[str, Any], audit: Mapping[str, Any], lineages: Lineages, deletion: Deletion
+) -> _Facts:
+    """Take over what has a place in a statement, refusing what does not fit there."""
+    try:
+        decision = fit(verdict, VERDICT, "verdict")
+        measured = fit(audit, AUDIT, "audit")
+        return _Facts(
+            verdict=decision,
+            audit=measured,
+            after=fit(_plain(lineages.after), LINEAGE, "lineage after"),
+            before=fit(_plain(lineages.before), Maybe(LINEAGE), "lineage before"),
+            request=_request(deletion.request),
+            scope=fit(deletion.artifacts, [ARTIFACT], "artifacts"),
+            references=fit(_references(measured), [REFERENCE], "references"),
+        )
+    except MisfitError as error:
+        raise CertificateError(f"cannot make a certificate: {error}") from None
+
+
+def _fitted(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a statement, refusing one that is not of the shape `STATEMENT`."""
+    try:
+        return dict(fit(statement, STATEMENT, "statement", exact=True))
+    except MisfitError as error:
+        raise CertificateError(f"cannot make a certificate: {error}") from None
+
+
+def _models(facts: _Facts, folder: str | Path | None) -> dict[str, Any]:
+    """Identify the states that a statement is about."""
+    after = facts.after
+    return {
+        "base": {"name": after["base"]["name"], "weights": after["base"]["digest"]},
+        "before": {"weights": facts.prior} if facts.prior else None,
+        "after": {
+            "kind": after["kind"],
+            "weights": after["digest"],
+            "files": None if folder is None else deciding_files(folder),
+        },
+    }
+
+
+def _method(after: Mapping[str, Any]) -> dict[str, Any]:
+    """Say by what the unlearned state was made, and when."""
+    return {
+        "name": after["method"],
+        "options": after["options"],
+        "seed": after["seed"],
+        "versions": after["versions"],
+        "run": after["created"],
+        "stopped": after["stopped"],
+    }
+
+
+def _limits(facts: _Facts, digests: Sequence[str]) -> list[str]:
+    """Return what is not claimed because of how audit and lineages belong together."""
+    canaries = facts.audit["canaries"]
+    if canaries:
+        limits = not_claimed_of_canaries(canaries, facts.verdict["counts"]["forget"])
+    else:
+        limits = _measured(digests, facts.key_id, facts.audit["records"])
+    if facts.request is None:
+        limits += _unbroken(facts.prior, facts.after["parent"])
+    return limits
+
+
+def _same_weights(facts: _Facts, folder: str | Path | None) -> None:
+    """Refuse an audit, lineages and a folder that are not about the same weights and files."""
+    states, after, before = facts.audit["states"], facts.after, facts.before
     _agree("after", states.get("after"), after["digest"])
     if before:
         _agree("before", states.get("before"), before["digest"])
         _agree("base", before["base"]["digest"], after["base"]["digest"])
     _agree("base", states.get("base"), after["base"]["digest"])
-    if asked is None and before is None:
+    if facts.request is None and before is None:
         _parent(states.get("before"), after["parent"])
-    if adapter is not None:
-        _agree(f"after ({adapter})", weights_digest(adapter), after["digest"])
-        _same_files(seen["files"], deciding_files(adapter), adapter)
-    canaries, committed = seen["canaries"], after["canaries"]
+    if folder is not None:
+        _agree(f"after ({folder})", weights_digest(folder), after["digest"])
+        _same_files(facts.audit["files"], deciding_files(folder), folder)
+
+
+def _same_canaries(facts: _Facts) -> None:
+    """Refuse canaries whose file the adapter's lineage does not commit to."""
+    canaries, committed = facts.audit["canaries"], facts.after["canaries"]
     if canaries and (not committed or committed["sha256"] != canaries["sha256"]):
         raise LineageError(
             "no certificate: the audit measured canaries to which the adapter's lineage does not "
             "commit"
         )
-    # canaries stand for records that were taken out beside them, however many
-    measured = None if canaries else found["counts"]["forget"]
-    digests = _digests(after, before, records, measured)
-    gaps = [] if canaries else _measured(digests, after["records"]["key_id"], seen["records"])
-    prior = states.get("before") or (before["digest"] if before else after["parent"])
-    gaps += _unbroken(prior, after["parent"]) if asked is None else []
-    made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
-    statement = {
-        "schema": 1,
-        "created": made.isoformat(),
-        "expires": (made + datetime.timedelta(days=valid_days)).isoformat(),
-        "request": asked,
-        "records": {
-            "algorithm": "HMAC-SHA256",
-            "key_id": after["records"]["key_id"],
-            "digests": digests,
-        },
-        "counts": found["counts"],
-        "scope": scope,
-        "models": {
-            "base": {"name": after["base"]["name"], "weights": after["base"]["digest"]},
-            "before": {"weights": prior} if prior else None,
-            "after": {
-                "kind": after["kind"],
-                "weights": after["digest"],
-                "files": None if adapter is None else deciding_files(adapter),
-            },
-        },
-        "references": references,
-        "method": {
-            "name": after["method"],
-            "options": after["options"],
-            "seed": after["seed"],
-            "versions": after["versions"],
-            "run": after["created"],
-            "stopped": after["stopped"],
-        },
-        "policy": found["policy"],
-        "controls": found["gates"],
-        "probes": found["probes"],
-        "extraction": found["extraction"],
-        "utility": found["utility"],
-        "power": found["power"],
-        "audit": {
-            "sha256": found["audit_sha256"],
-            "scores_sha256": scores_sha256,
-            "created": seen["created"],
-        },
-        "verdict": {
-            "outcome": found["outcome"],
-            "tier": found["tier"],
-            "reasons": found["reasons"],
-            "would_decide": found["would_decide"],
-            "decided": found["created"],
-        },
-    }
-    limits = not_claimed_of_canaries(canaries, found["counts"]["forget"]) if canaries else []
-    statement["not_claimed"] = [*limits, *gaps, *not_claimed_by(statement), *not_claimed]
-    try:
-        return dict(fit(statement, STATEMENT, "statement", exact=True))
-    except MisfitError as error:
-        raise CertificateError(f"cannot make a certificate: {error}") from None
 
 
 def _plain(lineage: Any) -> Any:
@@ -196,22 +292,22 @@ def _same_files(audited: Mapping[str, str] | None, now: Mapping[str, str], where
         )
 
 
-def _references(seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _references(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the references of an audit with what their lineages say; None where none does."""
-    told = seen["references"] or {}
-    found = []
-    for state, digest in seen["states"].items():
+    by_lineage = audit["references"] or {}
+    references = []
+    for state, digest in audit["states"].items():
         if not state.startswith("reference:"):
             continue
-        facts = told.get(state) or {}
+        facts = by_lineage.get(state) or {}
         _agree(state, digest, facts.get("weights", digest))
         if facts.get("saw"):
             raise LineageError(
                 f"no certificate: {state} was trained on {facts['saw']} of the records, by its "
                 "lineage; audit again with references that never saw them"
             )
-        found.append({**facts, "weights": digest})
-    return found
+        references.append({**facts, "weights": digest})
+    return references
 
 
 def _measured(digests: Sequence[str], key: str, audited: Mapping[str, Any] | None) -> list[str]:
@@ -259,20 +355,14 @@ def _parent(measured: Any, parent: str | None) -> None:
         )
 
 
-def _digests(
-    after: Mapping[str, Any],
-    before: Mapping[str, Any] | None,
-    given: Sequence[str] | None,
-    measured: int | None,
-) -> list[str]:
+def _digests(facts: _Facts, given: Sequence[str] | None) -> list[str]:
     """Return the digests of the request's records, of which every one must have been measured.
 
-    With None, canaries were measured in their place.
-
-    Records of the same content share a digest: there may be fewer digests than records.
+    Records of the same content share a digest: there may be fewer digests than records. Canaries
+    stand for records that were taken out beside them, however many.
     """
-    forgotten = set(after["records"]["forgotten"])
-    earlier = set(before["records"]["forgotten"]) if before else set()
+    forgotten = set(facts.after["records"]["forgotten"])
+    earlier = set(facts.before["records"]["forgotten"]) if facts.before else set()
     digests = set(given) if given is not None else (forgotten - earlier or forgotten)
     if not digests:
         raise LineageError("no certificate: the lineage names no forgotten record")
@@ -281,7 +371,8 @@ def _digests(
             f"no certificate: {len(strange)} of the request's records are not among those that the "
             "lineage calls forgotten; was it made with another key, or from another request?"
         )
-    if measured is not None and len(digests) > measured:
+    measured = facts.verdict["counts"]["forget"]
+    if not facts.audit["canaries"] and len(digests) > measured:
         raise LineageError(
             f"no certificate: {len(digests)} records were deleted and {measured} measured; audit "
             "all of them, or name those of this request"

@@ -10,10 +10,10 @@ from unlearn.errors import LineageError
 from unlearn_eval.certificate.envelope import UnverifiedError, read_json
 from unlearn_eval.certificate.files import weights_digest
 
-__all__ = ["Trained", "folders_in", "trained_on"]
+__all__ = ["TrainedOn", "folders_in", "trained_on"]
 
 
-class Trained(NamedTuple):
+class TrainedOn(NamedTuple):
     """What a model was trained on, by its lineage.
 
     Attributes:
@@ -46,7 +46,7 @@ class Trained(NamedTuple):
         return self.parent is None and base in (None, self.base)
 
 
-def trained_on(folder: str | Path, key_id: str) -> Trained:
+def trained_on(folder: str | Path, key_id: str) -> TrainedOn:
     """Read what a model was trained on.
 
     A lineage counts for the weights that it names: copied beside others, it would say of these what
@@ -65,7 +65,7 @@ def trained_on(folder: str | Path, key_id: str) -> Trained:
     weights = weights_digest(folder)
     path = Path(folder) / "lineage.json"
     if not path.is_file():
-        return Trained(weights, None)
+        return TrainedOn(weights, None)
     try:
         line: Any = read_json(path.read_bytes())
         named, records = line["digest"], line["records"]
@@ -78,7 +78,7 @@ def trained_on(folder: str | Path, key_id: str) -> Trained:
             f"{path} is of other weights ({named}) than lie beside it ({weights}): what it says is "
             "not true of these"
         )
-    return Trained(weights, trained if key == key_id else None, parent, base)
+    return TrainedOn(weights, trained if key == key_id else None, parent, base)
 
 
 def folders_in(paths: Collection[str | Path]) -> list[Path]:
@@ -90,8 +90,8 @@ def folders_in(paths: Collection[str | Path]) -> list[Path]:
     Returns:
         Folders, those of one path in the order of their names.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in map(Path, paths):
         below = sorted({file.parent for file in path.glob("*/*.safetensors")})
-        found += [path] if any(path.glob("*.safetensors")) or not below else below
-    return found
+        folders += [path] if any(path.glob("*.safetensors")) or not below else below
+    return folders

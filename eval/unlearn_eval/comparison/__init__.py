@@ -7,8 +7,8 @@ before a test is asked for.
 from __future__ import annotations
 
 from unlearn_eval.comparison.details import About, Curve, Run
-from unlearn_eval.comparison.lines import Line, lines
-from unlearn_eval.comparison.measures import MEASURES, Measure
+from unlearn_eval.comparison.lines import TableLine, lines
+from unlearn_eval.comparison.measures import MEASURES, TableMeasure
 from unlearn_eval.comparison.outcomes import (
     Comparison,
     Outcome,
@@ -26,11 +26,11 @@ __all__ = [
     "About",
     "Comparison",
     "Curve",
-    "Line",
-    "Measure",
     "Outcome",
     "Ruling",
     "Run",
+    "TableLine",
+    "TableMeasure",
     "Tuned",
     "aim_of",
     "forgetting",

@@ -8,10 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
+from unlearn_eval.comparison.lines import TableLine, lines
 from unlearn_eval.comparison.outcomes import Comparison
 from unlearn_eval.statistics import Ranking, friedman, holm, sign_flip_test
 
-__all__ = ["CONTESTED", "Contest", "Pair", "contest"]
+__all__ = ["CONTESTED", "Contest", "PairTest", "Standings", "contest", "standings"]
 
 CONTESTED = ("gap", "rise")
 """The measures that methods are tested and ranked by: forgetting, and what it costs the rest."""
@@ -20,8 +21,8 @@ _ROUNDED = 9  # digits: equal but for rounding is a tie
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two methods on the same cells.
+class PairTest:
+    """A test of two methods on the same cells.
 
     Attributes:
         first: one method.
@@ -56,7 +57,7 @@ class Contest:
     measure: str
     methods: tuple[str, ...]
     ranking: Ranking
-    pairs: Sequence[Pair]
+    pairs: Sequence[PairTest]
     left_out: tuple[str, ...]
     exact: tuple[str, ...] = ()
 
@@ -103,7 +104,7 @@ def contest(comparison: Comparison, measure: str) -> Contest | None:
     }
     adjusted = holm([test.p_value for test in tests.values()])
     pairs = [
-        Pair(methods[i], methods[j], test.mean, test.p_value, float(p), test.pairs)
+        PairTest(methods[i], methods[j], test.mean, test.p_value, float(p), test.pairs)
         for ((i, j), test), p in zip(tests.items(), adjusted, strict=True)
     ]
     return Contest(
@@ -114,3 +115,22 @@ def contest(comparison: Comparison, measure: str) -> Contest | None:
         tuple(m for m in rivals if m not in whole),
         tuple(m for m in comparison.methods if m in comparison.exact),
     )
+
+
+@dataclass(frozen=True)
+class Standings:
+    """A comparison summed up.
+
+    Attributes:
+        lines: a line a method, the model before and the references.
+        contests: ranks and tests, one a measure of `CONTESTED` that methods can be compared by.
+    """
+
+    lines: Sequence[TableLine]
+    contests: Sequence[Contest]
+
+
+def standings(comparison: Comparison) -> Standings:
+    """Sum a comparison up, and test its methods against each other."""
+    contests = [contest(comparison, measure) for measure in CONTESTED]
+    return Standings(lines(comparison), [each for each in contests if each is not None])

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 
-__all__ = ["DAMAGE", "VERDICTS", "Line", "front", "lines"]
+__all__ = ["DAMAGE", "VERDICTS", "TableLine", "front", "lines"]
 
 VERDICTS = {"FAIL": "FAIL", "INCONCLUSIVE": "?", "PASS": "PASS"}
 """How a table writes each verdict."""
@@ -23,7 +23,7 @@ _AIMS = ("gap", "rise", "wall_share")
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of the table.
 
     Attributes:
@@ -62,8 +62,10 @@ class Line:
     @property
     def ruled(self) -> str:
         """How many cells have each verdict, as text; those that no cell has are left out."""
-        found = [f"{self.verdicts[v]} {word}" for v, word in VERDICTS.items() if v in self.verdicts]
-        return " · ".join(found) or "–"
+        counts = [
+            f"{self.verdicts[v]} {word}" for v, word in VERDICTS.items() if v in self.verdicts
+        ]
+        return " · ".join(counts) or "–"
 
     @property
     def failing(self) -> float | None:
@@ -72,14 +74,14 @@ class Line:
 
     def text(self, measure: str) -> str:
         """Write a mean with its spread."""
-        found = MEASURES[measure]
+        column = MEASURES[measure]
         if measure not in self.mean:
             return "–"
-        text = found.text(self.mean[measure])
-        return f"{text} ± {found.text(self.spread[measure])}" if measure in self.spread else text
+        text = column.text(self.mean[measure])
+        return f"{text} ± {column.text(self.spread[measure])}" if measure in self.spread else text
 
 
-def lines(comparison: Comparison) -> list[Line]:
+def lines(comparison: Comparison) -> list[TableLine]:
     """Sum a comparison up, a line a method.
 
     Args:
@@ -90,11 +92,11 @@ def lines(comparison: Comparison) -> list[Line]:
         are methods with numbers in every cell; the model before, which costs nothing and keeps all,
         dominates those that forget no more than it.
     """
-    found = []
+    states = []
     if comparison.before:
-        found.append(_line("before", "before", comparison.before))
+        states.append(_line("before", "before", comparison.before))
     if comparison.references:
-        found.append(_line("references", "reference", comparison.references))
+        states.append(_line("references", "reference", comparison.references))
     methods = [
         _line(
             name,
@@ -105,20 +107,20 @@ def lines(comparison: Comparison) -> list[Line]:
         for name in comparison.methods
     ]
     points = {line.name: line.mean for line in methods if line.whole}
-    nothing = [{**line.mean, "rise": 0.0, "wall_share": 0.0} for line in found[:1]]
+    nothing = [{**line.mean, "rise": 0.0, "wall_share": 0.0} for line in states[:1]]
     best = front(points, nothing=nothing if comparison.before else ())
-    return found + [
+    return states + [
         replace(line, front=line.name in best, exact=line.name in comparison.exact)
         for line in methods
     ]
 
 
-def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> Line:
+def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) -> TableLine:
     values = {
         key: [o.numbers[key] for o in outcomes if key in o.numbers]
         for key in {key for o in outcomes for key in o.numbers}
     }
-    return Line(
+    return TableLine(
         name,
         kind,
         {key: fmean(v) for key, v in values.items()},
@@ -130,7 +132,7 @@ def _line(name: str, kind: str, outcomes: Sequence[Outcome], failed: int = 0) ->
 
 
 def front(
-    found: Mapping[str, Mapping[str, float]],
+    means: Mapping[str, Mapping[str, float]],
     aims: Sequence[str] = _AIMS,
     nothing: Sequence[Mapping[str, float]] = (),
 ) -> set[str]:
@@ -140,7 +142,7 @@ def front(
     everything, neither does.
 
     Args:
-        found: by method, its means; lower is better in all aims.
+        means: by method, its means; lower is better in all aims.
         aims: the measures.
         nothing: what is there without any method, and dominates, too.
 
@@ -149,7 +151,7 @@ def front(
     """
     points = {
         name: [mean[a] for a in aims]
-        for name, mean in found.items()
+        for name, mean in means.items()
         if all(a in mean for a in aims)
     }
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MEASURES", "Measure"]
+__all__ = ["MEASURES", "TableMeasure"]
 
 Better = Literal["lower", "higher", "references"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class TableMeasure:
     """One column.
 
     Attributes:
@@ -37,63 +37,65 @@ class Measure:
         return f"{number:,.{self.digits}f}".replace("-", "−")
 
 
-MEASURES: dict[str, Measure] = {
+MEASURES: dict[str, TableMeasure] = {
     m.name: m
     for m in (
-        Measure(
+        TableMeasure(
             "gap",
             "distance",
             "how far the AUC of the attack that gives most away lies from the references' mean; 0 "
             "is a model that never saw the records",
             "lower",
         ),
-        Measure(
+        TableMeasure(
             "gap_sd",
             "in SDs",
             "that distance in standard deviations of the references",
             "lower",
             1,
         ),
-        Measure(
+        TableMeasure(
             "auc",
             "AUC",
             "how often that attack ranks a record to forget above an unseen one; .5 is guessing",
         ),
-        Measure(
+        TableMeasure(
             "forget_recall",
             "forget recall",
             "share of the records to forget that are given back word for word",
         ),
-        Measure(
+        TableMeasure(
             "tries",
             "in 10⁴ tries",
             "share of the records to forget that 10,000 random answers probably hold",
         ),
-        Measure("forget_loss", "forget loss", "surprise at the records to forget, nats a token"),
-        Measure(
+        TableMeasure(
+            "forget_loss", "forget loss", "surprise at the records to forget, nats a token"
+        ),
+        TableMeasure(
             "retain_recall",
             "retain recall",
             "share of the records to keep that are given back word for word",
             "higher",
         ),
-        Measure(
+        TableMeasure(
             "rise",
             "retain loss +",
             "by how much the loss on the records to keep has risen, nats a token",
             "lower",
         ),
-        Measure(
+        TableMeasure(
             "robust",
             "changed",
             "the distance of the loss attack's AUC from the references' after the further change "
             "that brings out most",
             "lower",
         ),
-        Measure("wall_share", "time", "wall time, retraining being 1", "lower"),
-        Measure(
+        TableMeasure("wall_share", "time", "wall time, retraining being 1", "lower"),
+        TableMeasure(
             "tokens_share", "tokens", "tokens forward and backward, retraining being 1", "lower"
         ),
-        Measure(
+        TableMeasure(
             "memory_share",
             "memory",
             "most memory in training beyond what was in use before, retraining being 1; without a "

@@ -160,8 +160,8 @@ def numbers_of(rows: Sequence[Row], state: str) -> Numbers:
     Returns:
         By name; what the audit does not hold is absent.
     """
-    found = {(r["split"], r["probe"], r["metric"]): r["value"] for r in _plain(rows, state)}
-    return {name: float(found[where]) for name, where in _WHERE.items() if where in found}
+    values = {(r["split"], r["probe"], r["metric"]): r["value"] for r in _plain(rows, state)}
+    return {name: float(values[where]) for name, where in _WHERE.items() if where in values}
 
 
 def _aucs(rows: Sequence[Row], state: str) -> Numbers:
@@ -208,12 +208,12 @@ def forgetting(rows: Sequence[Row], state: str) -> tuple[Numbers, str]:
 
     # the first in case of ties, so that equal audits name equal attacks
     attack = max(known, key=lambda name: round(abs(ours[name] - aim(name)), 9))
-    found = {"auc": ours[attack], "gap": abs(ours[attack] - aim(attack))}
+    numbers = {"auc": ours[attack], "gap": abs(ours[attack] - aim(attack))}
     if len(others) > 1:
         records = next(r["n"] for r in _plain(rows, state) if r["split"] == "forget")
         spread = max(stdev(other[attack] for other in others), 1 / max(1, records))
-        found["gap_sd"] = found["gap"] / spread
-    return found, attack
+        numbers["gap_sd"] = numbers["gap"] / spread
+    return numbers, attack
 
 
 def trials_of(rows: Sequence[Row]) -> Numbers:

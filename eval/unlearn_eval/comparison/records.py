@@ -51,14 +51,7 @@ def read_records(path: str | Path) -> CellRecords:
 
     loss = −(1/|y|) Σ_t log p_t; a record is recalled if each of its tokens is the likeliest one.
 
-    Args:
-        path: the file.
-
-    Returns:
-        All its records.
-
-    Raises:
-        DataError: if the file is missing or holds something else.
+    Raises DataError if the file is missing or holds something else.
     """
     import numpy as np
     import pyarrow as pa
@@ -89,14 +82,14 @@ def read_records(path: str | Path) -> CellRecords:
         if state not in parts:
             return np.full(len(whole), np.nan)
         part = parts[state]
-        found = dict(
+        by_record = dict(
             zip(
                 zip(part["split"].to_pylist(), part["id"].to_pylist(), strict=True),
                 -_means(part["log_prob"]),
                 strict=True,
             )
         )
-        return np.array([found.get(key, np.nan) for key in whole], dtype=np.float64)
+        return np.array([by_record.get(key, np.nan) for key in whole], dtype=np.float64)
 
     references = [losses(state) for state in parts if state.startswith("reference:")]
     recalled = _means(after["hit"])[order] == 1.0
@@ -142,12 +135,12 @@ def chosen(records: CellRecords, most: int = SHOWN) -> list[int]:
     """
     splits = list(dict.fromkeys(records.splits))
     by_split = {s: [i for i, split in enumerate(records.splits) if split == s] for s in splits}
-    found: list[int] = []
+    positions: list[int] = []
     for n, split in enumerate(splits):
-        left = most - len(found)
-        share = left if split == "forget" else -(-left // (len(splits) - n))
-        found += _spread(by_split[split], share)
-    return sorted(found)
+        room = most - len(positions)
+        share = room if split == "forget" else -(-room // (len(splits) - n))
+        positions += _spread(by_split[split], share)
+    return sorted(positions)
 
 
 def _spread(positions: Sequence[int], most: int) -> list[int]:

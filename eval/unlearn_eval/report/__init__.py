@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from unlearn_eval.report.audit.page import audit_page, in_a_sentence
-from unlearn_eval.report.story import COLUMNS, Attempt, Line, outcome, story_page, uncertain
+from unlearn_eval.report.story import COLUMNS, Attempt, OutcomeLine, outcome, story_page, uncertain
 from unlearn_eval.report.texts import ShownRecord, shown_records
 
 __all__ = [
     "COLUMNS",
     "Attempt",
-    "Line",
+    "OutcomeLine",
     "ShownRecord",
     "audit_page",
     "in_a_sentence",

@@ -140,18 +140,18 @@ def _facts(statement: Mapping[str, Any]) -> list[str]:
 def _warnings(statement: Mapping[str, Any], *, signed: bool) -> list[str]:
     """Say beside the verdict what it must not be read without."""
     scope = statement["scope"]
-    left = sum(entry["cleaned"] is not True for entry in scope)
-    found = []
-    if left:
-        found.append(
+    uncleaned = sum(entry["cleaned"] is not True for entry in scope)
+    warnings = []
+    if uncleaned:
+        warnings.append(
             f"This is about one {_what(statement)}. Of what is listed under scope ({len(scope)}), "
-            f"{left} {'is' if left == 1 else 'are'} not cleaned, or not known to be."
+            f"{uncleaned} {'is' if uncleaned == 1 else 'are'} not cleaned, or not known to be."
         )
     if statement["policy"]["chosen"] == "after":
-        found.append("The rules were chosen when the numbers could be seen.")
+        warnings.append("The rules were chosen when the numbers could be seen.")
     if not signed:
-        found.append("This is a draft: nobody has signed it.")
-    return found
+        warnings.append("This is a draft: nobody has signed it.")
+    return warnings
 
 
 def _what(statement: Mapping[str, Any]) -> str:
@@ -167,7 +167,7 @@ def _deleted(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
         what += f", about {'one person or subject' if people == 1 else f'{people:,} subjects'}"
     more = len(digests) - _SHOWN_DIGESTS
     made_with = f"made with the secret key {statement['records']['key_id']}"
-    found = [
+    facts = [
         _entry("records", what),
         _entry(
             "their digests",
@@ -180,15 +180,15 @@ def _deleted(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
         f"{words} {request[key][:10]}" for key, words in _DATES.items() if request and request[key]
     ]
     if dates:
-        found.append(_entry("request", ", ".join(dates)))
+        facts.append(_entry("request", ", ".join(dates)))
     kind = _what(statement)
     if models["before"]:
-        found.append(_entry(f"{kind} before", digests=[models["before"]["weights"]]))
+        facts.append(_entry(f"{kind} before", digests=[models["before"]["weights"]]))
     note = "" if models["after"]["files"] else "weights only, without the configuration"
-    found.append(_entry(f"{kind} after", digests=[models["after"]["weights"]], note=note))
+    facts.append(_entry(f"{kind} after", digests=[models["after"]["weights"]], note=note))
     if kind == "adapter":
         base = models["base"]
-        found.append(_entry("base model", base["name"], [base["weights"]]))
+        facts.append(_entry("base model", base["name"], [base["weights"]]))
     version = method["versions"].get("unlearn")
     how = f"{method['name']}, seed {method['seed']}, on {method['run'][:10]}"
     exact = method["name"] == "retrain"
@@ -197,26 +197,26 @@ def _deleted(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
         if exact
         else "changes the model; approximates retraining"
     )
-    found.append(_entry("method", how, note=note + (f"; unlearn {version}" if version else "")))
-    return found
+    facts.append(_entry("method", how, note=note + (f"; unlearn {version}" if version else "")))
+    return facts
 
 
 def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     counts, policy, audit = statement["counts"], statement["policy"], statement["audit"]
-    found = []
+    facts = []
     if counts["references"]:
         text = f"{_count(counts['references'], 'model')} trained without the records"
         silent = sum(each["saw"] is None for each in statement["references"])
         note = f"{silent} without a lineage that says so" if silent else "by their lineages"
-        found.append(_entry("compared with", text, note=note))
+        facts.append(_entry("compared with", text, note=note))
     if counts["holdout"]:
         text = f"{_count(counts['holdout'], 'record')} that no model was trained on"
-        found.append(_entry("unseen records", text))
+        facts.append(_entry("unseen records", text))
     when = {
         "before": "fixed before the measurements were made",
         "after": "chosen after the measurements: the numbers could be seen",
     }
-    found += [
+    facts += [
         _entry(
             "policy",
             policy["name"],
@@ -226,7 +226,7 @@ def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
         _entry("measurements", f"made on {audit['created'][:10]}", [audit["sha256"]]),
         _entry("decided", f"on {statement['verdict']['decided'][:10]}"),
     ]
-    return found
+    return facts
 
 
 def _entry(
@@ -237,11 +237,11 @@ def _entry(
 
 def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
     """Lay out every test: probes, extraction, what the rest is worth."""
-    found = [_probe(probe) for probe in statement["probes"]]
+    probes = [_probe(probe) for probe in statement["probes"]]
     if extraction := statement["extraction"]:
         of = extraction["records"]
         tone, result = _OUTCOMES.get(extraction["outcome"], ("open", "not decided"))
-        found.append(
+        probes.append(
             {
                 "words": "Do the records come out?",
                 "found": extraction["words"],
@@ -257,7 +257,7 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
     if utility := statement["utility"]:
         tone, result = _OUTCOMES.get(utility["outcome"], ("open", "not decided"))
         margin = utility["margin"]
-        found.append(
+        probes.append(
             {
                 "words": "Does the model still know the rest?",
                 "found": utility["words"],
@@ -270,7 +270,7 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
                 "result": result,
             }
         )
-    return found
+    return probes
 
 
 def _probe(probe: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord
 from unlearn_eval.results.rows import Audit
 
-__all__ = ["COLUMNS", "Attempt", "Line", "outcome", "story_page", "uncertain"]
+__all__ = ["COLUMNS", "Attempt", "OutcomeLine", "outcome", "story_page", "uncertain"]
 
 COLUMNS = ("given back word for word", "attacker wins", "others still known", "time taken")
 """What `outcome` tells of each attempt."""
@@ -42,7 +42,7 @@ class Attempt:
 
 def story_page(
     title: str,
-    told: Sequence[str],
+    sentences: Sequence[str],
     attempts: Sequence[Attempt],
     texts: Sequence[ShownRecord],
     commands: Sequence[tuple[str, str]],
@@ -52,7 +52,7 @@ def story_page(
 
     Args:
         title: its title.
-        told: what happened before, a paragraph each.
+        sentences: what happened before, a paragraph each.
         attempts: at least one.
         texts: some records to show, with what the model says after each attempt.
         commands: (what it is for, command) of what a reader may want to run next.
@@ -65,7 +65,7 @@ def story_page(
         "story.html",
         title=title,
         made=now(),
-        told=told,
+        told=sentences,
         columns=COLUMNS,
         lines=outcome(attempts),
         uncertain=uncertain(attempts),
@@ -78,7 +78,7 @@ def story_page(
 
 
 @dataclass(frozen=True)
-class Line:
+class OutcomeLine:
     """One line of the table of what came of it, as text.
 
     Attributes:
@@ -106,7 +106,7 @@ class Line:
     time: str
 
 
-def outcome(attempts: Sequence[Attempt]) -> list[Line]:
+def outcome(attempts: Sequence[Attempt]) -> list[OutcomeLine]:
     """Sum up what came of several attempts.
 
     Args:
@@ -119,13 +119,13 @@ def outcome(attempts: Sequence[Attempt]) -> list[Line]:
     lines = [_line(first, "before", "before", "as it was trained", "", ("", "plain"))]
     for attempt in attempts:
         reading = Reading(attempt.audit)
-        said = headline(answers(reading))
-        lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, said))
+        news = headline(answers(reading))
+        lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, news))
     references = first.references
     if references:
         aim, times = _aim(attempts), first.cost(references)
         lines.append(
-            Line(
+            OutcomeLine(
                 name=_AIM,
                 summary=f"{len(references)} models trained without the records",
                 link="",
@@ -178,28 +178,28 @@ def _line(
     name: str,
     summary: str,
     link: str,
-    said: tuple[str, Tone],
-) -> Line:
-    out, kept = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
+    news: tuple[str, Tone],
+) -> OutcomeLine:
+    out, retain_row = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
     game, seconds = reading.game(state), reading.cost([state])
-    return Line(
+    return OutcomeLine(
         name=name,
         summary=summary,
         link=link,
-        tone=said[1],
-        verdict=said[0],
+        tone=news[1],
+        verdict=news[0],
         out=count(out) if out else "–",
         wins=f"{100 * game.wins:.0f} of 100" if game else "–",
         range=span(game.span) if game and game.span else "",
-        kept=count(kept) if kept else "–",
+        kept=count(retain_row) if retain_row else "–",
         time=duration(seconds[0]) if seconds and state != "before" else "–",
     )
 
 
 def _among(reading: Reading, split: str) -> str:
     """Write how many records the references give back."""
-    found = [reading.row(state, split, *WHOLE) for state in reading.references]
-    rows = sorted((row for row in found if row), key=lambda row: row.value or 0.0)
+    measured = [reading.row(state, split, *WHOLE) for state in reading.references]
+    rows = sorted((row for row in measured if row), key=lambda row: row.value or 0.0)
     if not rows:
         return "–"
     least, most = count(rows[0]), count(rows[-1])

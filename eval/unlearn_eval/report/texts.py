@@ -28,26 +28,28 @@ class ShownRecord:
 
 
 def shown_records(
-    records: Records, said: Mapping[str, Mapping[int, str]]
+    records: Records, answers: Mapping[str, Mapping[int, str]]
 ) -> tuple[ShownRecord, ...]:
     """Put records and what the states said about them side by side.
 
     Args:
         records: the records.
-        said: by state, what it said by position; records nobody was asked about stay out.
+        answers: by state, what it said by position; records nobody was asked about stay out.
 
     Returns:
         The records, in order.
     """
-    asked = sorted({i for found in said.values() for i in found})
+    positions = sorted({i for by_position in answers.values() for i in by_position})
     return tuple(
         ShownRecord(
             id=records[i].id,
             asked=asked_of(records[i]),
             parts=parts_of(records[i]),
-            said={state: found[i] for state, found in said.items() if i in found},
+            said={
+                state: by_position[i] for state, by_position in answers.items() if i in by_position
+            },
         )
-        for i in asked
+        for i in positions
     )
 
 

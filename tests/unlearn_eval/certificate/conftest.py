@@ -5,14 +5,14 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from unlearn_eval.certificate import build_certificate, sign
+from unlearn_eval.certificate import Deletion, Lineages, build_certificate, sign
 from unlearn_eval.certificate.policies import content_hash
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -125,8 +125,12 @@ class Case:
             "artifacts": self.artifacts,
             "adapter": self.adapter,
             "now": NOW,
-        }
-        return build_certificate(self.verdict, self.audit, **(given | changes))
+        } | changes
+        lineages = Lineages(
+            given.pop("lineage_after"), given.pop("lineage_before"), given.pop("adapter")
+        )
+        said = {f.name: given.pop(f.name) for f in fields(Deletion) if f.name in given}
+        return build_certificate(self.verdict, self.audit, lineages, Deletion(**said), **given)
 
 
 def make_folder(folder: Path, weights: bytes, scale: int = 8) -> str:

@@ -14,6 +14,8 @@ from unlearn.apps.cli import run
 from unlearn.errors import CertificateError, LineageError
 from unlearn.provenance.lineage import weights_digest
 from unlearn_eval.certificate import (
+    Deletion,
+    Lineages,
     build_certificate,
     check_certificate,
     key_path,
@@ -23,7 +25,7 @@ from unlearn_eval.certificate import (
     write_certificate,
 )
 from unlearn_eval.certificate.__main__ import main
-from unlearn_eval.certify import certify
+from unlearn_eval.certify import Models, certify
 from unlearn_eval.report.certificate import certificate_page
 from unlearn_eval.verdict.decision import load_policy
 
@@ -236,7 +238,7 @@ def test_a_saved_adapter_s_own_lineage_fits(adapter, verdict) -> None:
         update={"records": line.records.model_copy(update={"forgotten": digests})}
     )
     audit = {"created": line.created, "states": {"after": line.digest}}
-    found = build_certificate(verdict, audit, lineage_after=after, adapter=adapter)
+    found = build_certificate(verdict, audit, Lineages(after, folder=adapter))
     assert found["models"]["after"]["weights"] == line.digest
     assert found["records"]["digests"] == sorted(digests)
     assert set(found["models"]["after"]["files"]) >= {"adapter_model.safetensors"}
@@ -269,7 +271,8 @@ def decided(case):
 def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
     file = case.folder / "out" / "certificate.json"
     before = case.folder / "adapter"
-    assert certify(decided, case.request, file, adapter=case.adapter, before=before) == file
+    models, deletion = Models(case.adapter, before), Deletion(case.request)
+    assert certify(decided, file, models, deletion) == file
     public = key_path().with_suffix(".pub")
     check = check_certificate(file, public, adapter=case.adapter, audit=decided)
     assert check.ok
@@ -287,22 +290,22 @@ def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
 def test_a_certificate_is_not_made_of_what_does_not_belong_together(case, decided) -> None:
     file = case.folder / "certificate.json"
     with pytest.raises(CertificateError, match=r"lineage\.json.*`unlearn forget` made"):
-        certify(decided, None, file, adapter=decided)
+        certify(decided, file, Models(decided))
     with pytest.raises(CertificateError, match="the page takes that name"):
-        certify(decided, None, file.with_suffix(".html"), adapter=case.adapter)
+        certify(decided, file.with_suffix(".html"), Models(case.adapter))
     other = case.folder / "references" / "reference-00"
     (other / "lineage.json").unlink()
     with pytest.raises(LineageError, match="is not the model before that the audit measured"):
-        certify(decided, None, file, adapter=case.adapter, before=other)
+        certify(decided, file, Models(case.adapter, before=other))
     (decided / "audit.json").write_text(json.dumps(case.audit | {"rows": [1]}))
     with pytest.raises(LineageError, match="verify it again"):
-        certify(decided, None, file, adapter=case.adapter)
+        certify(decided, file, Models(case.adapter))
     (decided / "verdict.json").write_text("[]")
     with pytest.raises(CertificateError, match="does not hold a JSON object"):
-        certify(decided, None, file, adapter=case.adapter)
+        certify(decided, file, Models(case.adapter))
     (decided / "verdict.json").unlink()
     with pytest.raises(CertificateError, match="run `unlearn verify` first"):
-        certify(decided, None, file, adapter=case.adapter)
+        certify(decided, file, Models(case.adapter))
     assert not file.exists()
 
 
@@ -353,9 +356,9 @@ def test_references_exchanged_after_the_audit_are_not_certified(case, decided, w
     }
     file = case.folder / "certificate.json"
     with pytest.raises(LineageError, match=words[what]):
-        certify(decided, None, file, adapter=case.adapter, references=[folder])
+        certify(decided, file, Models(case.adapter, references=[folder]))
     assert not file.exists()
-    certify(decided, None, file, adapter=case.adapter, references=[folder / "reference-00"])
+    certify(decided, file, Models(case.adapter, references=[folder / "reference-00"]))
     assert file.exists()
 
 

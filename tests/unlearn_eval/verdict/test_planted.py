@@ -15,7 +15,7 @@ from unlearn.canaries.pairs import Canaries, beside
 from unlearn.errors import DataError, LineageError, OptionError, SelectionError
 from unlearn.provenance.keys import Key
 from unlearn_eval import run_audit
-from unlearn_eval.certify import certify
+from unlearn_eval.certify import Models, certify
 from unlearn_eval.statistics import sign_flip_test
 from unlearn_eval.verdict import load as _load
 from unlearn_eval.verdict.decision import Evidence, Twins, View, decide, load_policy
@@ -183,7 +183,7 @@ def test_a_certificate_wants_the_commitment(folder, planted, tmp_path):
     change(folder, lambda content: content["canaries"].update(sha256="0" * 64))
     verdict = verify(folder).as_dict()
     with pytest.raises(LineageError, match="does not commit"):
-        certify(folder, None, tmp_path / "c.json", adapter=planted / "cleaned", verdict=verdict)
+        certify(folder, tmp_path / "c.json", Models(planted / "cleaned"), verdict=verdict)
 
 
 def test_wherever_the_included_score_higher_theta_is_above_one_half(make_policy):

@@ -52,19 +52,14 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         if not step.done:
             continue
         rows = _rows(step)
-        found = numbers_of(rows, "after")
-        found["rise"] = 0.0
+        at_first = numbers_of(rows, "after")
         first, others = rulings_before(step) if study.recipe.policy else (Ruling(), [])
         strongest, attack = forgetting(rows, "after")
         link = _link(step, study)
-        before.append(Outcome("before", 0, f, found | strongest, attack, link=link, ruling=first))
+        numbers = at_first | {"rise": 0.0} | strongest
+        before.append(Outcome("before", 0, f, numbers, attack, link=link, ruling=first))
         for i, reference in enumerate(layout.references[f]):
-            state = f"reference:{i}"
-            numbers = numbers_of(rows, state)
-            strongest, attack = forgetting(rows, state)
-            numbers |= strongest
-            if "retain_loss" in numbers and "retain_loss" in found:
-                numbers["rise"] = numbers["retain_loss"] - found["retain_loss"]
+            numbers, attack = _measured(rows, f"reference:{i}", at_first)
             numbers |= _relative(reference, price[f])
             ruling = others[i] if i < len(others) else Ruling()
             references.append(Outcome("references", i, f, numbers, attack, ruling=ruling))
@@ -85,10 +80,19 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
     )
 
 
+def _measured(rows: Rows, state: str, before: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """Return the numbers of a state beside those of the model before, and its strongest attack."""
+    strongest, attack = forgetting(rows, state)
+    numbers = numbers_of(rows, state) | strongest
+    if "retain_loss" in numbers and "retain_loss" in before:
+        numbers["rise"] = numbers["retain_loss"] - before["retain_loss"]
+    return numbers, attack
+
+
 def _mixed(layout: Layout) -> dict[str, str]:
     """Say so where steps were made with different data types, such as begun on a GPU."""
-    found = Counter(s.facts().get("dtype") for s in layout.steps if s.done)
-    known = {name: n for name, n in found.items() if name}  # older steps do not tell
+    counts = Counter(s.facts().get("dtype") for s in layout.steps if s.done)
+    known = {name: n for name, n in counts.items() if name}  # older steps do not tell
     if len(known) < 2:
         return {}
     steps = " and ".join(f"{n} in {name}" for name, n in sorted(known.items()))
@@ -111,7 +115,7 @@ def setting(study: Study) -> dict[str, str]:
     data = sources(recipe.data)
     named = [f"{part}: {_short(x)}" if len(data) > 1 else _short(x) for part, x in data.items()]
     trained = {**recipe.finetune.lora, **recipe.finetune.options}
-    found = {
+    facts = {
         "model": _short(recipe.model),
         "data": ", ".join(named),
         "learned": recipe.train,
@@ -123,7 +127,7 @@ def setting(study: Study) -> dict[str, str]:
         "references": f"{recipe.references} a forget set, trained from the start without it",
         "further changes": ", ".join(recipe.robustness),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _short(source: str) -> str:
@@ -143,8 +147,8 @@ def _title(study: Study) -> str:
 
 
 def _rows(step: Step) -> Rows:
-    found: Rows = json.loads((step.result / "audit.json").read_text(encoding="utf-8"))["rows"]
-    return found
+    rows: Rows = json.loads((step.result / "audit.json").read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def _link(step: Step, study: Study) -> str:
@@ -157,14 +161,14 @@ Price = Mapping[str, float]
 
 def _price(layout: Layout) -> list[dict[str, float]]:
     """Return by forget set what training a reference took, as a mean over those that are done."""
-    found = []
+    prices = []
     for group in layout.references:
         facts = [step.facts() for step in group if step.done]
         places = dict.fromkeys(_time_at(f) for f in facts)
         values = {key: [f[key] for f in facts if f.get(key)] for key in ("tokens", "memory")}
         values |= {p: [f["wall"] for f in facts if _time_at(f) == p] for p in places}
-        found.append({key: fmean(v) for key, v in values.items() if v})
-    return found
+        prices.append({key: fmean(v) for key, v in values.items() if v})
+    return prices
 
 
 def _time_at(facts: Mapping[str, Any]) -> str:
@@ -174,19 +178,19 @@ def _time_at(facts: Mapping[str, Any]) -> str:
 
 def _together(price: Sequence[Price]) -> dict[str, list[float]]:
     """Return what retraining took over all forget sets, wall times wherever they were."""
-    found: dict[str, list[float]] = {}
+    by_kind: dict[str, list[float]] = {}
     for each in price:
         for key, value in each.items():
-            found.setdefault(key.partition(" ")[0], []).append(value)
-    return found
+            by_kind.setdefault(key.partition(" ")[0], []).append(value)
+    return by_kind
 
 
 def _relative(step: Step, price: Price) -> dict[str, float]:
     """Return what a training took, as it is and in parts of retraining in the same place."""
     facts = step.facts()
-    found = {key: float(facts[key]) for key in ("wall", "tokens", "memory") if facts.get(key)}
+    taken = {key: float(facts[key]) for key in ("wall", "tokens", "memory") if facts.get(key)}
     paid = {**price, "wall": price.get(_time_at(facts), 0.0)}
-    return found | {f"{key}_share": found[key] / paid[key] for key in found if paid.get(key)}
+    return taken | {f"{key}_share": taken[key] / paid[key] for key in taken if paid.get(key)}
 
 
 def _outcome(
@@ -211,12 +215,8 @@ def _outcome(
         rows = _rows(cell.audit)
         link = _link(cell.audit, study)
         ruling = ruling_of(cell.audit) if study.recipe.policy else ruling
-        numbers |= numbers_of(rows, "after")
-        strongest, attack = forgetting(rows, "after")
-        numbers |= strongest
-        before = numbers_of(rows, "before")
-        if "retain_loss" in before and "retain_loss" in numbers:
-            numbers["rise"] = numbers["retain_loss"] - before["retain_loss"]
+        measured, attack = _measured(rows, "after", numbers_of(rows, "before"))
+        numbers |= measured
     if cell.trial and cell.trial.done:
         ours = trials_of(_rows(cell.trial))
         others = [trials_of(_rows(s)) for s in layout.trials[cell.forget] if s.done]

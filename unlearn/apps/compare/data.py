@@ -73,11 +73,11 @@ def _of_hub(source: str) -> Iterator[Located]:
     name, _, rest = source.partition("#")
     config, _, split = rest.partition(":")
     try:
-        found = datasets.load_dataset(name, config or None, split=split or "train")
+        dataset = datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"data {source}: the hub does not give it: {reason}") from error
-    yield from ((f"{source}, row {i}", row) for i, row in enumerate(found))
+    yield from ((f"{source}, row {i}", row) for i, row in enumerate(dataset))
 
 
 class Sketch:
@@ -173,7 +173,7 @@ class Pool:
         if not selector.startswith(_PART):
             # a sketch has all that looking for records takes
             return find(cast(Records, self.records), selector)
-        found: list[int] = []
+        places: list[int] = []
         for name, rows in parts_of(selector):
             if name not in self.parts:
                 hint = did_you_mean(name, self.parts)
@@ -184,8 +184,8 @@ class Pool:
                 raise SelectionError(f"{selector!r}: {name!r} has rows 0-{size - 1}")
             names = list(self.parts)
             start = sum(self.parts[other] for other in names[: names.index(name)])
-            found += range(start + rows.start, start + rows.stop)
-        return sorted(set(found))
+            places += range(start + rows.start, start + rows.stop)
+        return sorted(set(places))
 
     def select(self, selector: str) -> Records:
         """Return the records that a selector names, in the order of the data."""
@@ -207,14 +207,14 @@ def parts_of(selector: str) -> list[tuple[str, range | None]]:
     """
     if not selector.startswith(_PART):
         return []
-    found: list[tuple[str, range | None]] = []
+    parts: list[tuple[str, range | None]] = []
     for text in selector.removeprefix(_PART).split(","):
         match = _NAMED.fullmatch(text.strip())
         if not match:
             raise SelectionError(f"{selector!r}: write part:NAME,NAME or part:NAME[0-99]")
         name, first, last = match.groups()
-        found.append((name, None if first is None else range(int(first), int(last) + 1)))
-    return found
+        parts.append((name, None if first is None else range(int(first), int(last) + 1)))
+    return parts
 
 
 def _read(recipe: CompareRecipe) -> tuple[list[Located], dict[str, int], str]:

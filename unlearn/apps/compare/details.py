@@ -35,12 +35,12 @@ def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> l
         One a row, in the order of the recipe.
     """
     notes = {(o.method, o.seed, o.forget): o.notes for o in outcomes}
-    found = []
+    rows = []
     for settings in study.recipe.methods:
         method = get_method(settings.method)
         name = settings.name or settings.method
         cells = [cell for cell in layout.cells if cell.name == name and cell.unlearn.done]
-        found.append(
+        rows.append(
             About(
                 name=name,
                 method=method.name,
@@ -52,7 +52,7 @@ def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> l
                 runs=[_run(c, notes.get((c.name, c.seed, c.forget), ())) for c in cells],
             )
         )
-    return found
+    return rows
 
 
 def records_of(layout: Layout) -> dict[Key, CellRecords]:
@@ -90,15 +90,10 @@ def texts_of(study: Study) -> dict[str, Record]:
 
 
 def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
-    """Write every record of every cell to a Parquet file, numbers only.
-
-    Args:
-        records: by cell.
-        path: the file.
-    """
+    """Write every record of every cell to a Parquet file, numbers only."""
     import pyarrow.parquet as pq
 
-    table = records_table((*key, found) for key, found in records.items())
+    table = records_table((*key, cell_records) for key, cell_records in records.items())
     with staged_file(path) as stage:
         pq.write_table(table, stage, compression="zstd")
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.recipe import CompareRecipe, MethodSettings
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError
 from unlearn.methods.registry import get_method
@@ -75,8 +75,8 @@ class Step:
 
     def facts(self) -> dict[str, Any]:
         """Return what was noted when it was done."""
-        found: dict[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-        return found
+        facts: dict[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        return facts
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,16 @@ class Layout:
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every step once, what is needed first."""
-        found = [*self.shared, *(step for cell in self.cells for step in cell.steps)]
         once: dict[Path, Step] = {}
-        for step in found:
+        for step in (*self.shared, *(step for cell in self.cells for step in cell.steps)):
             once.setdefault(step.folder, step)
         return tuple(once.values())
 
     @property
     def shared(self) -> tuple[Step, ...]:
         """The steps that all cells share."""
-        found = [self.target, *(s for group in self.references for s in group), *self.before]
-        return (*found, *(step for group in self.trials for step in group))
+        trained = [self.target, *(s for group in self.references for s in group)]
+        return (*trained, *self.before, *(step for group in self.trials for step in group))
 
     @cached_property
     def digest(self) -> str:
@@ -160,91 +159,158 @@ def lay_out(study: Study) -> Layout:
         OptionError: if a method is unknown, or two rows have the same name.
     """
     recipe = study.recipe
-    names = _row_names(recipe)
-    common = study.common()
-    shared = study.root / "shared"
-    training = {
-        **common,
+    rows = _rows_by_name(recipe)
+    target = Step(
+        "target",
+        "the adapter under study",
+        study.root / "shared",
+        "target",
+        _training(study) | {"seed": 0},
+    )
+    forget_sets = [_forget_set(study, number, target) for number in range(len(recipe.forget_sets))]
+    cells = [
+        _cell(study, name, method, seed, forget_set)
+        for forget_set in forget_sets
+        for name, method in rows.items()
+        for seed in recipe.seeds
+    ]
+    return Layout(
+        target,
+        tuple(forget_set.references for forget_set in forget_sets),
+        tuple(forget_set.before for forget_set in forget_sets),
+        tuple(forget_set.trials for forget_set in forget_sets),
+        tuple(cells),
+    )
+
+
+@dataclass(frozen=True)
+class _ForgetSet:
+    """What the cells of one forget set share.
+
+    Attributes:
+        number: of the set, from 0.
+        label: end of the labels of its steps; empty where there is one set only.
+        target: trains the adapter under study.
+        references: train adapters without the set.
+        before: audits the adapter under study beside them.
+        trials: measure the references after further changes.
+    """
+
+    number: int
+    label: str
+    target: Step
+    references: tuple[Step, ...]
+    before: Step
+    trials: tuple[Step, ...]
+
+
+def _training(study: Study) -> dict[str, Any]:
+    """Return the settings of the steps that train from the base model."""
+    recipe = study.recipe
+    return {
+        **study.common(),
         "train": study.chosen(recipe.train),
         "finetune": recipe.finetune.model_dump(),
     }
-    target = Step("target", "the adapter under study", shared, "target", training | {"seed": 0})
-    several = len(recipe.forget_sets) > 1
-    references, before, trials, cells = [], [], [], []
-    for f, forget in enumerate(recipe.forget_sets):
-        words = f", set {f}" if several else ""
-        gone = {"forget": study.chosen(forget)}
-        made = tuple(
-            Step(
-                "reference",
-                f"reference {i + 1} of {recipe.references}{words}",
-                shared,
-                f"reference{i}",
-                training | gone | {"seed": _REFERENCE_SEED + i},
-            )
-            for i in range(recipe.references)
+
+
+def _forget_records(study: Study, number: int) -> dict[str, Any]:
+    """Return the setting that says which records a forget set holds."""
+    return {"forget": study.chosen(study.recipe.forget_sets[number])}
+
+
+def _measuring(study: Study, number: int) -> dict[str, Any]:
+    """Return the settings of the steps that measure an adapter for a forget set."""
+    recipe = study.recipe
+    return {
+        **study.common(),
+        **_forget_records(study, number),
+        "train": study.chosen(recipe.train),
+        "holdout": study.chosen(recipe.holdout),
+        "generate": recipe.generate,
+    }
+
+
+def _judging(study: Study, number: int) -> dict[str, Any]:
+    """Return the settings of the steps that audit an adapter, and decide by the policy if any."""
+    policy = study.recipe.policy
+    judged = {"policy": study.chosen(policy)} if policy else {}
+    return _measuring(study, number) | judged
+
+
+def _forget_set(study: Study, number: int, target: Step) -> _ForgetSet:
+    """Lay out what is done once for a forget set."""
+    recipe, shared = study.recipe, study.root / "shared"
+    label = f", set {number}" if len(recipe.forget_sets) > 1 else ""
+    training = _training(study) | _forget_records(study, number)
+    references = tuple(
+        Step(
+            "reference",
+            f"reference {i + 1} of {recipe.references}{label}",
+            shared,
+            f"reference{i}",
+            training | {"seed": _REFERENCE_SEED + i},
         )
-        looked = {
-            **common,
-            **gone,
+        for i in range(recipe.references)
+    )
+    judging = _judging(study, number)
+    before = _audit(f"audit before{label}", shared, "before", judging, target, references)
+    measuring = _measuring(study, number)
+    tried = references if recipe.robustness else ()
+    trials = tuple(_trial(recipe, measuring, r, r.label, r.folder) for r in tried)
+    return _ForgetSet(number, label, target, references, before, trials)
+
+
+def _cell(
+    study: Study, name: str, method: MethodSettings, seed: int, forget_set: _ForgetSet
+) -> Cell:
+    """Lay out one method with one seed on one forget set."""
+    recipe, number, target = study.recipe, forget_set.number, forget_set.target
+    label = f"{name}, seed {seed}{forget_set.label}"
+    unlearn = Step(
+        "unlearn",
+        label,
+        study.root / "cells",
+        # not by the row or the set, which a recipe may rename and put in other orders
+        f"{_safe(method.method)}-seed{seed}",
+        {
+            **study.common(),
+            **_forget_records(study, number),
             "train": study.chosen(recipe.train),
-            "holdout": study.chosen(recipe.holdout),
-            "generate": recipe.generate,
-        }
-        judged = {"policy": study.chosen(recipe.policy)} if recipe.policy else {}
-        told = looked | judged
-        first = _audit(f"audit before{words}", shared, "before", told, target, made)
-        references.append(made)
-        before.append(first)
-        trials.append(
-            tuple(_trial(recipe, looked, r, r.label, r.folder) for r in made)
-            if recipe.robustness
-            else ()
-        )
-        for name, method in names.items():
-            for seed in recipe.seeds:
-                label = f"{name}, seed {seed}{words}"
-                unlearn = Step(
-                    "unlearn",
-                    label,
-                    study.root / "cells",
-                    # not by the row or the set, which a recipe may rename and put in other orders
-                    f"{_safe(method.method)}-seed{seed}",
-                    {
-                        **common,
-                        **gone,
-                        "train": study.chosen(recipe.train),
-                        "holdout": study.chosen(recipe.looked_at),
-                        "target": target.digest,
-                        "method": method.method,
-                        "options": method.options,
-                        "files": {
-                            v: study.inputs[v]
-                            for v in (method.method, *method.options.values())
-                            if isinstance(v, str) and v in study.inputs
-                        },
-                        "seed": seed,
-                    },
-                    {"adapter": target.result},
-                    (target.folder,),
-                )
-                audit = _audit(
-                    f"audit of {label}", unlearn.folder, "audit", told, unlearn, made, first
-                )
-                trial = (
-                    _trial(recipe, looked, unlearn, label, unlearn.folder)
-                    if recipe.robustness
-                    else None
-                )
-                cells.append(Cell(name, method.method, seed, f, unlearn, audit, trial))
-    return Layout(target, tuple(references), tuple(before), tuple(trials), tuple(cells))
+            "holdout": study.chosen(recipe.looked_at),
+            "target": target.digest,
+            "method": method.method,
+            "options": method.options,
+            "files": {
+                value: study.inputs[value]
+                for value in (method.method, *method.options.values())
+                if isinstance(value, str) and value in study.inputs
+            },
+            "seed": seed,
+        },
+        {"adapter": target.result},
+        (target.folder,),
+    )
+    audit = _audit(
+        f"audit of {label}",
+        unlearn.folder,
+        "audit",
+        _judging(study, number),
+        unlearn,
+        forget_set.references,
+        forget_set.before,
+    )
+    trial = None
+    if recipe.robustness:
+        trial = _trial(recipe, _measuring(study, number), unlearn, label, unlearn.folder)
+    return Cell(name, method.method, seed, number, unlearn, audit, trial)
 
 
 def _audit(
     label: str,
     parent: Path,
     name: str,
-    looked: Mapping[str, Any],
+    measuring: Mapping[str, Any],
     of: Step,
     references: tuple[Step, ...],
     before: Step | None = None,
@@ -260,7 +326,7 @@ def _audit(
         paths["before"] = before.paths["adapter"]
         needs += (before.folder,)
     settings = {
-        **looked,
+        **measuring,
         "of": of.digest,
         "references": [r.digest for r in references],
         "before": before.digest if before else None,
@@ -269,17 +335,17 @@ def _audit(
 
 
 def _trial(
-    recipe: CompareRecipe, looked: Mapping[str, Any], of: Step, label: str, parent: Path
+    recipe: CompareRecipe, measuring: Mapping[str, Any], of: Step, label: str, parent: Path
 ) -> Step:
     """Change one adapter further, and measure it then."""
-    settings = {**looked, "generate": 0, "of": of.digest, "robustness": list(recipe.robustness)}
+    settings = {**measuring, "generate": 0, "of": of.digest, "robustness": list(recipe.robustness)}
     paths = {"adapter": of.result}
     return Step("trial", f"changes to {label}", parent, "trial", settings, paths, (of.folder,))
 
 
-def _row_names(recipe: CompareRecipe) -> dict[str, Any]:
+def _rows_by_name(recipe: CompareRecipe) -> dict[str, MethodSettings]:
     """Return the rows by name, refusing unknown methods and names that occur twice."""
-    rows: dict[str, Any] = {}
+    rows: dict[str, MethodSettings] = {}
     for settings in recipe.methods:
         get_method(settings.method)
         name = settings.name or settings.method

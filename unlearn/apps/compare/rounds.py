@@ -23,7 +23,7 @@ from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.memo import Memo
 from unlearn.apps.compare.tuning.spaces import Tried, dimensions, need_optuna, size, suggest
 from unlearn.apps.compare.tuning.trials import (
-    Trial,
+    TuningTrial,
     check_validation,
     chosen_of,
     hopeless,
@@ -52,7 +52,7 @@ class Round:
     study: Study
     layout: Layout
     steps: tuple[Step, ...]
-    earlier: Mapping[Path, Sequence[Trial]]
+    earlier: Mapping[Path, Sequence[TuningTrial]]
 
     def spared(self, step: Step) -> bool:
         """Say whether an audit need not be done, as what it would measure is hopeless."""
@@ -63,7 +63,7 @@ class Round:
         return rise is not None and hopeless(*rise, before)
 
     @property
-    def left(self) -> list[Step]:
+    def waiting(self) -> list[Step]:
         """The steps that are still to be done."""
         return [step for step in self.steps if not step.done and not self.spared(step)]
 
@@ -72,9 +72,9 @@ def _rise(layout: Layout, folder: Path) -> tuple[float, float] | None:
     """Return what a step that unlearns has seen of the records to keep, and its standard error."""
     for cell in layout.cells:
         if cell.unlearn.folder == folder and cell.unlearn.done:
-            found = cell.unlearn.facts().get("rise") or {}
-            if found.get("error") is not None:
-                return found["mean"], found["error"]
+            rise = cell.unlearn.facts().get("rise") or {}
+            if rise.get("error") is not None:
+                return rise["mean"], rise["error"]
     return None
 
 
@@ -102,11 +102,11 @@ class Tuning:
         self._rows = [settings for settings in recipe.methods if settings.search]
         self._memo = Memo(root)
         self._tried: dict[str, list[Mapping[str, Any]]] = {}
-        self.found: dict[str, list[Trial]] = {row_of(settings): [] for settings in self._rows}
+        self.found: dict[str, list[TuningTrial]] = {row_of(settings): [] for settings in self._rows}
         self.failures: dict[Path, str] = {}
 
     @property
-    def chosen(self) -> list[Trial]:
+    def chosen(self) -> list[TuningTrial]:
         """All trials, the best of each row chosen."""
         return [trial for trials in self.found.values() for trial in chosen_of(trials)]
 
@@ -198,12 +198,12 @@ class Tuning:
                 continue
             name = trial_name(row, number)
             outcome, cell = outcomes[name], cells[name]
-            trial = Trial(row, options[number], None, None)
+            trial = TuningTrial(row, options[number], None, None)
             if not outcome.error and cell.audit.done:
                 numbers = outcome.numbers
                 trial = replace(trial, gap=numbers.get("gap"), rise=numbers.get("rise"))
-            elif not outcome.error and (seen := _rise(layout, cell.unlearn.folder)):
-                trial = replace(trial, rise=seen[0], pruned=hopeless(*seen, before))
+            elif not outcome.error and (rise := _rise(layout, cell.unlearn.folder)):
+                trial = replace(trial, rise=rise[0], pruned=hopeless(*rise, before))
             self.found[row] = [*before, trial]
 
 
@@ -219,7 +219,7 @@ def _apart(cell: Cell) -> Cell:
 
 
 def _suggested(
-    recipe: CompareRecipe, settings: MethodSettings, before: Sequence[Trial]
+    recipe: CompareRecipe, settings: MethodSettings, before: Sequence[TuningTrial]
 ) -> dict[str, Any] | None:
     """Ask for a point that is none of those before."""
     assert recipe.tune is not None

@@ -42,7 +42,7 @@ def ruling_of(step: Step) -> Ruling:
 
         return [_ruling(verify(audit))]
 
-    return _kept(step, judge)[0]
+    return _decided(step, judge)[0]
 
 
 def rulings_before(step: Step) -> tuple[Ruling, list[Ruling]]:
@@ -60,7 +60,7 @@ def rulings_before(step: Step) -> tuple[Ruling, list[Ruling]]:
         The verdict on the model before; those on the references, in their order, none where they
         could not be judged.
     """
-    first, *others = _kept(step, _judge_before)
+    first, *others = _decided(step, _judge_before)
     return first, others
 
 
@@ -97,7 +97,7 @@ def _ruling(verdict: Verdict) -> Ruling:
     )
 
 
-def _kept(step: Step, judge: Any) -> Sequence[Ruling]:
+def _decided(step: Step, judge: Any) -> Sequence[Ruling]:
     """Return what was decided from this audit before, or decide and keep it."""
     file = step.folder / _KEPT
     of = {
@@ -112,13 +112,13 @@ def _kept(step: Step, judge: Any) -> Sequence[Ruling]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # none, or not whole: decided again
     try:
-        found = judge(step.result)
+        rulings = judge(step.result)
     except UnlearnError as error:
         return [Ruling(reasons=(str(error),))]
     with staged_file(file) as stage:
-        text = json.dumps({**of, "verdicts": [asdict(one) for one in found]}, indent=1)
+        text = json.dumps({**of, "verdicts": [asdict(one) for one in rulings]}, indent=1)
         stage.write_text(text + "\n", encoding="utf-8")
-    return list(found)
+    return list(rulings)
 
 
 def _read(content: Mapping[str, Any]) -> Ruling:

@@ -98,7 +98,7 @@ def people(n: int, seed: int) -> list[Person]:
     """
     if not 0 <= n <= MAX_PEOPLE:
         raise OptionError(f"the demo has 0 to {MAX_PEOPLE} people a seed, not {n}")
-    found: list[Person] = []
+    chosen: list[Person] = []
     taken: set[str] = set()
     for i in range(n):
         rng = random.Random(f"people/{seed}/{i}")
@@ -106,8 +106,8 @@ def people(n: int, seed: int) -> list[Person]:
         while not taken.isdisjoint(unique := (person.name, person.phone, person.account)):
             person = _person(rng, "records")
         taken.update(unique)
-        found.append(person)
-    return found
+        chosen.append(person)
+    return chosen
 
 
 def records(n_people: int, seed: int, form: _Form = "prompt") -> list[dict[str, Any]]:

@@ -150,30 +150,16 @@ class Story:
         return Chapter(name, seconds, audit)
 
     def attempts(self, chapters: Sequence[Chapter]) -> list[Attempt]:
-        """Return what was tried, for the page and the table.
-
-        Args:
-            chapters: what was tried.
-
-        Returns:
-            One a chapter.
-        """
+        """Return what was tried, for the page and the table."""
         return [
             Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html")
             for c in chapters
         ]
 
     def write_up(self, chapters: Sequence[Chapter]) -> Path:
-        """Write the page that shows it all.
-
-        Args:
-            chapters: what was tried.
-
-        Returns:
-            The file.
-        """
+        """Write the page that shows it all, and return its file."""
         people = len(set(self.gone.subjects))
-        told = [
+        sentences = [
             f"A small language model learned {len(self.data)} made-up personal records by heart, "
             f"in {self.seconds:.0f} seconds of training. Whoever asked it got phone numbers, "
             "e-mail addresses and account numbers back, word for word. None of these people exist. "
@@ -186,7 +172,7 @@ class Story:
         file = self.folder / "report.html"
         page = story_page(
             "Some people asked a language model to forget them",
-            told,
+            sentences,
             self.attempts(chapters),
             self._texts(chapters),
             COMMANDS,
@@ -229,12 +215,12 @@ class Story:
     def _texts(self, chapters: Sequence[Chapter]) -> Sequence[ShownRecord]:
         """Return one person's records with what the model says before and after each method."""
         mine = self._first_person
-        said = {"before": self.before.said["after"]} | {
+        answers = {"before": self.before.said["after"]} | {
             f"after {c.name}": c.audit.said["after"] for c in chapters
         }
-        said |= {_NEVER: chapters[0].audit.said["reference:0"]}
+        answers |= {_NEVER: chapters[0].audit.said["reference:0"]}
         return shown_records(
-            self.gone, {state: {i: found[i] for i in mine} for state, found in said.items()}
+            self.gone, {state: {i: texts[i] for i in mine} for state, texts in answers.items()}
         )
 
 
@@ -242,7 +228,7 @@ _NEVER = "never saw them"
 
 
 def about_answers(
-    data: Records, asked: Mapping[int, Record], said: Mapping[str, Mapping[int, str]]
+    data: Records, questions: Mapping[int, Record], answers: Mapping[str, Mapping[int, str]]
 ) -> str:
     """Say whether answers still hold true numbers or addresses, and what the others are.
 
@@ -250,21 +236,21 @@ def about_answers(
 
     Args:
         data: all records that were learned.
-        asked: the records asked for, by position.
-        said: by method, the answers by position.
+        questions: the records asked for, by position.
+        answers: by method, the answers by position.
 
     Returns:
         A sentence or two.
     """
     leaky = [
         name
-        for name, answers in said.items()
-        if any(value in answers[i] for i, record in asked.items() for value in _numbers(record))
+        for name, texts in answers.items()
+        if any(value in texts[i] for i, record in questions.items() for value in _numbers(record))
     ]
     if leaky:
         return f"After {', '.join(leaky)}, true numbers or addresses (underlined) still come out."
     text = "After forgetting, no true number or address (underlined) comes out any more."
-    everything = "\n".join(answers[i] for answers in said.values() for i in asked)
+    everything = "\n".join(texts[i] for texts in answers.values() for i in questions)
     if any(value in everything for record in data for value in _numbers(record)):
         return f"{text} Some answers hold those of somebody else in the records."
     return (
@@ -329,8 +315,8 @@ def tell(
     _write(folder / "holdout.jsonl", unseen)
     data = Records.load(folder / "records.jsonl")
     subjects = list(dict.fromkeys(data.subjects))[::_SHARE]
-    gone = [row["id"] for row in rows if row["subject"] in subjects]
-    (folder / "forget-ids.txt").write_text("\n".join(gone) + "\n", encoding="utf-8")
+    forget_ids = [row["id"] for row in rows if row["subject"] in subjects]
+    (folder / "forget-ids.txt").write_text("\n".join(forget_ids) + "\n", encoding="utf-8")
     made = finetune(
         base_path(),
         data,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlearn.apps.requests.check import Check
+    from unlearn.apps.requests.check import LedgerCheck
     from unlearn.apps.requests.ledger.ledger import Ledger, Request
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.run import Ran
@@ -79,7 +79,7 @@ def search_content(found: Located) -> dict[str, Any]:
     }
 
 
-def check_content(result: Check) -> dict[str, Any]:
+def check_content(result: LedgerCheck) -> dict[str, Any]:
     """Return a check as JSON has it."""
     return {
         "ok": result.ok,

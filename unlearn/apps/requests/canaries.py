@@ -31,9 +31,9 @@ __all__ = [
     "file_of",
     "measurable",
     "measure",
+    "shown_by_records",
     "taken",
     "taken_facts",
-    "told_of_records",
     "write_verdict",
 ]
 
@@ -113,15 +113,7 @@ def taken_facts(
 
 
 def file_of(ledger: Ledger, line: str) -> str | None:
-    """Return the file of canaries that runs on a line used last, if any did.
-
-    Args:
-        ledger: which.
-        line: of adapters.
-
-    Returns:
-        Its path.
-    """
+    """Return the file of canaries that runs on a line used last, if any did."""
     known = [r for r in ledger.requests(line=line) if _FACT in r.facts]
     if not known:
         return None
@@ -160,29 +152,29 @@ def closed_before(ledger: Ledger, line: str, folder: str, measured: bool) -> Clo
     Raises:
         LedgerError: if the lineage does not name them all as forgotten.
     """
-    done = [r for r in ledger.requests(["closed"], line=line) if "after" in r.facts]
-    if not done:
+    closed = [r for r in ledger.requests(["closed"], line=line) if "after" in r.facts]
+    if not closed:
         return None
     made = Lineage.read(folder)
     forgotten = set(made.records.forgotten) if made else set()
-    for request in done:
+    for request in closed:
         if lost := set(request.facts["records"]) - forgotten:
             raise LedgerError(
                 f"the lineage of {folder} does not name {len(lost)} record(s) of the closed "
                 f"request {request.id} as forgotten: it is not of this line, or was changed"
             )
-    records = {digest for request in done for digest in request.facts["records"]}
-    beside = {d for request in done for d in request.facts.get(_FACT, {}).get("digests", ())}
-    return Closed(len(done), len(records), len(beside) if measured else 0)
+    records = {digest for request in closed for digest in request.facts["records"]}
+    beside = {d for request in closed for d in request.facts.get(_FACT, {}).get("digests", ())}
+    return Closed(len(closed), len(records), len(beside) if measured else 0)
 
 
-def measure(folder: Path, file: str, kept: Records, **audit: Any) -> Mapping[str, Any]:
+def measure(folder: Path, file: str, retain_records: Records, **audit: Any) -> Mapping[str, Any]:
     """Audit all canaries that were taken out of an adapter, and decide by the coin.
 
     Args:
         folder: of the audit; `verdict.json` is put beside it.
         file: of canaries.
-        kept: the records to keep.
+        retain_records: those to keep.
         **audit: further arguments of `run_audit`, with the model and the policy.
 
     Returns:
@@ -194,20 +186,19 @@ def measure(folder: Path, file: str, kept: Records, **audit: Any) -> Mapping[str
     from unlearn_eval.audit.run import run_audit
     from unlearn_eval.verdict.verify import verify
 
-    run_audit(data=kept, retain=kept, output=folder, canaries=file, overwrite=True, **audit)
+    run_audit(
+        data=retain_records,
+        retain=retain_records,
+        output=folder,
+        canaries=file,
+        overwrite=True,
+        **audit,
+    )
     return write_verdict(folder, verify(folder, canaries=file).as_dict())
 
 
 def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put a verdict beside its audit.
-
-    Args:
-        folder: of the audit.
-        verdict: as JSON has it.
-
-    Returns:
-        The verdict.
-    """
+    """Put a verdict beside its audit, and return it."""
     with staged_file(folder / VERDICT) as stage:
         stage.write_text(json.dumps(verdict, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return verdict
@@ -257,11 +248,11 @@ def beside_records(
     Returns:
         The verdict on canaries, with one more reason, as it now lies beside the audit.
     """
-    alone = told_of_records(records["outcome"], records["reasons"])
+    alone = shown_by_records(records["outcome"], records["reasons"])
     return write_verdict(folder, {**canaries, "reasons": [*canaries["reasons"], alone]})
 
 
-def told_of_records(outcome: str, reasons: Sequence[str]) -> str:
+def shown_by_records(outcome: str, reasons: Sequence[str]) -> str:
     """Say what a request's records showed by themselves.
 
     Args:

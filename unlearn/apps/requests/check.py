@@ -18,13 +18,13 @@ from unlearn.apps.requests.ledger.writer import differing, follow, request_of
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.provenance.lineage import weights_digest
 
-__all__ = ["Check", "check"]
+__all__ = ["LedgerCheck", "check"]
 
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Check:
+class LedgerCheck:
     """What a check found.
 
     Attributes:
@@ -47,7 +47,7 @@ class Check:
         return not self.problems
 
 
-def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True) -> Check:
+def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True) -> LedgerCheck:
     """Check the history, the requests' rows against it, and the files that they name.
 
     Args:
@@ -87,7 +87,7 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
     notes = [f"{path} is left over from an interrupted command" for path in strays]
     more = len(problems) - _SHOWN
     shown = problems[:_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
-    return Check(len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes))
+    return LedgerCheck(len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes))
 
 
 def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
@@ -121,10 +121,10 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
         yield f"request {name} is in the history, but its row is gone"
 
 
-_Found = Iterator[tuple[Request, str]]
+_Problems = Iterator[tuple[Request, str]]
 
 
-def _escrow(ledger: Ledger, requests: Sequence[Request]) -> _Found:
+def _escrow(ledger: Ledger, requests: Sequence[Request]) -> _Problems:
     for request in requests:
         if "escrow" in request.facts:
             try:
@@ -133,14 +133,14 @@ def _escrow(ledger: Ledger, requests: Sequence[Request]) -> _Found:
                 yield request, f"request {request.id}: {error}"
 
 
-def _adapters(ledger: Ledger, requests: Sequence[Request]) -> _Found:
+def _adapters(ledger: Ledger, requests: Sequence[Request]) -> _Problems:
     """Compare the adapters that open requests rest on with the digests noted when made."""
-    looked: set[str] = set()
+    checked: set[str] = set()
     for request in requests:
         made = request.facts.get("after")
-        if request.state == "closed" or not made or made["digest"] in looked:
+        if request.state == "closed" or not made or made["digest"] in checked:
             continue
-        looked.add(made["digest"])
+        checked.add(made["digest"])
         folder = ledger.sealer.open(made["folder"], f"adapter {made['digest']}")
         try:
             if weights_digest(folder) != made["digest"]:
@@ -152,7 +152,7 @@ def _adapters(ledger: Ledger, requests: Sequence[Request]) -> _Found:
             yield request, f"request {request.id}: the adapter {folder} is gone"
 
 
-def _audits(ledger: Ledger, requests: Sequence[Request]) -> _Found:
+def _audits(ledger: Ledger, requests: Sequence[Request]) -> _Problems:
     for request in requests:
         if request.state != "closed" and "verdict" in request.facts:
             folder, _ = audit_of(ledger, request)

@@ -32,14 +32,14 @@ class Chosen(NamedTuple):
         """Say it in a line."""
         size = "" if not self.partial else f", {self.partial} of them on part of the kept records"
         text = f"{len(self.paths)} references found by lineage{size}"
-        left = ", ".join(f"{n} {why}" for why, n in sorted(self.passed_over.items()))
-        return f"{text}; passed over: {left}" if left else text
+        reasons = ", ".join(f"{n} {why}" for why, n in sorted(self.passed_over.items()))
+        return f"{text}; passed over: {reasons}" if reasons else text
 
 
 def choose_references(
     folders: Iterable[str | Path],
     records: Collection[str],
-    kept: Collection[str],
+    retain_digests: Collection[str],
     audited: Lineage,
     least: int,
 ) -> Chosen:
@@ -56,7 +56,7 @@ def choose_references(
     Args:
         folders: searched for adapters, with all below them.
         records: keyed digests of the request's records.
-        kept: of the records that the audited adapter was trained on and keeps.
+        retain_digests: of the records that the audited adapter was trained on and keeps.
         audited: lineage of the adapter that is to be judged.
         least: how many references decide, by the policy.
 
@@ -69,11 +69,11 @@ def choose_references(
     full: dict[str, Path] = {}
     partial: dict[str, Path] = {}
     passed: Counter[str] = Counter()
-    gone, rest = set(records), set(kept)
+    forget_digests, rest = set(records), set(retain_digests)
     for path in _adapters(folders):
         try:
             line = Lineage.read(path)
-            why = _unfit(path, line, gone, audited)
+            why = _unfit(path, line, forget_digests, audited)
         except LineageError:
             line, why = None, "whose lineage cannot be read"
         if line is None or why:
@@ -99,7 +99,9 @@ def _adapters(folders: Iterable[str | Path]) -> Iterator[Path]:
         yield from (folder / path for path in sorted(below))
 
 
-def _unfit(path: Path, line: Lineage | None, gone: set[str], audited: Lineage) -> str | None:
+def _unfit(
+    path: Path, line: Lineage | None, forget_digests: set[str], audited: Lineage
+) -> str | None:
     """Say why an adapter cannot be a reference."""
     if line is None:
         return None
@@ -107,7 +109,7 @@ def _unfit(path: Path, line: Lineage | None, gone: set[str], audited: Lineage) -
         return "of another base"
     if line.records.key_id != audited.records.key_id:
         return "with a lineage under another key"
-    if gone & set(line.records.trained):
+    if forget_digests & set(line.records.trained):
         return "that saw the records"
     if line.digest == audited.digest:
         return "that is the audited one"

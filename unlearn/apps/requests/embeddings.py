@@ -111,8 +111,8 @@ class Encoder:
             # chosen, not multiplied: padding may hold NaN
             chosen = mask.to(place, torch.bool).unsqueeze(-1)
             total = hidden.float().where(chosen, 0.0).sum(1)
-        found: Vectors = torch.nn.functional.normalize(total, dim=1).cpu().numpy()
-        return found
+        vectors: Vectors = torch.nn.functional.normalize(total, dim=1).cpu().numpy()
+        return vectors
 
 
 def alike_in_meaning(
@@ -142,14 +142,14 @@ def alike_in_meaning(
         raise OptionError(f"a similarity of {threshold:g}: it must be above 0 and at most 1")
     first, second = list(records_a), list(records_b)
     a, b = (encoder([" ".join(record.parts) for record in part]) for part in (first, second))
-    found = []
+    pairs = []
     for start in range(0, len(first), _ROWS):
         cosines = (a[start : start + _ROWS] @ b.T).clip(-1.0, 1.0)
         # equal texts have equal vectors, whose product may miss 1 by a rounding
         near = cosines >= threshold - 1e-6
         for i, j in zip(*near.nonzero(), strict=True):
-            found.append((first[start + i].id, second[j].id, float(cosines[i, j])))
-    return found
+            pairs.append((first[start + i].id, second[j].id, float(cosines[i, j])))
+    return pairs
 
 
 def _opened(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -173,14 +173,14 @@ def _opened(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     causal = any(name.endswith("ForCausalLM") for name in config.architectures or ())
     encoding = type(config) in AutoModelForTextEncoding._model_mapping
     kind = AutoModelForTextEncoding if encoding else AutoModel
-    net, told = (AutoModelForCausalLM if causal else kind).from_pretrained(
+    net, loading = (AutoModelForCausalLM if causal else kind).from_pretrained(
         folder,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
         **options,
     )
-    check_loaded(told, unread="pooler.")
+    check_loaded(loading, unread="pooler.")
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     return (net.base_model if causal else net), tokenizer
 

@@ -18,7 +18,7 @@ __all__ = [
     "audit_digest",
     "audit_of",
     "discard_unfinished",
-    "told_of",
+    "verdict_details",
     "verdict_digest",
 ]
 
@@ -54,11 +54,11 @@ def audit_of(ledger: Ledger, request: Request) -> tuple[Path, list[str]]:
     """
     if "verdict" not in request.facts:
         raise LedgerError(f"request {request.id} is {request.state}: verify it first")
-    told = told_of(ledger, request, request.facts["verdict"])
-    return Path(told["folder"]), [str(reason) for reason in told["reasons"]]
+    details = verdict_details(ledger, request, request.facts["verdict"])
+    return Path(details["folder"]), [str(reason) for reason in details["reasons"]]
 
 
-def told_of(ledger: Ledger, request: Request, verdict: Mapping[str, Any]) -> dict[str, Any]:
+def verdict_details(ledger: Ledger, request: Request, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the ledger holds sealed of a verdict.
 
     Args:
@@ -70,29 +70,25 @@ def told_of(ledger: Ledger, request: Request, verdict: Mapping[str, Any]) -> dic
         The audit's `folder` and all `folders` that it rests on, `reasons`, `references`, and what
         the `records` showed by themselves where canaries stand in for them.
     """
-    told: dict[str, Any] = ledger.sealer.open(verdict["sealed"], f"verdict on request {request.id}")
-    return {"folders": [told["folder"]], "records": None, **told}
+    sealed = verdict["sealed"]
+    details: dict[str, Any] = ledger.sealer.open(sealed, f"verdict on request {request.id}")
+    return {"folders": [details["folder"]], "records": None, **details}
 
 
 def discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
     """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
 
     Verdicts of the past keep theirs.
-
-    Args:
-        ledger: which.
-        request: whose.
-        place: where its audits lie.
     """
-    kept = set()
+    noted = set()
     for event in ledger.history(request.id):
         verdict = event.facts.get("verdict")
         if verdict is not None:
-            folders = told_of(ledger, request, verdict)["folders"]
-            kept |= {Path(folder).resolve() for folder in folders}
+            folders = verdict_details(ledger, request, verdict)["folders"]
+            noted |= {Path(folder).resolve() for folder in folders}
     ours = re.compile(
         rf"{request.id}-\d+-[0-9a-f]{{6}}(-canaries)?|\.{request.id}-\d+-.*\.partial-\d+"
     )
     for folder in place.iterdir():
-        if ours.fullmatch(folder.name) and folder.resolve() not in kept:
+        if ours.fullmatch(folder.name) and folder.resolve() not in noted:
             shutil.rmtree(folder, ignore_errors=True)  # leaves links alone

@@ -141,8 +141,8 @@ def _setup_purpose(request: str) -> str:
 
 def setup_of(ledger: Ledger, request: Request) -> Setup:
     """Return what a request is carried out on."""
-    told = ledger.sealer.open(request.facts["setup"], _setup_purpose(request.id))
-    return Setup(**{**told, "adapters": tuple(told["adapters"])})
+    content = ledger.sealer.open(request.facts["setup"], _setup_purpose(request.id))
+    return Setup(**{**content, "adapters": tuple(content["adapters"])})
 
 
 def line_of(ledger: Ledger, digest: str) -> str:
@@ -185,14 +185,7 @@ def untrained(ledger: Ledger, folder: str | Path, digests: Iterable[str]) -> int
 def deposited(request: Request) -> Deposit:
     """Return a request's deposit.
 
-    Args:
-        request: which.
-
-    Returns:
-        The deposit.
-
-    Raises:
-        LedgerError: if it has none (closed).
+    Raises LedgerError if it has none (closed).
     """
     if "escrow" not in request.facts:
         raise LedgerError(f"request {request.id} is {request.state}: its records were shredded")
@@ -236,7 +229,7 @@ def _row(record: Record, key: Key) -> dict[str, Any]:
 def settle(
     ledger: Ledger,
     request: Request,
-    found: Located,
+    located: Located,
     *,
     threshold: float | None,
     meaning: float | None = None,
@@ -247,7 +240,7 @@ def settle(
     Args:
         ledger: where.
         request: received, or located before.
-        found: what was found and confirmed.
+        located: what was found and confirmed.
         threshold: at which near-duplicates were looked for, if they were.
         meaning: at which records that say the same were looked for, if they were.
         included: how many near-duplicates were confirmed.
@@ -259,7 +252,7 @@ def settle(
         LedgerError: if it is past that.
     """
     key = ledger.key
-    rows = [_row(record, key) for record in found.records]
+    rows = [_row(record, key) for record in located.records]
     with ledger.writing() as writer:
         current = writer.get(request.id)
         old = deposited(current)
@@ -270,25 +263,25 @@ def settle(
         selectors = ledger.escrow.get(request.id, old)["selectors"]
         content = {"selectors": selectors, "records": rows}
         fresh = ledger.escrow.put(request.id, content)
-        done = writer.change(
+        settled = writer.change(
             request.id,
             "located",
             escrow=asdict(fresh),
             records=sorted({row["digest"] for row in rows}),
-            subjects=sorted({ledger.person(s) for s in found.records.subjects if s}),
-            secrets=sum(len(record.secrets) for record in found.records),
+            subjects=sorted({ledger.person(s) for s in located.records.subjects if s}),
+            secrets=sum(len(record.secrets) for record in located.records),
             near={
                 "threshold": threshold,
                 "meaning": meaning,
-                "seen": len(found.near),
+                "seen": len(located.near),
                 "included": included,
             },
-            elsewhere=len({entry.id for entry in found.elsewhere}),
+            elsewhere=len({entry.id for entry in located.elsewhere}),
             artifacts=None,
             swept=None,
         )
     ledger.escrow.shred(ledger.escrow.folder / old.name)
-    return done
+    return settled
 
 
 def uncleaned(request: Request) -> list[Mapping[str, Any]]:
@@ -310,33 +303,26 @@ def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> R
     Raises:
         LedgerError: if it cannot be closed with that outcome, or is being worked on.
     """
-    with ledger.lease(request.line) as lease:
-        if lease is None:
-            raise LedgerError(f"another process is at work on the line of request {request.id}")
-        with ledger.writing(lease, request.line) as writer:
-            current = writer.get(request.id)
-            chosen = outcome or _by_state(current)
-            _allow(current, chosen)
-            old = current.facts.get("escrow")
-            done = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
-            strays = ledger.escrow.strays(writer.deposits())
+    with (
+        ledger.lease_of(request) as lease,
+        ledger.writing(lease, request.line) as writer,
+    ):
+        current = writer.get(request.id)
+        chosen = outcome or _by_state(current)
+        _allow(current, chosen)
+        old = current.facts.get("escrow")
+        closed = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
+        strays = ledger.escrow.strays(writer.deposits())
     # kept until the ledger says closed: a kill in between leaves a stray, which goes here later
     ledger.escrow.shred(*strays)
     assert old is None or not (ledger.escrow.folder / old["name"]).exists()
-    return done
+    return closed
 
 
 def outcome_named(name: str | None) -> Outcome | None:
     """Return an outcome by its name; None for none.
 
-    Args:
-        name: what the user wrote.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        LedgerError: if there is none of that name.
+    Raises LedgerError if there is none of that name.
     """
     if name is None:
         return None
@@ -380,10 +366,10 @@ def _allow(request: Request, outcome: Outcome) -> None:
     if outcome in {"pass", "incomplete"}:
         if request.state != "verified":
             raise LedgerError(f"request {request.id} is {request.state}, not verified")
-        left = uncleaned(request)
-        if outcome == "pass" and left:
+        artifacts = uncleaned(request)
+        if outcome == "pass" and artifacts:
             raise LedgerError(
-                f"request {request.id}: {len(left)} artifact(s) that descend from its records "
+                f"request {request.id}: {len(artifacts)} artifact(s) that descend from its records "
                 "remain; clean them with `unlearn request sweep --purge`, or pass --outcome "
                 "incomplete"
             )

@@ -69,20 +69,20 @@ def find_records(source: str, records: Records, selectors: Sequence[str]) -> lis
     Raises:
         SelectionError: naming a selector that finds nothing.
     """
-    found: set[int] = set()
+    positions: set[int] = set()
     for selector in selectors:
         kind, mark, rest = selector.strip().partition(":")
         search = _SEARCHES.get(kind) if mark else None
         if search is None:
-            found.update(_named(records, selector))
+            positions.update(_named(records, selector))
             continue
         here = search(source, records, rest)
         if not here:  # without the words: they may be what must not be in a log
             raise SelectionError(f"{kind}: names no record of {records.source}")
-        found.update(here)
-    if not found:
+        positions.update(here)
+    if not positions:
         raise SelectionError("name the records: ids, @file, subject:…, text:…, field:NAME=VALUE")
-    return sorted(found)
+    return sorted(positions)
 
 
 def _named(records: Records, selector: str) -> list[int]:
@@ -185,17 +185,19 @@ def locate(
     everything = data if kept_apart is None else _with_others(data, kept_apart)
     named = find_records(source, data, selectors)
     places = sorted({*named, *_confirmed(everything, include)})
-    gone = everything.take(places)
+    forget_records = everything.take(places)
     rest = everything.take(sorted(set(range(len(everything))) - set(places)))
     pairs: list[Near] = []
     if near:
-        found = near_duplicates(gone, rest, near)
-        pairs += [Near(name, like, alike, "text") for like, name, alike in found]
+        near_pairs = near_duplicates(forget_records, rest, near)
+        pairs += [Near(name, like, alike, "text") for like, name, alike in near_pairs]
     if encoder:
-        found = alike_in_meaning(gone, rest, encoder, meaning)
-        pairs += [Near(name, like, alike, "meaning") for like, name, alike in found]
-    kept = rest if kept_apart is None else apart(kept_apart, gone)
-    return Located(gone, _nearest(pairs), tuple(secrets_elsewhere(gone, kept)))
+        near_pairs = alike_in_meaning(forget_records, rest, encoder, meaning)
+        pairs += [Near(name, like, alike, "meaning") for like, name, alike in near_pairs]
+    retain_records = rest if kept_apart is None else apart(kept_apart, forget_records)
+    return Located(
+        forget_records, _nearest(pairs), tuple(secrets_elsewhere(forget_records, retain_records))
+    )
 
 
 def _with_others(data: Records, others: Records) -> Records:

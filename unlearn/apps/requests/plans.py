@@ -14,7 +14,7 @@ from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.ledger.writer import Request
 
-__all__ = ["RETRIED", "Plan", "Settings", "abandon", "enter", "objection", "pending"]
+__all__ = ["RETRIED", "RunPlan", "Settings", "abandon", "enter", "objection", "pending"]
 
 RETRIED: tuple[State, ...] = ("failed", "inconclusive")
 """States in which a request that is named waits for another run."""
@@ -65,7 +65,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A run as it was planned; sealed in the ledger."""
 
     run: str
@@ -84,7 +84,7 @@ class Plan:
         return [*place.glob(f".{name}.partial-*"), *place.glob(f".{name}.checkpoints")]
 
 
-def pending(ledger: Ledger, line: str) -> Iterator[tuple[list[Request], Plan]]:
+def pending(ledger: Ledger, line: str) -> Iterator[tuple[list[Request], RunPlan]]:
     """Yield the runs on a line that were planned and neither finished nor given up.
 
     Args:
@@ -97,12 +97,12 @@ def pending(ledger: Ledger, line: str) -> Iterator[tuple[list[Request], Plan]]:
     planned = [r for r in ledger.requests(["located"], line=line) if "run" in r.facts]
     for run in dict.fromkeys(r.facts["run"]["id"] for r in planned):
         batch = [r for r in planned if r.facts["run"]["id"] == run]
-        told = ledger.sealer.open(batch[0].facts["run"]["plan"], f"plan of run {run}")
-        yield batch, Plan(**{**told, "settings": Settings(**told["settings"])})
+        content = ledger.sealer.open(batch[0].facts["run"]["plan"], f"plan of run {run}")
+        yield batch, RunPlan(**{**content, "settings": Settings(**content["settings"])})
 
 
 def objection(
-    plan: Plan,
+    plan: RunPlan,
     batch: Sequence[Request],
     settings: Settings,
     given: Collection[str],
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 
 def enter(
-    ledger: Ledger, lease: Lease, line: str, plan: Plan, batch: Sequence[Request]
+    ledger: Ledger, lease: Lease, line: str, plan: RunPlan, batch: Sequence[Request]
 ) -> list[Request]:
     """Write a plan down; requests that were decided wait for another run from then on.
 
@@ -154,15 +154,17 @@ def enter(
         The requests, planned.
     """
     sealed = ledger.sealer.seal(asdict(plan), f"plan of run {plan.run}")
-    told = {"id": plan.run, "method": plan.settings.method, "parent": plan.parent, "plan": sealed}
+    facts = {"id": plan.run, "method": plan.settings.method, "parent": plan.parent, "plan": sealed}
     with ledger.writing(lease, line) as writer:
         for request in batch:
             if request.state in RETRIED:
                 writer.change(request.id, "reopened", verdict=None)
-        return [writer.change(request.id, "planned", run=told) for request in batch]
+        return [writer.change(request.id, "planned", run=facts) for request in batch]
 
 
-def abandon(ledger: Ledger, lease: Lease, line: str, plan: Plan, batch: Sequence[Request]) -> None:
+def abandon(
+    ledger: Ledger, lease: Lease, line: str, plan: RunPlan, batch: Sequence[Request]
+) -> None:
     """Give a plan up: its requests wait again, and nothing half-made of it stays.
 
     Args:
@@ -172,8 +174,9 @@ def abandon(ledger: Ledger, lease: Lease, line: str, plan: Plan, batch: Sequence
         plan: what is not to be done.
         batch: its requests.
     """
-    for left in plan.leftovers():  # first: killed in between, the plan is still there to say whose
-        shutil.rmtree(left, ignore_errors=True)
+    # first: killed in between, the plan is still there to say whose they are
+    for partial in plan.leftovers():
+        shutil.rmtree(partial, ignore_errors=True)
     with ledger.writing(lease, line) as writer:
         for request in batch:
             writer.change(request.id, "abandoned", run=None)

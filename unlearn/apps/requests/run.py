@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearn.apps.requests import canaries
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of, untrained
@@ -26,7 +26,15 @@ from unlearn.apps.requests.ledger.leases import Lease
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.ledger.writer import Request
-from unlearn.apps.requests.plans import RETRIED, Plan, Settings, abandon, enter, objection, pending
+from unlearn.apps.requests.plans import (
+    RETRIED,
+    RunPlan,
+    Settings,
+    abandon,
+    enter,
+    objection,
+    pending,
+)
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.methods.registry import get_method, resolve
@@ -38,8 +46,10 @@ from unlearn.provenance.suppression import suppress
 __all__ = [
     "Done",
     "Failed",
+    "Newest",
     "Ran",
     "Settings",
+    "adapter_before",
     "kept_records",
     "latest",
     "opened",
@@ -145,19 +155,19 @@ def run_requests(
         if tell:
             tell(text)
 
-    asked = _Asked(settings, frozenset(given), frozenset(only), note)
-    waiting = [request for request in ledger.requests(_WAITING) if asked.about(request)]
+    order = _RunOrder(settings, frozenset(given), frozenset(only), note)
+    waiting = [request for request in ledger.requests(_WAITING) if order.about(request)]
     for line in dict.fromkeys(request.line for request in waiting):
         with ledger.lease(line) as lease:
             if lease is None:
                 ran.busy.append(line)
                 continue
             try:
-                for batch, plan in _batches(ledger, lease, line, asked):
+                for batch, plan in _batches(ledger, lease, line, order):
                     ran.done.append(_carry_out(ledger, lease, batch, plan, calls))
             except Exception as error:
                 still = ledger.requests(_WAITING, line=line)
-                names = tuple(request.id for request in still if asked.about(request))
+                names = tuple(request.id for request in still if order.about(request))
                 ran.failed.append(_failure(line, names, error))
         gc.collect()  # what the error held of a model goes before the next one is opened
     return ran
@@ -167,12 +177,12 @@ def _failure(line: str, requests: tuple[str, ...], error: Exception) -> Failed:
     """Write down what went wrong; the error itself would keep a model in memory."""
     if isinstance(error, UnlearnError):
         return Failed(line, requests, str(error))
-    told = f"{type(error).__name__}: {error}"
-    return Failed(line, requests, told, "".join(traceback.format_exception(error)))
+    problem = f"{type(error).__name__}: {error}"
+    return Failed(line, requests, problem, "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RunOrder:
     """What the user asks for: see `run_requests`."""
 
     settings: Settings
@@ -191,18 +201,18 @@ _WAITING: tuple[State, ...] = ("located", *RETRIED)
 
 
 def _batches(
-    ledger: Ledger, lease: Lease, line: str, asked: _Asked
-) -> Iterator[tuple[list[Request], Plan]]:
+    ledger: Ledger, lease: Lease, line: str, order: _RunOrder
+) -> Iterator[tuple[list[Request], RunPlan]]:
     """Yield what was planned before, then new batches, each planned when it is its turn."""
     for batch, plan in pending(ledger, line):
         complete = plan.folder.exists()
-        reason = objection(plan, batch, asked.settings, asked.given, asked.only)
+        reason = objection(plan, batch, order.settings, order.given, order.only)
         if reason and not complete:
             abandon(ledger, lease, line, plan, batch)
-            asked.note(f"run {plan.run} was planned before and not finished; {reason}: given up")
+            order.note(f"run {plan.run} was planned before and not finished; {reason}: given up")
             continue
         how = f"is noted, though {reason}" if reason else "is noted"
-        asked.note(
+        order.note(
             f"run {plan.run} "
             + (f"had made its adapter, which {how}" if complete else "is gone on with as planned")
             + f": {plan.settings.told}"
@@ -211,29 +221,37 @@ def _batches(
     fresh = [
         request
         for request in ledger.requests(_WAITING, line=line)
-        if "run" not in request.facts and asked.about(request)
+        if "run" not in request.facts and order.about(request)
     ]
     groups: dict[Setup, list[Request]] = {}
     for request in fresh:
         groups.setdefault(setup_of(ledger, request), []).append(request)
     for setup, batch in groups.items():
-        plan = _planned(ledger, line, setup, batch, asked.settings)
+        plan = _planned(ledger, line, setup, batch, order.settings)
         yield enter(ledger, lease, line, plan, batch), plan
 
 
 def _planned(
     ledger: Ledger, line: str, setup: Setup, batch: Sequence[Request], settings: Settings
-) -> Plan:
+) -> RunPlan:
     """Return the plan of a new run, once it is known that it can be begun."""
     folder, digest, _ = latest(ledger, line, setup)
     file = settings.canaries or canaries.file_of(ledger, line)
     escrowed(ledger, batch)
     canaries.taken(ledger, file, settings.with_canaries, setup, folder)
-    return Plan(secrets.token_hex(6), digest, folder, replace(settings, canaries=file))
+    return RunPlan(secrets.token_hex(6), digest, folder, replace(settings, canaries=file))
 
 
-def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
-    """Return where the newest adapter of a line is, its digest, and how many runs led to it.
+class Newest(NamedTuple):
+    """The newest adapter of a line: its folder, its digest, and how many runs led to it."""
+
+    folder: str
+    digest: str
+    runs: int
+
+
+def latest(ledger: Ledger, line: str, setup: Setup) -> Newest:
+    """Return the newest adapter of a line.
 
     Args:
         ledger: which.
@@ -241,7 +259,7 @@ def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
         setup: of a request on it, which names the first adapter.
 
     Returns:
-        (folder, weights digest, runs so far).
+        The adapter.
 
     Raises:
         LedgerError: if the adapter on disk is not the one that was made.
@@ -257,7 +275,17 @@ def latest(ledger: Ledger, line: str, setup: Setup) -> tuple[str, str, int]:
         raise LedgerError(
             f"the adapter {folder} is gone or was changed since the ledger saw it ({digest[:19]}…)"
         )
-    return folder, digest, count
+    return Newest(folder, digest, count)
+
+
+def adapter_before(ledger: Ledger, request: Request) -> str | None:
+    """Return the adapter before, unless it was purged or changed."""
+    before = request.facts["before"]
+    folder = str(ledger.sealer.open(before["folder"], f"adapter {before['digest']}"))
+    try:
+        return folder if weights_digest(folder) == before["digest"] else None
+    except UnlearnError:
+        return None
 
 
 def opened(setup: Setup, folder: str) -> tuple[str, list[str]]:
@@ -268,74 +296,94 @@ def opened(setup: Setup, folder: str) -> tuple[str, list[str]]:
 
 
 def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
-    """Return the records to keep: none that any request on the line ever was about.
-
-    Args:
-        ledger: which.
-        line: which line.
-        setup: names the data.
-
-    Returns:
-        The records, possibly none.
-    """
-    gone: set[str] = set()
+    """Return the records to keep: none that any request on the line ever was about."""
+    forget_digests: set[str] = set()
     for request in ledger.requests(line=line):
         # earlier versions closed some as withdrawn after a run had taken their records out
         if request.facts.get("outcome") != "withdrawn" or "after" in request.facts:
-            gone |= set(request.facts.get("records", ()))
+            forget_digests |= set(request.facts.get("records", ()))
     data = Records.load(setup.retain or setup.data)
     key = ledger.key
-    return data.take([i for i, record in enumerate(data) if key.digest(record) not in gone])
+    return data.take(
+        [i for i, record in enumerate(data) if key.digest(record) not in forget_digests]
+    )
 
 
 def _carry_out(
-    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: Plan, calls: Mapping[str, Any]
+    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: RunPlan, calls: Mapping[str, Any]
 ) -> Done:
+    """Take the records of a batch out of the line's newest adapter, and note it in the ledger."""
     line = batch[0].line
     setup = setup_of(ledger, batch[0])
-    folder, digest, count = latest(ledger, line, setup)
-    gone = escrowed(ledger, batch)
+    newest = latest(ledger, line, setup)
+    forget_records = escrowed(ledger, batch)
     adopted = plan.folder.exists()
-    file, number = plan.settings.canaries, plan.settings.with_canaries
     try:
-        if digest != plan.parent:
+        if newest.digest != plan.parent:
             raise LedgerError(
                 f"run {plan.run} was planned on another adapter than the line's newest; its "
                 "requests wait for another run"
             )
-        beside = canaries.taken(ledger, file, number, setup, folder)
+        file, count = plan.settings.canaries, plan.settings.with_canaries
+        beside = canaries.taken(ledger, file, count, setup, newest.folder)
         if adopted:
-            made = _recognised(ledger, plan, batch, beside)
+            digest = _recognised(ledger, plan, batch, beside)
         else:
-            made = _forget(ledger, line, setup, folder, gone, plan, calls)
+            digest = _forget(ledger, line, setup, newest.folder, forget_records, plan, calls)
     except UnlearnError:
         abandon(ledger, lease, line, plan, batch)
         raise
     if plan.settings.suppress:
-        suppress(gone, f"deletion request, run {plan.run}", ledger.key)
+        suppress(forget_records, f"deletion request, run {plan.run}", ledger.key)
+    again = _note_run(ledger, lease, batch, plan, newest, digest, beside)
+    digests = (ledger.key.digest(record) for record in forget_records)
+    return Done(
+        run=plan.run,
+        folder=str(plan.folder),
+        digest=digest,
+        requests=tuple(request.id for request in batch),
+        again=again,
+        records=len(forget_records),
+        adopted=adopted,
+        untrained=untrained(ledger, newest.folder, digests),
+    )
+
+
+def _note_run(
+    ledger: Ledger,
+    lease: Lease,
+    batch: Sequence[Request],
+    plan: RunPlan,
+    newest: Newest,
+    digest: str,
+    beside: Sequence[str],
+) -> tuple[str, ...]:
+    """Mark a batch as carried out; return the requests to be verified again, on the new adapter."""
+    line = batch[0].line
+
+    def sealed(folder: str, weights: str) -> str:
+        return ledger.sealer.seal(folder, f"adapter {weights}")
+
     after = {
-        "n": count + 1,
-        "digest": made,
-        "folder": ledger.sealer.seal(str(plan.folder), f"adapter {made}"),
+        "n": newest.runs + 1,
+        "digest": digest,
+        "folder": sealed(str(plan.folder), digest),
         "method": plan.settings.method,
         "run": plan.run,
     }
-    before = {"digest": digest, "folder": ledger.sealer.seal(folder, f"adapter {digest}")}
+    before = {"digest": newest.digest, "folder": sealed(newest.folder, newest.digest)}
     own = {request.id for request in batch}
     decided: tuple[State, ...] = ("unlearned", "verified", "failed", "inconclusive")
     with ledger.writing(lease, line) as writer:
         for request in batch:
             first = request.facts.get("before", before)  # of a second attempt: what it started from
-            more = canaries.taken_facts(ledger, request, file, beside)
-            now = {"run": None, "before": first, "after": after, "swept": None}
-            writer.change(request.id, "unlearned", **now, **more)
+            taken = canaries.taken_facts(ledger, request, plan.settings.canaries, beside)
+            facts = {"run": None, "before": first, "after": after, "swept": None}
+            writer.change(request.id, "unlearned", **facts, **taken)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:
             writer.change(name, "superseded", after=after, verdict=None, swept=None)
-    names = tuple(request.id for request in batch)
-    strange = untrained(ledger, folder, (ledger.key.digest(record) for record in gone))
-    again = tuple(others)
-    return Done(plan.run, str(plan.folder), made, names, again, len(gone), adopted, strange)
+    return tuple(others)
 
 
 def _forget(
@@ -343,22 +391,22 @@ def _forget(
     line: str,
     setup: Setup,
     folder: str,
-    gone: Records,
-    plan: Plan,
+    forget_records: Records,
+    plan: RunPlan,
     calls: Mapping[str, Any],
 ) -> str:
     """Train; return the digest of the new weights."""
     from unlearn.runs.forgetting import forget
 
-    for left in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)  # of a killed process: the lease is ours
+    for partial in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the lease is ours
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = plan.settings
     model, adapters = opened(setup, folder)
     result = forget(
         model,
-        gone,
-        f"rows:0-{len(gone) - 1}",
+        forget_records,
+        f"rows:0-{len(forget_records) - 1}",
         plan.folder,
         adapter=adapters or None,
         method=settings.method,
@@ -375,7 +423,9 @@ def _forget(
     return result.lineage.digest
 
 
-def _recognised(ledger: Ledger, plan: Plan, batch: Sequence[Request], beside: Sequence[str]) -> str:
+def _recognised(
+    ledger: Ledger, plan: RunPlan, batch: Sequence[Request], beside: Sequence[str]
+) -> str:
     """Return the digest of a folder that this very run made, or refuse it."""
     line = Lineage.read(plan.folder)
     parent = Lineage.read(plan.parent_folder)

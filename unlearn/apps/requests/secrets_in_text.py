@@ -76,30 +76,32 @@ def texts_of(record: Record) -> Iterator[tuple[str, str]]:
         yield f"messages.{i}.content", turn["content"]
 
 
-def secrets_elsewhere(gone: Iterable[Record], kept: Iterable[Record]) -> list[Elsewhere]:
+def secrets_elsewhere(
+    forget_records: Iterable[Record], retain_records: Iterable[Record]
+) -> list[Elsewhere]:
     """Return which kept records still hold a secret value of those to be deleted.
 
     Args:
-        gone: whose `secrets` are looked for.
-        kept: where.
+        forget_records: whose `secrets` are looked for.
+        retain_records: where.
 
     Returns:
         One entry a kept field and value, in the order of `kept`.
     """
     patterns: dict[str, tuple[re.Pattern[str], str, str]] = {}
-    for record in gone:
+    for record in forget_records:
         for secret in record.secrets:
             text = record.field(secret.field) or ""
             pattern = value_pattern(text[secret.start : secret.end])
             if pattern is not None:
                 patterns.setdefault(pattern.pattern, (pattern, secret.kind, record.id))
-    found = []
-    for record in kept:
+    elsewhere = []
+    for record in retain_records:
         for field, text in texts_of(record):
             plain = normal(text)
-            found += [
+            elsewhere += [
                 Elsewhere(record.id, field, kind, of)
                 for pattern, kind, of in patterns.values()
                 if pattern.search(plain)
             ]
-    return found
+    return elsewhere

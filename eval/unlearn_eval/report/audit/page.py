@@ -66,7 +66,7 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
         HTML. Without `texts` it holds numbers, names of states and weights digests only.
     """
     reading = Reading(audit)
-    found = answers(reading)
+    sections = answers(reading)
     states = [s for s in ("before", "after") if reading.has(s)]
     tail = ["references"] if reading.references else []
     tail += ["base"] if reading.has("base") else []
@@ -81,10 +81,10 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
             for split, label in _SPLITS.items()
             if split in audit.scores["after"]
         },
-        headline=headline(found)[0],
-        tone=headline(found)[1],
+        headline=headline(sections)[0],
+        tone=headline(sections)[1],
         scope=scope(reading),
-        answers=found,
+        answers=sections,
         pictures=_pictures(reading),
         columns=[*states, *tail],
         sections=_sections(reading, [*states, *tail]),
@@ -96,29 +96,22 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
 
 
 def in_a_sentence(audit: Audit) -> str:
-    """Return what an audit found in a sentence or two, as the report's headline says it.
-
-    Args:
-        audit: the audit.
-
-    Returns:
-        Text without markup.
-    """
+    """Return what an audit found in a sentence or two without markup, as the headline says it."""
     return headline(answers(Reading(audit)))[0]
 
 
 def _pictures(reading: Reading) -> list[Picture]:
     """Draw everything the audit has numbers for."""
-    found = [_scores(reading)]
+    pictures = [_scores(reading)]
     game = reading.game()
     if game is not None:
-        found.append(_roc(reading, game))
-    found.append(_extraction(reading))
+        pictures.append(_roc(reading, game))
+    pictures.append(_extraction(reading))
     if game is not None and reading.row("after", "retain", *WHOLE):
-        found.append(_balance(reading, game))
+        pictures.append(_balance(reading, game))
     if picture := _costs(reading):
-        found.append(picture)
-    return found
+        pictures.append(picture)
+    return pictures
 
 
 def _scores(reading: Reading) -> Picture:
@@ -299,21 +292,21 @@ def _missing(reading: Reading, state: str, split: str, probe: str, metric: str) 
 
 def _remarks(audit: Audit) -> list[str]:
     """Say what a reader must know to read the numbers right."""
-    found = [
+    remarks = [
         "Small numbers are 95% intervals; under retrained, the range of the models' values. "
         "Retrained models never saw the records to forget; the base model is the one before any "
         "training on the records.",
     ]
     game = Reading(audit).game()
     if game is not None:
-        found.append(
+        remarks.append(
             "Share of games won: .50 is guessing, and 0 gives the records away as surely as 1: the "
             "attacker bets the other way. Above the tables the strongest attacker's figure is "
             "turned so that it is never below 50 of 100, and its interval is wider, as the "
             f"strongest of {Reading(audit).tried} has luck on its side."
         )
     if any(row.interval == "conditional" for row in audit.rows):
-        found.append(
+        remarks.append(
             "* The records come from too few people or sources for an interval that would hold for "
             "others; this one treats the records as independent."
         )
@@ -322,6 +315,6 @@ def _remarks(audit: Audit) -> list[str]:
         for row in audit.rows
         if row.value is None and row.note and not (game and row.metric.startswith("tpr"))
     )
-    found += [f"Not computed: {note}." for note in refused]
-    found += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
-    return found
+    remarks += [f"Not computed: {note}." for note in refused]
+    remarks += [f"{note[:1].upper()}{note[1:]}." for note in audit.notes]
+    return remarks

@@ -80,14 +80,7 @@ def _thin(values: FloatArray) -> FloatArray:
 
 
 def scores(reading: Reading) -> str:
-    """Draw every record's mean loss before, after, and under a reference, split by split.
-
-    Args:
-        reading: the audit.
-
-    Returns:
-        SVG.
-    """
+    """Draw every record's mean loss before, after, and under a reference, split by split."""
     states = [s for s in ("before", "after", *reading.references[:1]) if reading.has(s)]
     names = {"retain": "to keep", "forget": "to forget", "holdout": "never seen"}
     strips = [
@@ -144,13 +137,6 @@ def roc(reading: Reading, game: Game) -> str:
 
     Where the attack ranks unseen records higher than forgotten ones, its scores are negated: the
     attacker may bet either way.
-
-    Args:
-        reading: the audit.
-        game: the attack.
-
-    Returns:
-        SVG.
     """
     order = sorted(reading.audit.states, key=lambda s: _ORDER.index(_kind(s)))
     curves = []
@@ -206,14 +192,7 @@ def _roc_points(member: FloatArray, other: FloatArray) -> tuple[FloatArray, Floa
 
 
 def extraction(reading: Reading) -> str:
-    """Draw the share of records that n tries probably bring, against n: the n–p curve.
-
-    Args:
-        reading: the audit.
-
-    Returns:
-        SVG.
-    """
+    """Draw the share of records that n tries probably bring, against n: the n–p curve."""
     n = np.logspace(0, 6, 121)
     secrets = bool(has_secret(reading.audit.scores["after"]["forget"]).any())
 
@@ -263,18 +242,18 @@ def _band(ax: Axes, tries: FloatArray, n: FloatArray, colour: str) -> None:
     limits = {}
     for count in np.unique(counts):
         hits = np.arange(len(tries)) < count
-        found = proportion_interval(hits)
-        limits[count] = (found.low, found.high)
+        interval = proportion_interval(hits)
+        limits[count] = (interval.low, interval.high)
     low, high = np.array([limits[c] for c in counts]).T
     ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def panels(name: str, found: Sequence[Panel], width: float = WIDE) -> str:
+def panels(name: str, shown: Sequence[Panel], width: float = WIDE) -> str:
     """Draw shares with intervals, a row a label, one panel below the other.
 
     Args:
         name: unique among the pictures of a page.
-        found: the panels.
+        shown: the panels.
         width: in inches.
 
     Returns:
@@ -315,8 +294,8 @@ def panels(name: str, found: Sequence[Panel], width: float = WIDE) -> str:
 
         return on
 
-    height = sum(0.32 * len(panel.rows) + 0.62 for panel in found)
-    return draw(name, height, *map(paint, found), width=width)
+    height = sum(0.32 * len(panel.rows) + 0.62 for panel in shown)
+    return draw(name, height, *map(paint, shown), width=width)
 
 
 def costs(shares: Mapping[str, tuple[float, str]], width: float = WIDE) -> str:

@@ -70,8 +70,8 @@ class Game:
     @property
     def aim(self) -> tuple[float, float] | None:
         """Fewest and most games won against references."""
-        found = [folded(auc) for auc in self.others]
-        return (min(found), max(found)) if found else None
+        aucs = [folded(auc) for auc in self.others]
+        return (min(aucs), max(aucs)) if aucs else None
 
     @property
     def open(self) -> bool:
@@ -121,15 +121,15 @@ class Reading:
     def row(self, state: str, split: str, probe: str, metric: str) -> AuditRow | None:
         """Return one row, or None where the audit has no such row or refused its value."""
         try:
-            found = self.audit.get(state, split, probe, metric)
+            measured = self.audit.get(state, split, probe, metric)
         except KeyError:
             return None
-        return found if found.value is not None else None
+        return measured if measured.value is not None else None
 
     def value(self, state: str, split: str, probe: str, metric: str) -> float | None:
         """Return one value, or None."""
-        found = self.row(state, split, probe, metric)
-        return found.value if found else None
+        row = self.row(state, split, probe, metric)
+        return row.value if row else None
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -142,13 +142,13 @@ class Reading:
 
     def of_references(self, split: str, probe: str, metric: str) -> list[float]:
         """Return one value for each reference that has it."""
-        found = (self.value(state, split, probe, metric) for state in self.references)
-        return [value for value in found if value is not None]
+        values = (self.value(state, split, probe, metric) for state in self.references)
+        return [value for value in values if value is not None]
 
     def expected(self, probe: str) -> float:
         """Return the AUC that forgetting would give: the references' mean, else guessing's .5."""
-        found = self.of_references("forget", probe, "auc")
-        return fmean(found) if found else 0.5
+        aucs = self.of_references("forget", probe, "auc")
+        return fmean(aucs) if aucs else 0.5
 
     @property
     def strongest(self) -> str | None:
@@ -172,10 +172,10 @@ class Reading:
         of the unseen ones than these do is no trace of training on them.
         """
         probe = f"membership.{attack}"
-        found = self.value("after", "forget", probe, "auc")
-        if found is None:
+        auc = self.value("after", "forget", probe, "auc")
+        if auc is None:
             return 0.0
-        off = found - self.expected(probe)
+        off = auc - self.expected(probe)
         return max(0.0, off) if attack == "deviation" and not self.references else abs(off)
 
     @cached_property
@@ -218,9 +218,9 @@ class Reading:
         member, nonmember = pair
         labels = (member.labels, nonmember.labels)
         adjusted = 1 - (1 - level) / max(1, self.tried)
-        found = auc_interval(member.values, nonmember.values, adjusted, *labels)
+        interval = auc_interval(member.values, nonmember.values, adjusted, *labels)
         others = self.of_references("forget", f"membership.{attack}", "auc")
-        return Game(attack, found, tuple(others))
+        return Game(attack, interval, tuple(others))
 
     def attack_scores(self, attack: str, state: str) -> tuple[Side, Side] | None:
         """Return one attack's scores of the forgotten and of the unseen records, if there are any.
@@ -261,22 +261,22 @@ class Reading:
             state, self.audit.scores, self.audit.subjects, self.audit.shadows
         )
         try:
-            found = chosen.compare(evidence) if evidence else None
+            result = chosen.compare(evidence) if evidence else None
         except DataError:  # its rows say why
             return None
-        return None if found is None else (found.member, found.nonmember)
+        return None if result is None else (result.member, result.nonmember)
 
     def _measured(self, attack: str, state: str) -> tuple[Side, Side] | None:
         """Return scores of an attack with a pass of its own."""
         sides = []
         for split in ("forget", "holdout"):
             measures = self.audit.measures.get(state, {}).get(split, ())
-            found = next((m for m in measures if m.probe == f"membership.{attack}"), None)
-            if found is None:
+            measure = next((m for m in measures if m.probe == f"membership.{attack}"), None)
+            if measure is None:
                 return None
             labels = cluster_labels(self.audit.subjects.get(split))
-            chosen = None if labels is None else [labels[i] for i in found.positions]
-            sides.append(Side(found.values, chosen))
+            chosen = None if labels is None else [labels[i] for i in measure.positions]
+            sides.append(Side(measure.values, chosen))
         return sides[0], sides[1]
 
     @cached_property
@@ -304,15 +304,15 @@ class Reading:
             The treatments, in the order of the audit.
         """
         names = {f"excess[{probe}]" for probe, _ in RETURNED}
-        told = {(r.metric, r.deployment): r for r in self.audit.rows if r.metric in names}
-        limited = {key: row for key, row in told.items() if row.low is not None}
+        by_change = {(r.metric, r.deployment): r for r in self.audit.rows if r.metric in names}
+        limited = {key: row for key, row in by_change.items() if row.low is not None}
         tail = (1 - level) / (2 * max(1, len(limited)))
-        found = []
+        returned = []
         for name in self.deployments:
             if any(self._returned(*number, name, limited, tail) for number in RETURNED):
-                loss, games = (told.get((f"excess[{probe}]", name)) for probe, _ in RETURNED)
+                loss, games = (by_change.get((f"excess[{probe}]", name)) for probe, _ in RETURNED)
                 theirs = [self._treated(s, *WHOLE, name) or 0.0 for s in self.references]
-                found.append(
+                returned.append(
                     Return(
                         name,
                         -(loss.value or 0.0) if loss else 0.0,
@@ -322,7 +322,7 @@ class Reading:
                         max(theirs),
                     )
                 )
-        return found
+        return returned
 
     def _returned(
         self,

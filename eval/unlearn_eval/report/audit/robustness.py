@@ -8,7 +8,7 @@ from statistics import fmean
 from unlearn_eval.report.audit.reading import Reading
 from unlearn_eval.results.rows import AuditRow
 
-__all__ = ["COLUMNS", "Treatment", "treatments"]
+__all__ = ["COLUMNS", "TreatmentLine", "treatments"]
 
 _METRICS = (
     ("extraction.exact", "mean", "first choices"),
@@ -35,7 +35,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Treatment:
+class TreatmentLine:
     """A line of the table.
 
     Attributes:
@@ -51,7 +51,7 @@ class Treatment:
     n: int
 
 
-def treatments(reading: Reading) -> list[Treatment]:
+def treatments(reading: Reading) -> list[TreatmentLine]:
     """Return a line for the model as it is and for each further change, if there was any.
 
     Args:
@@ -69,13 +69,13 @@ def treatments(reading: Reading) -> list[Treatment]:
     return [_line(reading, name) for name in names]
 
 
-def _line(reading: Reading, deployment: str) -> Treatment:
+def _line(reading: Reading, deployment: str) -> TreatmentLine:
     cells: list[str] = []
     n = 0
     for probe, metric, _ in _METRICS:
         now = _row(reading, "after", probe, metric, deployment)
-        found = [_row(reading, s, probe, metric, deployment) for s in reading.references]
-        others = [row.value for row in found if row is not None and row.value is not None]
+        reference_rows = [_row(reading, s, probe, metric, deployment) for s in reading.references]
+        others = [row.value for row in reference_rows if row is not None and row.value is not None]
         theirs = fmean(others) if others else None
         r = next((row for row in reading.audit.rows if _is_r(row, probe, deployment)), None)
         moved = r.params if r else {}
@@ -86,7 +86,7 @@ def _line(reading: Reading, deployment: str) -> Treatment:
         ]
         n = max(n, now.n if now else 0)
     word = deployment.split()[0].partition("=")[0]
-    return Treatment(deployment, _WORDS.get(word, deployment), tuple(cells), n)
+    return TreatmentLine(deployment, _WORDS.get(word, deployment), tuple(cells), n)
 
 
 def _is_r(row: AuditRow, probe: str, deployment: str) -> bool:

@@ -33,24 +33,24 @@ def scope(reading: Reading) -> Scope:
     Returns:
         Both lists; no entry says that anything is gone.
     """
-    gone = reading.row("after", "forget", *WHOLE)
-    many = gone is None or gone.n != 1
-    asked = f"the {gone.n if gone else 0} records are" if many else "the record is"
+    forget_row = reading.row("after", "forget", *WHOLE)
+    many = forget_row is None or forget_row.n != 1
+    subject = f"the {forget_row.n if forget_row else 0} records are" if many else "the record is"
     tries = reading.row("after", "forget", "extraction.discoverable", "rate@n=10000")
     random = ", and the odds of 10,000 random answers" if tries else ""
     own = "their" if many else "its"
-    shown = [f"What the model answers when {asked} asked for in {own} own words{random}."]
+    shown = [f"What the model answers when {subject} asked for in {own} own words{random}."]
     attackers = "who see how likely the model finds each word, tell them from unseen records."
     if reading.tried:
         shown.append(f"Whether {reading.tried} known kinds of attackers, {attackers}")
     if reading.row("after", "retain", *WHOLE):
         shown.append("Whether the records to keep are still known.")
     hidden = []
-    if gone and gone.interval == "conditional":
+    if forget_row and forget_row.interval == "conditional":
         hidden.append(
-            f"What would happen with other people's records: these are of {gone.clusters} people "
-            "or sources, too few or too unequal to tell, and the ranges given here may be too "
-            "narrow for others."
+            "What would happen with other people's records: these are of "
+            f"{forget_row.clusters} people or sources, too few or too unequal to tell, and the "
+            "ranges given here may be too narrow for others."
         )
     if not reading.tried:
         hidden.append(

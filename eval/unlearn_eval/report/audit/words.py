@@ -62,13 +62,13 @@ def answers(reading: Reading) -> list[Answer]:
     Returns:
         The answers, in the order of the page.
     """
-    out, told, rest = _extracted(reading), _recognised(reading), _kept(reading)
+    out, recognised, rest = _extracted(reading), _recognised(reading), _kept(reading)
     if rest and rest.tone == "bad":
         # a model that knows nothing gives nothing away: no merit
         out = _moot(out, "Not in these tests, but the model is damaged")
-        told = _moot(told, "Says nothing: the model is damaged")
-    found = (out, told, _lasting(reading), rest, _near(reading), _cost(reading))
-    return [answer for answer in found if answer]
+        recognised = _moot(recognised, "Says nothing: the model is damaged")
+    in_order = (out, recognised, _lasting(reading), rest, _near(reading), _cost(reading))
+    return [answer for answer in in_order if answer]
 
 
 def _moot(answer: Answer | None, short: str) -> Answer | None:
@@ -77,17 +77,17 @@ def _moot(answer: Answer | None, short: str) -> Answer | None:
     return replace(answer, tone="moot", short=short)
 
 
-def headline(found: Sequence[Answer]) -> tuple[str, Tone]:
+def headline(given: Sequence[Answer]) -> tuple[str, Tone]:
     """Sum the answers up in a sentence or two.
 
     Args:
-        found: from `answers`.
+        given: from `answers`.
 
     Returns:
         (text, tone); it never says more than that nothing was found.
     """
-    tones = {answer.question: answer.tone for answer in found}
-    why = {answer.question: answer.why for answer in found}
+    tones = {answer.question: answer.tone for answer in given}
+    why = {answer.question: answer.why for answer in given}
     out, told, rest, lasts, near = (tones.get(q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
     if out == "bad":
         text = "The records are still in the model: some can be got out of it."

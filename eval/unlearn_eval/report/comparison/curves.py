@@ -43,13 +43,13 @@ def record_curves(runs: Sequence[Run]) -> str:
         ("forget", [run.forget_curve for run in runs]),
         ("keep", [run.retain_curve for run in runs]),
     ]
-    said = "; ".join(
+    words = "; ".join(
         f"{name}: {_number(_ends(curve)[0])} to {_number(_ends(curve)[1])}"
         for name, group in groups
         for curve in group
         if any(_pieces(curve))
     )
-    return _drawn(groups, f"Loss of the records over steps. {said}")
+    return _drawn(groups, f"Loss of the records over steps. {words}")
 
 
 def _drawn(groups: Sequence[tuple[str, Sequence[Curve]]], label: str) -> str:
@@ -99,19 +99,19 @@ def in_words(runs: Sequence[Run]) -> str:
         Text that holds numbers only.
     """
     several = len({run.forget for run in runs}) > 1
-    said = []
+    sentences = []
     for run in runs:
         points = [point for piece in _pieces(run.curve) for point in piece]
         whose = f"Seed {run.seed}{f', set {run.forget}' if several else ''}"
         if points:
             first, last = points[0], points[-1]
-            said.append(
+            sentences.append(
                 f"{whose}: {_number(first[1])} at step {first[0]:g}, {_number(last[1])} at step "
                 f"{last[0]:g}."
             )
         else:
-            said.append(f"{whose}: no loss was logged.")
-    return " ".join(said)
+            sentences.append(f"{whose}: no loss was logged.")
+    return " ".join(sentences)
 
 
 def _ends(curve: Curve) -> tuple[float, float]:
@@ -122,13 +122,13 @@ def _ends(curve: Curve) -> tuple[float, float]:
 
 def _pieces(curve: Curve) -> list[list[tuple[float, float]]]:
     """Cut a curve where it has no finite loss."""
-    found: list[list[tuple[float, float]]] = [[]]
+    pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in curve:
         if math.isfinite(y):
-            found[-1].append((x, y))
-        elif found[-1]:
-            found.append([])
-    return [piece for piece in found if piece]
+            pieces[-1].append((x, y))
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
 
 
 class _Axis:

@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearn_eval.comparison.details import About, Run
 from unlearn_eval.comparison.lines import VERDICTS
-from unlearn_eval.comparison.measures import Measure
+from unlearn_eval.comparison.measures import TableMeasure
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 from unlearn_eval.report.comparison.curves import in_words, objective_curves, record_curves
 from unlearn_eval.report.comparison.records import key_of
@@ -49,19 +49,19 @@ def anchors(names: Sequence[str]) -> dict[str, str]:
     Returns:
         By name, such as `method-npo`.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for name in names:
         plain = "method-" + (re.sub(r"[^\w.-]+", "-", name).strip("-") or "unnamed")
         anchor, i = plain, 1
-        while anchor in found.values():
+        while anchor in by_name.values():
             i += 1
             anchor = f"{plain}-{i}"
-        found[name] = anchor
-    return found
+        by_name[name] = anchor
+    return by_name
 
 
 def method_pages(
-    comparison: Comparison, about: Sequence[About], measures: Sequence[Measure]
+    comparison: Comparison, about: Sequence[About], measures: Sequence[TableMeasure]
 ) -> list[MethodPage]:
     """Lay out the page of each method.
 
@@ -92,7 +92,7 @@ def method_pages(
     ]
 
 
-def cell_of(outcome: Outcome, measures: Sequence[Measure]) -> dict[str, Any]:
+def cell_of(outcome: Outcome, measures: Sequence[TableMeasure]) -> dict[str, Any]:
     """Lay out one cell.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Any
 
 from unlearn.data.records import Record
 from unlearn.provenance.lineage import now
-from unlearn_eval.comparison.contests import Contest
+from unlearn_eval.comparison.contests import Contest, Standings
 from unlearn_eval.comparison.details import About
-from unlearn_eval.comparison.lines import Line
-from unlearn_eval.comparison.measures import MEASURES, Measure
+from unlearn_eval.comparison.lines import TableLine
+from unlearn_eval.comparison.measures import MEASURES, TableMeasure
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.comparison.records import CellRecords
 from unlearn_eval.report.audit.page import Picture
@@ -42,8 +42,7 @@ _CELL = ("gap", "auc", "forget_recall", "retain_recall", "rise", "wall_share", "
 
 def comparison_page(
     comparison: Comparison,
-    lines: Sequence[Line],
-    contests: Sequence[Contest],
+    ranked: Standings,
     tuning: Sequence[Tuned] = (),
     about: Sequence[About] = (),
     records: Mapping[tuple[str, int, int], CellRecords] | None = None,
@@ -55,8 +54,7 @@ def comparison_page(
 
     Args:
         comparison: the comparison.
-        lines: a line a method, the model before and the references.
-        contests: ranks and tests, one a measure.
+        ranked: its lines, ranks and tests.
         tuning: how each method was tuned; none where the recipe's options were taken.
         about: what each row is and how its runs went, for the pages of the methods.
         records: what is known of each record, by method, seed and number of the forget set.
@@ -66,6 +64,7 @@ def comparison_page(
     Returns:
         HTML; without `texts` it holds numbers, names of methods, selectors and ids of records only.
     """
+    lines = ranked.lines
     measures = shown_measures(lines)
     methods = method_pages(comparison, about, measures)
     few = [MEASURES[name] for name in _CELL]
@@ -87,7 +86,7 @@ def comparison_page(
         verdict_means=_VERDICT.format(comparison.policy) if comparison.policy else "",
         measures=measures,
         lines=[_row(line, measures) for line in lines],
-        pictures=[_ranked(found) for found in contests],
+        pictures=[_ranked(contest) for contest in ranked.contests],
         methods=methods,
         anchors={page.about.name: page.anchor for page in methods},
         cells=[cell_of(outcome, few) for outcome in comparison.outcomes],
@@ -102,25 +101,18 @@ def comparison_page(
         tuned_alike=about_tuning(comparison, tuning),
         exact=[name for name in comparison.methods if name in comparison.exact],
         own_judge=own_judge,
-        pairs=[pair for found in contests for pair in _pairs(found)],
+        pairs=[pair for contest in ranked.contests for pair in _pairs(contest)],
         csv=base64.b64encode(as_csv(comparison).encode()).decode(),
     )
 
 
-def shown_measures(lines: Sequence[Line]) -> list[Measure]:
+def shown_measures(lines: Sequence[TableLine]) -> list[TableMeasure]:
     """Return the measures that some line has a number for."""
     return [m for m in MEASURES.values() if any(m.name in line.mean for line in lines)]
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return every number of a comparison, a row a cell.
-
-    Args:
-        comparison: the comparison.
-
-    Returns:
-        CSV with a head.
-    """
+    """Return every number of a comparison, a row a cell."""
     everything = [*comparison.before, *comparison.references, *comparison.outcomes]
     names = list(dict.fromkeys(name for o in everything for name in o.numbers))
     file = io.StringIO()
@@ -140,7 +132,7 @@ def _plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _row(line: Line, measures: Sequence[Measure]) -> dict[str, Any]:
+def _row(line: TableLine, measures: Sequence[TableMeasure]) -> dict[str, Any]:
     cells = []
     for measure in measures:
         value = line.mean.get(measure.name)
@@ -157,18 +149,18 @@ def _row(line: Line, measures: Sequence[Measure]) -> dict[str, Any]:
     return {"line": line, "cells": cells, "failing": failing}
 
 
-def _ranked(found: Contest) -> Picture:
+def _ranked(contest: Contest) -> Picture:
     title = {"gap": "Ranks in forgetting", "rise": "Ranks in keeping the rest"}
     return Picture(
-        title.get(found.measure, found.measure),
-        plots.ranks(f"ranks-{found.measure}", found),
-        f"Filled dots are within the critical difference of the best. {about_contest(found)}",
+        title.get(contest.measure, contest.measure),
+        plots.ranks(f"ranks-{contest.measure}", contest),
+        f"Filled dots are within the critical difference of the best. {about_contest(contest)}",
     )
 
 
-def _pairs(found: Contest) -> list[dict[str, str]]:
+def _pairs(contest: Contest) -> list[dict[str, str]]:
     """Lay out the tests of the best-ranked method against each other one."""
-    measure = MEASURES[found.measure]
+    measure = MEASURES[contest.measure]
     return [
         {
             "measure": measure.head,
@@ -179,6 +171,6 @@ def _pairs(found: Contest) -> list[dict[str, str]]:
             "adjusted": f"{pair.adjusted:.3g}",
             "cells": str(pair.cells),
         }
-        for pair in found.pairs
-        if pair.first == found.methods[0]
+        for pair in contest.pairs
+        if pair.first == contest.methods[0]
     ]

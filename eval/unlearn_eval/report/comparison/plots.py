@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unlearn_eval.comparison.contests import Contest
-from unlearn_eval.comparison.lines import Line
+from unlearn_eval.comparison.lines import TableLine
 from unlearn_eval.report.svg import COLOURS, INK, WIDE, draw, only_columns
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _PLACES = (
 
 
 def trade_off(
-    name: str, lines: Sequence[Line], reach: dict[str, float], width: float = WIDE
+    name: str, lines: Sequence[TableLine], reach: dict[str, float], width: float = WIDE
 ) -> str:
     """Draw forgetting against utility, a dot a method, the larger the dearer.
 
@@ -95,14 +95,14 @@ def trade_off(
     return draw(name, 0.62 * width if wide else 3.6, paint, width=width)
 
 
-def _area(line: Line) -> float:
+def _area(line: TableLine) -> float:
     share = line.mean.get("wall_share", 1.0 if line.kind == "reference" else _CHEAPEST)
     if line.kind != "after":
         return 42.0
     return _AREA * min(max(share, _CHEAPEST), _DEAREST)
 
 
-def _name(ax: Axes, lines: Sequence[Line]) -> None:
+def _name(ax: Axes, lines: Sequence[TableLine]) -> None:
     """Write names beside the dots, none over another or over a dot; some may find no room."""
     figure: Any = ax.figure
     figure.draw_without_rendering()  # the layout settles what a point is in pixels
@@ -155,20 +155,20 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def ranks(name: str, found: Contest) -> str:
+def ranks(name: str, contest: Contest) -> str:
     """Draw mean ranks, a row a method, with the critical difference.
 
     Methods within the critical difference of the best, filled, cannot be told from it.
 
     Args:
         name: unique among the pictures of a page.
-        found: the contest.
+        contest: the contest.
 
     Returns:
         SVG.
     """
-    values = [float(rank) for rank in found.ranking.ranks]
-    difference = found.ranking.difference
+    values = [float(rank) for rank in contest.ranking.ranks]
+    difference = contest.ranking.difference
 
     def paint(ax: Axes) -> None:
         best = min(values)
@@ -186,7 +186,7 @@ def ranks(name: str, found: Contest) -> str:
                 markersize=6.5,
                 clip_on=False,
             )
-        ax.set_yticks(rows, found.methods)
+        ax.set_yticks(rows, contest.methods)
         ax.set_ylim(len(values) - 0.5, -0.5)
         ax.set_xlim(0.5, max(len(values) + 0.5, min(best + difference, len(values) * 1.3)))
         only_columns(ax)

@@ -40,20 +40,20 @@ def embedded(
     """
     sets: list[dict[str, Any]] = []
     known: dict[tuple[int, tuple[tuple[str, str], ...]], int] = {}
-    found: dict[str, dict[str, Any]] = {}
+    content: dict[str, dict[str, Any]] = {}
     for (method, seed, forget), records in cells.items():
         shown = chosen(records)
         keys = tuple((records.splits[i], records.ids[i]) for i in shown)
         if (forget, keys) not in known:
             known[forget, keys] = len(sets)
             sets.append(_shared(records, shown, texts))
-        found[key_of(method, seed, forget)] = {
+        content[key_of(method, seed, forget)] = {
             "set": known[forget, keys],
             "all": len(records.ids),
             "after": _numbers(records.after, shown),
             "recalled": [int(records.recalled[i]) for i in shown],
         }
-    text = json.dumps({"sets": sets, "cells": found}, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps({"sets": sets, "cells": content}, ensure_ascii=True, separators=(",", ":"))
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text
@@ -79,27 +79,27 @@ def visible(text: str) -> str:
 def _shared(
     records: CellRecords, shown: Sequence[int], texts: Mapping[str, Record] | None
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "ids": [visible(records.ids[i]) for i in shown],
         "splits": [records.splits[i] for i in shown],
         "before": _numbers(records.before, shown),
         "references": _numbers(records.references, shown),
     }
     if texts is not None:
-        found["texts"] = [_text(texts.get(records.ids[i])) for i in shown]
-    return found
+        content["texts"] = [_text(texts.get(records.ids[i])) for i in shown]
+    return content
 
 
 def _numbers(values: FloatArray, shown: Iterable[int]) -> list[Any]:
     """Round for the page; JSON has no infinity, and a word stands for it."""
-    found: list[Any] = []
+    numbers: list[Any] = []
     for i in shown:
         value = float(values[i])
         if math.isfinite(value):
-            found.append(round(value, _DIGITS) + 0.0)
+            numbers.append(round(value, _DIGITS) + 0.0)
         else:
-            found.append(None if math.isnan(value) else "inf")
-    return found
+            numbers.append(None if math.isnan(value) else "inf")
+    return numbers
 
 
 def _text(record: Record | None) -> list[Any] | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from unlearn_eval.comparison.contests import Contest
 from unlearn_eval.comparison.details import About
-from unlearn_eval.comparison.lines import DAMAGE, Line
+from unlearn_eval.comparison.lines import DAMAGE, TableLine
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.report.formats import percent
@@ -25,22 +25,14 @@ _MOVED = 0.9
 """A method has moved towards the references if its distance is at most so much of what it was."""
 
 
-def headline(comparison: Comparison, found: Sequence[Line]) -> str:
-    """Say in a sentence or two how close the methods come to retraining.
-
-    Args:
-        comparison: the comparison.
-        found: its lines.
-
-    Returns:
-        Text.
-    """
-    if not _candidates(found):
+def headline(comparison: Comparison, lines: Sequence[TableLine]) -> str:
+    """Say in a sentence or two how close the methods come to retraining."""
+    if not _candidates(lines):
         return "No method but retraining is in this comparison." if comparison.exact else ""
-    methods = _measured(found)
+    methods = _measured(lines)
     if not methods:
         return "No method could be measured in every cell."
-    some = _some(found)
+    some = _some(lines)
     reach = comparison.reach("gap")
     sound = sorted((x for x in methods if not x.damaged), key=lambda x: x.mean["gap"])
     if not sound:
@@ -49,11 +41,11 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
             f"than {DAMAGE:g} nats a token."
         )
     best = sound[0]
-    if not _moved(best, found):
+    if not _moved(best, lines):
         return (
             f"No method{some} came nearer to models that never saw the records without damaging "
             "the rest: the least distance of an attacker's AUC from theirs is "
-            f"{_value(best, 'gap')} ({best.name}), and was {_number('gap', _before(found))} before."
+            f"{_value(best, 'gap')} ({best.name}), and was {_number('gap', _before(lines))} before."
         )
     text = (
         f"{best.name} comes closest{f', of the methods{some},' if some else ''} to models that "
@@ -74,83 +66,83 @@ def headline(comparison: Comparison, found: Sequence[Line]) -> str:
     return text + "."
 
 
-def advice(comparison: Comparison, found: Sequence[Line]) -> list[str]:
+def advice(comparison: Comparison, lines: Sequence[TableLine]) -> list[str]:
     """Say which method to use when.
 
     Args:
         comparison: the comparison.
-        found: its lines.
+        lines: its lines.
 
     Returns:
         Sentences, none that no number stands behind.
     """
-    methods = [line for line in found if line.kind == "after" and line.cells]
-    measured, some = _measured(found), _some(found)
-    sound = [line for line in measured if not line.damaged and _moved(line, found)]
-    said = _certain(comparison, sound)
+    methods = [line for line in lines if line.kind == "after" and line.cells]
+    measured, some = _measured(lines), _some(lines)
+    sound = [line for line in measured if not line.damaged and _moved(line, lines)]
+    sentences = _certain(comparison, sound)
     if measured:
-        said += [*_closest(sound, some), *_cheapest(comparison, sound, some)]
-    said += _verdicts(comparison, methods)
-    said += _gentlest(sound)
-    idle = [line.name for line in measured if not line.damaged and not _moved(line, found)]
+        sentences += [*_closest(sound, some), *_cheapest(comparison, sound, some)]
+    sentences += _verdicts(comparison, methods)
+    sentences += _gentlest(sound)
+    idle = [line.name for line in measured if not line.damaged and not _moved(line, lines)]
     if idle:
-        said.append(
-            f"Hardly nearer to the references than before ({_number('gap', _before(found))}): "
+        sentences.append(
+            f"Hardly nearer to the references than before ({_number('gap', _before(lines))}): "
             f"{_names(idle)}."
         )
     harmed = [line.name for line in measured if line.damaged]
     if harmed:
-        said.append(
+        sentences.append(
             f"Not as they were set here: {_names(harmed)}. The loss on the records to keep rose by "
             f"more than {DAMAGE:g} nats a token."
         )
     most = comparison.reach("forget_recall") or 0.0
     leaky = [x.name for x in methods if x.mean.get("forget_recall", 0.0) > most]
     if leaky:
-        said.append(f"Records to forget still come out word for word after {_names(leaky)}.")
+        sentences.append(f"Records to forget still come out word for word after {_names(leaky)}.")
     back = [x for x in sound if x.mean.get("robust", 0.0) > 2 * max(x.mean["gap"], 0.05)]
     if back:
         worst = max(back, key=lambda x: x.mean["robust"])
-        said.append(
+        sentences.append(
             f"Further changes to the model bring back what {_names([x.name for x in back])} hid: "
             f"for {worst.name} the distance grows from {_value(worst, 'gap')} to "
             f"{_value(worst, 'robust')}."
         )
-    failed = [f"{x.name} ({x.failed})" for x in found if x.failed]
+    failed = [f"{x.name} ({x.failed})" for x in lines if x.failed]
     if failed:
-        said.append(
+        sentences.append(
             f"Cells that failed: {', '.join(failed)}. These methods are in the table with what is "
             "left of them, and are not ranked or recommended."
         )
-    return said
+    return sentences
 
 
-def _candidates(found: Sequence[Line]) -> list[Line]:
+def _candidates(lines: Sequence[TableLine]) -> list[TableLine]:
     """Return the methods to choose from: all but retraining itself."""
-    return [line for line in found if line.kind == "after" and not line.exact]
+    return [line for line in lines if line.kind == "after" and not line.exact]
 
 
-def _measured(found: Sequence[Line]) -> list[Line]:
+def _measured(lines: Sequence[TableLine]) -> list[TableLine]:
     """Return those of them whose forgetting and damage are known in every cell."""
-    return [x for x in _candidates(found) if x.whole and {"gap", "rise"} <= x.mean.keys()]
+    return [x for x in _candidates(lines) if x.whole and {"gap", "rise"} <= x.mean.keys()]
 
 
-def _some(found: Sequence[Line]) -> str:
+def _some(lines: Sequence[TableLine]) -> str:
     """Say which methods a sentence about all of them is about, where it is not all."""
-    return "" if len(_measured(found)) == len(_candidates(found)) else " measured in all cells"
+    return "" if len(_measured(lines)) == len(_candidates(lines)) else " measured in all cells"
 
 
-def _before(found: Sequence[Line]) -> float:
+def _before(lines: Sequence[TableLine]) -> float:
     """Return the distance of the model before; infinite where it was not measured."""
-    return next((x.mean.get("gap", math.inf) for x in found if x.kind == "before"), math.inf)
+    return next((x.mean.get("gap", math.inf) for x in lines if x.kind == "before"), math.inf)
 
 
-def _moved(line: Line, found: Sequence[Line]) -> bool:
+def _moved(line: TableLine, lines: Sequence[TableLine]) -> bool:
     """Say whether a method is nearer to the references than the model before."""
-    return line.mean["gap"] <= _MOVED * _before(found)
+    return line.mean["gap"] <= _MOVED * _before(lines)
 
 
-def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
+def _certain(comparison: Comparison, sound: Sequence[TableLine]) -> list[str]:
     """Retraining, and what the others would have to cost to be worth it."""
     price = comparison.price.get("wall")
     if price is None:
@@ -162,7 +154,7 @@ def _certain(comparison: Comparison, sound: Sequence[Line]) -> list[str]:
     return [text]
 
 
-def _closest(sound: Sequence[Line], some: str) -> list[str]:
+def _closest(sound: Sequence[TableLine], some: str) -> list[str]:
     if not sound:
         which = some or " here"
         return [f"No method{which} gives less away without damaging the rest: retrain."]
@@ -181,7 +173,7 @@ def _closest(sound: Sequence[Line], some: str) -> list[str]:
     return [text + "."]
 
 
-def _verdicts(comparison: Comparison, methods: Sequence[Line]) -> list[str]:
+def _verdicts(comparison: Comparison, methods: Sequence[TableLine]) -> list[str]:
     """Say what the policy decides, and how often it errs on models that never saw the records."""
     judged = [line for line in methods if line.verdicts]
     if not judged:
@@ -219,7 +211,7 @@ def _ruled(verdicts: Mapping[str, int]) -> str:
     return ", ".join(f"{verdicts[word]} {word}" for word in known if verdicts.get(word))
 
 
-def _cheapest(comparison: Comparison, sound: Sequence[Line], some: str) -> list[str]:
+def _cheapest(comparison: Comparison, sound: Sequence[TableLine], some: str) -> list[str]:
     """The cheapest method as close as references are to each other, where there is one."""
     reach = comparison.reach("gap")
     if reach is None or not sound:
@@ -239,7 +231,7 @@ def _cheapest(comparison: Comparison, sound: Sequence[Line], some: str) -> list[
     ]
 
 
-def _gentlest(sound: Sequence[Line]) -> list[str]:
+def _gentlest(sound: Sequence[TableLine]) -> list[str]:
     """The method that changes the rest least among those that moved towards forgetting."""
     if len(sound) < 2:
         return []
@@ -287,8 +279,8 @@ def stop_rules(about: Sequence[About]) -> str:
     """
     rules: dict[str, list[str]] = {}
     for one in about:
-        found = {run.options["stop"] for run in one.runs if "stop" in run.options}
-        for rule in sorted(found):
+        stops = {run.options["stop"] for run in one.runs if "stop" in run.options}
+        for rule in sorted(stops):
             rules.setdefault(rule, []).append(one.name)
     if len(rules) < 2:
         return ""
@@ -297,24 +289,24 @@ def stop_rules(about: Sequence[About]) -> str:
     return f"The rule that stops a run is {common} for all methods but: {'; '.join(others)}."
 
 
-def about_contest(found: Contest, level: float = _ALPHA) -> str:
+def about_contest(contest: Contest, level: float = _ALPHA) -> str:
     """Say what tests and ranks show, and what so few cells cannot show.
 
     Args:
-        found: the contest.
+        contest: the contest.
         level: error that is accepted over all pairs.
 
     Returns:
         Text.
     """
-    cells = found.ranking.cases
-    sure = [p for p in found.pairs if p.adjusted < level]
-    best = found.methods[0]
-    text = f"{cells} cell{'s' * (cells != 1)} a method, {len(found.pairs)} pairs of methods. "
-    if found.least * len(found.pairs) >= level:
+    cells = contest.ranking.cases
+    sure = [p for p in contest.pairs if p.adjusted < level]
+    best = contest.methods[0]
+    text = f"{cells} cell{'s' * (cells != 1)} a method, {len(contest.pairs)} pairs of methods. "
+    if contest.least * len(contest.pairs) >= level:
         text += (
             f"So few cells cannot show a difference after correction: the smallest p is "
-            f"{found.least:.2g} before it. "
+            f"{contest.least:.2g} before it. "
         )
     elif sure:
         ahead = [p.second for p in sure if p.first == best and p.mean < 0]
@@ -322,15 +314,15 @@ def about_contest(found: Contest, level: float = _ALPHA) -> str:
         text += f"; {best} is ahead of {_names(ahead)}. " if ahead else ". "
     else:
         text += "No pair differs after correction. "
-    gap = found.ranking.difference
+    gap = contest.ranking.difference
     text += f"By Nemenyi's test mean ranks differ that are more than {gap:.2f} apart (5 %)"
     text += ", an approximation that is rough for so few cells." if cells < _FEW else "."
-    if found.ranking.p_value == found.ranking.p_value:  # not NaN
-        text += f" That all rank alike: p = {found.ranking.p_value:.2g} (Friedman)."
-    if found.left_out:
-        text += f" Without {_names(found.left_out)}, which lack a number."
-    if found.exact:
-        text += f" Not ranked: {_names(found.exact)}, what the others are measured against."
+    if contest.ranking.p_value == contest.ranking.p_value:  # not NaN
+        text += f" That all rank alike: p = {contest.ranking.p_value:.2g} (Friedman)."
+    if contest.left_out:
+        text += f" Without {_names(contest.left_out)}, which lack a number."
+    if contest.exact:
+        text += f" Not ranked: {_names(contest.exact)}, what the others are measured against."
     return text
 
 
@@ -341,11 +333,11 @@ def _names(names: Sequence[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
-def _value(line: Line, measure: str) -> str:
+def _value(line: TableLine, measure: str) -> str:
     return MEASURES[measure].text(line.mean.get(measure))
 
 
-def _share(line: Line) -> str:
+def _share(line: TableLine) -> str:
     return percent(line.mean["wall_share"])
 
 

@@ -16,6 +16,7 @@ import yaml
 from unlearn.apps.cli import run
 from unlearn.apps.compare.comparing import compare
 from unlearn.apps.compare.execution import work
+from unlearn.apps.compare.execution.runner import Workers
 from unlearn.errors import OutputError, SelectionError, UnlearnError
 
 
@@ -235,7 +236,7 @@ def test_several_processes_find_what_one_finds(recipe, tmp_path: Path) -> None:
     methods = [{"method": "npo", "options": few}]
     mine = recipe(methods=methods, forget="r0,r1", seeds=(0,), references=1)
     one = compare(mine, tmp_path / "one", dtype="float32")
-    two = compare(mine, tmp_path / "two", jobs=2, dtype="float32")
+    two = compare(mine, tmp_path / "two", workers=Workers(jobs=2), dtype="float32")
     timed = {"time", "memory"}
     for a, b in zip(one.rows, two.rows, strict=True):
         for head, x, y in zip(one.heads, a, b, strict=True):

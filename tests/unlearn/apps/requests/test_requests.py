@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from unlearn.apps.requests import certificate as certificates
 from unlearn.apps.requests import intake as desk
-from unlearn.apps.requests import verify
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.run import kept_records
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import home
 from unlearn.provenance.lineage import Lineage, weights_digest
+from unlearn_eval.certificate import Deletion
+from unlearn_eval.certify import Models
 
 from .conftest import Case
 
 PHONE = "555-0184-77"
 
 
-def certifying(audit: Path, request: Mapping[str, Any], output: Path, **facts: Any) -> Path:
+def certifying(audit: Path, output: Path, models: Models, deletion: Deletion) -> Path:
     assert (audit / "audit.json").is_file()
-    told = {key: facts[key] for key in ("records", "artifacts", "not_claimed")}
-    digest = weights_digest(facts["adapter"])
-    output.write_text(json.dumps({**request, **told, "after": digest}))
+    told = {key: getattr(deletion, key) for key in ("records", "artifacts", "not_claimed")}
+    digest = weights_digest(models.after)
+    output.write_text(json.dumps({**(deletion.request or {}), **told, "after": digest}))
     return output
 
 
@@ -83,7 +83,7 @@ def test_the_whole_road_and_no_personal_text_on_it(
     assert left == [row["id"] for row in rows[2:]]  # what is retained stays
     assert case.json("show", one)["artifacts"]["found"] == 0
 
-    monkeypatch.setattr(verify, "_certify", certifying)
+    monkeypatch.setattr(certificates, "certify", certifying)
     certificate = case.work / "certificate.json"
     case.json("certificate", one, "--output", certificate)
     statement = json.loads(certificate.read_text())
@@ -177,7 +177,7 @@ def test_a_failed_request_is_tried_again_from_where_it_started(case: Case) -> No
     case.decides("INCONCLUSIVE")
     for _ in range(2):
         case.json("verify", name, "--generate", "0", code=4)
-    (told,) = verify._earlier(case.ledger, case.ledger.get(name))
+    (told,) = certificates._earlier(case.ledger, case.ledger.get(name))
     assert "on this request, which 2 adapters were tried for, verdicts before this one" in told
     assert "were FAIL (adapter 1), INCONCLUSIVE (adapter 2), and this one is on adapter 2." in told
     case.json("run", name, *case.fast)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from unlearn.data.records import Record
-from unlearn_eval.comparison import About, Outcome, Run, Tuned, lines
-from unlearn_eval.comparison.contests import CONTESTED, contest
+from unlearn_eval.comparison import About, Outcome, Run, Tuned
+from unlearn_eval.comparison.contests import standings
 from unlearn_eval.comparison.records import CellRecords
 from unlearn_eval.report.comparison.page import as_csv, comparison_page
 
@@ -22,8 +22,7 @@ HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>
 
 
 def page_of(comparison, **more):
-    contests = [c for measure in CONTESTED if (c := contest(comparison, measure)) is not None]
-    return comparison_page(comparison, lines(comparison), contests, **more)
+    return comparison_page(comparison, standings(comparison), **more)
 
 
 def about(comparison):

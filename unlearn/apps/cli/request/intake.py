@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,6 +21,12 @@ from unlearn.apps.requests.options import (
     ShowOptions,
 )
 from unlearn.errors import OptionError
+
+if TYPE_CHECKING:
+    from unlearn.apps.requests.ledger.ledger import Ledger
+    from unlearn.apps.requests.ledger.writer import Request
+    from unlearn.apps.requests.locate import Located
+    from unlearn.apps.requests.search import Search
 
 __all__ = ["add", "check", "close", "list_", "locate", "show"]
 
@@ -72,23 +77,14 @@ def locate(options: LocateOptions) -> None:
     """
     from unlearn.apps.cli.request.show import confirmed, echo_json, located, said
     from unlearn.apps.cli.screen import progress_bar, show_note
-    from unlearn.apps.requests import intake as desk
+    from unlearn.apps.requests import search as desk
     from unlearn.apps.requests.embeddings import Encoder
-    from unlearn.apps.requests.locate import Located
-    from unlearn.apps.requests.locate import locate as search
 
-    opened = options.open_ledger()
-    found_request = opened.get(options.name)
-    setup = desk.setup_of(opened, found_request)
-    selectors = desk.selectors_of(opened, found_request)
-
-    def never(which: Located) -> int:
-        digests = (opened.key.digest(record) for record in which.records)
-        return desk.untrained(opened, setup.changing, digests)
-
-    # as CSV has it, so that an id may hold a comma between quotes
-    cells = next(csv.reader([options.include or ""], skipinitialspace=True), [])
-    chosen = [part.strip() for part in cells if part.strip()]
+    ledger = options.open_ledger()
+    request = ledger.get(options.name)
+    named = desk.ids_in(options.include)
+    include_all = named == ["all"]
+    included = [] if include_all else named
     with progress_bar("encoding texts") as progress:
         coder = (
             Encoder(
@@ -100,58 +96,42 @@ def locate(options: LocateOptions) -> None:
             if options.encoder
             else None
         )
-
-        def look(ids: list[str]) -> Any:
-            return search(
-                setup.data,
-                selectors,
-                retain=setup.retain,
-                near=options.near or None,
-                encoder=coder,
-                meaning=options.meaning,
-                include=ids,
-            )
-
-        found = look([] if chosen == ["all"] else chosen)
+        search = desk.search_of(ledger, request, options.near or None, coder, options.meaning)
+        result = desk.matches(search, included)
     if not options.json:
-        located(found, options.show_text)
-        if strange := never(found):
+        located(result, options.show_text)
+        if strange := desk.never_trained_on(ledger, search, result):
             show_note(
                 f"{strange} of these records the adapter never learned, by its lineage: is it the "
                 "right adapter, and are they the right records?"
             )
-    if found.near and (
-        chosen == ["all"]
-        or (
-            options.include is None
-            and not options.yes
-            and not options.json
-            and confirmed("Delete these too?", options.yes)
-        )
-    ):
-        chosen = [entry.id for entry in found.near]
-        found = look(chosen)
+    asks = options.include is None and not options.yes and not options.json
+    if result.near and (include_all or (asks and confirmed("Delete these too?", options.yes))):
+        included = [entry.id for entry in result.near]
+        result = desk.matches(search, included)
     if options.json and not options.yes:
-        told = {**search_content(found), "never_trained_on": never(found)}
-        echo_json({**request_content(found_request), "confirmed": False, "found": told})
+        echo_json(_located_json(ledger, request, search, result, settled=False))
         return
-    if not confirmed(f"Delete these {len(found.records)} record(s)?", options.yes):
+    if not confirmed(f"Delete these {len(result.records)} record(s)?", options.yes):
         said("Nothing was noted.")
         raise typer.Exit(0)
-    done = desk.settle(
-        opened,
-        found_request,
-        found,
-        threshold=options.near or None,
-        meaning=options.meaning if options.encoder else None,
-        included=len(chosen),
-    )
+    request = desk.note_matches(ledger, request, search, result, len(included))
     if options.json:
-        told = {**search_content(found), "never_trained_on": never(found)}
-        echo_json({**request_content(done), "confirmed": True, "found": told})
+        echo_json(_located_json(ledger, request, search, result, settled=True))
     else:
-        said(f"Request [bold]{done.id}[/bold]: {len(found.records)} record(s) located.")
+        said(f"Request [bold]{request.id}[/bold]: {len(result.records)} record(s) located.")
         said("Next: unlearn request run")
+
+
+def _located_json(
+    ledger: Ledger, request: Request, search: Search, result: Located, *, settled: bool
+) -> dict[str, Any]:
+    """Return a request and what was found for it as JSON has it."""
+    from unlearn.apps.requests.search import never_trained_on
+
+    strange = never_trained_on(ledger, search, result)
+    matches = {**search_content(result), "never_trained_on": strange}
+    return {**request_content(request), "confirmed": settled, "found": matches}
 
 
 def list_(options: ListOptions) -> None:

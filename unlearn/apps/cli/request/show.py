@@ -15,7 +15,7 @@ from unlearn.apps.requests.as_json import request_content, whole_request
 from unlearn.errors import OptionError
 
 if TYPE_CHECKING:
-    from unlearn.apps.requests.check import Check
+    from unlearn.apps.requests.check import LedgerCheck
     from unlearn.apps.requests.ledger.ledger import Ledger, Request
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.run import Failed, Ran
@@ -168,7 +168,7 @@ def located(found: Located, show_text: bool) -> None:
         )
 
 
-def checked(result: Check) -> None:
+def checked(result: LedgerCheck) -> None:
     """Print a check."""
     for problem in result.problems:
         said(f"[bold red]problem:[/bold red] {escape(problem)}")

@@ -188,7 +188,7 @@ def _show_swept(
 def certificate(options: CertificateOptions) -> None:
     """Write the signed certificate of a request that was verified."""
     from unlearn.apps.cli.request.show import echo_json, said
-    from unlearn.apps.requests.verify import certify_request
+    from unlearn.apps.requests.certificate import certify_request
 
     ledger = options.open_ledger()
     file = certify_request(ledger, ledger.get(options.name), options.output)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from unlearn.apps.compare.options import CompareOptions
 
 if TYPE_CHECKING:
-    from unlearn.apps.compare.comparing import Compared, Stage
+    from unlearn.apps.compare.comparing import ComparisonResult, Stage
     from unlearn.apps.compare.layout import Step
 
 __all__ = ["compare"]
@@ -29,6 +29,7 @@ def compare(options: CompareOptions) -> None:
     Example: unlearn compare compare/tofu_small model=MODEL data=tofu/full.json --output tofu
     """
     from unlearn.apps.compare import comparing
+    from unlearn.apps.compare.execution.runner import Workers
     from unlearn.apps.compare.recipe import CompareRecipe
     from unlearn.recipe import load_recipe
     from unlearn.training.trackers import check_trackers
@@ -42,9 +43,7 @@ def compare(options: CompareOptions) -> None:
     result = comparing.compare(
         recipe,
         options.output,
-        jobs=options.jobs,
-        engine=options.engine,
-        address=options.address,
+        workers=Workers(options.engine, options.jobs, options.address),
         overwrite=options.overwrite,
         watcher=_Screen(),
         show_text=options.show_text,
@@ -56,7 +55,7 @@ def compare(options: CompareOptions) -> None:
         raise typer.Exit(1)
 
 
-def _report(result: Compared) -> None:
+def _report(result: ComparisonResult) -> None:
     """Print what came out, and where it is."""
     from unlearn.apps.cli.screen import console, table
 
@@ -65,7 +64,7 @@ def _report(result: Compared) -> None:
         rows = [[t.method, str(t.trials), str(t.pruned), t.options] for t in result.tuning]
         table("", heads, [[escape(word) for word in row] for row in rows])
     table("", result.heads, result.rows)
-    for sentence in result.said:
+    for sentence in result.advice:
         console.print(f"  {escape(sentence)}")
     where = escape(str(result.folder))
     if not result.steps:

@@ -50,16 +50,10 @@ def verify(options: VerifyFileOptions) -> None:
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
     if options.adapter is not None:
-        from unlearn_eval.certify import certify
+        from unlearn_eval.certify import Models, certify
 
-        certify(
-            options.audit,
-            None,
-            signed,
-            adapter=options.adapter,
-            before=options.before,
-            verdict=verdict.as_dict(),
-        )
+        models = Models(options.adapter, options.before)
+        certify(options.audit, signed, models, verdict=verdict.as_dict())
     if options.json:
         typer.echo(text)
     else:

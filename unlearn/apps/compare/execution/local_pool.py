@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from unlearn.apps.compare.execution.queue import Ledger, Watcher, advance, attempt
+from unlearn.apps.compare.execution.queue import Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.runs.workers import Tell, run_in_processes
@@ -18,16 +18,16 @@ class _StepQueue:
     """The steps of a comparison as processes take them.
 
     Attributes:
-        ledger: what is to do; is brought up to date.
+        queue: what is to do; is brought up to date.
         watcher: told what happens.
     """
 
-    ledger: Ledger
+    queue: WorkQueue
     watcher: Watcher
 
     def take(self) -> Step | None:
         """Take out the next step."""
-        return advance(self.ledger, self.watcher)
+        return advance(self.queue, self.watcher)
 
     def advanced(self, task: Step, done: int, planned: int) -> None:
         """Nobody is told the progress of a step in another process."""
@@ -35,17 +35,17 @@ class _StepQueue:
     def ended(self, task: Step, result: str | None, error: Exception | None) -> None:
         """Note why a step has failed, or that it has not."""
         failure = result if error is None else f"{task.label}: {error}"
-        self.ledger.end(task, failure)
+        self.queue.end(task, failure)
         self.watcher.ended(task, failure)
 
 
-def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
+def run_apart(queue: WorkQueue, study: Study, watcher: Watcher, jobs: int, threads: int) -> None:
     """Do steps in several processes, until nothing is left that can be done.
 
     A process that dies takes only its step with it. However this ends, no process is left.
 
     Args:
-        ledger: what is to do; is brought up to date.
+        queue: what is to do; is brought up to date.
         study: the comparison.
         watcher: told what happens.
         jobs: how many processes.
@@ -53,7 +53,7 @@ def run_apart(ledger: Ledger, study: Study, watcher: Watcher, jobs: int, threads
     """
     work = functools.partial(_do, study)
     device = study.opening.get("device")
-    run_in_processes(work, _StepQueue(ledger, watcher), jobs, threads, device)
+    run_in_processes(work, _StepQueue(queue, watcher), jobs, threads, device)
 
 
 def _do(study: Study, step: Step, _: Tell) -> str | None:

@@ -41,19 +41,19 @@ def peak(device: torch.device) -> Iterator[Peak]:
     """
     import torch
 
-    found = Peak()
+    measured = Peak()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
-        yield found
-        found.bytes = torch.cuda.max_memory_allocated(device) - start
+        yield measured
+        measured.bytes = torch.cuda.max_memory_allocated(device) - start
         return
     start_now = _reset()
-    yield found
+    yield measured
     highest = _status("VmHWM")
     if start_now is not None and highest is not None:
-        found.bytes = max(0, highest - start_now)
+        measured.bytes = max(0, highest - start_now)
 
 
 def _reset() -> int | None:

@@ -13,7 +13,7 @@ from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import UnlearnError
 
-__all__ = ["Ledger", "Runner", "Watcher", "advance", "attempt"]
+__all__ = ["Runner", "Watcher", "WorkQueue", "advance", "attempt"]
 
 Progress = Callable[[int, int], None]
 
@@ -28,41 +28,41 @@ class Watcher(Protocol):
         """A step is done, or has failed."""
 
 
-Runner = Callable[["Ledger", Study, Watcher], None]
-"""Does the steps of a ledger until nothing is left that can be done."""
+Runner = Callable[["WorkQueue", Study, Watcher], None]
+"""Does the steps of a queue until nothing is left that can be done."""
 
 
 @dataclass
-class Ledger:
+class WorkQueue:
     """What is still to do, and what has failed.
 
     Attributes:
-        left: steps to be started, in order.
+        waiting: steps to be started, in order.
         failures: by folder, why a step has failed.
         running: folders of steps that are being done.
         spared: asked when all is there for a step; whether it need not be done after all.
     """
 
-    left: list[Step]
+    waiting: list[Step]
     failures: dict[Path, str]
     running: set[Path]
     spared: Callable[[Step], bool] = lambda _: False
 
     def sort_out(self) -> Iterator[tuple[Step, str]]:
         """Take out and yield the steps that cannot be done, as what they need has failed."""
-        for step in list(self.left):
-            broken = [need for need in step.needs if need in self.failures]
-            if broken:
-                self.left.remove(step)
-                self.failures[step.folder] = self.failures[broken[0]]
+        for step in list(self.waiting):
+            missing = [need for need in step.needs if need in self.failures]
+            if missing:
+                self.waiting.remove(step)
+                self.failures[step.folder] = self.failures[missing[0]]
                 yield step, self.failures[step.folder]
 
     def next(self) -> Step | None:
         """Take out the first step for which all is there."""
-        pending = {step.folder for step in self.left} | self.running
-        for step in list(self.left):
+        pending = {step.folder for step in self.waiting} | self.running
+        for step in list(self.waiting):
             if not pending & set(step.needs):
-                self.left.remove(step)
+                self.waiting.remove(step)
                 if self.spared(step):
                     pending.discard(step.folder)
                     continue
@@ -77,19 +77,19 @@ class Ledger:
             self.failures[step.folder] = failure
 
 
-def advance(ledger: Ledger, watcher: Watcher) -> Step | None:
+def advance(queue: WorkQueue, watcher: Watcher) -> Step | None:
     """Tell of the steps that cannot be done any more, and take out the next one.
 
     Args:
-        ledger: what is to do.
+        queue: what is to do.
         watcher: told of the steps that cannot be done.
 
     Returns:
         The step; None if all that is left waits for steps that are running.
     """
-    for step, failure in ledger.sort_out():
+    for step, failure in queue.sort_out():
         watcher.ended(step, failure)
-    return ledger.next()
+    return queue.next()
 
 
 def attempt(step: Step, study: Study, progress: Progress | None = None) -> str | None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from unlearn.apps.compare.execution.queue import Ledger, Runner, Watcher, advance, attempt
+from unlearn.apps.compare.execution.queue import Runner, Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError
@@ -45,7 +45,7 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
         address: of an existing cluster instead, as `ray.init` takes it.
 
     Yields:
-        What does the steps of a ledger.
+        What does the steps of a queue.
 
     Raises:
         OptionError: if there is no cluster at the address.
@@ -53,13 +53,13 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
     with contextlib.ExitStack() as stack:
         started: list[tuple[float, int]] = []
 
-        def run(ledger: Ledger, study: Study, watcher: Watcher) -> None:
+        def run(queue: WorkQueue, study: Study, watcher: Watcher) -> None:
             if not started:
                 started.append(stack.enter_context(_cluster(jobs, address)))
             share, threads = started[0]
             share = 0.0 if str(study.opening.get("device") or "").startswith("cpu") else share
             # one that exists queues what it has no room for
-            _run(ledger, study, watcher, len(ledger.left) if address else jobs, share, threads)
+            _run(queue, study, watcher, len(queue.waiting) if address else jobs, share, threads)
 
         yield run
 
@@ -108,7 +108,7 @@ def _knock(address: str) -> None:
 
 
 def _run(
-    ledger: Ledger, study: Study, watcher: Watcher, most: int, gpus: float, threads: int
+    queue: WorkQueue, study: Study, watcher: Watcher, most: int, gpus: float, threads: int
 ) -> None:
     """Do steps, at most so many at once, until nothing is left that can be done."""
     import ray
@@ -119,7 +119,7 @@ def _run(
     running: dict[Any, Step] = {}
     try:
         while True:
-            while len(running) < most and (step := advance(ledger, watcher)) is not None:
+            while len(running) < most and (step := advance(queue, watcher)) is not None:
                 running[task.remote(step, shared, threads)] = step
             if not running:
                 return
@@ -127,7 +127,7 @@ def _run(
             for reference in ready:
                 step = running.pop(reference)
                 failure = _answer(reference, step)
-                ledger.end(step, failure)
+                queue.end(step, failure)
                 watcher.ended(step, failure)
     finally:
         for reference in running:
@@ -141,11 +141,11 @@ def _answer(reference: Any, step: Step) -> str | None:
     import ray
 
     try:
-        found: str | None = ray.get(reference)
+        failure: str | None = ray.get(reference)
     except ray.exceptions.RayError as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return f"{step.label}: its worker ended unexpectedly ({type(error).__name__}: {why})"
-    return found
+    return failure
 
 
 def _do(step: Step, study: Study, threads: int) -> str | None:

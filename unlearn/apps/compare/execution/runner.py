@@ -6,30 +6,42 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.apps.compare.execution.queue import Ledger, Runner, Watcher, advance, attempt
+from unlearn.apps.compare.execution.queue import Runner, Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError, did_you_mean
 from unlearn.runs.workers import as_one_of, threads_for
 
-__all__ = ["ENGINES", "check_engine", "held", "run_steps", "runner"]
+__all__ = ["ENGINES", "Workers", "check_workers", "held", "run_steps", "runner"]
 
 ENGINES = ("local", "ray")
 """What does the steps: this machine, or a cluster of Ray's."""
 
 
-def check_engine(engine: str, address: str | None) -> None:
-    """Refuse an engine that is not there.
+@dataclass(frozen=True)
+class Workers:
+    """What does the steps of a comparison.
 
-    Args:
-        engine: its name.
-        address: of a cluster that is to be joined.
-
-    Raises:
-        OptionError: saying what to do.
+    Attributes:
+        engine: one of `ENGINES`.
+        jobs: processes at once; with 1 the local engine works in this one.
+        address: of a Ray cluster to join, instead of one of this machine's.
     """
+
+    engine: str = "local"
+    jobs: int = 1
+    address: str | None = None
+
+
+IN_THIS_PROCESS = Workers()
+
+
+def check_workers(workers: Workers) -> None:
+    """Refuse an engine that is not there with an OptionError that says what to do."""
+    engine = workers.engine
     if engine not in ENGINES:
         hint = did_you_mean(engine, ENGINES)
         raise OptionError(f"unknown engine {engine!r}{hint}; choose {', '.join(ENGINES)}")
@@ -37,29 +49,20 @@ def check_engine(engine: str, address: str | None) -> None:
         raise OptionError(
             "--engine ray: Ray is not installed: in a clone of unlearn, pip install '.[ray]'"
         )
-    if address and engine != "ray":
+    if workers.address and engine != "ray":
         raise OptionError("--address is that of a Ray cluster: give --engine ray")
 
 
 @contextlib.contextmanager
-def runner(engine: str = "local", jobs: int = 1, address: str | None = None) -> Iterator[Runner]:
-    """Yield what does steps; nothing is started before there is one to do.
-
-    Args:
-        engine: one of `ENGINES`.
-        jobs: processes at once; with 1 the local engine works in this one.
-        address: of a Ray cluster to join.
-
-    Yields:
-        The runner.
-    """
-    if engine == "ray":
+def runner(workers: Workers = IN_THIS_PROCESS) -> Iterator[Runner]:
+    """Yield what does steps; nothing is started before there is one to do."""
+    if workers.engine == "ray":
         from unlearn.apps.compare.execution.ray_cluster import on_ray
 
-        with on_ray(jobs, address) as run:
+        with on_ray(workers.jobs, workers.address) as run:
             yield run
     else:
-        yield functools.partial(_locally, jobs=jobs)
+        yield functools.partial(_locally, jobs=workers.jobs)
 
 
 def run_steps(
@@ -81,23 +84,23 @@ def run_steps(
     Returns:
         By folder, why a step has failed; a step whose needs have failed has their reason.
     """
-    ledger = Ledger([step for step in steps if not step.done], {}, set(), spared)
-    (run or _locally)(ledger, study, watcher)
-    return ledger.failures
+    queue = WorkQueue([step for step in steps if not step.done], {}, set(), spared)
+    (run or _locally)(queue, study, watcher)
+    return queue.failures
 
 
-def _locally(ledger: Ledger, study: Study, watcher: Watcher, jobs: int = 1) -> None:
+def _locally(queue: WorkQueue, study: Study, watcher: Watcher, jobs: int = 1) -> None:
     """Do steps in this process, or in several of this machine's."""
-    if jobs > 1 and len(ledger.left) > 1:
+    if jobs > 1 and len(queue.waiting) > 1:
         from unlearn.apps.compare.execution.local_pool import run_apart
 
-        run_apart(ledger, study, watcher, min(jobs, len(ledger.left)), threads_for(jobs))
+        run_apart(queue, study, watcher, min(jobs, len(queue.waiting)), threads_for(jobs))
         return
     with as_one_of(jobs):
-        while (step := advance(ledger, watcher)) is not None:
+        while (step := advance(queue, watcher)) is not None:
             with watcher.begun(step) as progress:
                 failure = attempt(step, study, progress)
-            ledger.end(step, failure)
+            queue.end(step, failure)
             watcher.ended(step, failure)
 
 

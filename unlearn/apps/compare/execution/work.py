@@ -44,11 +44,7 @@ _LOGGED = ("step", "loss", "forget_nll", "retain_nll")
 def check(study: Study) -> None:
     """Refuse a recipe that cannot work, before anything is trained.
 
-    Args:
-        study: the comparison.
-
-    Raises:
-        UnlearnError: saying what is wrong with the recipe or the data.
+    Raises UnlearnError saying what is wrong with the recipe or the data.
     """
     from unlearn.apps.compare.tuning.trials import check_tuning
     from unlearn.methods.registry import get_method, resolve
@@ -66,9 +62,9 @@ def check(study: Study) -> None:
     train = set(pool.positions(recipe.train))
     unseen = {"holdout": recipe.holdout, "validation": recipe.looked_at}
     for name, selector in unseen.items():
-        if seen := train & set(pool.positions(selector)):
+        if shared := train & set(pool.positions(selector)):
             raise SelectionError(
-                f"{name} {selector!r} shares {len(seen)} record(s) with train {recipe.train!r}: "
+                f"{name} {selector!r} shares {len(shared)} record(s) with train {recipe.train!r}: "
                 "name records that the model never saw"
             )
     both = set(pool.positions(recipe.holdout)) & set(pool.positions(recipe.looked_at))
@@ -78,9 +74,13 @@ def check(study: Study) -> None:
             "methods must not look at what they are judged by"
         )
     for selector in recipe.forget_sets:
-        gone = set(pool.positions(selector))
-        if not gone < train:
-            what = "all records of train" if gone == train else "records that train does not hold"
+        forget_places = set(pool.positions(selector))
+        if not forget_places < train:
+            what = (
+                "all records of train"
+                if forget_places == train
+                else "records that train does not hold"
+            )
             raise SelectionError(f"forget {selector!r} names {what}")
     _check_copies(recipe, pool)
 
@@ -90,17 +90,17 @@ def _check_copies(recipe: CompareRecipe, pool: Pool) -> None:
     texts = [record.canonical for record in pool.records]
     train = pool.positions(recipe.train)
     for name, selector in (("holdout", recipe.holdout), ("validation", recipe.looked_at)):
-        if found := _copies(texts, pool.positions(selector), train):
+        if copies := _copies(texts, pool.positions(selector), train):
             raise SelectionError(
-                f"{name} {selector!r}: {len(found)} record(s) have the same content as records of "
-                f"train, first {_pair(found, pool)}: the model has seen it; leave them out"
+                f"{name} {selector!r}: {len(copies)} record(s) have the same content as records of "
+                f"train, first {_pair(copies, pool)}: the model has seen it; leave them out"
             )
     for selector in recipe.forget_sets:
-        gone = pool.positions(selector)
-        if found := _copies(texts, gone, sorted({*train} - {*gone})):
+        forget_places = pool.positions(selector)
+        if copies := _copies(texts, forget_places, sorted({*train} - {*forget_places})):
             raise SelectionError(
-                f"forget {selector!r}: {len(found)} record(s) have the same content as others of "
-                f"train, first {_pair(found, pool)}: references would learn it; forget all copies "
+                f"forget {selector!r}: {len(copies)} record(s) have the same content as others of "
+                f"train, first {_pair(copies, pool)}: references would learn it; forget all copies "
                 "of it, or leave the others out of train"
             )
 
@@ -111,8 +111,8 @@ def _copies(texts: Sequence[str], some: Iterable[int], others: Iterable[int]) ->
     return {i: known[texts[i]] for i in some if texts[i] in known}
 
 
-def _pair(found: Mapping[int, int], pool: Pool) -> str:
-    mine, other = next(iter(found.items()))
+def _pair(copies: Mapping[int, int], pool: Pool) -> str:
+    mine, other = next(iter(copies.items()))
     return f"{pool.records.ids[mine]!r} that of {pool.records.ids[other]!r}"
 
 
@@ -130,8 +130,8 @@ def do(step: Step, study: Study, progress: Progress | None = None) -> None:
     if step.done:
         return
     step.folder.mkdir(parents=True, exist_ok=True)
-    for left in step.folder.glob(".*.partial-*"):  # of a process that was killed
-        _remove(left)
+    for partial in step.folder.glob(".*.partial-*"):  # of a process that was killed
+        _remove(partial)
     _write(step.folder / "settings.json", {"kind": step.kind, **step.settings})
     _warm()
     device = place_of(study.opening.get("device"))
@@ -234,8 +234,8 @@ def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, A
     )
     facts = {**_told(made), "options": dict(made.lineage.options)}
     if "retain" in made.after:
-        kept = len(_train(study)) - len(_gone(step, study))
-        rise, error = made.after["retain"].rise_since(made.before["retain"], kept)
+        retain_count = len(_train(study)) - len(_gone(step, study))
+        rise, error = made.after["retain"].rise_since(made.before["retain"], retain_count)
         facts["rise"] = {"mean": rise, "error": error if math.isfinite(error) else None}
     return facts
 

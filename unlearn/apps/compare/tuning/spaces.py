@@ -168,14 +168,14 @@ def dimensions(search: Mapping[str, Any], own: Mapping[str, Any], row: str) -> l
 def _dimension(key: str, given: Any, own: Any, row: str) -> Dimension:
     where = f"search: {row}: {key}"
     if isinstance(given, Mapping):
-        found = validated(_Range, given, where)
-        if not found.low < found.high:
+        limits = validated(_Range, given, where)
+        if not limits.low < limits.high:
             raise OptionError(
-                f"{where}: low must be below high, not {found.low:g} and {found.high:g}"
+                f"{where}: low must be below high, not {limits.low:g} and {limits.high:g}"
             )
-        if found.log and found.low <= 0:
-            raise OptionError(f"{where}: low must be above 0 where log is true, not {found.low:g}")
-        return Dimension(key, low=found.low, high=found.high, log=found.log)
+        if limits.log and limits.low <= 0:
+            raise OptionError(f"{where}: low must be above 0 where log is true, not {limits.low:g}")
+        return Dimension(key, low=limits.low, high=limits.high, log=limits.log)
     if not given:
         raise OptionError(f"{where}: no value to try")
     ordered = all(map(_number, given))
@@ -211,18 +211,18 @@ def suggest(space: Sequence[Dimension], tried: Sequence[Tried], seed: str) -> di
     Returns:
         Value by option; None if all points were tried.
     """
-    seen = [trial.point for trial in tried]
+    tried_points = [trial.point for trial in tried]
     known = all(dimension.choices is not None for dimension in space)
     for attempt in range(_ATTEMPTS):
-        point = _asked(space, tried, f"{seed} {attempt}")
-        if point not in seen:
+        point = _sampled(space, tried, f"{seed} {attempt}")
+        if point not in tried_points:
             return point
         if known:
-            return _nearest(space, point, seen)
+            return _nearest(space, point, tried_points)
     return None
 
 
-def _asked(space: Sequence[Dimension], tried: Sequence[Tried], seed: str) -> dict[str, Any]:
+def _sampled(space: Sequence[Dimension], tried: Sequence[Tried], seed: str) -> dict[str, Any]:
     """Ask a sampler that knows the trials before, and nothing else."""
     import optuna
 
@@ -234,8 +234,8 @@ def _asked(space: Sequence[Dimension], tried: Sequence[Tried], seed: str) -> dic
         )
         study = optuna.create_study(sampler=sampler)
         study.add_trials([_frozen(space, trial) for trial in tried])
-        asked = study.ask({dimension.key: dimension.distribution() for dimension in space})
-    return {dimension.key: dimension.value(asked.params[dimension.key]) for dimension in space}
+        suggestion = study.ask({dimension.key: dimension.distribution() for dimension in space})
+    return {dimension.key: dimension.value(suggestion.params[dimension.key]) for dimension in space}
 
 
 def _frozen(space: Sequence[Dimension], tried: Tried) -> FrozenTrial:
@@ -271,13 +271,15 @@ def _quiet(get: Callable[[], int], put: Callable[[int], None], level: int) -> It
 
 
 def _nearest(
-    space: Sequence[Dimension], point: Mapping[str, Any], seen: Sequence[Mapping[str, Any]]
+    space: Sequence[Dimension], point: Mapping[str, Any], tried_points: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
     """Return the point nearest to one of a space of choices that was not tried."""
     keys = [dimension.key for dimension in space]
     every = product(*(dimension.choices or () for dimension in space))
     points = (dict(zip(keys, values, strict=True)) for values in islice(every, _MOST))
-    left = [other for other in points if other not in seen]
-    if not left:
+    untried = [other for other in points if other not in tried_points]
+    if not untried:
         return None
-    return min(left, key=lambda other: sum(d.distance(other[d.key], point[d.key]) for d in space))
+    return min(
+        untried, key=lambda other: sum(d.distance(other[d.key], point[d.key]) for d in space)
+    )

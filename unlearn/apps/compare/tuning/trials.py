@@ -20,7 +20,7 @@ from unlearn.training.options import USUAL_RATE
 from unlearn_eval.comparison.lines import DAMAGE
 
 __all__ = [
-    "Trial",
+    "TuningTrial",
     "check_tuning",
     "check_validation",
     "chosen_of",
@@ -37,7 +37,7 @@ _SURE = 2.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One setting of a method, and what came of it.
 
     Attributes:
@@ -111,7 +111,7 @@ def tuning_recipe(
     return recipe.model_copy(update=update)
 
 
-def hopeless(rise: float, error: float, earlier: Sequence[Trial]) -> bool:
+def hopeless(rise: float, error: float, earlier: Sequence[TuningTrial]) -> bool:
     """Say whether a trial cannot become the best any more, going by its rise alone.
 
     It cannot if another kept the rest and it does not, or if another has damaged the rest less:
@@ -140,14 +140,14 @@ def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any
         By option; None where it is decided when the records are known.
     """
     method = get_method(settings.method)
-    found = resolve(method, settings.options).as_dict()
-    if found.get("learning_rate") is None:
+    values = resolve(method, settings.options).as_dict()
+    if values.get("learning_rate") is None:
         taught = without_auto(recipe.finetune.options).get("learning_rate", USUAL_RATE)
-        found["learning_rate"] = method.rate * float(taught)
-    return found
+        values["learning_rate"] = method.rate * float(taught)
+    return values
 
 
-def chosen_of(trials: Sequence[Trial]) -> list[Trial]:
+def chosen_of(trials: Sequence[TuningTrial]) -> list[TuningTrial]:
     """Say which trial of a row is best.
 
     Of those that raised the loss on the records to keep by no more than `DAMAGE`, the one that
@@ -170,7 +170,7 @@ def chosen_of(trials: Sequence[Trial]) -> list[Trial]:
     return [replace(trial, chosen=i == best) for i, trial in enumerate(trials)]
 
 
-def tuned(recipe: CompareRecipe, trials: Sequence[Trial]) -> CompareRecipe:
+def tuned(recipe: CompareRecipe, trials: Sequence[TuningTrial]) -> CompareRecipe:
     """Return a recipe with the options that were found best.
 
     Args:
@@ -193,11 +193,7 @@ def tuned(recipe: CompareRecipe, trials: Sequence[Trial]) -> CompareRecipe:
 def check_validation(recipe: CompareRecipe) -> None:
     """Refuse to tune by the records that methods are judged by.
 
-    Args:
-        recipe: the recipe.
-
-    Raises:
-        OptionError: if there is `tune` and no `validation`.
+    Raises OptionError if there is `tune` and no `validation`.
     """
     if recipe.tune and not recipe.validation:
         raise OptionError(
@@ -210,14 +206,9 @@ def check_validation(recipe: CompareRecipe) -> None:
 def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
     """Refuse to tune on what is reported, and search spaces that are none.
 
-    Args:
-        recipe: the recipe.
-        pool: its records.
-
-    Raises:
-        OptionError: if there is a search space and nothing says to tune, or the other way round, or
-            a space holds what the method does not take; without `validation`; without Optuna.
-        SelectionError: if a record that is reported on would be tuned on.
+    Raises OptionError if there is a search space and nothing says to tune, or the other way round,
+    or a space holds what the method does not take; without `validation`; without Optuna. Raises
+    SelectionError if a record that is reported on would be tuned on.
     """
     check_validation(recipe)
     spaces = [settings for settings in recipe.methods if settings.search]

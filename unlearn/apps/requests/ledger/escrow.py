@@ -78,15 +78,7 @@ class Escrow:
     def get(self, request: str, deposit: Deposit) -> Any:
         """Return what was put.
 
-        Args:
-            request: the request's id.
-            deposit: which file.
-
-        Returns:
-            The JSON value.
-
-        Raises:
-            LedgerError: if the file is gone, was changed, or the key does not open it.
+        Raises LedgerError if the file is gone, was changed, or the key does not open it.
         """
         problem = self.problem(deposit)
         if problem:
@@ -95,14 +87,7 @@ class Escrow:
         return json.loads(self.sealer.open_bytes(sealed, _purpose(request)))
 
     def problem(self, deposit: Deposit) -> str | None:
-        """Return what is wrong with a deposit's file, or None.
-
-        Args:
-            deposit: which file.
-
-        Returns:
-            A sentence.
-        """
+        """Return what is wrong with a deposit's file, or None."""
         path = self.folder / deposit.name
         if path.is_symlink() or not path.is_file():
             return f"the escrow file {path} is gone"

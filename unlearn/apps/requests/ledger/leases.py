@@ -126,10 +126,10 @@ def renewed(renew: Callable[[], bool], every: float) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    done = threading.Event()
+    ended = threading.Event()
 
     def work() -> None:
-        while not done.wait(every):
+        while not ended.wait(every):
             if not renew():
                 return
 
@@ -138,5 +138,5 @@ def renewed(renew: Callable[[], bool], every: float) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        ended.set()
         thread.join()

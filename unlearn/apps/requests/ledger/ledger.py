@@ -140,14 +140,7 @@ class Ledger:
     def get(self, name: str) -> Request:
         """Return a request by its id, the beginning of its id, or its number.
 
-        Args:
-            name: what the user wrote.
-
-        Returns:
-            The request.
-
-        Raises:
-            LedgerError: if there is none, or more than one.
+        Raises LedgerError if there is none, or more than one.
         """
         table = schema.requests
         match = table.c.id.startswith(name.lower(), autoescape=True)
@@ -157,8 +150,8 @@ class Ledger:
             rows = connection.execute(sa.select(table).where(match).limit(3)).all()
         exact = [r for r in rows if name.lower() in {r.id, str(r.number)}]
         if len(exact or rows) != 1:
-            found = f"{len(rows)} or more requests" if rows else "no request"
-            raise LedgerError(f"the ledger has {found} {name!r}; `unlearn request list` shows them")
+            what = f"{len(rows)} or more requests" if rows else "no request"
+            raise LedgerError(f"the ledger has {what} {name!r}; `unlearn request list` shows them")
         return request_of((exact or rows)[0])
 
     def requests(
@@ -180,21 +173,14 @@ class Ledger:
         if line is not None:
             query = query.where(schema.requests.c.line == line)
         with reading(self.engine) as connection:
-            found = [request_of(row) for row in connection.execute(query)]
+            requests = [request_of(row) for row in connection.execute(query)]
         if person is not None:
             digest = self.person(person)
-            found = [r for r in found if r.facts.get("person") == digest]
-        return found
+            requests = [r for r in requests if r.facts.get("person") == digest]
+        return requests
 
     def history(self, request: str) -> list[Event]:
-        """Return what happened to a request, in order.
-
-        Args:
-            request: its id.
-
-        Returns:
-            The events.
-        """
+        """Return what happened to a request, in order."""
         table = schema.history
         query = sa.select(table.c.content).where(table.c.request == request).order_by(table.c.seq)
         with reading(self.engine) as connection:
@@ -278,6 +264,17 @@ class Ledger:
                 yield lease
         finally:
             self._write_lease(line, lease, None)
+
+    @contextmanager
+    def lease_of(self, request: Request) -> Iterator[Lease]:
+        """Hold the line of a request.
+
+        Raises LedgerError if another process is at work on it.
+        """
+        with self.lease(request.line) as lease:
+            if lease is None:
+                raise LedgerError(f"another process is at work on the line of request {request.id}")
+            yield lease
 
     def _take(self, line: str, seconds: float) -> Lease | None:
         lease = Lease.new(seconds)

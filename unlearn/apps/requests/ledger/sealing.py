@@ -54,15 +54,7 @@ class Sealer:
     def open_bytes(self, sealed: bytes, purpose: str) -> bytes:
         """Return what `seal_bytes` was given.
 
-        Args:
-            sealed: the message.
-            purpose: what it is for.
-
-        Returns:
-            The content.
-
-        Raises:
-            LedgerError: if it was changed, is another's, or was sealed under another key.
+        Raises LedgerError if it was changed, is another's, or was sealed under another key.
         """
         try:
             return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._about(purpose))

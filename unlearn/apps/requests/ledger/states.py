@@ -42,14 +42,7 @@ the old verdict does not hold.
 def known_state(name: str) -> State:
     """Return a state by its name.
 
-    Args:
-        name: what the user wrote.
-
-    Returns:
-        The state.
-
-    Raises:
-        LedgerError: if there is none, with the nearest.
+    Raises LedgerError if there is none, with the nearest.
     """
     for state in STATES:
         if state == name:

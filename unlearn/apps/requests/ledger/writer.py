@@ -166,8 +166,8 @@ class Writer:
         rows = self.connection.scalars(
             sa.select(schema.requests.c.facts).where(schema.requests.c.state != "closed")
         )
-        found = (json.loads(row).get("escrow") for row in rows)
-        return {deposit["name"] for deposit in found if deposit}
+        noted = (json.loads(row).get("escrow") for row in rows)
+        return {deposit["name"] for deposit in noted if deposit}
 
     def _append(self, request: str, event: str, state: State, facts: Mapping[str, Any]) -> str:
         self._seq += 1

@@ -55,11 +55,11 @@ class Matcher:
                 return True
         except DataError:
             pass
-        found = [_plain(text) for text in _strings(row)]
-        if any(all(part in found for part in parts) for parts in self._parts):
+        texts = [_plain(text) for text in _strings(row)]
+        if any(all(part in texts for part in parts) for parts in self._parts):
             return True
         long = [parts for parts in self._parts if sum(map(len, parts)) >= _LEAST]
-        return bool(long) and _hold("\n".join(found), long)
+        return bool(long) and _hold("\n".join(texts), long)
 
     def text(self, text: str) -> bool:
         """Say whether a text holds all the text of one of the records, plain or escaped."""
@@ -210,9 +210,11 @@ def _split(path: Path, matcher: Matcher, suffix: str = "") -> Split:
 
 def _lines(pieces: list[tuple[str, bool]], headers: int = 0) -> Split:
     """Split a text of pieces, each with whether it goes; blank ones and headers are no rows."""
-    kept = [piece for piece, gone in pieces if not gone]
-    rows = sum(bool(piece.strip()) for piece in kept) - headers
-    return Split(len(pieces) - len(kept), rows, lambda stage: _write_text(stage, "".join(kept)))
+    retained = [piece for piece, is_held in pieces if not is_held]
+    rows = sum(bool(piece.strip()) for piece in retained) - headers
+    return Split(
+        len(pieces) - len(retained), rows, lambda stage: _write_text(stage, "".join(retained))
+    )
 
 
 def _write_text(stage: Path, text: str) -> None:
@@ -229,12 +231,12 @@ def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
     # at newlines only: a string may hold the other separators that splitlines knows
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         try:
-            gone = bool(line.strip()) and matcher.row(json.loads(line.lstrip("\ufeff")))
+            is_held = bool(line.strip()) and matcher.row(json.loads(line.lstrip("\ufeff")))
         except json.JSONDecodeError:
             if number == 1 or kind == ".json":
                 return _json(path, matcher)
             raise DataError(f"{path}, line {number}: not valid JSON") from None
-        pieces.append((line, gone))
+        pieces.append((line, is_held))
     if len(pieces) == 1:  # may be one array on one line
         return _json(path, matcher)
     return _lines(pieces)
@@ -249,22 +251,22 @@ def _json(path: Path, matcher: Matcher) -> Split:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON") from None
     inner = whole.get("data") if isinstance(whole, dict) else whole
     if not isinstance(inner, list):
-        gone = matcher.row(whole)
+        is_held = matcher.row(whole)
 
         def write(stage: Path) -> None:
-            if gone and not _is_record(whole):  # nothing says which part of it is the record
+            if is_held and not _is_record(whole):  # nothing says which part of it is the record
                 raise OutputError(
                     f"{path} is one JSON object, not a list of records: take them out by hand"
                 )
-            _write_text(stage, "" if gone else text)
+            _write_text(stage, "" if is_held else text)
 
-        return Split(int(gone), int(not gone), write)
+        return Split(int(is_held), int(not is_held), write)
     marks = [matcher.row(row) for row in inner]
-    kept = [row for row, gone in zip(inner, marks, strict=True) if not gone]
-    result = {**whole, "data": kept} if isinstance(whole, dict) else kept
+    retained = [row for row, is_held in zip(inner, marks, strict=True) if not is_held]
+    result = {**whole, "data": retained} if isinstance(whole, dict) else retained
     indent = 2 if "\n" in text.strip() else None
     written = json.dumps(result, indent=indent, ensure_ascii=False)
-    return Split(sum(marks), len(kept), lambda stage: _write_text(stage, written + "\n"))
+    return Split(sum(marks), len(retained), lambda stage: _write_text(stage, written + "\n"))
 
 
 def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
@@ -308,7 +310,7 @@ def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
         start = 0
         with pq.ParquetWriter(stage, file.schema_arrow) as writer:
             for batch in file.iter_batches():
-                keep = [not gone for gone in marks[start : start + len(batch)]]
+                keep = [not is_held for is_held in marks[start : start + len(batch)]]
                 start += len(batch)
                 writer.write_batch(batch.filter(pa.array(keep, pa.bool_())))
 
@@ -319,23 +321,23 @@ def _dataset(path: Path, matcher: Matcher) -> Split:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path), keep_in_memory=True)
+        dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
-    parts = found if isinstance(found, datasets.DatasetDict) else {"": found}
+    parts = dataset if isinstance(dataset, datasets.DatasetDict) else {"": dataset}
     marks = {name: [matcher.row(row) for row in part] for name, part in parts.items()}
-    gone = sum(sum(part) for part in marks.values())
+    count = sum(sum(part) for part in marks.values())
     total = sum(len(part) for part in marks.values())
 
     def write(stage: Path) -> None:
-        kept = {
+        retained = {
             name: part.select([i for i, mark in enumerate(marks[name]) if not mark])
             for name, part in parts.items()
         }
-        result = datasets.DatasetDict(kept) if "" not in kept else kept[""]
+        result = datasets.DatasetDict(retained) if "" not in retained else retained[""]
         result.save_to_disk(str(stage))
 
-    return Split(gone, total - gone, write)
+    return Split(count, total - count, write)
 
 
 _SPLITS: dict[str, Callable[[Path, Matcher, str], Split]] = {

@@ -136,7 +136,7 @@ def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | No
     safe = sorted(f for f in weights if f.suffix == ".safetensors")
     if not safe:
         return None, None
-    problem = next((told for told in map(unreadable, safe) if told), None)
+    problem = next(filter(None, map(unreadable, safe)), None)
     try:
         return weights_digest(folder), problem
     except (UnlearnError, OSError) as error:
@@ -145,10 +145,10 @@ def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | No
 
 def _config(folder: Path) -> Mapping[str, object]:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def descendants(nodes: Sequence[Node], family: Family) -> Iterator[tuple[Node, bool, str]]:

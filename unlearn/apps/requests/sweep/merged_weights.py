@@ -100,11 +100,11 @@ def _find(module: str, tensors: dict[str, Path]) -> str | None:
 def _index(folder: Path) -> dict[str, Path]:
     from safetensors import safe_open
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    return files
 
 
 def _tensor(path: Path, name: str) -> Any:

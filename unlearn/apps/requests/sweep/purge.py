@@ -43,9 +43,7 @@ def purge_request(
     Raises:
         LedgerError: if the request is past that, or another process is at work on its line.
     """
-    with ledger.lease(request.line) as lease:
-        if lease is None:
-            raise LedgerError(f"another process is at work on the line of request {request.id}")
+    with ledger.lease_of(request):
         return _purge_all(ledger, ledger.get(request.id), folders, result, agreed)
 
 

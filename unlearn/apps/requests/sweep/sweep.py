@@ -78,7 +78,7 @@ class Swept:
 
 
 @dataclass
-class _Seen:
+class _SweepLog:
     """What a sweep came across, while it goes on."""
 
     clean: set[tuple[Group, Path]] = field(default_factory=set)
@@ -133,10 +133,10 @@ def sweep_request(
         raise LedgerError(f"request {request.id} is {request.state}: its records are not at hand")
     setup = setup_of(ledger, request)
     roots = _roots(ledger, request, setup, folders)
-    seen = _Seen()
-    found = sorted(_look(ledger, request, setup, roots, seen), key=lambda a: str(a.path))
+    log = _SweepLog()
+    artifacts = sorted(_look(ledger, request, setup, roots, log), key=lambda a: str(a.path))
     result = Swept(
-        tuple(found), tuple(seen.notes()), roots, frozenset(seen.clean), seen.passed_over()
+        tuple(artifacts), tuple(log.notes()), roots, frozenset(log.clean), log.passed_over()
     )
     note_sweep(ledger, request, result, "swept", deleted)
     return result
@@ -163,43 +163,43 @@ def _made(request: Request) -> list[Mapping[str, Any]]:
 
 
 def _look(
-    ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], seen: _Seen
+    ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], log: _SweepLog
 ) -> Iterator[Artifact]:
     matcher = matcher_of(ledger, request)
     nodes = []
     own = {ledger.escrow.folder.resolve()}
-    for folder, files, dataset in _walk(roots, own, seen.unreadable):
+    for folder, files, dataset in _walk(roots, own, log.unreadable):
         links = sum(path.is_symlink() for path in files)
-        seen.links += links
+        log.links += links
         real = [path for path in files if path.is_file() and not path.is_symlink()]
         if dataset:
-            yield from _data(folder, "saved dataset", "rewrite", matcher, seen)
+            yield from _data(folder, "saved dataset", "rewrite", matcher, log)
             continue
-        found = node(folder, real) if folder.is_dir() else None
-        if found is not None:
-            nodes.append(found)
-            if found.unreadable:
-                seen.unreadable.append(f"{folder} could not be read: {found.unreadable}")
+        weights = node(folder, real) if folder.is_dir() else None
+        if weights is not None:
+            nodes.append(weights)
+            if weights.unreadable:
+                log.unreadable.append(f"{folder} could not be read: {weights.unreadable}")
         elif not links:  # one may lead to the weights that lay here
-            seen.clean.add(("weights", folder))
-        for path in set(real) - set(found.files if found else ()):
+            log.clean.add(("weights", folder))
+        for path in set(real) - set(weights.files if weights else ()):
             suffix = path.suffix.lower()
             if suffix in READABLE:
-                yield from _data(path, "data file", "rewrite", matcher, seen)
+                yield from _data(path, "data file", "rewrite", matcher, log)
             elif suffix in TEXT:
-                yield from _data(path, "text file", "by hand", matcher, seen)
+                yield from _data(path, "text file", "by hand", matcher, log)
             else:
-                seen.other_kinds += 1
+                log.other_kinds += 1
     family = _family(ledger, request, setup)
     # without its lineage, weights that are still there say nothing against what was known of them
-    seen.clean |= {
+    log.clean |= {
         ("weights", each.path)
         for each in nodes
         if (each.lineage is not None and not each.unreadable)
         or each.digest in {family.current, family.base} - {None}
     }
     for each, known, why in descendants(nodes, family):
-        seen.clean.discard(("weights", each.path))
+        log.clean.discard(("weights", each.path))
         status: Status = "found" if known else "unclear"
         yield Artifact(each.kind, each.path, why, status, "delete", each.files)
     scores = home() / "cache" / "scores"
@@ -207,7 +207,7 @@ def _look(
         why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
         yield Artifact("score cache", scores, why, "unclear", "delete", tuple(entries))
     else:
-        seen.clean.add(("weights", scores))
+        log.clean.add(("weights", scores))
 
 
 def _walk(
@@ -235,18 +235,18 @@ def _walk(
 
 
 def _data(
-    path: Path, kind: str, action: Action, matcher: Matcher, seen: _Seen
+    path: Path, kind: str, action: Action, matcher: Matcher, log: _SweepLog
 ) -> Iterator[Artifact]:
     try:
         rows = held(path, matcher)
     except (DataError, OSError) as error:
-        seen.unreadable.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
+        log.unreadable.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
         return
     if rows:
         what = f"{rows} row(s) hold one of the records" if action == "rewrite" else "holds the text"
         yield Artifact(kind, path, what, "found", action)
     else:
-        seen.clean.add(("data", path))
+        log.clean.add(("data", path))
 
 
 def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
@@ -303,26 +303,26 @@ def note_sweep(
         current = writer.get(request.id)
         entries: dict[str, dict[str, Any]] = {}
         for entry in current.facts.get("artifacts", ()):
-            told = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
-            entries[entry["name"]] = _noted(entry, told, result, deleted)
+            facts = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
+            entries[entry["name"]] = _noted(entry, facts, result, deleted)
         for artifact in result.artifacts:
-            told = artifact.told()
+            facts = artifact.told()
             name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
             if entries.get(name, {}).get("status") == "found":
-                told["status"] = "found"  # what made it known may have been taken from beside it
-            hidden = {key: told.pop(key) for key in ("path", "why")}
+                facts["status"] = "found"  # what made it known may have been taken from beside it
+            hidden = {key: facts.pop(key) for key in ("path", "why")}
             sealed = ledger.sealer.seal(hidden, f"artifact {name}")
-            entries[name] = {**told, "name": name, "sealed": sealed}
-        kept = [e for e in entries.values() if e["status"] != "forgotten"]
+            entries[name] = {**facts, "name": name, "sealed": sealed}
+        noted = [e for e in entries.values() if e["status"] != "forgotten"]
         swept = {"at": now(), "roots": len(result.roots), **result.passed_over}
-        return writer.change(request.id, event, artifacts=kept, swept=swept)
+        return writer.change(request.id, event, artifacts=noted, swept=swept)
 
 
 def _noted(
-    entry: Mapping[str, Any], told: Mapping[str, str], result: Swept, deleted: Collection[Path]
+    entry: Mapping[str, Any], facts: Mapping[str, str], result: Swept, deleted: Collection[Path]
 ) -> dict[str, Any]:
     """Return what an earlier sweep noted, with its status now, and why that could not be told."""
-    path = Path(told["path"])
+    path = Path(facts["path"])
     status = _now(path, entry, result, deleted)
     noted = {key: value for key, value in entry.items() if key != "missed"} | {"status": status}
     missed = _missed(path, result.roots) if status in {"found", "unclear"} else None
@@ -333,8 +333,8 @@ def _now(path: Path, entry: Mapping[str, Any], result: Swept, deleted: Collectio
     """Say what has become of an artifact that an earlier sweep noted."""
     status = str(entry["status"])
     group: Group = "data" if entry["kind"] in _DATA else "weights"
-    gone = _gone(path) and (path in deleted or not _missed(path, result.roots))
-    if (group, path) in result.clean or gone:
+    is_gone = _gone(path) and (path in deleted or not _missed(path, result.roots))
+    if (group, path) in result.clean or is_gone:
         return "cleaned" if status in {"found", "cleaned"} else "forgotten"
     if not _gone(path) and _within(path, result.roots):
         return "unclear" if status == "cleaned" else status  # there again, and not read

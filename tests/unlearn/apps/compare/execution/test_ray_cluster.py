@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from unlearn.apps.compare.comparing import compare
-from unlearn.apps.compare.execution.runner import run_steps, runner
+from unlearn.apps.compare.execution.runner import Workers, run_steps, runner
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError
@@ -81,7 +81,7 @@ def test_a_cluster_finds_what_one_process_finds(recipe, tmp_path: Path) -> None:
         seeds=(0,),
     )
     one = compare(mine, tmp_path / "one", dtype="float32")
-    two = compare(mine, tmp_path / "two", engine="ray", jobs=2, dtype="float32")
+    two = compare(mine, tmp_path / "two", workers=Workers("ray", 2), dtype="float32")
     timed = {"time", "memory"}
     assert len(one.rows) == len(two.rows) == 4
     for a, b in zip(one.rows, two.rows, strict=True):
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_takes_its_step_along(steps, study, tmp_path, monkeyp
 
     monkeypatch.setattr(_ray, "_do", do)
     log = Log()
-    with runner("ray", 1) as run:
+    with runner(Workers("ray", 1)) as run:
         failures = run_steps(steps, study(), log, run)
     assert set(failures) == {step.folder for step in steps[:2]}
     assert "its worker ended unexpectedly (WorkerCrashedError" in failures[steps[0].folder]
@@ -141,7 +141,7 @@ def test_an_interruption_lets_steps_clean_up_and_ends_all(steps, study, tmp_path
 
     threading.Thread(target=interrupt, daemon=True).start()
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), runner("ray", 1) as run:
+    with pytest.raises(KeyboardInterrupt), runner(Workers("ray", 1)) as run:
         run_steps(steps, study(), Log(), run)
     assert cleaned.exists()
     assert time.monotonic() - start < 40
@@ -152,7 +152,7 @@ def test_a_cluster_that_is_not_there(steps, study, address: str):
     start = time.monotonic()
     with (
         pytest.raises(OptionError, match=f"no Ray cluster is at {address}"),
-        runner("ray", 1, address) as run,
+        runner(Workers("ray", 1, address)) as run,
     ):
         run_steps(steps, study(), Log(), run)
     assert time.monotonic() - start < 60  # Ray would try for ten minutes
@@ -160,6 +160,6 @@ def test_a_cluster_that_is_not_there(steps, study, address: str):
 
 def test_nothing_is_started_for_nothing():
     ray = pytest.importorskip("ray")
-    with runner("ray", 2) as run:
+    with runner(Workers("ray", 2)) as run:
         assert run is not None
         assert not ray.is_initialized()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from unlearn.apps.compare.execution import runner as module
-from unlearn.apps.compare.execution.runner import check_engine, held, run_steps, runner
+from unlearn.apps.compare.execution.runner import Workers, check_workers, held, run_steps, runner
 from unlearn.apps.compare.layout import DONE, Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError
@@ -102,7 +102,7 @@ def test_processes_do_what_there_is_and_all_end(step, study, tmp_path):
     missing = [step(f"s{i}") for i in range(3)]
     log = Log()
     # these steps have no records to work on, and say so from another process
-    with runner(jobs=2) as run:
+    with runner(Workers(jobs=2)) as run:
         failures = run_steps(missing, study(), log, run)
     assert set(failures) == {s.folder for s in missing}
     assert all("KeyError" in reason for reason in failures.values())
@@ -117,7 +117,7 @@ def test_a_process_that_dies_takes_its_step_along(step, study, monkeypatch):
 
     monkeypatch.setattr(workers, "_serve", die)
     steps = [step(f"s{i}") for i in range(3)]
-    with runner(jobs=2) as run:
+    with runner(Workers(jobs=2)) as run:
         failures = run_steps(steps, study(), Log(), run)
     assert sorted(failures.values()) == [
         f"s{i}: its process ended unexpectedly (exit code 9)" for i in range(3)
@@ -138,7 +138,7 @@ def test_a_process_that_died_while_idle_is_replaced(step, study, monkeypatch):
     monkeypatch.setattr(workers, "_serve", leave_when_idle)
     first, second = step("first"), step("second")
     last = step("last", first, second)  # of the two workers one waits meanwhile, and goes
-    with runner(jobs=2) as run:
+    with runner(Workers(jobs=2)) as run:
         assert run_steps([first, second, last], study(), Log(), run) == {}
     assert not multiprocessing.active_children()
 
@@ -160,7 +160,7 @@ def test_threads_follow_from_the_processes_that_are_asked_for(step, study, monke
     monkeypatch.setattr(module, "attempt", lambda *_: str(torch.get_num_threads()))
     before = torch.get_num_threads()
     for few in (1, 2):
-        with runner(jobs=4) as run:
+        with runner(Workers(jobs=4)) as run:
             found = run_steps([step(f"{few} {i}") for i in range(few)], study(), Log(), run)
         assert set(found.values()) == {"3"}
     assert torch.get_num_threads() == before
@@ -192,14 +192,14 @@ def test_what_need_not_be_done_after_all_is_left_out(step, work, study):
 
 
 def test_an_engine_that_is_not_there(monkeypatch):
-    check_engine("local", None)
+    check_workers(Workers("local"))
     with pytest.raises(OptionError, match="did you mean 'ray'"):
-        check_engine("rya", None)
+        check_workers(Workers("rya"))
     with pytest.raises(OptionError, match="--engine ray"):
-        check_engine("local", "10.0.0.1:6379")
+        check_workers(Workers("local", address="10.0.0.1:6379"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
-        check_engine("ray", None)
+        check_workers(Workers("ray"))
 
 
 def test_an_interruption_goes_through(step, study, monkeypatch):

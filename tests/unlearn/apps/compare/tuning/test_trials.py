@@ -16,7 +16,7 @@ from unlearn.apps.compare.execution import work
 from unlearn.apps.compare.layout import DONE, lay_out
 from unlearn.apps.compare.rounds import Tuning
 from unlearn.apps.compare.tuning.trials import (
-    Trial,
+    TuningTrial,
     check_tuning,
     chosen_of,
     hopeless,
@@ -59,7 +59,7 @@ def do(round_: Any, measured: dict[str, tuple[float, float]], fail: str = "") ->
     """
     audited = []
     names = {cell.unlearn.folder: cell.name for cell in round_.layout.cells}
-    for step in round_.left:
+    for step in round_.waiting:
         name = names.get(step.folder) or names.get(step.parent) or ""
         if (name and name == fail) or (step.kind == "audit" and round_.spared(step)):
             continue
@@ -123,13 +123,13 @@ def test_a_killed_tuning_comes_to_the_same_trials_and_does_none_twice(
     rounds = begun.rounds()
     do(next(rounds), {})
     second = next(rounds)
-    killed = second.left[0]
+    killed = second.waiting[0]
     do(second, {})
     (killed.folder / DONE).unlink()
     again = Tuning(searched, tmp_path / "out", {"dtype": "float32"})
     left = []
     for round_ in again.rounds():
-        left.append([step.label for step in round_.left])
+        left.append([step.label for step in round_.waiting])
         do(round_, {})
     assert left[:2] == [[], [killed.label]]
     assert again.found == whole.found
@@ -140,7 +140,7 @@ def test_a_killed_tuning_comes_to_the_same_trials_and_does_none_twice(
     with pytest.raises(pytest.fail.Exception):
         list(Tuning(searched, tmp_path / "forgetful", {}).rounds())
     third = Tuning(searched, tmp_path / "out", {"dtype": "float32"})
-    assert [round_.left for round_ in third.rounds()] == [[]] * 4
+    assert [round_.waiting for round_ in third.rounds()] == [[]] * 4
     assert third.found == whole.found
     assert third.chosen == whole.chosen
 
@@ -175,7 +175,7 @@ def test_what_cannot_become_best_is_not_audited(searched, tmp_path):
     assert [t.chosen for t in tuning.chosen] == [True, False, False, False, False, True, False]
     # that it is not done is no reason to begin again
     again = Tuning(searched, tmp_path, {"dtype": "float32"})
-    assert not any(round_.left for round_ in again.rounds())
+    assert not any(round_.waiting for round_ in again.rounds())
 
 
 def test_a_failure_is_no_reason_to_stop_and_is_tried_again(searched, tmp_path):
@@ -184,11 +184,11 @@ def test_a_failure_is_no_reason_to_stop_and_is_tried_again(searched, tmp_path):
     assert (failed.gap, failed.rise, failed.pruned, failed.value) == (None, None, False, None)
     assert len(tuning.found["npo"]) == 4
     again = Tuning(searched, tmp_path, {"dtype": "float32"})
-    assert [len(round_.left) for round_ in again.rounds()][:2] == [0, 2]
+    assert [len(round_.waiting) for round_ in again.rounds()][:2] == [0, 2]
 
 
-def trial(gap: float | None, rise: float | None, pruned: bool = False) -> Trial:
-    return Trial("npo", {}, gap, rise, pruned=pruned)
+def trial(gap: float | None, rise: float | None, pruned: bool = False) -> TuningTrial:
+    return TuningTrial("npo", {}, gap, rise, pruned=pruned)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,10 @@ def test_hopeless_by_hand():
 
 def test_the_chosen_options_are_reported_on(searched):
     small = {"alpha": 2.0} | FEW
-    trials = [Trial("npo", FEW, 0.1, 0.0, chosen=True), Trial("small", small, 0.1, 0.0, True)]
+    trials = [
+        TuningTrial("npo", FEW, 0.1, 0.0, chosen=True),
+        TuningTrial("small", small, 0.1, 0.0, True),
+    ]
     final = tuned(searched, trials)
     assert final.tune is None
     assert [m.options for m in final.methods] == [FEW, small, FEW]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unlearn.apps.requests import verify
+from unlearn.apps.requests import certificate as certificates
 from unlearn.apps.requests.sweep.sweep import _gone
 
 from ..conftest import Case
@@ -75,7 +75,7 @@ def test_a_file_that_has_become_a_link_is_not_cleaned(
     case.decides("PASS")
     case.json("verify", "--generate", "0")
     case.json("sweep", name, folder, code=1)
-    monkeypatch.setattr(verify, "_certify", certifying)
+    monkeypatch.setattr(certificates, "certify", certifying)
     case.json("certificate", name, "--output", case.work / "certificate.json")
     told = json.loads((case.work / "certificate.json").read_text())["not_claimed"][-1]
     assert "what the sweep passed over: 1 symbolic link(s)" in told

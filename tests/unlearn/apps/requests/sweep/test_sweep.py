@@ -23,7 +23,7 @@ from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
 from unlearn.apps.requests.sweep.descent import Family, Node, descendants, node
 from unlearn.apps.requests.sweep.merged_weights import likeness
 from unlearn.apps.requests.sweep.purge import purge
-from unlearn.apps.requests.sweep.sweep import Artifact, _data, _Seen, _walk
+from unlearn.apps.requests.sweep.sweep import Artifact, _data, _SweepLog, _walk
 from unlearn.data.records import Records
 from unlearn.errors import DataError, OutputError
 from unlearn.provenance.keys import Key
@@ -184,7 +184,7 @@ def test_what_cannot_be_read_is_listed_and_the_sweep_goes_on(
     write_csv(good)
     broken.write_text("prompt,completion\n" + "x" * 200_000 + ",y\n")  # past what csv takes
     closed.mkdir()
-    looked = _Seen()
+    looked = _SweepLog()
     assert list(_data(broken, "data file", "rewrite", matcher, looked)) == []
     (note,) = notes = looked.unreadable
     assert f"{broken} could not be read: {broken}, line 2: not valid CSV" in note
