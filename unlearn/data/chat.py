@@ -41,12 +41,14 @@ class WrittenChat:
         targets: for each turn of the assistant the span [start, end) of what the model says in it,
             with the marker that ends the turn.
         contents: where the content of each turn begins, by its position; of what the template
-            leaves out or takes apart, nothing.
+            leaves out, nothing.
+        unwritten: turns of the system that the template leaves out, by position.
     """
 
     text: str
     targets: tuple[tuple[int, int], ...]
     contents: Mapping[int, int]
+    unwritten: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class ChatWriter:
             ]
         if any(start >= end for start, end in targets):
             raise DataError("the chat template writes nothing of what the assistant says")
-        return WrittenChat(text, tuple(targets), contents)
+        unwritten = tuple(sorted({part.turn for part in parts} - set(contents)))
+        return WrittenChat(text, tuple(targets), contents, unwritten)
 
     def _apply(self, messages: Sequence[Message], tools: Any, *, generate: bool = False) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -173,7 +176,7 @@ class ChatWriter:
                 at[number] = text.index(mark)
         own = [[n for n, part in enumerate(parts) if part.turn == i] for i in range(len(messages))]
         for i, numbers in enumerate(own):
-            if numbers and numbers[-1] not in at:
+            if numbers and numbers[-1] not in at and messages[i]["role"] != "system":
                 raise DataError(
                     f"the chat template leaves out turn {i}, of the {messages[i]['role']}; use "
                     "--template roles, or take the turn out of the data"

@@ -36,12 +36,15 @@ class Rendered:
         fields: where each field's value begins in the text, by field name.
         complete: the template itself writes the beginning and end markers, so that the tokenizer
             must add none.
+        unwritten: fields that the template leaves out: texts of the system, which some models do
+            not take.
     """
 
     text: str
     targets: tuple[tuple[int, int], ...]
     fields: dict[str, int]
     complete: bool
+    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class Template:
             names[i] if names else f"messages.{i}.content": start
             for i, start in written.contents.items()
         }
-        return Rendered(written.text, written.targets, fields, complete=True)
+        unwritten = tuple(f"messages.{i}" for i in written.unwritten)
+        return Rendered(written.text, written.targets, fields, complete=True, unwritten=unwritten)
 
     @cached_property
     def _writer(self) -> ChatWriter:

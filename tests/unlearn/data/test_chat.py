@@ -14,6 +14,7 @@ from unlearn.data.records import Records
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import encode
 from unlearn.errors import DataError
+from unlearn.runs.saving import encoding_notes
 
 
 class Style(NamedTuple):
@@ -273,12 +274,6 @@ def test_calls_are_said_by_the_model(plain: Any, content: str) -> None:
         (STYLES["chatml"].template, calling("555"), None, r"messages\.1\.tool_calls"),
         (STYLES["chatml"].template, talk("Rome", system=False), TOOLS, "tools"),
         (
-            STYLES["mistral, system text before the last question"].template,
-            talk("Rome", system=True),
-            None,
-            "leaves out turn 0, of the system",
-        ),
-        (
             "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}",
             talk("Rome", system=False),
             None,
@@ -305,6 +300,16 @@ def test_what_a_template_does_not_write_is_refused(
     plain.chat_template = template
     with pytest.raises(DataError, match=complaint):
         ChatWriter(plain).write(messages, tools)
+
+
+def test_a_system_text_that_is_left_out_is_told(plain: Any) -> None:
+    plain.chat_template = STYLES["mistral, system text before the last question"].template
+    written = ChatWriter(plain).write(talk("Rome", system=True))
+    assert written.unwritten == (0,)
+    records = Records.from_rows([{"id": "r7", "messages": talk("Rome", system=True)}])
+    examples = encode(records, plain, Template("chat", plain), 1024)
+    (note,) = encoding_notes(examples)
+    assert "the system text of 1 record(s), first messages.0 of 'r7'" in note
 
 
 def test_a_refusal_names_the_record(plain: Any) -> None:
