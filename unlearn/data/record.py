@@ -40,7 +40,9 @@ class Record:
         text: the whole text, or None.
         prompt: what is asked, or None.
         completion: what is answered, or None.
-        messages: the turns of a conversation, or None.
+        messages: the turns of a conversation, or None: `role`, `content`, and what else a chat
+            template may write of a turn (`tool_calls`, `reasoning_content`, …).
+        tools: what the model may call in it, as JSON schemas, or None.
         secrets: the sensitive values.
     """
 
@@ -49,7 +51,8 @@ class Record:
     text: str | None = None
     prompt: str | None = None
     completion: str | None = None
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
     secrets: tuple[Secret, ...] = ()
 
     @property
@@ -72,6 +75,8 @@ class Record:
             content = {"completion": self.completion, "prompt": self.prompt}
         else:
             content = {"messages": [dict(sorted(m.items())) for m in self.messages or ()]}
+            if self.tools:
+                content["tools"] = list(self.tools)
         return unicodedata.normalize("NFC", json.dumps(content, ensure_ascii=False))
 
     @property
@@ -96,7 +101,8 @@ class Record:
         if len(parts) == 3 and parts[0] == "messages" and parts[2] == "content":
             turns = self.messages or ()
             if parts[1].isdecimal() and int(parts[1]) < len(turns):
-                return turns[int(parts[1])]["content"]
+                content: str | None = turns[int(parts[1])]["content"]
+                return content
         return None
 
 

@@ -8,8 +8,10 @@ every later verb reads the records in the same way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from unlearn.data.chat import ChatWriter
 from unlearn.data.records import Record, Records
 from unlearn.errors import DataError, OptionError, did_you_mean
 
@@ -34,12 +36,15 @@ class Rendered:
         fields: where each field's value begins in the text, by field name.
         complete: the template itself writes the beginning and end markers, so that the tokenizer
             must add none.
+        unwritten: fields that the template leaves out: texts of the system, which some models do
+            not take.
     """
 
     text: str
     targets: tuple[tuple[int, int], ...]
     fields: dict[str, int]
     complete: bool
+    unwritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,67 +96,31 @@ class Template:
     def _chat(self, record: Record) -> Rendered:
         if record.form == "messages":
             assert record.messages is not None
-            messages, names = [dict(turn) for turn in record.messages], None
+            messages, names = record.messages, None
         else:
-            assert record.prompt is not None
-            assert record.completion is not None
-            messages = [
+            messages = (
                 {"role": "user", "content": record.prompt},
                 {"role": "assistant", "content": record.completion},
-            ]
+            )
             names = ("prompt", "completion")
         try:
-            text = self._apply(messages)
-            targets: list[tuple[int, int]] = []
-            fields: dict[str, int] = {}
-            for i, message in enumerate(messages):
-                spans = self._turn(messages, i, text) if message["role"] == "assistant" else None
-                if spans:
-                    targets.append((spans[0], spans[2]))
-                    at: int = spans[1]
-                else:
-                    at = text.find(message["content"].strip(), max(0, *fields.values(), 0))
-                if at >= 0:
-                    shift = len(message["content"]) - len(message["content"].lstrip())
-                    name = names[i] if names else f"messages.{i}.content"
-                    # a template that trims the content moves the value's first character
-                    unchanged = text.startswith(message["content"], at)
-                    fields[name] = at if unchanged else at - shift
+            written = self._writer.write(messages, record.tools)
+        except DataError as error:
+            raise DataError(f"record {record.id!r}: {error}") from None
         except _jinja_errors() as error:
             raise DataError(
                 f"record {record.id!r}: the chat template refuses it: {error}"
             ) from None
-        return Rendered(text, tuple(targets), fields, complete=True)
+        fields = {
+            names[i] if names else f"messages.{i}.content": start
+            for i, start in written.contents.items()
+        }
+        unwritten = tuple(f"messages.{i}" for i in written.unwritten)
+        return Rendered(written.text, written.targets, fields, complete=True, unwritten=unwritten)
 
-    def _apply(self, messages: list[Any], *, generate: bool = False) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generate
-        )
-        return text
-
-    def _turn(self, messages: list[Any], i: int, text: str) -> tuple[int, int, int]:
-        """Find turn i in the text: (start of the target, start of its content, end of the turn).
-
-        The target begins where generation would begin and ends with the marker that ends the
-        turn, without the white space behind it.
-        """
-        content = messages[i]["content"].strip()
-        before = self._apply(messages[:i], generate=True) if i else ""
-        upto = self._apply(messages[: i + 1])
-        if text.startswith(before) and before:
-            start = len(before)
-        else:  # templates that rewrite earlier turns: fall back on the content's own place
-            start = text.find(content, text.find(messages[i - 1]["content"].strip()) if i else 0)
-        at = text.find(content, start)
-        if start < 0 or at < 0:
-            raise DataError(
-                f"the chat template does not show turn {i} as it is written; use --template roles"
-            )
-        tail = upto[upto.rfind(content) + len(content) :].rstrip()
-        end = at + len(content)
-        if tail and text.startswith(tail, end):
-            end += len(tail)
-        return start, at, end
+    @cached_property
+    def _writer(self) -> ChatWriter:
+        return ChatWriter(self.tokenizer)
 
 
 def _jinja_errors() -> tuple[type[Exception], ...]:

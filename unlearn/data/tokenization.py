@@ -40,6 +40,7 @@ class Example:
         secrets: where the record's sensitive values are.
         target_text: the text of the targets.
         cut: how many tokens were cut off at the end.
+        unwritten: fields of the record that the template leaves out.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Example:
     secrets: tuple[Span, ...] = ()
     target_text: str = ""
     cut: int = 0
+    unwritten: tuple[str, ...] = ()
 
     @property
     def targets(self) -> int:
@@ -129,6 +131,7 @@ def _encode(record: Record, tokenizer: Any, template: Template, max_length: int)
         secrets=spans,
         target_text="".join(rendered.text[a:b] for a, b in rendered.targets),
         cut=max(0, len(ids) - max_length),
+        unwritten=rendered.unwritten,
     )
 
 

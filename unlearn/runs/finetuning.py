@@ -20,7 +20,13 @@ from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
 from unlearn.runs.quick_check import measure
-from unlearn.runs.saving import Result, checkpoint_folder, cut_notes, encode_records, save_result
+from unlearn.runs.saving import (
+    Result,
+    checkpoint_folder,
+    encode_records,
+    encoding_notes,
+    save_result,
+)
 from unlearn.training.fitting import fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import finetuning_options
@@ -47,7 +53,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
     template = choose_template(options.template, state.tokenizer, records)
     trained = joined(records, canaries.included) if canaries else records
     examples = encode_records(trained, state, template, training)
-    notes = cut_notes(examples)
+    notes = encoding_notes(examples)
     settings = {
         "training": training.model_dump(),
         "lora": None if options.full else lora.model_dump(),

@@ -25,7 +25,13 @@ from unlearn.provenance.suppression import check_suppressed, suppress
 from unlearn.recipe import ForgetRecipe, load_recipe
 from unlearn.runs.options import DEFAULT_METHOD, ForgetOptions
 from unlearn.runs.quick_check import Measured, measure, warnings_of
-from unlearn.runs.saving import Result, checkpoint_folder, cut_notes, encode_records, save_result
+from unlearn.runs.saving import (
+    Result,
+    checkpoint_folder,
+    encode_records,
+    encoding_notes,
+    save_result,
+)
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
@@ -53,7 +59,7 @@ def run_forget(options: ForgetOptions) -> Result:
     template, assumed = _template(options.template, parent, state, split)
     notes += assumed
     examples = _encoded(split, state, template, resolved, options.seed)
-    notes += cut_notes([example for part in examples.values() for example in part])
+    notes += encoding_notes([example for part in examples.values() for example in part])
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
     signature = {

@@ -23,8 +23,8 @@ from unlearn.training.options import TrainingOptions
 __all__ = [
     "Result",
     "checkpoint_folder",
-    "cut_notes",
     "encode_records",
+    "encoding_notes",
     "save_result",
 ]
 
@@ -58,15 +58,20 @@ def encode_records(
     return encode(records, state.tokenizer, template, limit)
 
 
-def cut_notes(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Say which records were cut, if any."""
-    cut = [e for e in examples if e.cut]
-    if not cut:
-        return ()
-    return (
-        f"{len(cut)} record(s) are longer than max_length and were cut at the end, first "
-        f"{cut[0].id!r} by {cut[0].cut} tokens",
-    )
+def encoding_notes(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Say which records were cut, and what a template left out of them, if anything."""
+    notes = []
+    if cut := [each for each in examples if each.cut]:
+        notes.append(
+            f"{len(cut)} record(s) are longer than max_length and were cut at the end, first "
+            f"{cut[0].id!r} by {cut[0].cut} tokens"
+        )
+    if partial := [each for each in examples if each.unwritten]:
+        notes.append(
+            f"the chat template leaves out the system text of {len(partial)} record(s), first "
+            f"{partial[0].unwritten[0]} of {partial[0].id!r}: the model does not see it"
+        )
+    return tuple(notes)
 
 
 def checkpoint_folder(
