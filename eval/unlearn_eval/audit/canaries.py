@@ -57,12 +57,7 @@ class PlantedSplit:
 def check_alone(forget: object, holdout: object) -> None:
     """Refuse records beside canaries: an audit is of the ones or of the others.
 
-    Args:
-        forget: records that are named.
-        holdout: records that are given.
-
-    Raises:
-        OptionError: if there are any.
+    Raises OptionError if there are any.
     """
     if forget is not None or holdout is not None:
         other = "--forget" if forget is not None else "--holdout"

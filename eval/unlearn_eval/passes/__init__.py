@@ -114,16 +114,7 @@ def check(names: Sequence[str], paraphrased: bool = False, perturbed: bool = Fal
 def plan(names: Sequence[str], material: Material) -> list[PlannedPass]:
     """Prepare the passes that an audit asks for, before any state is looked at.
 
-    Args:
-        names: which ones; repeats count once.
-        material: what the audit has.
-
-    Returns:
-        The passes.
-
-    Raises:
-        OptionError: if there is no pass of a name.
-        DataError: if a pass lacks records.
+    Raises OptionError if there is no pass of a name; DataError if a pass lacks records.
     """
     check(names, perturbed=bool(material.perturbed))
     modules = [importlib.import_module(f"unlearn_eval.passes.{n}") for n in dict.fromkeys(names)]

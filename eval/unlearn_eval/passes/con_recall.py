@@ -21,14 +21,7 @@ def plan(material: Material) -> PlannedPass:
     The members are drawn from the records kept, which every state but the base was trained on. The
     pass after non-members is that of `recall`, taken from the cache where both are asked for.
 
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The pass.
-
-    Raises:
-        DataError: if there are too few unseen or kept records, or none fits before the longest.
+    Raises DataError if there are too few unseen or kept records, or none fits before the longest.
     """
     sides, prefix = sides_and_prefix(material, "con_recall")
     shots = material.drawn("retain", SHOTS, "con_recall")

@@ -45,14 +45,7 @@ def plan(material: Material) -> PlannedPass:
     Digits vary and everything else of a value stays; secrets without digits are passed over. Of a
     record with several secrets the most exposed counts.
 
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The passes.
-
-    Raises:
-        DataError: if no forget record has such a secret among what the model is to answer.
+    Raises DataError if no forget record has such a secret among what the model is to answer.
     """
     asked = list(_asked(material))
     if not asked:

@@ -148,14 +148,7 @@ def _norms_of(
 def trained(model: Any) -> dict[str, nn.Parameter]:
     """Return the weights that were trained: those of the last adapter, or all without one.
 
-    Args:
-        model: a model as `open_model` gives it.
-
-    Returns:
-        Parameters by name.
-
-    Raises:
-        ModelError: if there are none in floating point (a quantised full model).
+    Raises ModelError if there are none in floating point (a quantised full model).
     """
     adapted = hasattr(model, "peft_config")
     chosen = {

@@ -54,11 +54,7 @@ def summed_log_probs(audited: AuditedState, rows: Sequence[Example]) -> FloatArr
 def check_targets(rows: Sequence[Example]) -> None:
     """Refuse rows of which nothing is predicted.
 
-    Args:
-        rows: the records.
-
-    Raises:
-        DataError: naming the first.
+    Raises DataError naming the first.
     """
     for row in rows:
         if not row.targets:

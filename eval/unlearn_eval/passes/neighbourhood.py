@@ -36,14 +36,7 @@ _AT_ONCE = 64
 
 
 def plan(material: Material) -> PlannedPass:
-    """Plan the passes of an audit: one that draws tokens, and one for each copy.
-
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The passes.
-    """
+    """Plan the passes of an audit: one that draws tokens, and one for each copy."""
     sides = material.sides()
     params = {"neighbours": NEIGHBOURS, "share": SHARE, "seed": material.seed}
 

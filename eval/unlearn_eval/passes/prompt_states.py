@@ -33,12 +33,6 @@ def plan(material: Material) -> PlannedPass:
 
     Targets are the same tokens in `few_shot` and `affirmative`; other states write the record anew.
     Records that do not fit with what is put before them are left out of a state, which is said.
-
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The passes.
     """
     states, unmeasured = prompts(material)
 
@@ -77,12 +71,6 @@ def prompts(material: Material) -> Prompts:
     `chat_off` write the record with or without the tokenizer's chat template, where it has one;
     `paraphrase:1`, `paraphrase:2`, … use the user's own prompts. Free text is asked for in
     `few_shot` and `affirmative` only.
-
-    Args:
-        material: what the audit has.
-
-    Returns:
-        Examples by prompt state, and what does not fit.
     """
     fitting = Prompts({}, {})
     limit = material.max_length

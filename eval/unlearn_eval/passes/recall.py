@@ -28,14 +28,7 @@ def plan(material: Material) -> PlannedPass:
 
     The prefix is drawn from the holdout, at most half of it, and these records are not scored.
 
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The pass.
-
-    Raises:
-        DataError: if there are too few unseen records, or none fits before the longest.
+    Raises DataError if there are too few unseen records, or none fits before the longest.
     """
     sides, prefix = sides_and_prefix(material, "recall")
 
@@ -53,15 +46,7 @@ def plan(material: Material) -> PlannedPass:
 def sides_and_prefix(material: Material, option: str) -> tuple[Sides, IntArray]:
     """Draw the records of a non-member prefix, and say which are left to score.
 
-    Args:
-        material: what the audit has.
-        option: the pass that asks.
-
-    Returns:
-        (what is scored, the prefix's tokens).
-
-    Raises:
-        DataError: if there are too few unseen records, or none fits before the longest.
+    Raises DataError if there are too few unseen records, or none fits before the longest.
     """
     shots = material.drawn("holdout", SHOTS, option)
     sides = {}

@@ -29,14 +29,7 @@ def plan(material: Material) -> PlannedPass:
     the geometric mean. A record whose true answer is not given in other words is taken by its own
     answer, as TOFU does on real authors and world facts.
 
-    Args:
-        material: what the audit has.
-
-    Returns:
-        The pass.
-
-    Raises:
-        DataError: if a record answers nothing, or an answer does not fit the model's context.
+    Raises DataError if a record answers nothing, or an answer does not fit the model's context.
     """
     parts = {
         name: _AnswerRows(material, name, answers) for name, answers in material.perturbed.items()

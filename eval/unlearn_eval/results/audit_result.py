@@ -116,19 +116,7 @@ class Audit:
     ) -> AuditRow:
         """Return one row.
 
-        Args:
-            state: its state.
-            split: its split.
-            probe: its probe.
-            metric: its metric.
-            prompt_state: how the record was prompted.
-            deployment: the form in which the model was run.
-
-        Returns:
-            The row.
-
-        Raises:
-            KeyError: if the audit has no such row.
+        Raises KeyError if the audit has no such row.
         """
         wanted = (state, split, probe, metric, prompt_state, deployment)
         for row in self.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,8 +42,11 @@ __all__ = [
     "audit_rows",
     "calibration_data",
     "cluster_labels",
+    "labels_at",
     "row_of",
 ]
+
+T = TypeVar("T")
 
 _FPR = 0.01
 
@@ -96,7 +100,7 @@ def audit_rows(
             for measure in (measures or {}).get(state, {}).get(split, ()):
                 if measure.probe.startswith("membership."):
                     continue
-                labels = _some(clusters, measure.positions)
+                labels = labels_at(clusters, measure.positions)
                 interval = mean_interval(measure.values, level, labels)
                 rows.append(
                     row_of(state, split, measure.probe, measure.metric, interval, measure.params)
@@ -107,7 +111,7 @@ def audit_rows(
         for prompt_state, matrix in (prompted or {}).get(state, {}).items():
             place = {name: i for i, name in enumerate(splits["forget"].ids)}
             positions = np.array([place[name] for name in matrix.ids], dtype=np.int64)
-            clusters = _some(cluster_labels(subjects.get("forget")), positions)
+            clusters = labels_at(cluster_labels(subjects.get("forget")), positions)
             more_rows = _extraction_rows(state, "forget", matrix, clusters, level)
             rows += [replace(row, prompt_state=prompt_state) for row in more_rows]
     return rows
@@ -128,7 +132,7 @@ def _extraction_rows(
             chosen = np.flatnonzero(probe.applies(matrix))
             if not chosen.size:
                 continue
-            part, labels = matrix.take(chosen), _some(clusters, chosen)
+            part, labels = matrix.take(chosen), labels_at(clusters, chosen)
         for metric, options in probe.metrics.items():
             make_interval = proportion_interval if metric.startswith("rate") else mean_interval
             interval = make_interval(probe.score(part, **options), level, labels)
@@ -186,8 +190,8 @@ def _measured_rows(
             rows.append(_no_holdout(state, x.probe, len(x.values), level))
             continue
         clusters = (
-            _some(cluster_labels(subjects.get("forget")), x.positions),
-            _some(cluster_labels(subjects.get("holdout")), y.positions),
+            labels_at(cluster_labels(subjects.get("forget")), x.positions),
+            labels_at(cluster_labels(subjects.get("holdout")), y.positions),
         )
         interval = auc_interval(x.values, y.values, level, *clusters)
         rows.append(row_of(state, "forget", x.probe, "auc", interval, x.params))
@@ -290,6 +294,6 @@ def cluster_labels(labels: Sequence[Hashable | None] | None) -> Sequence[Hashabl
     return labels if known else None
 
 
-def _some(labels: Sequence[Hashable] | None, positions: IntArray) -> Sequence[Hashable] | None:
-    """Return the cluster labels of some records."""
+def labels_at(labels: Sequence[T] | None, positions: IntArray) -> Sequence[T] | None:
+    """Return the labels of some records."""
     return None if labels is None else [labels[i] for i in positions]

@@ -31,12 +31,6 @@ def scores_table(audit: Audit) -> Any:
     Columns: those of `MatrixPlace`; `cluster`, a number that records about one subject share (never
     the subject itself), empty where it is not known; those of `TokenScores.to_table`; and a column
     `PROBE.METRIC` for each further measurement of a record.
-
-    Args:
-        audit: the audit.
-
-    Returns:
-        A `pyarrow.Table`.
     """
     import pyarrow as pa
 

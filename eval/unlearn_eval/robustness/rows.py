@@ -13,7 +13,7 @@ from unlearn_eval.arrays import IntArray
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.results.audit_result import AuditRow, row_of
-from unlearn_eval.results.rows import cluster_labels
+from unlearn_eval.results.rows import cluster_labels, labels_at
 from unlearn_eval.robustness import Treatment, resemblance
 from unlearn_eval.robustness.change import (
     Change,
@@ -199,7 +199,7 @@ def _moves(
     def units(of: Sequence[str]) -> tuple[Grouping, tuple[IntArray, ...]]:
         """Judge the records at hand, and number their units as in the whole of their splits."""
         whole = group(*((plain[split].records, labels[split]) for split in of))
-        some = group(*((len(place[split]), _taken(labels[split], place[split])) for split in of))
+        some = group(*((len(place[split]), labels_at(labels[split], place[split])) for split in of))
         chosen = whole if some.method("") == "cluster" else whole.by_record()
         codes = zip(chosen.codes, of, strict=True)
         return some, tuple(code[place[split]] for code, split in codes)
@@ -315,9 +315,5 @@ def _labels(
     subjects: Sequence[Hashable | None] | None, whole: TokenScores, part: TokenScores
 ) -> Sequence[Hashable] | None:
     """Return the clusters of the records that a matrix holds."""
-    chosen = _taken(subjects, _positions(whole, part))
+    chosen = labels_at(subjects, _positions(whole, part))
     return cluster_labels(chosen)
-
-
-def _taken(labels: Sequence[Any] | None, positions: IntArray) -> Sequence[Any] | None:
-    return None if labels is None else [labels[i] for i in positions]

@@ -65,14 +65,7 @@ class Cache:
 
     @classmethod
     def open(cls, wanted: bool = True) -> Cache:
-        """Open the user's cache; one that keeps nothing where it is not wanted or cannot be.
-
-        Args:
-            wanted: whether to keep anything.
-
-        Returns:
-            The cache.
-        """
+        """Open the user's cache; one that keeps nothing where it is not wanted or cannot be."""
         if not (wanted and first()):
             return cls()
         try:
@@ -111,12 +104,7 @@ class Cache:
             return None
 
     def write(self, arrays: Arrays, *facts: Any) -> None:
-        """Keep arrays for these facts, atomically; a full disk is no error.
-
-        Args:
-            arrays: by name.
-            *facts: what they depend on.
-        """
+        """Keep arrays for these facts, atomically; a full disk is no error."""
         path = self._path(facts)
         if path is None:
             return
@@ -128,15 +116,7 @@ class Cache:
             stage.write_bytes(self._tag(path, payload) + payload)
 
     def get(self, compute: Callable[[], Arrays], *facts: Any) -> Arrays:
-        """Return what is kept for these facts, or compute and keep it.
-
-        Args:
-            compute: makes the arrays.
-            *facts: what they depend on.
-
-        Returns:
-            The arrays by name.
-        """
+        """Return what is kept for these facts, or compute and keep it."""
         arrays: Arrays | None = self.read(*facts)
         if arrays is None:
             arrays = compute()
@@ -197,14 +177,7 @@ def folder_digest(folder: str | Path) -> str:
 
     The weights alone do not: the scale of an adapter, say, stands in its configuration.
 
-    Args:
-        folder: a model's or adapter's folder.
-
-    Returns:
-        SHA-256 in hexadecimal.
-
-    Raises:
-        LineageError: if the folder holds no weights.
+    Raises LineageError if the folder holds no weights.
     """
     total = hashlib.sha256(weights_digest(folder).encode())
     names = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json")
@@ -216,29 +189,14 @@ def folder_digest(folder: str | Path) -> str:
 
 
 def setting(state: ModelState, opening: Opening) -> str:
-    """Return in what form models are run, as far as it shows in their numbers.
-
-    Args:
-        state: an opened state.
-        opening: how it was opened.
-
-    Returns:
-        Text.
-    """
+    """Return in what form models are run, as far as it shows in their numbers."""
     kind = str(next(state.model.parameters()).dtype)
     versions = {k: v for k, v in library_versions().items() if k != "datasets"}
     return json.dumps([kind, state.device.type, opening.load_in_4bit, sorted(versions.items())])
 
 
 def pack(scores: TokenScores) -> dict[str, npt.NDArray[Any]]:
-    """Return scores as arrays, without the ids of their records.
-
-    Args:
-        scores: of any state.
-
-    Returns:
-        Arrays by name.
-    """
+    """Return scores as arrays, without the ids of their records."""
     arrays = {name: np.asarray(getattr(scores, name)) for name in _TOKEN_ARRAYS}
     for name in ("text_bytes", "secret", "top"):
         if (values := getattr(scores, name)) is not None:

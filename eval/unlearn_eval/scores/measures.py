@@ -46,11 +46,7 @@ Prompted = Mapping[str, Mapping[str, TokenScores]]
 def check_same_records(scores: Scores) -> None:
     """Refuse states that were scored on different records: nothing of them could be compared.
 
-    Args:
-        scores: by state and split.
-
-    Raises:
-        DataError: naming the state, the split and the first record at which they part.
+    Raises DataError naming the state, the split and the first record at which they part.
     """
     if not scores:
         return

@@ -93,11 +93,7 @@ def _disconnect() -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Let libraries believe that there is this process only: each trains the whole by itself.
-
-    Yields:
-        Nothing.
-    """
+    """Let libraries believe that there is this process only: each trains the whole by itself."""
     before = {key: os.environ.pop(key) for key in _LAUNCHER if key in os.environ}
     try:
         yield

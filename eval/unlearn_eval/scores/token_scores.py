@@ -306,14 +306,7 @@ class TokenScores:
     def load(cls, path: str | Path) -> TokenScores:
         """Read what `save` wrote, bit for bit.
 
-        Args:
-            path: the Parquet file.
-
-        Returns:
-            The scores.
-
-        Raises:
-            DataError: if the file is missing, is no Parquet file, or holds something else.
+        Raises DataError if the file is missing, is no Parquet file, or holds something else.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq

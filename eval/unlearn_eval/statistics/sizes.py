@@ -53,14 +53,7 @@ def nonmembers_needed(fpr: float) -> int:
     false-positive rate reaches down to `fpr`: 299 for 1 %, 2,995 for 0.1 %. How many members show
     that the true-positive rate there is at most some other rate is `records_needed` of that rate.
 
-    Args:
-        fpr: the false-positive rate, in (0, 1).
-
-    Returns:
-        A number of non-members.
-
-    Raises:
-        OptionError: if `fpr` is not in (0, 1).
+    Raises OptionError if `fpr` is not in (0, 1).
     """
     if not 0 < fpr < 1:
         raise OptionError(f"false-positive rate {fpr} is not between 0 and 1; 0.01 is usual")

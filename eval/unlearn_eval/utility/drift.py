@@ -55,14 +55,7 @@ class Anchor:
         self._head: Head | None = None
 
     def remember(self, head: Head) -> Callable[[Sequence[int], Tensor], None]:
-        """Return an observer that keeps what the first model predicts.
-
-        Args:
-            head: the first model's projection.
-
-        Returns:
-            For `observe`.
-        """
+        """Return an observer that keeps what the first model predicts."""
         # a projection that carries an adapter changes when adapters are switched
         same = type(head.module) is nn.Linear
         self._head = head if same else Head(copy.deepcopy(head.module), head.scale, head.softcap)

@@ -20,14 +20,7 @@ class MissingError(DataError):
 
 
 def reason(error: DataError) -> str:
-    """Return why a probe has no statistic, without the record that other errors name.
-
-    Args:
-        error: what the probe raised.
-
-    Returns:
-        Words that may be published.
-    """
+    """Return why a probe has no statistic, without the record that other errors name."""
     return str(error) if isinstance(error, MissingError) else "some record has no finite score"
 
 
@@ -117,14 +110,7 @@ class Evidence:
         return self.views.get(View(), {})
 
     def scores(self, view: View) -> Scores:
-        """Return the matrices of a view; treated models are compared with the base as it is.
-
-        Args:
-            view: which.
-
-        Returns:
-            Score matrices by state and split.
-        """
+        """Return the matrices of a view; treated models are compared with the base as it is."""
         scores = self.views[view]
         base = self.plain.get("base")
         if base is None or "base" in scores or view.prompt_state != VERBATIM:
@@ -198,14 +184,7 @@ class Evidence:
         return [v for v in declared if "forget" in self.views.get(v, {}).get("after", {})]
 
     def as_audited(self, reference: str) -> Evidence:
-        """Return the evidence as if one of the references were the audited model.
-
-        Args:
-            reference: which; it is no reference there.
-
-        Returns:
-            New evidence, of the same records.
-        """
+        """Return the evidence as if one of the references were the audited model."""
 
         def moved(scores: Scores) -> Scores:
             rest = {k: v for k, v in scores.items() if k not in ("after", reference)}
@@ -217,16 +196,7 @@ class Evidence:
 def part_of(scores: Scores, state: str, split: str) -> TokenScores:
     """Return one matrix, or say what is missing.
 
-    Args:
-        scores: by state and split.
-        state: the state.
-        split: the split.
-
-    Returns:
-        The matrix.
-
-    Raises:
-        MissingError: if there is none.
+    Raises MissingError if there is none.
     """
     part = scores.get(state, {}).get(split)
     if part is None:

@@ -82,14 +82,7 @@ def load_scores(folder: str | Path) -> ScoreFile:
 def read_audit(folder: str | Path) -> dict[str, Any]:
     """Read `audit.json`.
 
-    Args:
-        folder: what `unlearn audit` wrote.
-
-    Returns:
-        Its content.
-
-    Raises:
-        DataError: if it is missing or of another schema.
+    Raises DataError if it is missing or of another schema.
     """
     path = Path(folder) / AUDIT
     try:
@@ -111,14 +104,7 @@ def sha256(folder: str | Path) -> str:
 def load_audit(folder: str | Path) -> Audit:
     """Read an audit back, but for `measures` and `said`, which no file holds in full.
 
-    Args:
-        folder: what `unlearn audit` wrote.
-
-    Returns:
-        The audit.
-
-    Raises:
-        DataError: if a file is missing or holds something else.
+    Raises DataError if a file is missing or holds something else.
     """
     content = read_audit(folder)
     file = load_scores(folder)
@@ -377,12 +363,7 @@ def _paired(
 def check_file(file: str | Path, noted: Mapping[str, Any]) -> None:
     """Refuse a file of canaries that is not the one an audit was made with.
 
-    Args:
-        file: of canaries.
-        noted: what `audit.json` holds under `canaries`.
-
-    Raises:
-        DataError: naming the file and what does not agree.
+    Raises DataError naming the file and what does not agree.
     """
     canaries = Canaries.read(file)
     if canaries.commitment.sha256 != noted["sha256"]:

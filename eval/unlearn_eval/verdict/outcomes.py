@@ -113,16 +113,7 @@ class MissingPart(NamedTuple):
 
 
 def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iterator[MissingPart]:
-    """Yield each declared state that the audit lacks, or has of some records only.
-
-    Args:
-        evidence: what it holds.
-        policy: what is declared.
-        by_references: whether references must have been treated too.
-
-    Yields:
-        What is missing, and what to do.
-    """
+    """Yield each declared state that the audit lacks, or has of some records only."""
     for declared in policy.deployments:
         views = [v for v in evidence.views if v.prompt_state == VERBATIM]
         views = [v for v in views if is_form(v.deployment, declared)]

@@ -176,15 +176,7 @@ def load_policy(name: str | Path) -> tuple[str, Policy]:
 def policy_of(content: Mapping[str, Any], where: str) -> Policy:
     """Rebuild a policy from its content, as an audit stores it.
 
-    Args:
-        content: from `Policy.content`.
-        where: what holds it, for messages.
-
-    Returns:
-        The policy.
-
-    Raises:
-        OptionError: if it is no policy.
+    Raises OptionError if it is no policy.
     """
     return validated(Policy, content, where)
 

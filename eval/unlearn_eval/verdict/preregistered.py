@@ -37,14 +37,7 @@ class FixedPolicy:
     def now(cls, policy: str | Path) -> FixedPolicy:
         """Load a policy and note the time.
 
-        Args:
-            policy: name or file.
-
-        Returns:
-            The policy, fixed.
-
-        Raises:
-            OptionError: if there is no such policy, or it is not valid.
+        Raises OptionError if there is no such policy, or it is not valid.
         """
         name, content = load_policy(policy)
         return cls(name, content, now())
@@ -52,15 +45,7 @@ class FixedPolicy:
     def adds(
         self, robustness: Sequence[str], also: Sequence[str]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return what an audit is asked for together with what the policy needs.
-
-        Args:
-            robustness: treatments asked for.
-            also: passes asked for.
-
-        Returns:
-            Both, each name once.
-        """
+        """Return what an audit is asked for together with what the policy needs."""
         return (
             list(dict.fromkeys([*robustness, *self.policy.treatments])),
             list(dict.fromkeys([*also, *self.policy.passes])),

@@ -12,7 +12,7 @@ from scipy import stats
 from unlearn.errors import DataError
 from unlearn_eval.statistics import prediction_limits
 from unlearn_eval.verdict.decision import ProvenanceFact, View, decide, leave_one_out
-from unlearn_eval.verdict.tiers.references import place, statistics
+from unlearn_eval.verdict.tiers.references import position_among, statistics
 
 from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, probe, reference, state
 
@@ -45,25 +45,25 @@ def test_deviation_by_hand():
 
 
 def test_place_by_hand():
-    found = place(5.0, np.array([1.0, 2.0, 3.0]))
+    found = position_among(5.0, np.array([1.0, 2.0, 3.0]))
     assert (found.mean, found.sd, found.k, found.distance) == (2.0, 1.0, 3, 3.0)
     assert found.p_value == pytest.approx(2 * stats.t.sf(3 / math.sqrt(4 / 3), 2))
 
 
 def test_place_without_spread_can_be_equal_but_never_different():
     same = np.array([0.1 + 0.2, 0.3, 0.3])
-    assert place(0.3, same)[3:] == (3, 0.0, 1.0)
-    away = place(0.9, same)
+    assert position_among(0.3, same)[3:] == (3, 0.0, 1.0)
+    away = position_among(0.9, same)
     assert math.isnan(away.distance)
     assert away.p_value == 1.0
-    assert place(0.0, np.zeros(4)).distance == 0.0
+    assert position_among(0.0, np.zeros(4)).distance == 0.0
 
 
 def test_place_of_infinities():
-    far = place(-math.inf, np.array([1.0, 2.0, 3.0]))
+    far = position_among(-math.inf, np.array([1.0, 2.0, 3.0]))
     assert (far.distance, far.p_value) == (math.inf, 0.0)
-    assert math.isnan(place(math.nan, np.array([1.0, 2.0])).mean)
-    assert math.isnan(place(1.0, np.array([1.0, math.inf])).distance)
+    assert math.isnan(position_among(math.nan, np.array([1.0, 2.0])).mean)
+    assert math.isnan(position_among(1.0, np.array([1.0, math.inf])).distance)
 
 
 LIMITS = prediction_limits(5, 4.0)

@@ -11,7 +11,7 @@ from torch import nn
 from unlearn.errors import OptionError
 from unlearn.model.blocks import block_outputs, blocks_of
 from unlearn.model.state import ModelState
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, treated_by
 
 __all__ = ["leaving_at", "lens_blocks", "logit_lens"]
 
@@ -36,15 +36,7 @@ def leaving_at(state: ModelState, block: int) -> Iterator[None]:
     What comes out of the last block is replaced by what came out of that one, so all that the
     architecture does between the last block and the logits is done to it.
 
-    Args:
-        state: the state.
-        block: which; the first is 0.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        OptionError: if there is no such block.
+    Raises OptionError if there is no such block.
     """
     blocks = blocks_of(state.model)
     if not 0 <= block < len(blocks):
@@ -81,6 +73,6 @@ def logit_lens(
     """
     depth = len(blocks_of(state.model))
     for block in lens_blocks(depth) if blocks is None else blocks:
-        with leaving_at(state, block):
-            scores = score(state, examples)
-        yield TreatedState(f"logit lens block={block}", scores, {"block": block, "blocks": depth})
+        params = {"block": block, "blocks": depth}
+        name = f"logit lens block={block}"
+        yield treated_by(leaving_at(state, block), state, examples, name, params)

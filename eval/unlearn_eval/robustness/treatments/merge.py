@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.model.state import ModelState
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, treated_by
 from unlearn_eval.robustness.treatments.weights import rewritten
 
 __all__ = ["cast_bf16", "merge_bf16", "merged_bf16"]
@@ -28,14 +28,7 @@ def merged_bf16(state: ModelState) -> Iterator[None]:
     in float32, so that only what the cast does to the weights is measured. The merge is in float32
     and is cast once.
 
-    Args:
-        state: the state.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if the weights are quantised already.
+    Raises ModelError if the weights are quantised already.
     """
 
     def change(module: nn.Module, name: str, value: Tensor) -> Tensor:
@@ -46,16 +39,6 @@ def merged_bf16(state: ModelState) -> Iterator[None]:
 
 
 def merge_bf16(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
-    """Score a state merged and cast to bfloat16.
-
-    Args:
-        state: the state, as before afterwards.
-        examples: the records.
-        setting: not used.
-
-    Yields:
-        One treated state.
-    """
-    with merged_bf16(state):
-        scores = score(state, examples)
-    yield TreatedState("merged bf16", scores, {"dtype": "bfloat16"})
+    """Score a state merged and cast to bfloat16."""
+    params = {"dtype": "bfloat16"}
+    yield treated_by(merged_bf16(state), state, examples, "merged bf16", params)

@@ -165,16 +165,8 @@ def parse_options(words: Iterable[str]) -> dict[str, dict[str, Any]]:
 def options_of(given: Mapping[str, Mapping[str, Any]], chosen: Iterable[str]) -> dict[str, Options]:
     """Check what was set, and fill in the defaults.
 
-    Args:
-        given: by treatment, by option, the value.
-        chosen: names of the treatments that are run.
-
-    Returns:
-        The options of each of these.
-
-    Raises:
-        OptionError: naming a treatment or option that does not exist (with the nearest that does),
-            a treatment that is not run, or a value that does not fit.
+    Raises OptionError naming a treatment or option that does not exist (with the nearest that
+    does), a treatment that is not run, or a value that does not fit.
     """
     run = list(chosen)
     for name in given:

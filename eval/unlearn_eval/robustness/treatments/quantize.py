@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from unlearn.errors import ModelError
 from unlearn.model.blocks import blocks_of
 from unlearn.model.state import ModelState
 from unlearn_eval.robustness.treatments.options import GROUPS
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, treated_by
 from unlearn_eval.robustness.treatments.weights import rewritten
 
 __all__ = ["GROUPS", "int4", "int8", "nf4", "round_nf4", "round_symmetric", "rounded"]
@@ -118,79 +119,46 @@ def rounded(state: ModelState, how: Callable[[Tensor], Tensor]) -> Iterator[None
     from transformers.pytorch_utils import Conv1D
 
     inside = {id(module) for module in blocks_of(state.model).modules()}
-    seen = done = 0
+    weights = in_linear_layers = 0
 
     def change(module: nn.Module, name: str, value: Tensor) -> Tensor | None:
-        nonlocal seen, done
+        nonlocal weights, in_linear_layers
         if id(module) not in inside or value.dim() < 2:
             return None
-        seen += value.numel()
+        weights += value.numel()
         if name != "weight" or not isinstance(module, (nn.Linear, Conv1D)):
             return None
-        done += value.numel()
+        in_linear_layers += value.numel()
         # GPT-2's Conv1D stores [in, out]
         return how(value.T).T if isinstance(module, Conv1D) else how(value)
 
     with rewritten(state, change):
-        if done <= seen / 2:
+        if in_linear_layers <= weights / 2:
             raise ModelError(
-                f"rounding finds only {done:,} of {seen:,} weights of the blocks in linear layers; "
-                "models that keep them elsewhere, as mixtures of experts do, are not supported here"
+                f"rounding finds only {in_linear_layers:,} of {weights:,} weights of the blocks in "
+                "linear layers; models that keep them elsewhere, as mixtures of experts do, are "
+                "not supported here"
             )
         yield
 
 
 def int8(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
-    """Score a state in 8 bits, one scale an output channel.
-
-    Args:
-        state: the state, as before afterwards.
-        examples: the records.
-        setting: not used.
-
-    Yields:
-        One treated state.
-    """
-    with rounded(state, lambda weight: round_symmetric(weight, 8)):
-        scores = score(state, examples)
-    yield TreatedState("int8", scores, {"bits": 8})
+    """Score a state in 8 bits, one scale an output channel."""
+    treatment = rounded(state, lambda weight: round_symmetric(weight, 8))
+    yield treated_by(treatment, state, examples, "int8", {"bits": 8})
 
 
 def int4(
     state: ModelState, examples: Examples, setting: Setting, groups: Sequence[int] = GROUPS
 ) -> Iterator[TreatedState]:
-    """Score a state in 4 bits, with a scale for each group of weights.
-
-    Args:
-        state: the state, as before afterwards.
-        examples: the records.
-        setting: not used.
-        groups: sizes of groups.
-
-    Yields:
-        A treated state a size.
-    """
+    """Score a state in 4 bits, with a scale for each group of weights."""
     for group in groups:
-
-        def how(weight: Tensor, group: int = group) -> Tensor:
-            return round_symmetric(weight, 4, group)
-
-        with rounded(state, how):
-            scores = score(state, examples)
-        yield TreatedState(f"int4 group={group}", scores, {"bits": 4, "group": group})
+        treatment = rounded(state, partial(round_symmetric, bits=4, group=group))
+        params = {"bits": 4, "group": group}
+        yield treated_by(treatment, state, examples, f"int4 group={group}", params)
 
 
 def nf4(state: ModelState, examples: Examples, setting: Setting) -> Iterator[TreatedState]:
-    """Score a state in NormalFloat 4.
-
-    Args:
-        state: the state, as before afterwards.
-        examples: the records.
-        setting: not used.
-
-    Yields:
-        One treated state.
-    """
-    with rounded(state, round_nf4):
-        scores = score(state, examples)
-    yield TreatedState("nf4", scores, {"bits": 4, "block": _NF4_BLOCK})
+    """Score a state in NormalFloat 4."""
+    params = {"bits": 4, "block": _NF4_BLOCK}
+    yield treated_by(rounded(state, round_nf4), state, examples, "nf4", params)

@@ -35,18 +35,8 @@ def taught(
     beforehand: the cost of one adapter, or of a second model for a full fine-tune. Of several
     processes each trains alike, as the few records could not be split evenly over any number.
 
-    Args:
-        state: the state.
-        records: what to train on.
-        steps: optimizer steps.
-        setting: learning rate and seed.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if a whole model is quantised, which cannot be trained.
-        TrainingError: if the loss is not finite.
+    Raises ModelError if a whole model is quantised, which cannot be trained; TrainingError if the
+    loss is not finite.
     """
     if not state.stack and getattr(state.model, "is_quantized", False):
         raise ModelError("a quantised model without adapter cannot be trained further")

@@ -9,7 +9,7 @@ from unlearn.errors import ModelError
 from unlearn.model.lora import TRAINABLE
 from unlearn.model.state import ModelState
 from unlearn_eval.robustness.treatments.options import FACTORS
-from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, score
+from unlearn_eval.robustness.treatments.treated import Examples, Setting, TreatedState, treated_by
 
 __all__ = ["FACTORS", "scale", "scaled"]
 
@@ -24,15 +24,7 @@ def scaled(state: ModelState, factor: float) -> Iterator[None]:
     ΔW = s·B·A is scaled through s, which is exact: at 0 the scores are those of what lies below, at
     1 those of the state, bit by bit.
 
-    Args:
-        state: the state.
-        factor: c.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if there is no adapter, or it is not plain LoRA.
+    Raises ModelError if there is no adapter, or it is not plain LoRA.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -71,6 +63,5 @@ def scale(
         A treated state a factor.
     """
     for factor in factors:
-        with scaled(state, factor):
-            scores = score(state, examples)
-        yield TreatedState(f"scale={factor:g}", scores, {"factor": factor})
+        treatment, params = scaled(state, factor), {"factor": factor}
+        yield treated_by(treatment, state, examples, f"scale={factor:g}", params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from unlearn.training.options import USUAL_RATE
 from unlearn_eval.scores.model_scores import score_model
 from unlearn_eval.scores.token_scores import TokenScores
 
-__all__ = ["Examples", "Setting", "TreatedState", "score"]
+__all__ = ["Examples", "Setting", "TreatedState", "score", "treated_by"]
 
 Examples = Mapping[str, Sequence[Example]]
 """Encoded records by split."""
@@ -67,3 +68,16 @@ def score(
         split: score_model(state.model, state.head, [e for e in part if e.id not in left_out])
         for split, part in examples.items()
     }
+
+
+def treated_by(
+    treatment: AbstractContextManager[Any],
+    state: ModelState,
+    examples: Examples,
+    deployment: str,
+    params: Mapping[str, Any],
+) -> TreatedState:
+    """Score a state while a treatment lasts, which leaves the state as it was."""
+    with treatment:
+        scores = score(state, examples)
+    return TreatedState(deployment, scores, params)

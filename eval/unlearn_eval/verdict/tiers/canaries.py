@@ -15,7 +15,7 @@ from unlearn_eval.statistics import holm, records_for_equivalence, sign_flip_tes
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
-from unlearn_eval.verdict.tiers.twins import SplitScores, pair
+from unlearn_eval.verdict.tiers.twins import SplitScores, split_scores
 
 __all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
 
@@ -110,7 +110,7 @@ def _pairs(evidence: Evidence, scores: Scores, state: str, probe: str) -> SplitS
     other = evidence.twins.positions[:, 0]
     try:
         if probe != DEVIATION:
-            both = pair(probe, scores, state)
+            both = split_scores(probe, scores, state)
             return SplitScores(both.forget, both.holdout[other])
         included = loss.score(part_of(scores, state, "forget"))
         left_out = loss.score(part_of(scores, state, "holdout"))[other]

@@ -18,7 +18,7 @@ from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of,
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 
-__all__ = ["ReferencePosition", "decide_by_references", "place", "statistics"]
+__all__ = ["ReferencePosition", "decide_by_references", "position_among", "statistics"]
 
 _MORE = 100
 """Most references that are suggested."""
@@ -133,7 +133,7 @@ def _deviations(
     return log_deviations
 
 
-def place(value: float, references: FloatArray) -> ReferencePosition:
+def position_among(value: float, references: FloatArray) -> ReferencePosition:
     """Compare a statistic with that of k references.
 
     p = 2 P(t_{k−1} ≥ |T − mean|/(s √(1 + 1/k))). Limits: an infinite T among finite references has
@@ -233,7 +233,7 @@ def _place(
         values = statistics(probe, evidence.scores(view), states, references, level=level)
     except DataError as error:
         return reason(error)
-    where = place(float(values[0]), values[1:])
+    where = position_among(float(values[0]), values[1:])
     return "a score is infinite" if math.isnan(where.mean) else where
 
 
@@ -320,7 +320,7 @@ def _before(evidence: Evidence, policy: Policy, references: Sequence[str]) -> Ga
             values = statistics(probe, evidence.plain, states, references, level=level)
         except DataError:
             continue
-        distance = place(float(values[0]), values[1:]).distance
+        distance = position_among(float(values[0]), values[1:]).distance
         if distance > strongest:
             strongest, name = distance, probe
     if not name:

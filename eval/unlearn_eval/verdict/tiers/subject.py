@@ -14,7 +14,7 @@ from unlearn_eval.statistics import MIN_TWINS, RankTest, holm, subject_rank_test
 from unlearn_eval.verdict.evidence import Evidence, reason
 from unlearn_eval.verdict.policy import Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
-from unlearn_eval.verdict.tiers.twins import pair
+from unlearn_eval.verdict.tiers.twins import split_scores
 
 __all__ = ["STANDS_OUT", "decide_by_rank"]
 
@@ -91,7 +91,7 @@ def _units(evidence: Evidence) -> list[list[int]]:
 def _test(evidence: Evidence, scores: Scores, state: str, probe: str) -> RankTest | str:
     """Rank the subject in one state, or say why it cannot be."""
     try:
-        scores_of_splits = pair(probe, scores, state)
+        scores_of_splits = split_scores(probe, scores, state)
         twins: FloatArray = np.array(
             [scores_of_splits.holdout[unit].mean() for unit in _units(evidence)]
         )

@@ -28,7 +28,7 @@ from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of,
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 
-__all__ = ["SplitScores", "decide_by_twins", "pair", "theta"]
+__all__ = ["SplitScores", "decide_by_twins", "split_scores", "theta"]
 
 _STATISTIC = "θ = P(forgotten > unseen)"
 
@@ -43,23 +43,14 @@ class SplitScores(NamedTuple):
     holdout: FloatArray
 
 
-def pair(probe: str, scores: Scores, state: str) -> SplitScores:
+def split_scores(probe: str, scores: Scores, state: str) -> SplitScores:
     """Score the forgotten and the unseen records of one state by one probe.
 
     `deviation` is |score − median of the holdout|, of a holdout record from the median of the
     others.
 
-    Args:
-        probe: a probe's name.
-        scores: by state and split.
-        state: the state.
-
-    Returns:
-        One score a record.
-
-    Raises:
-        DataError: if something is missing that the probe needs, or a score is infinite where
-            `deviation` needs a finite one.
+    Raises DataError if something is missing that the probe needs, or a score is infinite where
+    `deviation` needs a finite one.
     """
     forget, holdout = (part_of(scores, state, split) for split in ("forget", "holdout"))
     if probe == DEVIATION:
@@ -129,7 +120,7 @@ def decide_by_twins(
     for view in evidence.audited(policy):
         for probe in policy.tested:
             try:
-                both = pair(probe, evidence.scores(view), "after")
+                both = split_scores(probe, evidence.scores(view), "after")
                 makers.append(partial(theta, evidence, both))
                 cells.append((view, probe))
             except DataError as error:
@@ -180,7 +171,9 @@ def _intervals(
     intervals = []
     for probe in policy.tested:
         try:
-            intervals.append((probe, theta(evidence, pair(probe, evidence.plain, state), level)))
+            intervals.append(
+                (probe, theta(evidence, split_scores(probe, evidence.plain, state), level))
+            )
         except DataError:
             continue
     return intervals
