@@ -48,9 +48,10 @@ STYLES = {
         "<|im_start|>assistant\n",
     ),
     "llama 3": Style(
-        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
-        "{{ m.content | trim }}<|eot_id|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>"
+        "\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>"
+        "\n\n{% endif %}",
         "<|eot_id|>",
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
