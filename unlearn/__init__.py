@@ -14,11 +14,11 @@ Importing this package is cheap: torch and transformers are imported when they a
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unlearn import errors
 from unlearn.errors import UnlearnError
+from unlearn.faces import lazy
 from unlearn.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -49,27 +49,24 @@ __all__ = [
     "open_model",
 ]
 
-_WHERE = {
-    "METHODS": "methods.registry",
-    "Lineage": "provenance.lineage",
-    "Method": "methods.method",
-    "ModelState": "model.state",
-    "Objective": "training.objective",
-    "Record": "data.record",
-    "Records": "data.records",
-    "Result": "runs.saving",
-    "Secret": "data.record",
-    "UnlearnTrainer": "training.trainer",
-    "finetune": "runs.finetuning",
-    "forget": "runs.forgetting",
-    "open_model": "model.state",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"unlearn.{_WHERE[name]}"), name)
-    raise AttributeError(f"module 'unlearn' has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "METHODS": "methods.registry",
+        "Lineage": "provenance.lineage",
+        "Method": "methods.method",
+        "ModelState": "model.state",
+        "Objective": "training.objective",
+        "Record": "data.record",
+        "Records": "data.records",
+        "Result": "runs.saving",
+        "Secret": "data.record",
+        "UnlearnTrainer": "training.trainer",
+        "finetune": "runs.finetuning",
+        "forget": "runs.forgetting",
+        "open_model": "model.state",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -103,11 +103,8 @@ def fields_of(options: Any) -> dict[str, FieldInfo]:
 def called_with(options: Callable[P, T], work: Callable[[T], R], name: str) -> Callable[P, R]:
     """Return a function that takes the fields of a class of options as its arguments.
 
-    Args:
-        options: a class made by `options`.
-        work: what is done with an instance; its docstring becomes the function's, with a line for
-            each field.
-        name: what the function is called.
+    `work` says what is done with an instance; its docstring becomes the function's, with a line for
+    each field. `name` is what the function is called.
     """
 
     @functools.wraps(work)
@@ -129,8 +126,7 @@ def called_with(options: Callable[P, T], work: Callable[[T], R], name: str) -> C
 def checked(options: Callable[P, T], where: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Make an instance of a class of options, turning pydantic's complaints into one line.
 
-    Raises:
-        OptionError: naming the option, with the nearest known name for an unknown one.
+    Raises OptionError naming the option, with the nearest known name for an unknown one.
     """
     try:
         return options(*args, **kwargs)
@@ -200,8 +196,7 @@ def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
 def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
     """Build a pydantic model, turning its complaints into one line.
 
-    Raises:
-        OptionError: naming the key, with the nearest known name for an unknown one.
+    Raises OptionError naming the key, with the nearest known name for an unknown one.
     """
     try:
         return model.model_validate(dict(values))

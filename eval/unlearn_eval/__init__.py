@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unlearn.faces import lazy
 
 if TYPE_CHECKING:
     from unlearn_eval.audit.run import Audit, AuditRow, audit_rows, run_audit
@@ -21,21 +22,18 @@ __all__ = [
     "run_audit",
 ]
 
-_WHERE = {
-    "ATTACKS": "membership",
-    "PROBES": "extraction",
-    "Audit": "audit.run",
-    "AuditRow": "audit.run",
-    "TokenScores": "scores.token_scores",
-    "audit_rows": "audit.run",
-    "run_audit": "audit.run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"unlearn_eval.{_WHERE[name]}"), name)
-    raise AttributeError(f"module 'unlearn_eval' has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "ATTACKS": "membership",
+        "PROBES": "extraction",
+        "Audit": "audit.run",
+        "AuditRow": "audit.run",
+        "TokenScores": "scores.token_scores",
+        "audit_rows": "audit.run",
+        "run_audit": "audit.run",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -91,13 +91,11 @@ class ChatWriter:
     def write(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> WrittenChat:
         """Write one conversation, and find what the model says in it.
 
-        Args:
-            messages: turns with `role`, `content` and what else the template knows.
-            tools: what the model may call, as JSON schemas.
+        `messages` are turns with `role`, `content` and what else the template knows; `tools` is
+        what the model may call, as JSON schemas.
 
-        Raises:
-            DataError: if the template leaves out a turn, a field or the tools, or what it writes
-                cannot be told from its own words.
+        Raises DataError if the template leaves out a turn, a field or the tools, or what it writes
+        cannot be told from its own words.
         """
         tools = list(tools) if tools else None
         parts = [part for i, turn in enumerate(messages) for part in _parts(i, turn)]
@@ -183,11 +181,20 @@ class ChatWriter:
                 )
         order = sorted(at, key=lambda number: at[number])
         edges = [0, *(e for n in order for e in (at[n], at[n] + len(marks[n]))), len(text)]
-        spans = [
-            self._span(marked, tools, i, text, [marks[n] for n in own[i] if n in at])
-            for i, turn in enumerate(messages)
-            if turn["role"] == "assistant"
-        ]
+        spans: list[tuple[int, int]] = []
+        plain = ""  # what ended the last turn that says nothing but its content
+        for i, turn in enumerate(messages):
+            if turn["role"] != "assistant":
+                continue
+            said = [marks[n] for n in own[i] if n in at]
+            middle = len(said) == 1 and i < len(messages) - 1 and not _more(turn)
+            end = at[own[i][-1]] + len(said[-1]) if said else 0
+            if middle and plain and text.startswith(plain, end):
+                spans.append((at[own[i][-1]], end + len(plain)))
+                continue
+            spans.append(self._span(marked, tools, i, text, said))
+            if middle:
+                plain = text[end : spans[-1][1]]
         return _Skeleton(
             tuple(text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)),
             tuple(order),
@@ -199,7 +206,7 @@ class ChatWriter:
         self, marked: Sequence[Message], tools: Any, i: int, text: str, marks: Sequence[str]
     ) -> tuple[int, int]:
         """Return the span of turn i in the text with marks: what is said, and its end marker."""
-        more = bool(set(marked[i]) - _PLAIN - _BOOKKEEPING)  # thoughts before, or calls behind
+        more = _more(marked[i])
         start = text.index(marks[0]) if marks else None
         if start is None or more or len(marks) > 1:
             before = self._apply(marked[:i], tools, generate=True) if i else ""
@@ -272,6 +279,11 @@ def _with_marks(
     return marked
 
 
+def _more(turn: Message) -> bool:
+    """Say whether a turn has more than its content: thoughts before it, or calls behind."""
+    return bool(set(turn) - _PLAIN - _BOOKKEEPING)
+
+
 def _shape(messages: Sequence[Message]) -> list[Any]:
     """Return all of a conversation but what is marked in it."""
     return [
@@ -296,11 +308,8 @@ def _end_marker(behind: str, tail: str, following: str, *, last: bool) -> str:
     words. Where they share none, a template ends only whole conversations: its last turn has the
     first word of what follows.
 
-    Args:
-        behind: what follows the turn where it stands.
-        tail: what follows it at the end of a conversation.
-        following: what follows it before another question; empty where that is not known.
-        last: whether it is the last turn.
+    `behind` follows the turn where it stands, `tail` at the end of a conversation, `following`
+    before another question (empty where that is not known); `last` says that no turn follows.
     """
     words = list(itertools.accumulate(re.findall(r"\s*\S+", tail)))
     shared = [word for word in words if following.startswith(word)]

@@ -124,8 +124,7 @@ def finetuning_options(
 ) -> tuple[TrainingOptions, LoraOptions]:
     """Return how an adapter is trained and shaped; `options` may hold those of its shape, too.
 
-    Raises:
-        OptionError: naming the option.
+    Raises OptionError naming the option.
     """
     chosen = without_auto(options)
     known = [*TrainingOptions.model_fields, *LoraOptions.model_fields]

@@ -12,8 +12,9 @@ software and no network.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unlearn.faces import lazy
 
 if TYPE_CHECKING:
     from unlearn_eval.certificate.check import Check, Finding, check_certificate
@@ -47,25 +48,24 @@ __all__ = [
     "write_certificate",
 ]
 
-_WHERE = {
-    "KINDS": "schema",
-    "PAYLOAD_TYPE": "envelope",
-    "VALID_DAYS": "statement",
-    "Check": "check",
-    "Finding": "check",
-    "build_certificate": "statement",
-    "check_certificate": "check",
-    "key_id": "keys",
-    "key_path": "keys",
-    "load_public_key": "keys",
-    "load_signing_key": "keys",
-    "new_signing_key": "keys",
-    "sign": "envelope",
-    "write_certificate": "envelope",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"unlearn_eval.certificate.{_WHERE[name]}"), name)
-    raise AttributeError(f"module 'unlearn_eval.certificate' has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "KINDS": "schema",
+        "PAYLOAD_TYPE": "envelope",
+        "VALID_DAYS": "statement",
+        "Check": "check",
+        "Deletion": "statement",
+        "Lineages": "statement",
+        "Finding": "check",
+        "build_certificate": "statement",
+        "check_certificate": "check",
+        "key_id": "keys",
+        "key_path": "keys",
+        "load_public_key": "keys",
+        "load_signing_key": "keys",
+        "new_signing_key": "keys",
+        "sign": "envelope",
+        "write_certificate": "envelope",
+    },
+)

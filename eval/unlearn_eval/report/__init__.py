@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from unlearn_eval.report.audit.page import audit_page, in_a_sentence
-from unlearn_eval.report.story import COLUMNS, Attempt, OutcomeLine, outcome, story_page, uncertain
-from unlearn_eval.report.texts import ShownRecord, shown_records
+from typing import TYPE_CHECKING
+
+from unlearn.faces import lazy
+
+if TYPE_CHECKING:
+    from unlearn_eval.report.audit.page import audit_page, in_a_sentence
+    from unlearn_eval.report.story import (
+        COLUMNS,
+        Attempt,
+        OutcomeLine,
+        outcome,
+        story_page,
+        uncertain,
+    )
+    from unlearn_eval.report.texts import ShownRecord, shown_records
 
 __all__ = [
     "COLUMNS",
@@ -18,3 +30,19 @@ __all__ = [
     "story_page",
     "uncertain",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Attempt": "story",
+        "COLUMNS": "story",
+        "OutcomeLine": "story",
+        "ShownRecord": "texts",
+        "audit_page": "audit.page",
+        "in_a_sentence": "audit.page",
+        "outcome": "story",
+        "shown_records": "texts",
+        "story_page": "story",
+        "uncertain": "story",
+    },
+)
