@@ -42,17 +42,29 @@ def _stays() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _module_stays() -> Iterator[None]:
+    """Spare the modules that follow a search of what this one has imported and cached."""
+    yield
+    _stays()
+
+
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Names of folders, each another: made by what writes into one, which few tests do."""
+    """Folders that are not there yet, one for each test without files of its own."""
     folder = tmp_path_factory.mktemp("homes")
     return (folder / str(i) for i in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def _own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(
+    request: pytest.FixtureRequest, _homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test reads or writes the user's key and suppression list."""
-    monkeypatch.setenv("UNLEARN_HOME", str(next(_homes)))
+    # a temporary folder for each of the many tests that want none would cost more than they do
+    has_files = "tmp_path" in request.fixturenames
+    home = request.getfixturevalue("tmp_path") / "unlearn-home" if has_files else next(_homes)
+    monkeypatch.setenv("UNLEARN_HOME", str(home))
     monkeypatch.delenv("UNLEARN_KEY", raising=False)
 
 
