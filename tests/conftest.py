@@ -102,6 +102,17 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Leave the drawings out of audits' pages, for tests that look at other things.
+
+    They take longer than the audit of a tiny model; `unlearn_eval/report` looks at them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unlearn_eval.report.audit.plots.draw", lambda *_, **__: "<svg></svg>")
+        yield
+
+
 def _make_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

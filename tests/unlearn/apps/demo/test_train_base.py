@@ -11,8 +11,8 @@ from unlearn.apps.demo.train_base import main, train_tokenizer
 
 
 def test_script_writes_a_model_folder(tmp_path, monkeypatch):
-    # a tokenizer of a tenth of the texts: learning merges would take most of the time
-    monkeypatch.setattr(train_base, "corpus", lambda n, seed: corpus(min(n, 2_000), seed))
+    # texts for three steps are enough to learn merges from and to be held out, too
+    monkeypatch.setattr(train_base, "corpus", lambda n, seed: corpus(min(n, 192), seed))
     main(["--output", str(tmp_path), "--steps", "3", "--seed", "5"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     assert model.dtype == torch.float32
