@@ -51,11 +51,11 @@ WRAPPED: dict[str, tuple[str, dict[str, Any]]] = {
         {"sam_rho": 0.5, "project_retain": True, "latent_radius": 0.5, "latent_steps": 2},
     ),
 }
-# each wrapper alone, too, where time does not matter: "all wrappers" has them all
+# kinds whose parts others hold, too: their losses, or all three wrappers at once
+HELD = ("reference-free", "base reference", "sharpness", "projection", "latent")
 KINDS = [
-    *OBJECTIVES,
-    *(pytest.param(k, marks=pytest.mark.slow) for k in WRAPPED if k != "all wrappers"),
-    "all wrappers",
+    pytest.param(kind, marks=[pytest.mark.slow] if kind in HELD else [])
+    for kind in (*OBJECTIVES, *WRAPPED)
 ]
 # one of a kind: a plain loss, a state of the trainer's own, and passes beyond the first
 RESUMED = ["cached reference", "dual variable", "all wrappers"]

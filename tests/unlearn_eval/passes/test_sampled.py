@@ -49,7 +49,9 @@ def examples(state) -> list[Example]:
     return found
 
 
-@pytest.mark.parametrize("sampler", [(1.0, 40), (0.8, 5), (1.3, 0)])
+@pytest.mark.parametrize(
+    "sampler", [(1.0, 40), *(pytest.param(s, marks=pytest.mark.slow) for s in ((0.8, 5), (1.3, 0)))]
+)
 def test_hits_on_the_demo_base_are_as_many_as_teacher_forcing_says(state, examples, sampler):
     n = 400
     hits = sampled_hits(state.model, examples, n, sampler=sampler)
