@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
+import itertools
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,56 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# what collecting makes and imports stays to the end: it is not searched for garbage
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of all garbage collection, which each training runs."""
+    _stays()
+    gc.enable()
+
+
+def _stays() -> None:
+    """Let the garbage collector pass over all that is alive: modules, tests, shared fixtures."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_stays() -> Iterator[None]:
+    """Spare the modules that follow a search of what this one has imported and cached."""
+    yield
+    _stays()
+
+
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet, one for each test without files of its own."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(i) for i in itertools.count())
+
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(
+    request: pytest.FixtureRequest, _homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test reads or writes the user's key and suppression list."""
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "unlearn-home"))
+    # a temporary folder for each of the many tests that want none would cost more than they do
+    has_files = "tmp_path" in request.fixturenames
+    home = request.getfixturevalue("tmp_path") / "unlearn-home" if has_files else next(_homes)
+    monkeypatch.setenv("UNLEARN_HOME", str(home))
     monkeypatch.delenv("UNLEARN_KEY", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Read the verbs' parameters once: a process has one command, a test many."""
+    from unlearn.apps.cli import app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "command", functools.cache(app.command))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +102,17 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Leave the drawings out of audits' pages, for tests that look at other things.
+
+    They take longer than the audit of a tiny model; `unlearn_eval/report` looks at them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unlearn_eval.report.audit.plots.draw", lambda *_, **__: "<svg></svg>")
+        yield
+
+
 def _make_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -79,18 +137,17 @@ def _make_tokenizer(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def spared_imports() -> Iterator[None]:
-    """Let the garbage collector pass over what is imported: Trainer runs it in each training."""
-    from transformers import Trainer  # noqa: F401
+def _no_fingerprints() -> Iterator[None]:
+    """Spare a hash of everything in a dataset, by which nothing here is ever looked up."""
+    from datasets import arrow_dataset
 
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_dataset, "generate_fingerprint", lambda _: uuid.uuid4().hex[:16])
+        yield
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, spared_imports: None) -> Path:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, _no_fingerprints: None) -> Path:
     """A folder with a random Llama of some 30 k parameters and a byte-level tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -173,4 +230,5 @@ def adapter(
         )
     finally:
         patch.undo()
+    _stays()  # the first training imports more than all tests together
     return folder

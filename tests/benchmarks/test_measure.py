@@ -122,6 +122,7 @@ def test_the_gpu_report_runs_on_a_small_model() -> None:
     assert found["operations of a step"] < 3 * (4 * backbone * 4 * 8 + 4 * 512 * 32 * 4 * 4)
 
 
+@pytest.mark.slow
 def test_growth_of_a_tiny_step_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     from _measure import Ratio
     from bench_step import beyond
@@ -164,6 +165,7 @@ def test_both_sides_of_an_audit_measure_the_same() -> None:
         assert norms.min() > 0
 
 
+@pytest.mark.slow
 def test_memory_of_scoring_does_not_grow_with_the_records() -> None:
     from bench_audit import memory_ratio
 

@@ -99,6 +99,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
         check_output(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_killed_at_any_moment_it_is_the_old_or_the_new(tmp_path: Path) -> None:
     target = tmp_path / "out"

@@ -65,9 +65,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["lm_head"]},
 }
+# "dropout" and "rslora" change but a number of what "plain" has
+MARKED = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind in ("dropout", "rslora") else [])
+    for kind in KINDS
+]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_references_are_the_models_they_stand_for(
     kind: str, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -180,7 +185,7 @@ def test_swapping_adapters_equals_opening_anew(
     torch.testing.assert_close(logits(state), logits(open_model(tiny_model, adapter)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_what_is_saved_is_a_plain_peft_adapter(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

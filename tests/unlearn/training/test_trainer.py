@@ -51,7 +51,15 @@ WRAPPED: dict[str, tuple[str, dict[str, Any]]] = {
         {"sam_rho": 0.5, "project_retain": True, "latent_radius": 0.5, "latent_steps": 2},
     ),
 }
-KINDS = [*OBJECTIVES, *WRAPPED]
+# kinds whose parts others hold, too: their losses, or all three wrappers at once
+HELD = ("reference-free", "base reference", "sharpness", "projection", "latent")
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind in HELD else [])
+    for kind in (*OBJECTIVES, *WRAPPED)
+]
+# one of a kind: a plain loss, a state of the trainer's own, and passes beyond the first
+RESUMED = ["cached reference", "dual variable", "all wrappers"]
+RESUMED_TOO = [k for k in (*OBJECTIVES, *WRAPPED) if k not in (*RESUMED, "base reference")]
 
 
 def asked(kind: str) -> tuple[Objective, dict[str, Any]]:
@@ -167,7 +175,9 @@ def test_groups_of_similar_length_give_the_gradient_of_the_whole_batch(
     assert any(not torch.equal(split[name], whole[name]) for name in whole)  # they were split
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "base reference"])
+@pytest.mark.parametrize(
+    "kind", [*RESUMED, *(pytest.param(k, marks=pytest.mark.slow) for k in RESUMED_TOO)]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(
     kind: str, tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:

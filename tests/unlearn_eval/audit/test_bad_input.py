@@ -12,6 +12,8 @@ from unlearn.errors import DataError, OptionError
 from unlearn_eval import audit_rows, run_audit
 from unlearn_eval.scores.token_scores import SAMPLER
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def near(data_file, tmp_path):

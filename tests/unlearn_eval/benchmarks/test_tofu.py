@@ -290,7 +290,10 @@ def published(assets):
     return read
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name",  # the larger sets take longer to read
+    [n if n == "forget01" else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED],
+)
 def test_published_values_come_out_again(name, published):
     (full, full_summary), (retrained, retrained_summary) = published(name)
     _, quality, ratio_full, ratio_retrained, utility = PUBLISHED[name]

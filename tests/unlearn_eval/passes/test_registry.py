@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 
 from unlearn_eval.passes import PASSES
 
@@ -25,8 +23,3 @@ def test_names_match_files_and_papers_are_given():
         assert entry.paper.startswith("https://arxiv.org/abs/")
         assert entry.cost
         assert callable(importlib.import_module(f"unlearn_eval.passes.{name}").plan)
-
-
-def test_listing_passes_imports_no_torch():
-    code = "import sys, unlearn_eval.passes; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,6 +16,8 @@ from unlearn_eval.results.scores_file import MatrixPlace, read_scores
 from unlearn_eval.statistics import auc_interval, mean_interval, proportion_interval
 from unlearn_eval.utility import loss
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def written(tiny_model, adapter, data_file, holdout_file, tmp_path_factory):

@@ -65,7 +65,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", TREATMENTS)
-@pytest.mark.parametrize("kind", ["adapter", "full", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind", ["adapter", "full", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_a_treatment_changes_the_scores_and_leaves_the_state_as_it_was(
     name, kind, adapter, tiny_model, examples
 ):

@@ -201,7 +201,7 @@ def test_half_written_files_are_never_read(tmp_path: Path, monkeypatch):
     assert not left.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"junk", None])
+@pytest.mark.parametrize("damage", [b"", pytest.param(b"junk", marks=pytest.mark.slow), None])
 def test_damaged_files_are_computed_again(audit, monkeypatch, damage):
     first = audit(generate=0)
     for path in (home() / "cache" / "scores").iterdir():

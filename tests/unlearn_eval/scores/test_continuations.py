@@ -38,12 +38,17 @@ def alone(state, example: Example, cut: int) -> list[int]:
     return written
 
 
+@pytest.fixture(scope="module")
+def written(state, examples):
+    return [alone(state, e, int(np.flatnonzero(e.target)[0])) for e in examples]
+
+
 @pytest.mark.parametrize("budget", [1, 4096])
-def test_equals_greedy_decoding_of_one_record_alone(state, examples, budget):
+def test_equals_greedy_decoding_of_one_record_alone(state, examples, written, budget):
     found = continue_examples(state.model, state.tokenizer, examples, token_budget=budget)
-    for example, said in zip(examples, found, strict=True):
+    for example, said, expected in zip(examples, found, written, strict=True):
         cut = int(np.flatnonzero(example.target)[0])
-        assert said.tokens.tolist() == alone(state, example, cut)
+        assert said.tokens.tolist() == expected
         assert said.truth == state.tokenizer.decode(example.ids[cut:], skip_special_tokens=True)
         assert said.text == state.tokenizer.decode(said.tokens, skip_special_tokens=True)
     assert sum(said.text == said.truth for said in found) > 12  # it does know most of them

@@ -97,8 +97,17 @@ def test_intervals_by_hand(make_scores):
     assert brier.value == pytest.approx((0.16 + 0.16 + 0.36 + 0.01) / 4)
 
 
-@pytest.mark.parametrize("excess", [0.0, 0.05, 0.2])
-@pytest.mark.parametrize("spread", [0.0, 0.15])
+@pytest.mark.parametrize(
+    ("excess", "spread"),
+    [
+        (0.0, 0.0),
+        (0.2, 0.15),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((0.05, 0.0), (0.2, 0.0), (0.0, 0.15), (0.05, 0.15))
+        ),
+    ],
+)
 def test_intervals_cover(make_scores, excess, spread):
     rng = np.random.default_rng(7)
     inside = {"ece": 0, "brier": 0}

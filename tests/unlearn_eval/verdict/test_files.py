@@ -21,6 +21,8 @@ from unlearn_eval.verdict.verify import verify
 
 from .conftest import CONTENT
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def folder(tiny_model, adapter, data_file, holdout_file, lineage_key, tmp_path_factory):

@@ -28,6 +28,8 @@ from .conftest import matrix
 QUICK: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2}
 PAIRS = 12
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def planted(tiny_model, data_file, lineage_key, tmp_path_factory):

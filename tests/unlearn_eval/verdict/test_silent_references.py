@@ -20,6 +20,8 @@ from .conftest import CONTENT, evidence, matrix, reference
 
 SILENT = "without a lineage"
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.parametrize("state", ["reference:0", "reference:4"])
 def test_one_silent_reference_bars_a_pass(five, make_policy, state):

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +108,16 @@ def test_several_selectors_name_all_their_records(
     assert len(line.records.forgotten) == len(wanted) > 2
 
 
-@pytest.mark.parametrize("method", METHODS)
+def each_method() -> Iterator[Any]:
+    """Name every method; of those that share their code all but the first are slow."""
+    seen = set()
+    for method in METHODS.values():
+        ways = (method.run, method.alternates)
+        yield pytest.param(method.name, marks=[pytest.mark.slow] if ways in seen else [])
+        seen.add(ways)
+
+
+@pytest.mark.parametrize("method", list(each_method()))
 def test_every_method_runs(
     method: str,
     tiny_model: Path,

@@ -96,7 +96,7 @@ def test_values_are_fictional():
         assert re.match(r"[1-9]\d\d [A-Z]", person.address)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 7))])
 def test_corpus_knows_nobody_of_the_records(seed):
     text = "\n".join(corpus(CORPUS_SIZE, seed))
     for person in people(400, seed):

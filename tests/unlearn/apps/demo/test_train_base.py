@@ -5,11 +5,14 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn.apps.demo import base_path
+from unlearn.apps.demo import base_path, train_base
+from unlearn.apps.demo.generator import corpus
 from unlearn.apps.demo.train_base import main, train_tokenizer
 
 
-def test_script_writes_a_model_folder(tmp_path):
+def test_script_writes_a_model_folder(tmp_path, monkeypatch):
+    # texts for three steps are enough to learn merges from and to be held out, too
+    monkeypatch.setattr(train_base, "corpus", lambda n, seed: corpus(min(n, 192), seed))
     main(["--output", str(tmp_path), "--steps", "3", "--seed", "5"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     assert model.dtype == torch.float32

@@ -184,6 +184,7 @@ def case(
     lineage_key: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    undrawn: None,
 ) -> Case:
     monkeypatch.setenv("UNLEARN_KEY", lineage_key)
     return Case(tmp_path, make_url(kind), tiny_model, adapter, data_file, capfd, monkeypatch)

@@ -11,7 +11,7 @@ from unlearn_eval.report import Attempt, audit_page, outcome, shown_records, sto
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def texts():
     rows = [
         {
@@ -37,6 +37,17 @@ def texts():
     return shown_records(Records.from_rows(rows), said)
 
 
+@pytest.fixture(scope="module")
+def page(good):
+    """The page of the good audit: drawing it takes longer than all that is looked at."""
+    return audit_page(good)
+
+
+@pytest.fixture(scope="module")
+def page_with_texts(good, texts):
+    return audit_page(good, texts)
+
+
 def test_shown_records_are_cut_at_their_secrets(texts):
     assert [t.asked for t in texts] == [f"Who? {HOSTILE}", None, "user: hi"]
     assert texts[0].parts[1] == ("555-0199", HOSTILE)
@@ -45,13 +56,12 @@ def test_shown_records_are_cut_at_their_secrets(texts):
     assert texts[2].said == {"after": "other"}
 
 
-def test_no_text_and_no_id_unless_asked_for(good, texts):
-    page = audit_page(good)
+def test_no_text_and_no_id_unless_asked_for(page, page_with_texts):
     assert "owned" not in page
     assert "onerror" not in page
     assert "555-0199" not in page
     assert "The records</h2>" not in page
-    shown = audit_page(good, texts)
+    shown = page_with_texts
     assert "555-0199" in shown
     assert "<img" not in shown  # only escaped
     # how to read the numbers comes before the records, of which there may be many
@@ -60,10 +70,10 @@ def test_no_text_and_no_id_unless_asked_for(good, texts):
     assert "&lt;script&gt;" in shown
 
 
-def test_limits_stand_above_the_results(good):
-    for page in (audit_page(good), story_page("t", [], [Attempt("a", "b", good, "c")], (), [])):
-        assert "not legal proof of erasure" in page
-        assert page.index("does not show</h2>") < page.index("<figure>")
+def test_limits_stand_above_the_results(page, good):
+    for shown in (page, story_page("t", [], [Attempt("a", "b", good, "c")], (), [])):
+        assert "not legal proof of erasure" in shown
+        assert shown.index("does not show</h2>") < shown.index("<figure>")
 
 
 def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
@@ -92,8 +102,7 @@ def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
     assert uncertain(attempts[1:2]) == ""
 
 
-def test_every_number_is_on_the_page_with_its_interval_and_meaning(good):
-    page = audit_page(good)
+def test_every_number_is_on_the_page_with_its_interval_and_meaning(page, good):
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     for row in good.rows:
         if row.state == "after" and row.value is not None:
@@ -111,8 +120,7 @@ def test_every_number_is_on_the_page_with_its_interval_and_meaning(good):
     assert page.count("<figure>") == page.count("<figcaption>") == 5
 
 
-def test_the_page_is_one_file_and_the_same_each_time(good):
-    page = audit_page(good)
+def test_the_page_is_one_file_and_the_same_each_time(page, good):
     assert re.sub(r"\d{4}-\d\d-\d\d", "", page) == re.sub(r"\d{4}-\d\d-\d\d", "", audit_page(good))
     assert not re.findall(r'(?:src|href)="(?!#|scores-|roc-)[^"]*"', page.replace('href="#', ""))
     assert "http://www.w3.org" in page  # the name of SVG's namespace, nothing to fetch
@@ -124,19 +132,25 @@ def test_the_page_is_one_file_and_the_same_each_time(good):
     assert "#0102" not in page  # every stand-in colour became one of the theme
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("kind", ["audit", "story", "least"])
-def test_in_a_real_browser(browser, good, make_audit, texts, tmp_path: Path, width, dark, kind):
-    if kind == "story":
+@pytest.fixture(scope="module", params=["audit", "story", "least"])
+def file_of_page(request, good, make_audit, texts, tmp_path_factory):
+    """Each kind of page as a file, written once for all windows."""
+    if request.param == "story":
         attempts = [Attempt(f"way-{i}", "a way to forget", good, f"{i}.html") for i in range(3)]
         page = story_page("A title", ["Told. " * 40], attempts, texts, [("Run", "unlearn x " * 30)])
-    elif kind == "audit":
-        page = audit_page(good, texts)
+    elif request.param == "audit":
+        page = request.getfixturevalue("page_with_texts")
     else:
         page = audit_page(make_audit({"after": 2.0}, n=1, secret=False))
-    file = tmp_path / "report.html"
+    file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_a_real_browser(browser, file_of_page, width, dark):
+    file = file_of_page
     opened = browser.open(file, width, dark=dark)
     assert opened.console == []
     assert [
@@ -166,9 +180,9 @@ def test_in_a_real_browser(browser, good, make_audit, texts, tmp_path: Path, wid
     assert smallest >= 10.5
 
 
-def test_prints_on_paper(browser, good, tmp_path: Path):
+def test_prints_on_paper(browser, page, tmp_path: Path):
     file = tmp_path / "report.html"
-    file.write_text(audit_page(good), encoding="utf-8")
+    file.write_text(page, encoding="utf-8")
     browser.open(file, 1440, dark=True)
     paper = browser.pdf()
     assert paper.startswith(b"%PDF")

@@ -101,6 +101,13 @@ def test_verdicts_are_shown_where_there_is_a_policy(browser, page, judged, tmp_p
     assert {r["reasons"] for r in rows if r["verdict"] == "PASS"} == {"loss is guessing"}
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the drawings, which take nearly all the time: what is looked at is words."""
+    monkeypatch.setattr("unlearn_eval.report.comparison.plots.draw", lambda *_, **__: "<svg></svg>")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_was_compared_and_stands_alone(shown):
     setting = {"model": "small <b>", "judged by": "rows:8-11, never seen"}
     page = page_of(replace(shown, setting=setting), about=about(shown))
@@ -108,12 +115,14 @@ def test_the_page_says_what_was_compared_and_stands_alone(shown):
     assert "rows:8-11, never seen" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_where_methods_looked_at_their_judges(comparison):
     words = "looked at the very unseen records that they are judged by"
     assert words in page_of(comparison, own_judge=True)
     assert words not in page_of(comparison)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_names_who_was_not_tuned_and_who_is_not_ranked(comparison):
     again = [replace(o, method="again") for o in comparison.of("good")]
     whole = replace(comparison, outcomes=[*comparison.outcomes, *again])
