@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearn.apps.cli.listings import AttacksOptions, MethodsOptions, attacks, methods
+from unlearn.apps.cli.listings import MethodsOptions, attacks, methods
 from unlearn.apps.cli.request.group import request
 from unlearn.apps.cli.verb import add, unwrapped
 from unlearn.apps.cli.verbs.audit import AuditFlags, audit
@@ -81,6 +81,6 @@ def command() -> Any:
     app.add_typer(certificate, rich_help_panel=_PROVE)
     app.add_typer(key, rich_help_panel=_PROVE)
     add(app, MethodsOptions, methods, "methods", _LOOK)
-    add(app, AttacksOptions, attacks, "attacks", _LOOK)
+    add(app, None, attacks, "attacks", _LOOK)
     app.add_typer(recipes, rich_help_panel=_LOOK)
     return typer.main.get_command(app)

@@ -13,7 +13,7 @@ from unlearn.config import Flag, options
 if TYPE_CHECKING:
     from unlearn.methods.method import Method
 
-__all__ = ["AttacksOptions", "MethodsOptions", "attacks", "methods"]
+__all__ = ["MethodsOptions", "attacks", "methods"]
 
 
 @options
@@ -28,11 +28,6 @@ class MethodsOptions:
         ),
         Flag(metavar="[NAME]", argument=True),
     ] = None
-
-
-@options
-class AttacksOptions:
-    """Of `attacks`, which has none."""
 
 
 def methods(options: MethodsOptions) -> None:
@@ -95,7 +90,7 @@ def _list_options(
         console.print(f"    {name} = {defaults.get(name, field.default)}  {field.description}")
 
 
-def attacks(options: AttacksOptions) -> None:
+def attacks() -> None:
     """List the attacks, probes and treatments of an audit: what they do, need and cost."""
     from unlearn.apps.cli.screen import console
     from unlearn_eval.benchmarks import BENCHMARKS

@@ -22,12 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn.processes import is_main
+from unlearn_eval.report.formats import duration
 
 if TYPE_CHECKING:
     from unlearn.methods.job import TrainingPlan
     from unlearn.runs.saving import Result
 
-__all__ = ["announce", "console", "duration", "progress_bar", "show_note", "show_result", "table"]
+__all__ = ["announce", "console", "progress_bar", "show_note", "show_result", "table"]
 
 
 class _Console(Console):
@@ -44,14 +45,6 @@ _QUIET = not is_main()
 console = _Console(highlight=False, width=None if sys.stdout.isatty() else 140, quiet=_QUIET)
 _NAME = 24  # so much of the first column of a table stays on one line
 _errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
-
-
-def duration(seconds: float) -> str:
-    """Write a duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 2 else f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def announce(plan: TrainingPlan) -> None:

@@ -22,8 +22,8 @@ _PLAIN = (bool, int, float, Path)
 
 def add(
     app: typer.Typer,
-    options: type[T],
-    work: Callable[[T], None] | Callable[[T, frozenset[str]], None],
+    options: type[T] | None,
+    work: Callable[[], None] | Callable[[T], None] | Callable[[T, frozenset[str]], None],
     name: str,
     panel: str | None = None,
 ) -> None:
@@ -31,15 +31,19 @@ def add(
 
     Args:
         app: where to.
-        options: what the user can choose, made by `unlearn.config.options`.
+        options: what the user can choose, made by `unlearn.config.options`, if anything.
         work: what the verb does; its docstring is the help. With a second parameter it is told
             which options the words of the command set.
         name: of the verb.
         panel: heading below which the help lists it.
     """
+    if options is None:
+        app.command(name, help=unwrapped(work), rich_help_panel=panel)(work)
+        return
     flags = {
         key: field for key, field in fields_of(options).items() if PYTHON_ONLY not in field.metadata
     }
+    told = len(inspect.signature(work).parameters) > 1
 
     def call(context: typer.Context, **values: Any) -> None:
         given = frozenset(key for key in flags if _was_given(context, key))
@@ -47,7 +51,6 @@ def add(
         made = checked(options, name, **chosen)
         work(made, given) if told else work(made)  # type: ignore[call-arg]
 
-    told = len(inspect.signature(work).parameters) > 1
     parameters = [_parameter(key, field) for key, field in flags.items()]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     vars(call)["__signature__"] = inspect.Signature([context, *parameters])

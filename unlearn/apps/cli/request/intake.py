@@ -39,7 +39,7 @@ def add(options: AddOptions) -> None:
     Example: unlearn request add --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --label T-1042
     """
-    from unlearn.apps.cli.request.show import echo_json, said
+    from unlearn.apps.cli.request.show import answer
     from unlearn.apps.requests import intake
     from unlearn.model.folders import stacked
 
@@ -61,11 +61,12 @@ def add(options: AddOptions) -> None:
         due=options.due,
     )
     entered = ledger.get(name)
-    if options.json:
-        echo_json(request_content(entered))
-    else:
-        said(f"Request [bold]{name}[/bold] (number {entered.number}) is received.")
-        said(f"Next: unlearn request locate {name}")
+    answer(
+        options.json,
+        request_content(entered),
+        f"Request [bold]{name}[/bold] (number {entered.number}) is received.",
+        f"Next: unlearn request locate {name}",
+    )
 
 
 def locate(options: LocateOptions) -> None:
@@ -75,7 +76,7 @@ def locate(options: LocateOptions) -> None:
     nothing is noted). The records are put in escrow, encrypted. May be repeated until the request
     is run.
     """
-    from unlearn.apps.cli.request.show import confirmed, echo_json, located, said
+    from unlearn.apps.cli.request.show import answer, confirmed, echo_json, located, said
     from unlearn.apps.cli.screen import progress_bar, show_note
     from unlearn.apps.requests import search as desk
     from unlearn.apps.requests.embeddings import Encoder
@@ -116,11 +117,12 @@ def locate(options: LocateOptions) -> None:
         said("Nothing was noted.")
         raise typer.Exit(0)
     request = desk.note_matches(ledger, request, search, result, len(included))
-    if options.json:
-        echo_json(_located_json(ledger, request, search, result, settled=True))
-    else:
-        said(f"Request [bold]{request.id}[/bold]: {len(result.records)} record(s) located.")
-        said("Next: unlearn request run")
+    answer(
+        options.json,
+        _located_json(ledger, request, search, result, settled=True),
+        f"Request [bold]{request.id}[/bold]: {len(result.records)} record(s) located.",
+        "Next: unlearn request run",
+    )
 
 
 def _located_json(
@@ -196,7 +198,7 @@ def check(options: CheckOptions) -> None:
 
 def close(options: CloseOptions) -> None:
     """Close a request, and shred its records in the escrow."""
-    from unlearn.apps.cli.request.show import confirmed, echo_json, said
+    from unlearn.apps.cli.request.show import answer, confirmed
     from unlearn.apps.requests import intake
 
     ledger = options.open_ledger()
@@ -205,7 +207,5 @@ def close(options: CloseOptions) -> None:
     if not confirmed(f"Close request {entered.id} and shred its records?", options.yes):
         raise typer.Exit(0)
     closed = intake.close(ledger, entered, outcome)
-    if options.json:
-        echo_json(request_content(closed))
-    else:
-        said(f"Request [bold]{closed.id}[/bold] is closed: {closed.facts['outcome']}.")
+    outcome_line = f"Request [bold]{closed.id}[/bold] is closed: {closed.facts['outcome']}."
+    answer(options.json, request_content(closed), outcome_line)

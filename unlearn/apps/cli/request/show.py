@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unlearn.apps.requests.run import Failed, Ran
 
 __all__ = [
+    "answer",
     "broken",
     "checked",
     "confirmed",
@@ -42,6 +43,14 @@ def said(text: str) -> None:
 def echo_json(content: Mapping[str, Any]) -> None:
     """Print an object for programs."""
     typer.echo(json.dumps(content, indent=2))
+
+
+def answer(as_json: bool, content: Mapping[str, Any], *lines: str) -> None:
+    """Print an object for programs, or lines for people."""
+    if as_json:
+        echo_json(content)
+    else:
+        console.print("\n".join(lines))
 
 
 def confirmed(question: str, yes: bool) -> bool:

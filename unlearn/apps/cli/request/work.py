@@ -187,12 +187,10 @@ def _show_swept(
 
 def certificate(options: CertificateOptions) -> None:
     """Write the signed certificate of a request that was verified."""
-    from unlearn.apps.cli.request.show import echo_json, said
+    from unlearn.apps.cli.request.show import answer
     from unlearn.apps.requests.certificate import certify_request
 
     ledger = options.open_ledger()
     file = certify_request(ledger, ledger.get(options.name), options.output)
-    if options.json:
-        echo_json({**request_content(ledger.get(options.name)), "certificate": str(file)})
-    else:
-        said(f"Saved to [bold]{escape(str(file))}[/bold]")
+    content = {**request_content(ledger.get(options.name)), "certificate": str(file)}
+    answer(options.json, content, f"Saved to [bold]{escape(str(file))}[/bold]")

@@ -86,7 +86,8 @@ class _Screen:
 
     def ended(self, step: Step, failure: str | None) -> None:
         """Say what came of a step, but of audits that went well."""
-        from unlearn.apps.cli.screen import console, duration
+        from unlearn.apps.cli.screen import console
+        from unlearn_eval.report.formats import duration
 
         if failure is not None:
             console.print(f"  [red]failed: {escape(failure)}[/red]")

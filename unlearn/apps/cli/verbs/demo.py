@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from unlearn.apps.demo.options import DemoOptions
-from unlearn.runs.fields import Progress
 
 if TYPE_CHECKING:
     from unlearn.apps.demo.story import Chapter, Story
@@ -34,6 +33,7 @@ def demo(options: DemoOptions) -> None:
     """
     from unlearn.apps.cli.screen import console, progress_bar
     from unlearn.apps.demo.story import tell
+    from unlearn.apps.demo.telling import forgetting
     from unlearn.files import check_output
 
     target = check_output(options.output, overwrite=options.overwrite)
@@ -50,7 +50,7 @@ def demo(options: DemoOptions) -> None:
             f"   {len(story.data)} records of {options.people} people; trained in "
             f"{story.seconds:.0f} s; {story.learned} of them recalled word for word."
         )
-        chapters = _forgetting(story, progress)
+        chapters = forgetting(story, progress, console.print)
         page = story.write_up(chapters)
     _what_is_left(story, chapters)
     console.print(f"\nNow look at [bold]{escape(str(page))}[/bold] in a browser.")
@@ -63,34 +63,6 @@ def demo(options: DemoOptions) -> None:
         "--forget id1,id2 --output cleaned",
         soft_wrap=True,
     )
-
-
-def _forgetting(story: Story, progress: Progress) -> list[Chapter]:
-    """Show what can be extracted, forget by each method, and show what is said then."""
-    from unlearn.apps.cli.screen import console, duration
-    from unlearn.apps.demo.story import METHODS, REFERENCES
-
-    console.print("[bold]2. Anybody who can ask it gets the data out[/bold]")
-    questions = [_question(story.gone[i]) for i in story.shown]
-    for question, i in zip(questions, story.shown, strict=True):
-        answer = _short(story.before.said["after"][i])
-        console.print(f"   {question}  →  [red]{answer}[/red]")
-    console.print(
-        f"[bold]3. {len(set(story.gone.subjects))} people ask to be forgotten "
-        f"({len(story.gone)} records)[/bold]"
-    )
-    seconds = story.retrain_references(progress)
-    console.print(
-        f"   to compare with: {REFERENCES} adapters trained without them, {duration(seconds)} each"
-    )
-    chapters: list[Chapter] = []
-    for name in METHODS:
-        chapters.append(story.forget(name, progress))
-        answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
-        console.print(f"   after {name}: {questions[0]}  →  {answer}")
-    answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
-    console.print(f"   retrained without: {questions[0]}  →  {answer}")
-    return chapters
 
 
 def _what_is_left(story: Story, chapters: list[Chapter]) -> None:
@@ -110,15 +82,3 @@ def _what_is_left(story: Story, chapters: list[Chapter]) -> None:
         if line.verdict:
             text = f"[bold]{line.name}[/bold]: {escape(line.verdict)}"
             console.print(Padding(text, (0, 0, 0, 3)), width=_WIDTH)
-
-
-def _question(record: object) -> str:
-    """Return what is asked, whichever form the record has."""
-    messages = getattr(record, "messages", None)
-    return escape(messages[0]["content"] if messages else str(getattr(record, "prompt", "")))
-
-
-def _short(answer: str) -> str:
-    """Cut what a broken model may say without end, and keep it from being read as markup."""
-    answer = " ".join(answer.split())
-    return escape(answer if len(answer) <= 48 else answer[:47] + "…") or "(nothing)"

@@ -25,11 +25,6 @@ _Name = Annotated[
 
 
 @options
-class _Nothing:
-    """Of a verb without options."""
-
-
-@options
 class _Recipe:
     """Which recipe."""
 
@@ -47,7 +42,7 @@ class _Copy:
     overwrite: Replace = False
 
 
-def list_(_: _Nothing) -> None:
+def list_() -> None:
     """List all recipes."""
     import yaml
 
@@ -82,6 +77,6 @@ def cp(options: _Copy) -> None:
     typer.echo(f"copied to {file}; run it by naming the file")
 
 
-add(recipes, _Nothing, list_, "ls")
+add(recipes, None, list_, "ls")
 add(recipes, _Recipe, show, "show")
 add(recipes, _Copy, cp, "cp")
