@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib.util
 import itertools
@@ -66,16 +65,6 @@ def _own_home(
     home = request.getfixturevalue("tmp_path") / "unlearn-home" if has_files else next(_homes)
     monkeypatch.setenv("UNLEARN_HOME", str(home))
     monkeypatch.delenv("UNLEARN_KEY", raising=False)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_command_line() -> Iterator[None]:
-    """Read the verbs' parameters once: a process has one command, a test many."""
-    from unlearn.apps.cli import app
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "command", functools.cache(app.command))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +59,7 @@ def _root(
     """
 
 
+@functools.cache
 def command() -> Any:
     """Return the command that parses the words and calls a verb."""
     app = typer.Typer(

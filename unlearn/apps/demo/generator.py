@@ -15,7 +15,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal
 
@@ -249,7 +249,7 @@ def _ask(
 
 def _fill(pattern: str, person: Person) -> tuple[str, list[tuple[str, int, int]]]:
     """Fill a phrase in; return the text and (field, start, end) of each sensitive value."""
-    values = {**asdict(person), "article": person.article}
+    values = {**vars(person), "article": person.article}
     text, spans = "", []
     for literal, field, _, _ in Formatter().parse(pattern):
         text += literal
