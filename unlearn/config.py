@@ -66,7 +66,6 @@ class Flag:
         argument: whether it is a word by itself, without a flag before it.
         panel: heading below which the help shows it.
         envvar: environment variable that sets it.
-        shown: whether the help shows its default.
     """
 
     names: tuple[str, ...] = ()
@@ -75,7 +74,6 @@ class Flag:
     argument: bool = False
     panel: str | None = None
     envvar: str | None = None
-    shown: bool = True
 
 
 PYTHON_ONLY = object()
