@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.apps.compare.collect import MIXED, collect
-from unlearn.apps.compare.details import details, records_of, texts_of, write_records
 from unlearn.apps.compare.execution.queue import Progress, Runner, Watcher
 from unlearn.apps.compare.execution.runner import (
     IN_THIS_PROCESS,
@@ -23,52 +20,29 @@ from unlearn.apps.compare.execution.runner import (
 )
 from unlearn.apps.compare.layout import Layout, Step, lay_out
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.results import (
+    WRITTEN,
+    ComparisonResult,
+    Finished,
+    TuningResult,
+    recipe_json,
+    write_json,
+    write_up,
+    written_before,
+)
 from unlearn.apps.compare.rounds import Round, Tuning
 from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.memo import MEMORY
-from unlearn.apps.compare.tuning.trials import TuningTrial, row_of, tuned
+from unlearn.apps.compare.tuning.trials import tuned
 from unlearn.errors import UnlearnError
-from unlearn.files import check_output, staged_file
-from unlearn_eval.comparison import Comparison, TableLine, Tuned
+from unlearn.files import check_output
 
 if TYPE_CHECKING:
-    from unlearn_eval.comparison.contests import Standings
+    pass
 
-__all__ = ["ComparisonResult", "Stage", "compare", "planned", "stages"]
+__all__ = ["Stage", "compare", "planned", "stages"]
 
-_RESULT = "comparison.json"
 _OURS = ("shared", "cells")
-_WRITTEN = (
-    _RESULT,
-    "comparison.csv",
-    "comparison.md",
-    "report.html",
-    "records.parquet",
-    "recipe.json",
-)
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """A finished comparison.
-
-    Attributes:
-        folder: where it is.
-        heads: headings of its table.
-        rows: the table, as text: means over cells.
-        advice: which method to use when, a sentence each.
-        failures: why cells have failed, each reason once.
-        steps: how many steps were done now.
-        tuning: how methods were tuned; empty where they were not.
-    """
-
-    folder: Path
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    advice: Sequence[str]
-    failures: Sequence[str]
-    steps: int
-    tuning: Sequence[Tuned] = ()
 
 
 @dataclass(frozen=True)
@@ -194,17 +168,17 @@ def compare(
     with held(root), runner(workers) as run:
         if overwrite:
             _clear(root)
-        _write_json(root / "recipe.json", _recipe_json(recipe, first_study))
+        write_json(root / "recipe.json", recipe_json(recipe, first_study))
         execution = _Execution(run, watcher or _Silent(), tuple(report_to))
         tuning = _tuned(recipe, root, opening, execution)
         study, layout = planned(tuning.recipe, root, **opening)
         if not tuning.steps and not tuning.failures:
-            written = _written_before(root, layout, recipe, show_text)
+            written = written_before(root, layout, recipe, show_text)
             if written is not None:
                 return written
         waiting = [step for step in layout.steps if not step.done]
         steps, failures = execution.run(study, layout, waiting)
-        return _write_up(_Finished(recipe, study, layout, failures, tuning, steps), show_text)
+        return write_up(Finished(recipe, study, layout, failures, tuning, steps), show_text)
 
 
 def _checked(
@@ -245,29 +219,12 @@ class _Execution:
         return sum(step.done or step.folder in failures for step in waiting), failures
 
 
-@dataclass(frozen=True)
-class _TuningResult:
-    """What came of tuning.
-
-    Attributes:
-        recipe: with the options that were best.
-        trials: all of them.
-        failures: by folder, why a step of a trial has failed.
-        steps: how many were done now.
-    """
-
-    recipe: CompareRecipe
-    trials: Sequence[TuningTrial] = ()
-    failures: Mapping[Path, str] = field(default_factory=dict)
-    steps: int = 0
-
-
 def _tuned(
     recipe: CompareRecipe, root: Path, opening: Mapping[str, Any], execution: _Execution
-) -> _TuningResult:
+) -> TuningResult:
     """Run the rounds of trials that a recipe asks for, and take the best options."""
     if not recipe.tune:
-        return _TuningResult(recipe)
+        return TuningResult(recipe)
     tuning = Tuning(recipe, root, opening)
     steps = 0
     for round_ in tuning.rounds():
@@ -275,7 +232,7 @@ def _tuned(
         steps += begun
         tuning.failures |= failures
     trials = tuning.chosen
-    return _TuningResult(tuned(recipe, trials), trials, tuning.failures, steps)
+    return TuningResult(tuned(recipe, trials), trials, tuning.failures, steps)
 
 
 def _folder(output: str | Path, *, overwrite: bool) -> Path:
@@ -288,192 +245,5 @@ def _clear(root: Path) -> None:
     """Take away what a comparison has left in a folder, and nothing else."""
     for name in _OURS:
         shutil.rmtree(root / name, ignore_errors=True)
-    for name in (*_WRITTEN, MEMORY):
+    for name in (*WRITTEN, MEMORY):
         (root / name).unlink(missing_ok=True)
-
-
-def _recipe_json(recipe: CompareRecipe, study: Study) -> dict[str, Any]:
-    """Return the recipe as it was given, and what its inputs held."""
-    return {"recipe": recipe.model_dump(mode="json"), "inputs": dict(study.inputs)}
-
-
-def _written_before(
-    root: Path, layout: Layout, recipe: CompareRecipe, show_text: bool
-) -> ComparisonResult | None:
-    """Return what was written before, if it is of this recipe and its steps, and shows as much."""
-    try:
-        content = json.loads((root / _RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = all((root / name).is_file() for name in _WRITTEN)
-    if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
-        return None
-    if content.get("recipe") != recipe.model_dump(mode="json"):  # the budget of tuning, names
-        return None
-    if content.get("show_text") is not show_text:
-        return None
-    table = content["table"]
-    tuning = _summed_up([TuningTrial(**trial) for trial in content["tuning"]])
-    return ComparisonResult(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """A comparison whose steps are done, as far as they could be.
-
-    Attributes:
-        recipe: as it was given.
-        study: the comparison, with the options that tuning found.
-        layout: its steps.
-        failures: by folder, why a step has failed.
-        tuning: what came of it.
-        steps: how many steps were done now, without those of tuning.
-    """
-
-    recipe: CompareRecipe
-    study: Study
-    layout: Layout
-    failures: Mapping[Path, str]
-    tuning: _TuningResult
-    steps: int
-
-
-def _write_up(finished: _Finished, show_text: bool) -> ComparisonResult:
-    """Write every file that sums the comparison up."""
-    from unlearn_eval.comparison.contests import standings
-    from unlearn_eval.report.comparison.page import as_csv, comparison_page
-    from unlearn_eval.report.comparison.words import advice
-
-    study, layout, trials = finished.study, finished.layout, finished.tuning.trials
-    comparison = collect(study, layout, finished.failures)
-    ranked = standings(comparison)
-    table = _table(comparison, ranked.lines)
-    sentences = [*advice(comparison, ranked.lines), *_warnings(comparison)]
-    records = records_of(layout)
-    page = comparison_page(
-        comparison,
-        ranked,
-        _summed_up(trials),
-        details(study, layout, comparison.outcomes),
-        records,
-        texts_of(study) if show_text else None,
-        own_judge=finished.recipe.looked_at == finished.recipe.holdout,
-    )
-    _write_text(study.root / "comparison.csv", as_csv(comparison))
-    _write_text(study.root / "comparison.md", _markdown(table.heads, table.with_spread))
-    _write_text(study.root / "report.html", page)
-    write_records(records, study.root / "records.parquet")
-    content = {
-        "schema": 4,
-        "of": layout.digest,
-        "show_text": show_text,
-        **_recipe_json(finished.recipe, study),
-        "options": {row_of(settings): settings.options for settings in study.recipe.methods},
-        "table": {"heads": table.heads, "rows": table.means},
-        "said": sentences,
-        "tuning": [asdict(trial) for trial in trials],
-        **_numbers(comparison, ranked),
-    }
-    _write_json(study.root / _RESULT, content)  # last: it says that the others are there
-    failures = [*finished.tuning.failures.values(), *finished.failures.values()]
-    return ComparisonResult(
-        study.root,
-        table.heads,
-        table.means,
-        sentences,
-        tuple(dict.fromkeys(failures)),
-        finished.tuning.steps + finished.steps,
-        _summed_up(trials),
-    )
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The table of a comparison, as text.
-
-    Attributes:
-        heads: headings of its columns.
-        means: its rows, a mean a cell.
-        with_spread: the same with the spread beside each mean.
-    """
-
-    heads: list[str]
-    means: list[list[str]]
-    with_spread: list[list[str]]
-
-
-def _table(comparison: Comparison, lines: Sequence[TableLine]) -> _Table:
-    """Lay out a line a method, with its verdicts where there is a policy."""
-    from unlearn_eval.report.comparison.page import shown_measures
-
-    measures = shown_measures(lines)
-    verdicts = ["verdicts"] if comparison.policy else []
-    first = [[line.name, line.ruled] if comparison.policy else [line.name] for line in lines]
-    named = list(zip(first, lines, strict=True))
-    return _Table(
-        ["method", *verdicts, *(m.head for m in measures)],
-        [[*cells, *(m.text(line.mean.get(m.name)) for m in measures)] for cells, line in named],
-        [[*cells, *(line.text(m.name) for m in measures)] for cells, line in named],
-    )
-
-
-def _numbers(comparison: Comparison, ranked: Standings) -> dict[str, Any]:
-    """Return every number of a comparison as JSON has it."""
-    return {
-        "setting": dict(comparison.setting),
-        "price": dict(comparison.price),
-        "lines": [asdict(line) for line in ranked.lines],
-        "contests": [
-            {
-                "measure": contest.measure,
-                "methods": list(contest.methods),
-                "ranks": contest.ranking.ranks.tolist(),
-                "friedman_p": _finite(contest.ranking.p_value),
-                "critical_difference": contest.ranking.difference,
-                "cases": contest.ranking.cases,
-                "pairs": [asdict(pair) for pair in contest.pairs],
-            }
-            for contest in ranked.contests
-        ],
-        "before": [asdict(outcome) for outcome in comparison.before],
-        "references": [asdict(outcome) for outcome in comparison.references],
-        "cells": [asdict(outcome) for outcome in comparison.outcomes],
-    }
-
-
-def _warnings(comparison: Comparison) -> list[str]:
-    """Return what stands in the way of comparing the cells."""
-    setting = comparison.setting
-    return [f"note: {MIXED}: {setting[MIXED]}"] if MIXED in setting else []
-
-
-def _summed_up(trials: Sequence[TuningTrial]) -> list[Tuned]:
-    """Sum up how each method was tuned, for the page."""
-    return [
-        Tuned(
-            trial.method,
-            sum(other.method == trial.method for other in trials),
-            ", ".join(f"{key} = {value}" for key, value in trial.options.items()) or "defaults",
-            sum(other.method == trial.method and other.pruned for other in trials),
-        )
-        for trial in trials
-        if trial.chosen
-    ]
-
-
-def _finite(value: float) -> float | None:
-    return value if value == value else None
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with staged_file(path) as stage:
-        stage.write_text(text, encoding="utf-8")
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)

@@ -12,8 +12,9 @@ from rich.markup import escape
 from unlearn.apps.compare.options import CompareOptions
 
 if TYPE_CHECKING:
-    from unlearn.apps.compare.comparing import ComparisonResult, Stage
+    from unlearn.apps.compare.comparing import Stage
     from unlearn.apps.compare.layout import Step
+    from unlearn.apps.compare.results import ComparisonResult
 
 __all__ = ["compare"]
 
