@@ -267,6 +267,7 @@ def _finite(value: float) -> float | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON in one rename."""
     _write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
