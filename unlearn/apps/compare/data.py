@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from unlearn.data.loading import read_rows, record_of, to_dataset
+from unlearn.data.loading import record_of, to_dataset
+from unlearn.data.readers import read_rows
 from unlearn.data.record import Record, content_id
 from unlearn.data.records import Records
 from unlearn.data.selectors import find
