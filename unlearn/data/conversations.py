@@ -185,6 +185,10 @@ def _storable(value: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 
 
 def _turn(turn: Any, name: str, where: str) -> Turn:
+    if type(turn) is dict and len(turn) == 2 and turn.get("role") in _ROLES:  # nearly all of them
+        content = turn.get("content")
+        if type(content) is str and content.isascii() and content.strip():
+            return {"role": turn["role"], "content": content}
     if isinstance(turn, Mapping) and "from" in turn and "role" not in turn:
         turn = _of_sharegpt(turn, name, where)
     if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:

@@ -148,7 +148,10 @@ def _content(present: Mapping[str, Any], row: Mapping[str, Any], where: str) -> 
 
 def _only(names: Iterable[str], present: Mapping[str, Any], where: str) -> str | None:
     """Return the first of some columns that a row has, refusing others that say something else."""
-    first, *others = [k for k in names if k in present] or [None]
+    there = [k for k in names if k in present]
+    if not there:
+        return None
+    first, *others = there
     for other in others:
         if present[other] != present[first] and not is_empty(present[other]):
             raise DataError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-__all__ = ["Form", "Record", "Secret", "as_json", "content_id"]
+__all__ = ["Form", "Record", "Secret", "as_json", "content_id", "shown"]
 
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 """Write a value as JSON text."""
@@ -125,11 +125,17 @@ class Record:
 _UNSAID = frozenset({"role", "content", "tool_call_id", "id"})
 
 
-def _said(turn: Any) -> Iterator[str]:
+def _said(turn: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said in a turn: its content, and all texts in its other fields."""
     yield turn["content"] or ""
     if len(turn) > 2:
         yield from _texts({k: v for k, v in turn.items() if k not in _UNSAID})
+
+
+def shown(turn: Mapping[str, Any]) -> str:
+    """Return a turn for people to read: its content, and its other fields as JSON."""
+    more = {k: v for k, v in turn.items() if k not in _UNSAID}
+    return " ".join(filter(None, (turn["content"], as_json(more) if more else "")))
 
 
 def _texts(value: Any) -> Iterator[str]:
