@@ -16,7 +16,7 @@ from typing import Any
 
 from unlearn.errors import DataError, did_you_mean
 
-__all__ = ["Located", "allow_long_values", "lines_of", "read_rows"]
+__all__ = ["Located", "allow_long_values", "lines_of", "read_rows", "without_nulls"]
 
 Located = tuple[str, Any]
 """A row with the words that say where it is."""
@@ -184,14 +184,21 @@ def _parquet(path: Path) -> Iterator[Located]:
     try:
         for batch in pq.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                yield f"{path}, row {number}", _without_nulls(row)
+                yield f"{path}, row {number}", without_nulls(row)
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
 
 
-def _without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row without what Arrow adds: every struct of a column has all fields of all."""
+def without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without what Arrow adds: every struct of a column has all fields of all.
+
+    Args:
+        row: as Arrow gives it.
+
+    Returns:
+        The row; its objects without fields that are null.
+    """
     return {k: _bare(v) if isinstance(v, (list, dict)) else v for k, v in row.items()}
 
 
@@ -242,4 +249,4 @@ def _split(dataset: Any, split: str, name: str) -> Iterator[Located]:
             raise DataError(f"{name}: no split {split!r}; it has {known}")
         dataset = dataset[split]
     for i, row in enumerate(dataset):
-        yield f"{name}, row {i}", _without_nulls(row)
+        yield f"{name}, row {i}", without_nulls(row)
