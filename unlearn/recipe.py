@@ -6,10 +6,10 @@ is validated strictly: an unknown key is an error that suggests the nearest know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -19,7 +19,18 @@ from yaml import YAMLError
 from unlearn.config import StrictModel, parse_overrides, validated
 from unlearn.errors import OptionError, did_you_mean
 
-__all__ = ["ForgetRecipe", "load_recipe", "recipe_folder", "recipe_names", "recipe_path"]
+__all__ = [
+    "ForgetRecipe",
+    "beside",
+    "load_recipe",
+    "options_beside",
+    "recipe_folder",
+    "recipe_names",
+    "recipe_path",
+]
+
+_LONGEST = 4096
+"""Characters of a path; what is longer names no file."""
 
 
 class ForgetRecipe(StrictModel):
@@ -30,8 +41,53 @@ class ForgetRecipe(StrictModel):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
 
+    def with_files(self, folder: Path) -> Self:
+        """Return the recipe with files of its options looked up beside it, too."""
+        return self.model_copy(update={"options": options_beside(self.options, folder)})
+
 
 R = TypeVar("R", bound=StrictModel)
+
+
+@runtime_checkable
+class _NamesFiles(Protocol):
+    """A recipe that names files."""
+
+    def with_files(self, folder: Path) -> Any:
+        """Return it with files that lie in a folder named from here."""
+
+
+def beside(name: str, folder: Path) -> str:
+    """Return a path that a recipe names: as it is, else beside the recipe, where it is there.
+
+    Args:
+        name: a path, or something else.
+        folder: of the recipe.
+
+    Returns:
+        The path, or the name as it is.
+    """
+    path = Path(name).expanduser()
+    if len(name) > _LONGEST or "\n" in name or path.is_absolute() or path.exists():
+        return name
+    return str(folder / path) if name and (folder / path).exists() else name
+
+
+def options_beside(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a method's options, with files that lie beside a recipe named from here.
+
+    Args:
+        options: of the method.
+        folder: of the recipe.
+
+    Returns:
+        The options.
+    """
+    # a word such as `linear` is no file, even where one has that name
+    return {
+        key: beside(value, folder) if isinstance(value, str) and Path(value).suffix else value
+        for key, value in options.items()
+    }
 
 
 def recipe_folder() -> Path:
@@ -107,4 +163,5 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
     (wanted,) = get_args(kind.model_fields["kind"].annotation)
     if values["kind"] != wanted:
         raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")
-    return validated(kind, {str(k): v for k, v in values.items()}, f"recipe {path.name}")
+    recipe = validated(kind, {str(k): v for k, v in values.items()}, f"recipe {path.name}")
+    return recipe.with_files(path.parent) if isinstance(recipe, _NamesFiles) else recipe

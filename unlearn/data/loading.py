@@ -1,165 +1,74 @@
-"""Read data files, row by row, so that every complaint can name file and line."""
+"""Make records of rows, so that every complaint can name file and line.
+
+What a row says is used or refused: a column that holds content which no template writes would
+otherwise be left out of training and of the content's id without a word. Other columns are the
+user's own notes, and are passed over.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from unlearn.data.record import Record, Secret, content_id
+from unlearn.data.conversations import (
+    Turn,
+    history_of,
+    is_empty,
+    text_of,
+    tools_of,
+    turns_of,
+    whole,
+)
+from unlearn.data.readers import Located
+from unlearn.data.record import Record, Secret, as_json, content_id
 from unlearn.errors import DataError, did_you_mean
 
-__all__ = ["read_rows", "record_of", "to_dataset"]
+__all__ = ["bare_content", "record_of", "to_dataset"]
 
-Located = tuple[str, Any]
-"""A row with the words that say where it is."""
-
-# Other names for prompt and completion, as common datasets have them.
+# Other names for prompt, completion, messages and the system's text, as common datasets have them.
 _PROMPTS = ("prompt", "question", "instruction")
 _COMPLETIONS = ("completion", "answer", "response", "output")
-_ROLES = ("system", "user", "assistant", "tool", "developer")
+_MESSAGES = ("messages", "conversations", "conversation")
+_SYSTEMS = ("system", "system_prompt", "system_message")
+_AROUND = (*_SYSTEMS, "history", "tools")
+# Content that no template writes here.
+_UNWRITTEN = (
+    "input",
+    "context",
+    "contexts",
+    "documents",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "functions",
+    "function_call",
+    "tool_calls",
+    "reasoning",
+    "reasoning_content",
+    "thinking",
+    "chat_template_kwargs",
+)
+_LOOKED_AT = frozenset((*_AROUND, *_UNWRITTEN))
+
+_BATCH = 10_000
+"""Rows that are laid out at once."""
 
 
-def read_rows(source: str | Path, split: str = "train") -> Iterator[Located]:
-    """Yield the rows of a data source with their places.
+class _Content(NamedTuple):
+    """What a row says.
 
-    Args:
-        source: file, saved dataset folder, or hub dataset name.
-        split: which split of a saved or hub dataset.
-
-    Yields:
-        (place in words, row).
-
-    Raises:
-        DataError: if there is no such source, or it cannot be read.
+    Attributes:
+        fields: the fields of a record.
+        names: of its columns, what they became, for `secrets`.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        yield from _saved(path, split)
-    elif path.is_file():
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            known = ", ".join(_READERS)
-            raise DataError(f"{path}: unknown kind of file {path.suffix!r}; give {known}")
-        yield from reader(path)
-    elif path.suffix.lower() in _READERS or path.is_absolute() or str(source).startswith("."):
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file{did_you_mean(path.name, there)}")
-    else:
-        yield from _hub(str(source), split)
 
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error})") from None
-
-
-def _json(path: Path) -> Iterator[Located]:
-    """JSON lines, or one JSON array (or an object with a `data` array), whatever the ending."""
-    text = _text(path)
-    start = text.lstrip()[:1]
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if start == "[" or (start == "{" and len(lines) > 1 and not _is_json(lines[0][1])):
-        try:
-            whole = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
-        rows = whole.get("data") if isinstance(whole, dict) else whole
-        if not isinstance(rows, list):
-            raise DataError(f"{path}: expected a list of records, or an object with a list 'data'")
-        for i, row in enumerate(rows):
-            yield f"{path}, record {i}", row
-        return
-    for number, line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        if len(lines) == 1 and isinstance(row, dict) and isinstance(row.get("data"), list):
-            yield from ((f"{path}, record {i}", inner) for i, inner in enumerate(row["data"]))
-        else:
-            yield f"{path}, line {number}", row
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return line.lstrip().startswith('{"') and line.rstrip().endswith("}")
-    return True
-
-
-def _csv(path: Path) -> Iterator[Located]:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), delimiter=separator)
-    for row in reader:
-        if None in row:
-            raise DataError(f"{path}, line {reader.line_num}: more values than columns")
-        filled = {key: value for key, value in row.items() if value not in {None, ""}}
-        yield f"{path}, line {reader.line_num}", filled
-
-
-def _parquet(path: Path) -> Iterator[Located]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
-    number = 0
-    for batch in file.iter_batches():
-        for row in batch.to_pylist():
-            yield f"{path}, row {number}", row
-            number += 1
-
-
-_READERS = {
-    ".jsonl": _json,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".parquet": _parquet,
-}
-
-
-def _saved(path: Path, split: str) -> Iterator[Located]:
-    import datasets
-
-    try:
-        dataset = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
-    yield from _split(dataset, split, str(path))
-
-
-def _hub(name: str, split: str) -> Iterator[Located]:
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(name)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{name}: no such file or folder here, and the hub gives no such dataset: {reason}"
-        ) from error
-    yield from _split(dataset, split, name)
-
-
-def _split(dataset: Any, split: str, name: str) -> Iterator[Located]:
-    import datasets
-
-    if isinstance(dataset, datasets.DatasetDict):
-        if split not in dataset:
-            known = ", ".join(dataset)
-            raise DataError(f"{name}: no split {split!r}; it has {known}")
-        dataset = dataset[split]
-    for i, row in enumerate(dataset):
-        yield f"{name}, row {i}", row
+    fields: dict[str, Any]
+    names: Mapping[str, str]
 
 
 def record_of(row: Any, where: str, identifier: str = "") -> Record:
@@ -179,14 +88,33 @@ def record_of(row: Any, where: str, identifier: str = "") -> Record:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a record is an object, not {type(row).__name__}")
     present = {k: v for k, v in row.items() if v is not None}
-    prompt_key = next((k for k in _PROMPTS if k in present), None)
-    completion_key = next((k for k in _COMPLETIONS if k in present), None)
-    forms = [k for k in ("text", "messages") if k in present]
-    if prompt_key and completion_key:
+    fields, names = _content(present, row, where)
+    subject = present.get("subject")
+    for name, text in (("id", identifier), ("subject", str(subject or ""))):
+        whole(text, name, where)
+    record = Record(identifier, None if subject is None else str(subject), **fields)
+    if present.get("secrets"):
+        secrets = tuple(_secrets(present["secrets"], record, names, where))
+        return replace(record, secrets=secrets)
+    return record
+
+
+def bare_content(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without the columns beside its content: another program may ignore them."""
+    return {k: v for k, v in row.items() if k in {"text", *_PROMPTS, *_COMPLETIONS, *_MESSAGES}}
+
+
+def _content(present: Mapping[str, Any], row: Mapping[str, Any], where: str) -> _Content:
+    """Return what a row says, refusing what would be left out of it."""
+    prompt = _only(_PROMPTS, present, where)
+    completion = _only(_COMPLETIONS, present, where)
+    messages = _only(_MESSAGES, present, where)
+    forms = [k for k in ("text", messages) if k in present]
+    if prompt and completion:
         forms.append("prompt")
-    elif (prompt_key or completion_key) and not forms:
-        lost = "completion (or answer)" if prompt_key else "prompt (or question)"
-        raise DataError(f"{where}: {prompt_key or completion_key} without {lost}")
+    elif (prompt or completion) and not forms:
+        lost = "completion (or answer)" if prompt else "prompt (or question)"
+        raise DataError(f"{where}: {prompt or completion} without {lost}")
     if not forms:
         keys = ", ".join(map(str, row)) or "nothing"
         raise DataError(
@@ -194,84 +122,142 @@ def record_of(row: Any, where: str, identifier: str = "") -> Record:
         )
     if len(forms) > 1:
         raise DataError(f"{where}: both {forms[0]} and {forms[1]}; a record has one form")
-    content: dict[str, Any] = {}
-    if forms == ["text"]:
-        content["text"] = _string(present["text"], "text", where)
-    elif forms == ["prompt"]:
-        assert prompt_key
-        assert completion_key
-        prompt = _string(present[prompt_key], prompt_key, where)
-        extra = present.get("input") if prompt_key == "instruction" else None
-        content["prompt"] = f"{prompt}\n{_string(extra, 'input', where)}" if extra else prompt
-        content["completion"] = _string(present[completion_key], completion_key, where)
-    else:
-        content["messages"] = _turns(present["messages"], where)
-    subject = present.get("subject")
-    for name, text in (("id", identifier), ("subject", str(subject or ""))):
-        _whole(text, name, where)
-    record = Record(identifier, None if subject is None else str(subject), **content)
-    names = {prompt_key: "prompt", completion_key: "completion"}
-    secrets = tuple(_secrets(present.get("secrets"), record, names, where))
-    return Record(record.id, record.subject, **content, secrets=secrets)
+    around: dict[str, Any] = {}
+    if not _LOOKED_AT.isdisjoint(present):
+        used = {"input"} if prompt == "instruction" and forms == ["prompt"] else set()
+        _refuse_unwritten(present, used, where)
+        around = {k: present[k] for k in _AROUND if not is_empty(present.get(k))}
+    if messages:
+        return _conversation(present, messages, around, where)
+    if not (prompt and completion):
+        return _text(present, around, where)
+    asked = _asked(present, prompt, where)
+    answer = text_of(present[completion], completion, where)
+    if not around:
+        names = {prompt: "prompt", completion: "completion"}
+        return _Content({"prompt": asked, "completion": answer}, names)
+    turns: tuple[Turn, ...] = (
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": answer},
+    )
+    content = _with_around(turns, around, where)
+    last = len(content.fields["messages"]) - 1
+    own = {prompt: f"messages.{last - 1}.content", completion: f"messages.{last}.content"}
+    return _Content(content.fields, {**content.names, **own})
 
 
-def _string(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {key} must be text, not {type(value).__name__}")
-    if not value.strip():
-        raise DataError(f"{where}: {key} is empty")
-    return _whole(value, key, where)
+def _only(names: Iterable[str], present: Mapping[str, Any], where: str) -> str | None:
+    """Return the first of some columns that a row has, refusing others that say something else."""
+    there = [k for k in names if k in present]
+    if not there:
+        return None
+    first, *others = there
+    for other in others:
+        if present[other] != present[first] and not is_empty(present[other]):
+            raise DataError(
+                f"{where}: both {first} and {other}; a record has one of them: leave the other out"
+            )
+    return first
 
 
-def _whole(text: str, key: str, where: str) -> str:
-    """Refuse half a character: no file can hold it, and no digest be made of it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {key} holds half a character at position {error.start} (a lone surrogate, "
-            f"\\u{ord(text[error.start]):04x}); write the whole one, or take it out"
-        ) from None
-    return text
+def _refuse_unwritten(present: Mapping[str, Any], used: set[str], where: str) -> None:
+    for key in _UNWRITTEN:
+        if key in present and key not in used and not is_empty(present[key]):
+            raise DataError(
+                f"{where}: the column {key!r} holds content that would not be trained on or "
+                "scored: put it into the prompt or the messages, or leave the column out"
+            )
 
 
-def _turns(value: Any, where: str) -> tuple[dict[str, str], ...]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"{where}: messages must be a list of turns")
-    turns = []
-    for i, turn in enumerate(value):
-        if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
-            known = ", ".join(_ROLES)
-            raise DataError(f"{where}: messages.{i} needs a role among {known}")
-        text = _string(turn.get("content"), f"messages.{i}.content", where)
-        turns.append({"role": str(turn["role"]), "content": text})
-    if not any(turn["role"] == "assistant" for turn in turns):
-        raise DataError(f"{where}: messages without an assistant turn: there is nothing to learn")
-    return tuple(turns)
+def _text(present: Mapping[str, Any], around: Mapping[str, Any], where: str) -> _Content:
+    text = text_of(present["text"], "text", where)
+    beside = [*around, *(k for k in (*_PROMPTS, *_COMPLETIONS) if k in present)]
+    for key in beside:
+        if key in around or str(present[key]) not in text:
+            raise DataError(
+                f"{where}: {key} beside text, which does not hold it: give a prompt and a "
+                "completion, or messages, or leave the column out"
+            )
+    return _Content({"text": text}, {})
 
 
-def _secrets(
-    value: Any, record: Record, names: Mapping[str | None, str], where: str
-) -> Iterator[Secret]:
+def _asked(present: Mapping[str, Any], prompt: str, where: str) -> str:
+    text = text_of(present[prompt], prompt, where)
+    extra = present.get("input") if prompt == "instruction" else None
+    return text if is_empty(extra) else f"{text}\n{text_of(extra, 'input', where)}"
+
+
+def _conversation(
+    present: Mapping[str, Any], column: str, around: Mapping[str, Any], where: str
+) -> _Content:
+    turns = turns_of(present[column], column, where)
+    for key in (*_PROMPTS, *_COMPLETIONS):
+        if key in present and not any(present[key] == turn["content"] for turn in turns):
+            raise DataError(
+                f"{where}: {key} beside {column}, none of which says it: leave the column out, or "
+                "make a turn of it"
+            )
+    if "history" in around:
+        raise DataError(f"{where}: both {column} and history; put all turns into {column}")
+    content = _with_around(turns, around, where)
+    first = len(content.fields["messages"]) - len(turns)
+    names = {f"messages.{i}.content": f"messages.{i + first}.content" for i in range(len(turns))}
+    if column != "messages":
+        own = {f"{column}.{i}.value": new for i, new in enumerate(names.values())}
+        names = {**names, **own}
+    return _Content(content.fields, {**content.names, **names})
+
+
+def _with_around(turns: tuple[Turn, ...], around: Mapping[str, Any], where: str) -> _Content:
+    """Return turns with those that other columns hold: the system's, and what was said before."""
+    fields: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    if "history" in around:
+        before = history_of(around["history"], where)
+        turns = before + turns
+    if system := _only(_SYSTEMS, around, where):
+        text = text_of(around[system], system, where)
+        if turns[0]["role"] not in {"system", "developer"}:
+            turns = ({"role": "system", "content": text}, *turns)
+        elif turns[0]["content"] != text:
+            raise DataError(f"{where}: {system} beside messages that begin with another one")
+        names[system] = "messages.0.content"
+    if "history" in around:
+        first = 1 if system else 0
+        for i in range(len(before)):
+            names[f"history.{i // 2}.{i % 2}"] = f"messages.{first + i}.content"
+    fields["messages"] = turns
+    if "tools" in around:
+        fields["tools"] = tools_of(around["tools"], where)
+    return _Content(fields, names)
+
+
+def _secrets(value: Any, record: Record, names: Mapping[str, str], where: str) -> Iterator[Secret]:
     if isinstance(value, str):  # a CSV cell
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:
             raise DataError(f"{where}: secrets is not a JSON list") from None
-    for i, entry in enumerate(value or ()):
+    for i, entry in enumerate(value):
         at = f"{where}: secrets.{i}"
         if not isinstance(entry, Mapping) or not {"field", "start", "end"} <= set(entry):
             raise DataError(f"{at} needs field, start and end")
-        name = names.get(entry["field"], str(entry["field"]))
+        given = str(entry["field"])
+        name = names.get(given, given)
         text = record.field(name)
         if text is None:
-            raise DataError(f"{at}: the record has no field {entry['field']!r}")
+            known = list(dict.fromkeys([*names, *record.fields]))
+            raise DataError(
+                f"{at}: the record has no field {given!r}{did_you_mean(given, known)}; it has "
+                f"{', '.join(record.fields)}"
+            )
         start, end = entry["start"], entry["end"]
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
             raise DataError(
                 f"{at}: characters {start} to {end} are not inside {name}, which has {len(text)}"
             )
-        yield Secret(name, start, end, str(entry.get("kind", "secret")))
+        kind = whole(str(entry.get("kind", "secret")), "kind", at)
+        yield Secret(name, start, end, kind)
 
 
 def to_dataset(rows: Iterable[Located], source: str) -> tuple[Any, tuple[str, ...]]:
@@ -287,54 +273,98 @@ def to_dataset(rows: Iterable[Located], source: str) -> tuple[Any, tuple[str, ..
     Raises:
         DataError: if there is no row, a row cannot be used, or ids are not one each.
     """
-    import datasets
-
-    places: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    repeated: list[str] = []
-    table: list[dict[str, Any]] = []
-    given: bool | None = None
+    named = _Names()
+    table = _Table()
     for where, row in rows:
         record = record_of(row, where)
-        has_id = row.get("id") is not None and str(row["id"]) != ""
-        if given is not None and has_id != given:
-            raise DataError(f"{where}: some rows have an id and some do not; give all or none")
-        given = has_id
-        content = content_id(record)
-        counts[content] = counts.get(content, 0) + 1
-        name = str(row["id"]) if has_id else content
-        if counts[content] > 1:
-            name = name if has_id else f"{content}#{counts[content]}"
-            repeated.append(name)
-        if name in places:
-            raise DataError(f"{where}: the id {name!r} was given before ({places[name]})")
-        places[name] = where
-        table.append(
-            {
-                "id": name,
-                "subject": record.subject,
-                "text": record.text,
-                "prompt": record.prompt,
-                "completion": record.completion,
-                "messages": list(record.messages) if record.messages else None,
-                "secrets": [vars(secret) for secret in record.secrets],
-            }
-        )
-    if not table:
+        table.add(record, named.name(record, row, where))
+    if not named.places:
         raise DataError(f"{source}: no records in it")
-    value = datasets.Value
-    turn = {"role": value("string"), "content": value("string")}
-    secret = {
-        "field": value("string"),
-        "start": value("int64"),
-        "end": value("int64"),
-        "kind": value("string"),
-    }
-    features = datasets.Features(
-        {
-            **{key: value("string") for key in ("id", "subject", "text", "prompt", "completion")},
-            "messages": datasets.List(turn),
-            "secrets": datasets.List(secret),
+    return table.dataset(), tuple(named.repeated)
+
+
+class _Names:
+    """Gives each row its id, and notices rows that repeat an earlier one's content.
+
+    Attributes:
+        places: where each id was given.
+        repeated: ids of rows whose content came before.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}
+        self.repeated: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._given: bool | None = None
+
+    def name(self, record: Record, row: Mapping[str, Any], where: str) -> str:
+        """Return the id of a row: its own, else one made of its content."""
+        given = row.get("id")
+        has_id = given is not None and str(given) != ""
+        if self._given is not None and has_id != self._given:
+            raise DataError(f"{where}: some rows have an id and some do not; give all or none")
+        self._given = has_id
+        content = content_id(record)
+        count = self._counts[content] = self._counts.get(content, 0) + 1
+        name = whole(str(given), "id", where) if has_id else content
+        if count > 1:
+            name = name if has_id else f"{content}#{count}"
+            self.repeated.append(name)
+        if name in self.places:
+            raise DataError(f"{where}: the id {name!r} was given before ({self.places[name]})")
+        self.places[name] = where
+        return name
+
+
+class _Table:
+    """Records laid out in Arrow's columns, a batch at a time: turns and tools as JSON text."""
+
+    def __init__(self) -> None:
+        import datasets
+
+        value = datasets.Value
+        secret = {
+            "field": value("string"),
+            "start": value("int64"),
+            "end": value("int64"),
+            "kind": value("string"),
         }
-    )
-    return datasets.Dataset.from_list(table, features=features), tuple(repeated)
+        texts = ("id", "subject", "text", "prompt", "completion", "messages", "tools")
+        self._features = datasets.Features(
+            {**{key: value("string") for key in texts}, "secrets": datasets.List(secret)}
+        )
+        self._batches: list[Any] = []
+        self._columns: dict[str, list[Any]] = {key: [] for key in self._features}
+
+    def add(self, record: Record, name: str) -> None:
+        """Append one record under a name."""
+        columns = self._columns
+        columns["id"].append(name)
+        columns["subject"].append(record.subject)
+        columns["text"].append(record.text)
+        columns["prompt"].append(record.prompt)
+        columns["completion"].append(record.completion)
+        columns["messages"].append(record.turns_as_json if record.messages else None)
+        columns["tools"].append(as_json(list(record.tools)) if record.tools else None)
+        columns["secrets"].append([vars(secret) for secret in record.secrets])
+        if len(columns["id"]) >= _BATCH:
+            self._close_batch()
+
+    def _close_batch(self) -> None:
+        import pyarrow as pa
+
+        schema = self._features.arrow_schema
+        self._batches.append(pa.RecordBatch.from_pydict(self._columns, schema=schema))
+        self._columns = {key: [] for key in self._features}
+
+    def dataset(self) -> Any:
+        """Return all of them."""
+        import datasets
+        import pyarrow as pa
+        from datasets.fingerprint import generate_random_fingerprint
+
+        self._close_batch()
+        table = pa.Table.from_batches(self._batches, schema=self._features.arrow_schema)
+        # without one of its own the whole table would be pickled for it
+        fingerprint = generate_random_fingerprint()
+        return datasets.Dataset(table, fingerprint=fingerprint)

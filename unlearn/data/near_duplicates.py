@@ -54,20 +54,22 @@ def near_duplicates(
     first, second = list(records_a), list(records_b)
     if not (first and second):
         return []
-    sets_a, sets_b = ([shingles(record) for record in part] for part in (first, second))
     bands, rows = _bands(threshold)
 
-    def signatures(sets: list[frozenset[str]]) -> Any:
-        content = ([shingle.encode() for shingle in one] for one in sets)
+    def signatures(records: list[Record]) -> Any:
+        # of one record at a time: the shingles of all of them are many times their text
+        content = ([shingle.encode() for shingle in shingles(record)] for record in records)
         return MinHash.generator(content, num_perm=_HASHES, seed=1, hashfunc=zlib.crc32)
 
     index = MinHashLSH(num_perm=_HASHES, params=(bands, rows))
-    for j, signature in enumerate(signatures(sets_b)):
+    for j, signature in enumerate(signatures(second)):
         index.insert(j, signature)
     pairs = []
-    for i, signature in enumerate(signatures(sets_a)):
-        for j in sorted(index.query(signature)):
-            alike = similarity(sets_a[i], sets_b[j])
+    for i, signature in enumerate(signatures(first)):
+        candidates = sorted(index.query(signature))
+        own = shingles(first[i]) if candidates else frozenset()
+        for j in candidates:
+            alike = similarity(own, shingles(second[j]))
             if alike >= threshold:
                 pairs.append((first[i].id, second[j].id, alike))
     return pairs

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
-__all__ = ["Form", "Record", "Secret", "content_id"]
+__all__ = ["Form", "Record", "Secret", "as_json", "content_id", "shown"]
+
+as_json = json.JSONEncoder(ensure_ascii=False).encode
+"""Write a value as JSON text."""
 
 Form = Literal["text", "prompt", "messages"]
 
@@ -68,22 +73,32 @@ class Record:
 
         JSON with keys in a fixed order; strings in Unicode normal form C.
         """
-        content: dict[str, Any]
         if self.form == "text":
-            content = {"text": self.text}
+            text = as_json({"text": self.text})
         elif self.form == "prompt":
-            content = {"completion": self.completion, "prompt": self.prompt}
+            text = as_json({"completion": self.completion, "prompt": self.prompt})
         else:
-            content = {"messages": [dict(sorted(m.items())) for m in self.messages or ()]}
-            if self.tools:
-                content["tools"] = list(self.tools)
-        return unicodedata.normalize("NFC", json.dumps(content, ensure_ascii=False))
+            tools = f', "tools": {as_json(list(self.tools))}' if self.tools else ""
+            text = f'{{"messages": {self.turns_as_json}{tools}}}'
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+    @cached_property
+    def turns_as_json(self) -> str:
+        """The turns as a JSON list, the fields of each in alphabetical order."""
+        return as_json([dict(sorted(turn.items())) for turn in self.messages or ()])
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The texts that it has, in the order they are read: fields, or what each turn says."""
-        turns = (turn["content"] for turn in self.messages or ())
+        turns = (text for turn in self.messages or () for text in _said(turn))
         return tuple(part for part in (self.text, self.prompt, self.completion, *turns) if part)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of its texts, as `secrets` uses them."""
+        names = [name for name in ("text", "prompt", "completion") if getattr(self, name)]
+        turns = enumerate(self.messages or ())
+        return (*names, *(f"messages.{i}.content" for i, turn in turns if turn["content"]))
 
     def field(self, name: str) -> str | None:
         """Return a content field by the name that `secrets` uses, or None if there is none.
@@ -104,6 +119,34 @@ class Record:
                 content: str | None = turns[int(parts[1])]["content"]
                 return content
         return None
+
+
+# Fields of a turn that are not said: who speaks, and the name that ties an answer to a call.
+_UNSAID = frozenset({"role", "content", "tool_call_id", "id"})
+
+
+def _said(turn: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is said in a turn: its content, and all texts in its other fields."""
+    yield turn["content"] or ""
+    if len(turn) > 2:
+        yield from _texts({k: v for k, v in turn.items() if k not in _UNSAID})
+
+
+def shown(turn: Mapping[str, Any]) -> str:
+    """Return a turn for people to read: its content, and its other fields as JSON."""
+    more = {k: v for k, v in turn.items() if k not in _UNSAID}
+    return " ".join(filter(None, (turn["content"], as_json(more) if more else "")))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def content_id(record: Record) -> str:

@@ -7,12 +7,14 @@ an `id` (given, or a digest of its content), optionally a `subject` (the person 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.data.loading import read_rows, to_dataset
+from unlearn.data.loading import to_dataset
+from unlearn.data.readers import read_rows
 from unlearn.data.record import Form, Record, Secret
 from unlearn.data.selectors import find
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = ["Form", "Record", "Records", "Secret"]
+
+_BATCH = 1000
+"""Records that are read at once."""
 
 
 class Records:
@@ -90,7 +95,8 @@ class Records:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Record]:
-        return map(_record, self.dataset)
+        for table in self.dataset.with_format("arrow").iter(batch_size=_BATCH):
+            yield from map(_record, table.to_pylist())
 
     def __getitem__(self, position: int) -> Record:
         return _record(self.dataset[range(len(self))[position]])
@@ -127,13 +133,14 @@ class Records:
 
 
 def _record(row: Mapping[str, Any]) -> Record:
-    turns = row["messages"]
+    turns, tools = row["messages"], row["tools"]
     return Record(
         id=row["id"],
         subject=row["subject"],
         text=row["text"],
         prompt=row["prompt"],
         completion=row["completion"],
-        messages=tuple(dict(turn) for turn in turns) if turns else None,
+        messages=tuple(json.loads(turns)) if turns else None,
+        tools=tuple(json.loads(tools)) if tools else None,
         secrets=tuple(Secret(**secret) for secret in row["secrets"] or ()),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearn.data.loading import record_of
+from unlearn.data.readers import lines_of
 from unlearn.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -91,10 +92,9 @@ def _file(records: Records, path: Path) -> list[int]:
     if not path.is_file():
         raise SelectionError(f"@{path}: no such file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        entries = list(lines_of(path))
     except UnicodeDecodeError:
         raise SelectionError(f"@{path}: not UTF-8 text") from None
-    entries = [(i, line.strip()) for i, line in enumerate(lines, start=1) if line.strip()]
     if not entries:
         raise SelectionError(f"@{path}: no id in it")
     if not entries[0][1].startswith("{"):
@@ -111,8 +111,9 @@ def _file(records: Records, path: Path) -> list[int]:
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SelectionError(f"@{path}, line {number}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        why = getattr(error, "msg", error)
+        raise SelectionError(f"@{path}, line {number}: not valid JSON ({why})") from None
     if not isinstance(row, dict):
         raise SelectionError(f"@{path}, line {number}: not an object")
     return row

@@ -4,14 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from unlearn.data.near_duplicates import near_duplicates
 from unlearn.data.record import Record
 from unlearn.data.records import Records
 from unlearn.errors import DataError, OptionError, SelectionError
 
-__all__ = ["apart", "check_disjoint", "half_splits", "loaded", "refuse_shared", "retained"]
+__all__ = [
+    "Kept",
+    "apart",
+    "check_disjoint",
+    "half_splits",
+    "loaded",
+    "near_copies",
+    "refuse_shared",
+    "retained",
+    "without_copies",
+]
+
+_MOST_COMPARED = 50_000
+"""Records among which near-copies are looked for: 15 seconds."""
+
+_SHOWN = 5
+"""Near-copies that a note names."""
+
+
+class Kept(NamedTuple):
+    """The records that a run keeps, and what the user should know of those that it does not."""
+
+    records: Records
+    notes: list[str]
 
 
 def loaded(source: str | Path | Records) -> Records:
@@ -22,7 +47,63 @@ def loaded(source: str | Path | Records) -> Records:
 def apart(records: Records, others: Iterable[Record]) -> Records:
     """Return the records whose content none of the others has, whatever their ids."""
     contents = {record.canonical for record in others}
-    return records.take([i for i, r in enumerate(records) if r.canonical not in contents])
+    places = [i for i, record in enumerate(records) if record.canonical not in contents]
+    return records if len(places) == len(records) else records.take(places)
+
+
+def without_copies(records: Records, forget_records: Records) -> Kept:
+    """Return the records to keep: none to forget, nor any with the content of one.
+
+    A model that sees the same text under another id has not lost it.
+
+    Args:
+        records: the data.
+        forget_records: what is taken out of it.
+
+    Returns:
+        The rest, possibly none, and a note of copies that went.
+    """
+    rest = records.without(forget_records)
+    retain_records = apart(rest, forget_records)
+    if len(retain_records) == len(rest):
+        return Kept(rest, [])
+    first = rest.without(retain_records).ids[0]
+    return Kept(
+        retain_records,
+        [
+            f"{records.source}: {len(rest) - len(retain_records)} more record(s) have the same "
+            f"content as records to forget, first {first!r}: these copies are left out, too"
+        ],
+    )
+
+
+def near_copies(forget_records: Records, retain_records: Records) -> list[str]:
+    """Say which records to keep nearly repeat records to forget: what these hold, they may show.
+
+    Args:
+        forget_records: what is taken out.
+        retain_records: what is kept.
+
+    Returns:
+        A note, or none.
+    """
+    if len(forget_records) + len(retain_records) > _MOST_COMPARED:
+        return [
+            f"more than {_MOST_COMPARED:,} records: nobody looked whether some that are kept "
+            "nearly repeat those to forget"
+        ]
+    nearest: dict[str, tuple[float, str]] = {}
+    for mine, other, alike in near_duplicates(forget_records, retain_records):
+        nearest[other] = max(nearest.get(other, (0.0, "")), (alike, mine))
+    if not nearest:
+        return []
+    pairs = sorted(nearest.items(), key=lambda item: -item[1][0])
+    names = [f"{name!r} {like!r} ({share:.2f})" for name, (share, like) in pairs[:_SHOWN]]
+    more = ["…"] * (len(pairs) > _SHOWN)
+    return [
+        f"{len(pairs)} record(s) that are kept nearly repeat records to forget: "
+        f"{', '.join(names + more)}; what both say stays known, forget them, too, if that must go"
+    ]
 
 
 def refuse_shared(
@@ -48,7 +129,7 @@ def refuse_shared(
 
 def retained(
     records: Records, forget_records: Records, retain: str | Path | Records | None, *, needed: bool
-) -> Records:
+) -> Kept:
     """Return the records to keep: those given, else the rest of the data.
 
     Args:
@@ -58,21 +139,13 @@ def retained(
         needed: refuse to keep none.
 
     Returns:
-        The records to keep.
+        The records to keep, without copies of those that go.
 
     Raises:
-        DataError: if none is left though some are needed, or one has the content of one that goes.
+        DataError: if none is left though some are needed.
     """
-    retain_records = (loaded(retain) if retain is not None else records).without(forget_records)
-    if retain is not None:
-        refuse_shared(
-            retain_records,
-            forget_records,
-            where=retain_records.source,
-            what="retain record(s) have the same content as records to forget",
-            advice="take them out of --retain",
-        )
-    if not len(retain_records):
+    kept = without_copies(records if retain is None else loaded(retain), forget_records)
+    if not len(kept.records):
         if retain is None and needed:
             raise SelectionError(
                 "--forget names every record of --data, so nothing is left to retain; pass other "
@@ -80,8 +153,8 @@ def retained(
                 "task_vector)"
             )
         if needed:
-            raise DataError(f"{retain_records.source}: no record is left to retain")
-    return retain_records
+            raise DataError(f"{kept.records.source}: no record is left to retain")
+    return kept
 
 
 def check_disjoint(

@@ -23,6 +23,8 @@ PRESETS = {
     "space": "{prompt} {completion}",
     "none": "{prompt}{completion}",
 }
+# What `roles` writes of a turn, and the names that tie an answer to a call, which nobody says.
+_PLAIN = frozenset({"role", "content", "tool_call_id", "id"})
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -78,6 +80,7 @@ class Template:
         if self.name == "chat":
             return self._chat(record)
         if record.form == "messages":
+            _refuse_unwritten(record)
             return _roles(record)
         return self._fill(record)
 
@@ -127,6 +130,23 @@ def _jinja_errors() -> tuple[type[Exception], ...]:
     from jinja2.exceptions import TemplateError
 
     return (TemplateError,)
+
+
+def _refuse_unwritten(record: Record) -> None:
+    """Refuse a conversation with more than words: only chat templates write calls and tools."""
+    more = [
+        f"messages.{i}.{key}"
+        for i, turn in enumerate(record.messages or ())
+        for key in turn
+        if key not in _PLAIN
+    ]
+    if record.tools:
+        more.append("tools")
+    if more:
+        raise DataError(
+            f"record {record.id!r}: only the template `chat` can write {more[0]}: use a model "
+            "whose chat template knows it, or take it out of the data"
+        )
 
 
 def _roles(record: Record) -> Rendered:

@@ -126,7 +126,8 @@ def answering(record: Record, text: str) -> Record:
             f"record {record.id!r} is free text: there is no answer to replace by another; use a "
             "method without alternate answers, or records of prompt and completion"
         )
-    turns[mine[-1]]["content"] = text
+    # without calls and thoughts, which belong to the answer that is replaced
+    turns[mine[-1]] = {"role": "assistant", "content": text}
     return replace(record, messages=tuple(turns), secrets=())
 
 

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "DEMO",
     "check_loaded",
     "check_model_folder",
+    "embedded_model",
     "one_line",
     "place_of",
     "resolve_folder",
@@ -28,11 +30,21 @@ def stacked(adapters: Sequence[str | Path] | str | Path | None) -> list[str | Pa
     return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
 
 
+DEMO = "demo"
+"""The name of the model that is installed with the package."""
+
+
+def embedded_model() -> Path:
+    """Return the folder of the small base model that is installed with the package."""
+    return Path(__file__).resolve().parents[1] / "apps" / "demo" / "base"
+
+
 def resolve_folder(name: str | Path, what: str) -> Path:
     """Find the local folder of a model or adapter, fetching a hub name where that is possible.
 
     Args:
-        name: a local folder, or a hub name such as `owner/model`.
+        name: a local folder, a hub name such as `owner/model`, or `demo`, the embedded model, where
+            no folder is called so.
         what: `model` or `adapter`, for the message.
 
     Returns:
@@ -45,6 +57,8 @@ def resolve_folder(name: str | Path, what: str) -> Path:
     if path.is_dir():
         return path
     text = str(name)
+    if text == DEMO and what == "model":
+        return embedded_model()
     if path.is_file():
         raise ModelError(f"the {what} {text} is a file; name the folder that holds it")
     if text.startswith((".", "/", "~")) or text.count("/") > 1 or text.endswith("/"):

@@ -11,6 +11,7 @@ made on first use with mode 600.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,26 @@ class RecordDigests(_Model):
     key_id: str
     trained: list[str] = Field(default_factory=list)
     forgotten: list[str] = Field(default_factory=list)
+
+    def left_out(self, forgotten: Iterable[str]) -> RecordDigests:
+        """Return these, once it is certain that none of some digests is among the trained ones.
+
+        Args:
+            forgotten: digests of what a model that is trained anew must never see.
+
+        Returns:
+            These digests.
+
+        Raises:
+            LineageError: if the model is to be trained on one of them.
+        """
+        seen = len(set(self.trained) & set(forgotten))
+        if seen:
+            raise LineageError(
+                f"{seen} record(s) are among those to train on and those to leave out: nothing "
+                "was saved"
+            )
+        return self
 
 
 class Planted(_Model):

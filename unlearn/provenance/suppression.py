@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from unlearn.data.readers import lines_of
 from unlearn.data.records import Records
 from unlearn.errors import DataError, LineageError, SuppressedError
 from unlearn.provenance.keys import Key, home
@@ -53,7 +54,7 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
     path = _suppression_file()
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in lines_of(path):
         try:
             entry = json.loads(line)
             key_id, digest = entry["key_id"], entry["digest"]

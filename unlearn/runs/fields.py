@@ -52,7 +52,7 @@ Selectors = str | Sequence[str]
 
 Model = Annotated[
     Place,
-    Field(description="Base model: a folder or hub name."),
+    Field(description="Base model: a folder or hub name; `demo` is the one that comes along."),
     Flag(("--model", "-m"), metavar="MODEL"),
 ]
 Adapters = Annotated[

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
 from unlearn.config import called_with
 from unlearn.data.records import Records
-from unlearn.data.splits import loaded
+from unlearn.data.splits import loaded, near_copies, without_copies
 from unlearn.data.templates import choose_template
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
@@ -42,8 +42,8 @@ def run_finetune(options: FinetuneOptions) -> Result:
     """
     target = check_output(options.output, overwrite=options.overwrite)
     training, lora = finetuning_options(options.options, options.lora, "finetune")
-    records = _without_excluded(loaded(options.data), options.exclude)
     key = Key.load()
+    records, excluded, copies = _without_excluded(loaded(options.data), options.exclude, key)
     check_suppressed(records, key)
     planting = _Planting(beside(target), records, options.canaries, key)
     canaries = planting.draw()
@@ -53,7 +53,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
     template = choose_template(options.template, state.tokenizer, records)
     trained = joined(records, canaries.included) if canaries else records
     examples = encode_records(trained, state, template, training)
-    notes = encoding_notes(examples)
+    notes = (*copies, *encoding_notes(examples))
     settings = {
         "training": training.model_dump(),
         "lora": None if options.full else lora.model_dump(),
@@ -73,6 +73,8 @@ def run_finetune(options: FinetuneOptions) -> Result:
         canaries = published
         signature["canaries"] = canaries.commitment.sha256
         notes += (planting.note,)
+    digests = RecordDigests(key_id=key.id, trained=sorted(set(map(key.digest, trained))))
+    digests = digests.left_out(excluded)
     with tracking_of(options.report_to, target):
         training_facts = fit(
             state,
@@ -90,7 +92,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         overwrite=options.overwrite,
         verb="finetune",
         parent=None,
-        records=RecordDigests(key_id=key.id, trained=sorted(set(map(key.digest, trained)))),
+        records=digests,
         canaries=canaries.commitment if canaries else None,
         template=template.name,
         method="finetune",
@@ -105,14 +107,24 @@ def run_finetune(options: FinetuneOptions) -> Result:
 finetune = called_with(FinetuneOptions, run_finetune, "finetune")
 
 
-def _without_excluded(records: Records, exclude: str | None) -> Records:
-    """Return the records but those to leave out."""
+class _Chosen(NamedTuple):
+    """The records to train on, digests of those that must not be, and notes of copies."""
+
+    records: Records
+    excluded: set[str]
+    notes: list[str]
+
+
+def _without_excluded(records: Records, exclude: str | None, key: Key) -> _Chosen:
+    """Return the records but those to leave out, wherever their content stands."""
     if not exclude:
-        return records
+        return _Chosen(records, set(), [])
     excluded = records.select(exclude)
-    if len(excluded) == len(records):
+    kept = without_copies(records, excluded)
+    if not len(kept.records):
         raise SelectionError("--exclude leaves no record to train on")
-    return records.without(excluded)
+    notes = kept.notes + near_copies(excluded, kept.records)
+    return _Chosen(kept.records, set(map(key.digest, excluded)), notes)
 
 
 class _Planting:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unlearn.canaries.pairs import joined
 from unlearn.canaries.planted import Lot, lot_of
 from unlearn.config import called_with
 from unlearn.data.records import Records
-from unlearn.data.splits import check_disjoint, loaded, retained
+from unlearn.data.splits import check_disjoint, loaded, near_copies, retained
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
+from unlearn.errors import DataError
 from unlearn.files import check_output
 from unlearn.methods.alternates import Source, alternates
 from unlearn.methods.defaults import decided
@@ -50,16 +51,18 @@ def run_forget(options: ForgetOptions) -> Result:
     resolved = _resolved(options)
     method, key = resolved.method, Key.load()
     canaries = lot_of(options.canaries, options.with_canaries, options.model, options.adapter, key)
-    split = _split(options, canaries, needs_retain=method.needs_retain)
+    split, notes = _split(options, canaries, needs_retain=method.needs_retain)
     check_suppressed(split.retain, key)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     parent = Lineage.read(state.adapter or state.folder)
-    resolved, notes = decided(resolved, parent, len(split.forget))
-    notes += _unguarded_canaries(parent, canaries)
+    split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
+    resolved, decisions = decided(resolved, parent, len(split.forget))
+    notes += again + decisions + _unguarded_canaries(parent, canaries)
     template, assumed = _template(options.template, parent, state, split)
     notes += assumed
     examples = _encoded(split, state, template, resolved, options.seed)
     notes += encoding_notes([example for part in examples.values() for example in part])
+    digests = _digests(split, key, parent, exact=method.kind == "exact")
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
     signature = {
@@ -91,7 +94,7 @@ def run_forget(options: ForgetOptions) -> Result:
         overwrite=options.overwrite,
         verb="forget",
         parent=None if method.kind == "exact" else job.state.digest(),
-        records=_digests(split, key, parent, exact=method.kind == "exact"),
+        records=digests,
         canaries=_handed_down(parent, canaries, method),
         template=template.name,
         method=method.name,
@@ -130,16 +133,41 @@ def _resolved(options: ForgetOptions) -> Resolved:
     return resolve(get_method(name or DEFAULT_METHOD), chosen)
 
 
-def _split(options: ForgetOptions, canaries: Lot, *, needs_retain: bool) -> _Split:
-    """Split the data, refusing a holdout that shares records with the rest."""
+def _split(
+    options: ForgetOptions, canaries: Lot, *, needs_retain: bool
+) -> tuple[_Split, list[str]]:
+    """Split the data, refusing a holdout that shares records with the rest; return notes, too."""
     records = joined(loaded(options.data), canaries.left)
     forget_records = canaries.gone(records, options.forget)
-    retain_records = retained(
+    retain_records, notes = retained(
         records, forget_records, canaries.retain(options.retain), needed=needs_retain
     )
     holdout_records = None if options.holdout is None else loaded(options.holdout)
     check_disjoint(holdout_records, forget_records, retain_records)
-    return _Split(forget_records, retain_records, holdout_records)
+    notes += near_copies(canaries.without(forget_records), canaries.without(retain_records))
+    return _Split(forget_records, retain_records, holdout_records), notes
+
+
+def _without_earlier(
+    split: _Split, parent: Lineage | None, key: Key, *, needs_retain: bool
+) -> tuple[_Split, list[str]]:
+    """Keep no record that was taken out of the adapter before: it would be learned again."""
+    if parent is None or parent.records.key_id != key.id or not parent.records.forgotten:
+        return split, []
+    earlier = set(parent.records.forgotten)
+    again = [record.id for record in split.retain if key.digest(record) in earlier]
+    if not again:
+        return split, []
+    if needs_retain and len(again) == len(split.retain):
+        raise DataError(
+            f"{split.retain.source}: all records to keep were taken out of the adapter before"
+        )
+    names = set(again)
+    places = [i for i, name in enumerate(split.retain.ids) if name not in names]
+    return replace(split, retain=split.retain.take(places)), [
+        f"{len(again)} record(s) of the data were taken out of the adapter before, first "
+        f"{again[0]!r}: they are not learned again"
+    ]
 
 
 def _template(
@@ -210,7 +238,8 @@ def _digests(split: _Split, key: Key, parent: Lineage | None, *, exact: bool) ->
     if not exact:
         trained |= forgotten | set(parent.records.trained if parent else ())
     forgotten |= set(parent.records.forgotten if parent else ())
-    return RecordDigests(key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten))
+    records = RecordDigests(key_id=key.id, trained=sorted(trained), forgotten=sorted(forgotten))
+    return records.left_out(forgotten) if exact else records
 
 
 def _settings(resolved: Resolved, fit: Fit, parent: Lineage | None) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count as counting
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearn.config import called_with, validated, without_auto
 from unlearn.data.records import Records
-from unlearn.data.splits import half_splits, loaded, refuse_shared
+from unlearn.data.splits import half_splits, loaded, near_copies, without_copies
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import (
@@ -237,7 +237,7 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     like = resolve_folder(options.like, "adapter") if options.like is not None else None
     parent = Lineage.read(like) if like else None
     settings = _settings(like, parent, options.lora, options.options)
-    seen = records if options.kind == "half" else _without(records, options.forget)
+    seen, excluded, copies = _seen(records, options)
     splits = _splits(options, seen)
     check_suppressed(seen, Key.load())
     template = options.template or (parent.template if parent else None)
@@ -248,9 +248,11 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
             f"{facts['base'].name}: their weights differ"
         )
     references = _references(target, seen, splits, _seeds(options, parent), facts)
+    for one in references:
+        one.facts["records"].left_out(excluded)
     missing = _missing(target, references, overwrite=options.overwrite)
     there = len(references) - len(missing)
-    notes = _notes(options.like, there, options.count)
+    notes = (*copies, *_notes(options.like, there, options.count))
     if options.announce and missing:
         options.announce(_plan(trainer, missing, options.jobs, notes))
     _train(trainer, missing, options.jobs, options.progress)
@@ -361,20 +363,24 @@ def _references(
     return references
 
 
-def _without(records: Records, forget: Selectors | None) -> Records:
-    """Return the records that references see."""
-    forget_records = records.select(forget or "")
-    retain_records = records.without(forget_records)
-    if not len(retain_records):
+class _Seen(NamedTuple):
+    """The records that references see, digests of those that none may, and notes of copies."""
+
+    records: Records
+    excluded: set[str]
+    notes: list[str]
+
+
+def _seen(records: Records, options: ReferencesOptions) -> _Seen:
+    """Return the records that references see: of half-splits all, else none to forget."""
+    if options.kind == "half":
+        return _Seen(records, set(), [])
+    forget_records = records.select(options.forget or "")
+    kept = without_copies(records, forget_records)
+    if not len(kept.records):
         raise SelectionError("--forget names every record of --data: none is left to train on")
-    refuse_shared(
-        retain_records,
-        forget_records,
-        where=records.source,
-        what="more record(s) have the same content as records to forget",
-        advice="name them in --forget too",
-    )
-    return retain_records
+    notes = kept.notes + near_copies(forget_records, kept.records)
+    return _Seen(kept.records, set(map(Key.load().digest, forget_records)), notes)
 
 
 def _missing(

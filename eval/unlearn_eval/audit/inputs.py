@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearn.data.records import Records
-from unlearn.data.splits import loaded
+from unlearn.data.splits import loaded, without_copies
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.runs.fields import Place
@@ -152,7 +152,7 @@ def _split(options: AuditOptions, adapters: AdapterStack) -> SplitRecords:
     else:
         forget_records = data.select(options.forget)
     neighbour = neighbours(options.neighbour, data, forget_records)
-    rest = (data if retain is None else loaded(retain)).without(forget_records)
+    rest, copies = without_copies(data if retain is None else loaded(retain), forget_records)
     parts = {"forget": forget_records, "retain": rest}
     if neighbour is not None:
         parts |= {"retain": rest.without(neighbour), "neighbour": neighbour}
@@ -161,4 +161,4 @@ def _split(options: AuditOptions, adapters: AdapterStack) -> SplitRecords:
     parts = {split: part for split, part in parts.items() if len(part)}
     # both of a pair of canaries are put in the same words, which is no fault of the holdout
     notes = [canaries.note] if canaries else check_overlap(parts, options.strict)
-    return SplitRecords(data, parts, canaries, tuple(notes))
+    return SplitRecords(data, parts, canaries, (*copies, *notes))

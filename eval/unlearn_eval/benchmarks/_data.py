@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearn.data.loading import read_rows
+from unlearn.data.readers import read_rows
 from unlearn.errors import DataError
 
 __all__ = ["Row", "read_table", "text_of", "texts_of"]

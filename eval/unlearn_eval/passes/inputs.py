@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn.data.loading import read_rows, record_of
+from unlearn.data.loading import record_of
+from unlearn.data.readers import read_rows
 from unlearn.data.records import Records
 from unlearn.errors import DataError
 

@@ -131,7 +131,7 @@ def _role_play(record: Record) -> Record:
     if record.form == "messages":
         if first is None:
             return record
-        turns[first]["content"] = opening + turns[first]["content"]
+        turns[first]["content"] = opening + (turns[first]["content"] or "")
         field = f"messages.{first}.content"
         changed = replace(record, messages=tuple(turns))
     else:

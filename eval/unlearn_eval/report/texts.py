@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from unlearn.data.record import shown
 from unlearn.data.records import Record, Records
 
 __all__ = ["ShownRecord", "asked_of", "parts_of", "shown_records"]
@@ -60,7 +61,7 @@ def asked_of(record: Record) -> str | None:
     if record.form == "messages":
         turns = record.messages or ()
         last = max((i for i, t in enumerate(turns) if t["role"] == "assistant"), default=0)
-        return "\n".join(f"{t['role']}: {t['content']}" for t in turns[:last])
+        return "\n".join(f"{t['role']}: {shown(t)}" for t in turns[:last])
     return None
 
 
@@ -72,6 +73,8 @@ def parts_of(record: Record) -> tuple[tuple[str, str | None], ...]:
         last = max((i for i, t in enumerate(turns) if t["role"] == "assistant"), default=0)
         field = f"messages.{last}.content"
     text = record.field(field) or ""
+    if not text and record.messages:  # an answer that is calls alone
+        text = shown(record.messages[last])
     parts: list[tuple[str, str | None]] = []
     at = 0
     for secret in sorted(

@@ -90,7 +90,10 @@ def test_requests_one_after_another(
     )
     assert three.fit.steps == 6
     assert three.lineage.parent is None
-    assert len(three.lineage.records.trained) == 11
+    # and what the first one took out stays out, though the data still holds it
+    assert any("'r0': they are not learned again" in note for note in three.notes)
+    assert len(three.lineage.records.trained) == 10
+    assert not set(three.lineage.records.trained) & set(three.lineage.records.forgotten)
 
 
 def test_retrain_is_the_training_without_the_records(

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from unlearn.data.loading import read_rows, record_of, to_dataset
+from unlearn.data.loading import record_of, to_dataset
+from unlearn.data.readers import read_rows
 from unlearn.data.record import Record, content_id
 from unlearn.data.records import Records
 from unlearn.data.selectors import find
 from unlearn.errors import DataError, OptionError, SelectionError, did_you_mean
+from unlearn.model.folders import DEMO, embedded_model
 
 if TYPE_CHECKING:
     from unlearn.apps.compare.recipe import CompareRecipe
 
 __all__ = ["Pool", "Sketch", "is_hub", "model_folder", "parts_of", "sources"]
 
-_DEMO = "demo"
 _PART = "part:"
 _NAMED = re.compile(r"([\w.-]+)(?:\[(\d+)-(\d+)\])?")
 
@@ -38,24 +39,22 @@ def sources(data: str | Mapping[str, str]) -> dict[str, str]:
 def is_hub(source: str) -> bool:
     """Say whether a source, or a model, is not on this machine but on the hub."""
     path = Path(source).expanduser()
-    if source.partition(":")[0] == _DEMO or path.exists():
+    if source.partition(":")[0] == DEMO or path.exists():
         return False
     return "#" in source or not (path.suffix or path.is_absolute() or source.startswith("."))
 
 
 def model_folder(name: str) -> str:
     """Return the folder or hub name of a recipe's model; `demo` is the embedded one."""
-    if name == _DEMO:
-        from unlearn.apps.demo import base_path
-
-        return str(base_path())
+    if name == DEMO and not Path(name).is_dir():
+        return str(embedded_model())
     return name
 
 
 def _rows(source: str) -> Iterator[Located]:
     """Yield the rows of one source with their places."""
     kind, _, people = source.partition(":")
-    if kind == _DEMO:
+    if kind == DEMO:
         from unlearn.apps.demo import records
 
         if not people.isdigit() or int(people) < 1:

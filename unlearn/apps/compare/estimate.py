@@ -17,6 +17,7 @@ from unlearn.apps.compare.layout import Layout, Step
 from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.apps.compare.study import Study
 from unlearn.config import validated, without_auto
+from unlearn.data.record import as_json, shown
 from unlearn.errors import OptionError
 from unlearn.methods.defaults import decided
 from unlearn.methods.registry import Method, Resolved, get_method
@@ -136,7 +137,10 @@ def counts(study: Study) -> Counts:
 def _text(record: Any) -> str:
     """Return about what a template makes of a record."""
     if record.form == "messages":
-        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in record.messages)
+        tools = record.tools or ()
+        return "\n".join(
+            [*map(as_json, tools), *(f"{turn['role']}: {shown(turn)}" for turn in record.messages)]
+        )
     if record.form == "text":
         return str(record.text)
     return f"Question: {record.prompt}\nAnswer: {record.completion}"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from unlearn.config import StrictModel
+from unlearn.errors import OptionError
+from unlearn.recipe import beside, options_beside
 
 __all__ = ["CompareRecipe", "Expected", "FinetuneSettings", "MethodSettings", "TuneSettings"]
+
+
+_DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of files of records."""
 
 
 class FinetuneSettings(StrictModel):
@@ -48,6 +55,24 @@ class Expected(StrictModel):
     tflops: Annotated[float, Field(gt=0)] | None = None
 
 
+def _file(name: str, folder: Path, what: str) -> str:
+    """Return a file of records, refusing one that is neither here nor beside the recipe."""
+    found = beside(name, folder)
+    if Path(name).suffix in _DATA and "#" not in name and not Path(found).expanduser().exists():
+        raise OptionError(
+            f"{what}: there is no such file, neither in {Path.cwd()} nor beside the recipe, in "
+            f"{folder.absolute()}"
+        )
+    return found
+
+
+def _selector(selector: str, folder: Path) -> str:
+    """Return a selector; the file of `@file` is looked up."""
+    if not selector.startswith("@"):
+        return selector
+    return "@" + _file(selector[1:], folder, selector)
+
+
 class CompareRecipe(StrictModel):
     """Methods side by side on the same records, for `unlearn compare`.
 
@@ -79,6 +104,50 @@ class CompareRecipe(StrictModel):
     policy: str | None = "standard"
     tune: TuneSettings | None = None
     expect: Expected = Expected()
+
+    def with_files(self, folder: Path) -> Self:
+        """Return the recipe with its files looked up from here and beside it.
+
+        A `holdout` or `validation` that is a file of records, and no selector, becomes a part of
+        the data.
+
+        Args:
+            folder: of the recipe.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            OptionError: if there is no such file in either place.
+        """
+        named = {"data": self.data} if isinstance(self.data, str) else self.data
+        data = {part: _file(source, folder, f"data {source!r}") for part, source in named.items()}
+        changed: dict[str, Any] = {}
+        for name in ("holdout", "validation"):
+            selector = getattr(self, name)
+            if selector is None:
+                continue
+            if Path(selector).suffix in _DATA and ":" not in selector and selector[:1] != "@":
+                part = f"{name}-file"
+                data[part] = _file(selector, folder, f"{name} {selector!r}")
+                changed[name] = f"part:{part}"
+            else:
+                changed[name] = _selector(selector, folder)
+        changed["train"] = _selector(self.train, folder)
+        sets = [_selector(selector, folder) for selector in self.forget_sets]
+        changed["forget"] = sets[0] if isinstance(self.forget, str) else sets
+        changed["data"] = data["data"] if isinstance(self.data, str) and len(data) == 1 else data
+        if self.policy and Path(self.policy).suffix in {".yaml", ".yml"}:
+            changed["policy"] = beside(self.policy, folder)
+        if self.tune:
+            tuned = {"forget": _selector(self.tune.forget, folder)}
+            changed["tune"] = self.tune.model_copy(update=tuned)
+        changed["model"] = beside(self.model, folder)
+        changed["methods"] = [
+            method.model_copy(update={"options": options_beside(method.options, folder)})
+            for method in self.methods
+        ]
+        return self.model_copy(update=changed)
 
     @property
     def forget_sets(self) -> tuple[str, ...]:

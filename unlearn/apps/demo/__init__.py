@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearn.apps.demo.generator import Person, corpus, facts, people, records
+from unlearn.model.folders import embedded_model
 
 __all__ = ["Person", "base_path", "corpus", "facts", "people", "records"]
 
 
 def base_path() -> Path:
     """Return the folder of the embedded base model, which is installed with the package."""
-    return Path(__file__).parent / "base"
+    return embedded_model()

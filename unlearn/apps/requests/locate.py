@@ -14,8 +14,8 @@ from unlearn.apps.requests.secrets_in_text import (
     texts_of,
     value_pattern,
 )
-from unlearn.data.loading import read_rows
 from unlearn.data.near_duplicates import near_duplicates
+from unlearn.data.readers import read_rows
 from unlearn.data.records import Records
 from unlearn.data.selectors import find
 from unlearn.data.splits import apart

@@ -70,6 +70,7 @@ class Done:
         records: how many were taken out.
         adopted: whether the folder was there, finished by a run that was killed afterwards.
         untrained: how many of the records the adapter before never learned, by its lineage.
+        copies: how many records of the data had their content under other ids.
     """
 
     run: str
@@ -80,6 +81,7 @@ class Done:
     records: int
     adopted: bool
     untrained: int = 0
+    copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,16 @@ def _carry_out(
         records=len(forget_records),
         adopted=adopted,
         untrained=untrained(ledger, newest.folder, digests),
+        copies=_copies(ledger, setup, forget_records),
     )
+
+
+def _copies(ledger: Ledger, setup: Setup, forget_records: Records) -> int:
+    """Count the records of the data that repeat one of a run's under another id: they went, too."""
+    digests = set(map(ledger.key.digest, forget_records))
+    names = set(forget_records.ids)
+    data = Records.load(setup.retain or setup.data)
+    return sum(r.id not in names and ledger.key.digest(r) in digests for r in data)
 
 
 def _note_run(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unlearn.data.record import Record
 
-__all__ = ["Elsewhere", "secrets_elsewhere", "texts_of", "value_pattern"]
+__all__ = ["Elsewhere", "contents_of", "secrets_elsewhere", "texts_of", "value_pattern"]
 
 # What people put between the digits of a number: spaces, dashes, dots, slashes, brackets.
 _SEPARATORS = r"[\s\-\u2010-\u2015\u2212./()]*"
@@ -67,13 +67,37 @@ def value_pattern(value: str) -> re.Pattern[str] | None:
 
 
 def texts_of(record: Record) -> Iterator[tuple[str, str]]:
-    """Yield (field, text) of a record."""
+    """Yield (field, text) of all that a record holds, calls and tools included."""
+    yield from contents_of(record)
+    for i, turn in enumerate(record.messages or ()):
+        for name in turn:
+            if name not in {"role", "content"}:
+                yield from _within(f"messages.{i}.{name}", turn[name])
+    for i, tool in enumerate(record.tools or ()):
+        yield from _within(f"tools.{i}", tool)
+
+
+def _within(field: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (field, text) of the texts and numbers in a value of JSON."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _within(f"{field}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _within(f"{field}.{i}", inner)
+    elif value is not None and not isinstance(value, bool):
+        yield field, str(value)
+
+
+def contents_of(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield (field, text) of what is said in a record: its fields, or the contents of its turns."""
     for name in ("text", "prompt", "completion"):
         text = getattr(record, name)
         if text is not None:
             yield name, text
     for i, turn in enumerate(record.messages or ()):
-        yield f"messages.{i}.content", turn["content"]
+        if turn["content"]:
+            yield f"messages.{i}.content", turn["content"]
 
 
 def secrets_elsewhere(

@@ -202,6 +202,11 @@ def ran(result: Ran) -> None:
                 f"{each.untrained} of the records the adapter never learned, by its lineage: there "
                 "was nothing to take out, and a verification cannot show that they were there"
             )
+        if each.copies:
+            show_note(
+                f"{each.copies} more record(s) of the data have the same content: these copies "
+                "were not kept either"
+            )
         if each.again:
             show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
     for line in result.busy:

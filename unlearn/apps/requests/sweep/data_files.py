@@ -6,6 +6,7 @@ in Parquet and saved datasets. A rewritten file is read back before it takes the
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import html
 import io
@@ -17,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn.apps.requests.secrets_in_text import texts_of
-from unlearn.data.loading import record_of
+from unlearn.apps.requests.secrets_in_text import contents_of
+from unlearn.data.loading import bare_content, record_of
+from unlearn.data.readers import allow_long_values, without_nulls
 from unlearn.data.record import Record
 from unlearn.errors import DataError, OutputError
 from unlearn.files import staged_file, staged_folder
@@ -46,15 +48,16 @@ class Matcher:
     def __init__(self, digests: Iterable[str], key: Key, records: Iterable[Record] = ()) -> None:
         self._digests = set(digests)
         self._key = key
-        self._parts = [tuple(_plain(text) for _, text in texts_of(r)) for r in records]
+        said = (tuple(_plain(text) for _, text in contents_of(r)) for r in records)
+        self._parts = [parts for parts in said if parts]
 
     def row(self, row: Any) -> bool:
         """Say whether a row is one of the records, or holds all the text of one."""
-        try:
-            if self._key.digest(record_of(row, "row")) in self._digests:
-                return True
-        except DataError:
-            pass
+        # other programs leave out the columns that are used, or refused, here
+        for form in (row, bare_content(row)) if isinstance(row, dict) else ():
+            with contextlib.suppress(DataError):
+                if self._key.digest(record_of(form, "row")) in self._digests:
+                    return True
         texts = [_plain(text) for text in _strings(row)]
         if any(all(part in texts for part in parts) for parts in self._parts):
             return True
@@ -232,7 +235,7 @@ def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         try:
             is_held = bool(line.strip()) and matcher.row(json.loads(line.lstrip("\ufeff")))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             if number == 1 or kind == ".json":
                 return _json(path, matcher)
             raise DataError(f"{path}, line {number}: not valid JSON") from None
@@ -247,8 +250,9 @@ def _json(path: Path, matcher: Matcher) -> Split:
     text = _read_text(path)
     try:
         whole = json.loads(text.lstrip("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON") from None
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(f"{path}, line {line}: not valid JSON") from None
     inner = whole.get("data") if isinstance(whole, dict) else whole
     if not isinstance(inner, list):
         is_held = matcher.row(whole)
@@ -271,6 +275,7 @@ def _json(path: Path, matcher: Matcher) -> Split:
 
 def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
     """Each row with the lines that it was written on, so that those which stay stay as written."""
+    allow_long_values()
     separator = "\t" if kind == ".tsv" else ","
     lines = list(io.StringIO(_read_text(path), newline=""))
     reader = csv.reader(lines, delimiter=separator)
@@ -302,7 +307,8 @@ def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
 
     try:
         file = pq.ParquetFile(path)
-        marks = [matcher.row(row) for batch in file.iter_batches() for row in batch.to_pylist()]
+        batches = file.iter_batches()
+        marks = [matcher.row(without_nulls(row)) for batch in batches for row in batch.to_pylist()]
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
 
@@ -325,7 +331,9 @@ def _dataset(path: Path, matcher: Matcher) -> Split:
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
     parts = dataset if isinstance(dataset, datasets.DatasetDict) else {"": dataset}
-    marks = {name: [matcher.row(row) for row in part] for name, part in parts.items()}
+    marks = {
+        name: [matcher.row(without_nulls(row)) for row in part] for name, part in parts.items()
+    }
     count = sum(sum(part) for part in marks.values())
     total = sum(len(part) for part in marks.values())
 
