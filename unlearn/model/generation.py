@@ -116,10 +116,9 @@ def _without_defaults(model: Any) -> Iterator[None]:
     from transformers import GenerationConfig
 
     blank = GenerationConfig()
-    held = []
-    for module in model.modules():  # PEFT reads it from the base and sets it there again
-        if "generation_config" in module.__dict__:
-            held.append((module, module.generation_config))
+    # PEFT reads it from the base and sets it there again
+    having = [each for each in model.modules() if "generation_config" in each.__dict__]
+    held = [(module, module.generation_config) for module in having]
     try:
         for module, _ in held:
             module.generation_config = blank

@@ -14,7 +14,7 @@ from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.files import check_output
 from unlearn.methods.alternates import Source, alternates
-from unlearn.methods.defaults import decided
+from unlearn.methods.defaults import decided, original_training
 from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
@@ -54,7 +54,11 @@ def run_forget(options: ForgetOptions) -> Result:
     check_suppressed(split.retain, key)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     parent = Lineage.read(state.adapter or state.folder)
-    resolved, notes = decided(resolved, parent, len(split.forget))
+    original = original_training(parent, state.adapter or state.folder, options.was)
+    resolved, notes = decided(resolved, parent, len(split.forget), original)
+    if method.kind == "exact":
+        notes += [*original.found, *original.notes]
+    notes = [*state.notes, *notes]
     notes += _unguarded_canaries(parent, canaries)
     template, assumed = _template(options.template, parent, state, split)
     notes += assumed
@@ -81,6 +85,7 @@ def run_forget(options: ForgetOptions) -> Result:
         options.progress,
         options.opening,
         tuple(notes),
+        original,
     )
     with tracking_of(options.report_to, target):
         state, fit = job.run()
