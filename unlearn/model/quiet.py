@@ -9,10 +9,19 @@ from typing import Any
 
 __all__ = ["quiet"]
 
+_LIBRARIES = r"(transformers|peft|accelerate|torch|safetensors|huggingface_hub|tokenizers)(\.|$)"
+
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence progress bars, warnings and logs of libraries in a block, and leave all as it was."""
+def quiet(*, calls_back: bool = False) -> Iterator[None]:
+    """Silence progress bars, warnings and logs of libraries in a block, and leave all as it was.
+
+    Args:
+        calls_back: code of the user runs in the block, too, whose warnings are to be seen.
+
+    Yields:
+        Nothing.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -21,7 +30,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity(max(level, logging.ERROR))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("ignore", module=_LIBRARIES if calls_back else "")
             yield
     finally:
         logging.set_verbosity(level)

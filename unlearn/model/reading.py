@@ -50,10 +50,10 @@ class Reading:
         if mine is others:
             return None
         if mine.get_vocab() != others.get_vocab():
-            return "tokenizer"
+            return "vocabulary"
         if mine.chat_template != others.chat_template:
             return "chat template"
-        return "tokenizer" if _machinery(mine) != _machinery(others) else None
+        return "setting of the tokenizer" if _machinery(mine) != _machinery(others) else None
 
 
 def open_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:

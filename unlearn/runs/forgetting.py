@@ -109,7 +109,7 @@ def run_forget(options: ForgetOptions) -> Result:
         path = suppress(records, f"taken out by {method.name}", key)
         notes.append(f"{len(records)} record(s) are on the suppression list {path}")
     notes += warnings_of(before, after)
-    return Result(target, line, fit, before, after, tuple(notes))
+    return Result(target, line, fit, before, after, tuple(notes), job.state.notes)
 
 
 forget = called_with(ForgetOptions, run_forget, "forget")

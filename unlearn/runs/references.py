@@ -43,6 +43,7 @@ from unlearn.provenance.lineage import (
     weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
+from unlearn.runs.card import write_card
 from unlearn.runs.fields import Progress, Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
 from unlearn.runs.saving import encode_records
@@ -179,7 +180,7 @@ class _Trainer:
     def _save(self, state: ModelState, reference: _Reference, result: Fit) -> None:
         with staged_folder(reference.folder, overwrite=True) as stage:
             state.save(stage)
-            Lineage(
+            line = Lineage(
                 schema=1,
                 created=now(),
                 verb="references",
@@ -190,7 +191,9 @@ class _Trainer:
                 cost=result.cost(),
                 versions=library_versions(),
                 **reference.facts,
-            ).write(stage)
+            )
+            line.write(stage)
+            write_card(line, state, stage)
 
 
 @dataclass

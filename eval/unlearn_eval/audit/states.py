@@ -133,7 +133,7 @@ def _read_alike(
     assert state.reading is not None
     assert state.base_reading is not None
     below = [resolve_folder(path, "adapter") for path in adapters.below]
-    unlike = []
+    unlike: dict[str, list[str]] = {}
     for name, path in others.items():
         folder = resolve_folder(path, adapters.kind)
         trusted = state.trust_remote_code
@@ -144,20 +144,19 @@ def _read_alike(
             check_model_folder(folder)
             reading = Reading(open_tokenizer(folder, trust_remote_code=trusted))
         difference = state.reading.differs(reading)
-        if difference == "tokenizer":
+        if difference == "vocabulary":
             raise DataError(
                 f"{path} reads text with another tokenizer than {state.adapter or state.name}: "
                 "their scores cannot be compared"
             )
         if difference:
-            unlike.append(name)
+            unlike.setdefault(difference, []).append(name)
     if adapters.audited and state.reading.differs(state.base_reading) == "chat template":
-        unlike.append("base")
-    if not unlike:
-        return ()
-    return (
-        f"{', '.join(unlike)}: trained with another chat template than the state under audit; all "
-        "are asked with that of the state under audit",
+        unlike.setdefault("chat template", []).append("base")
+    return tuple(
+        f"{', '.join(names)}: made with another {what} than the state under audit; all are read "
+        "with that of the state under audit"
+        for what, names in unlike.items()
     )
 
 
