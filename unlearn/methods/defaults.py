@@ -2,18 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from unlearn.methods.registry import Resolved
+from unlearn.provenance.elsewhere import trained_elsewhere
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.options import USUAL_RATE
 
-__all__ = ["LEAST_STEPS", "decided", "trained_with"]
+__all__ = ["LEAST_STEPS", "OriginalTraining", "decided", "original_training", "trained_with"]
 
 LEAST_STEPS = 36
 """Optimizer steps below which a handful of records is not forgotten, however few they are: AdamW
 moves a weight by about the learning rate a step, whatever the gradient."""
+
+
+@dataclass(frozen=True)
+class OriginalTraining:
+    """How an adapter was trained, as far as that is known.
+
+    Attributes:
+        options: fields of `TrainingOptions`.
+        sources: where each of them was found, but for those of a lineage; `--…-was` for a flag.
+        notes: what files beside the adapter contradict, and which of them were not read.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """Say what was found in files beside the adapter, and where."""
+        files = {k: v for k, v in self.sources.items() if not v.startswith("--")}
+        if not files:
+            return ()
+        facts = ", ".join(f"{k}={self.options[k]} ({where})" for k, where in files.items())
+        return (f"no lineage: how the adapter was trained was found beside it: {facts}",)
+
+
+def original_training(
+    parent: Lineage | None, folder: Path | None = None, was: Mapping[str, Any] | None = None
+) -> OriginalTraining:
+    """Return how an adapter was trained: what the user says, its lineage, or files beside it.
+
+    Args:
+        parent: its lineage, if it has one.
+        folder: its folder, looked into where no lineage tells.
+        was: what the user says of it; None for what they leave open.
+
+    Returns:
+        What is known.
+    """
+    options, sources = trained_with(parent), dict[str, str]()
+    notes: tuple[str, ...] = ()
+    if not options and folder is not None:
+        files = trained_elsewhere(folder)
+        options, sources, notes = dict(files.values), dict(files.sources), files.notes
+    given = {name: value for name, value in (was or {}).items() if value is not None}
+    if "epochs" in given:
+        options.pop("max_steps", None)
+        sources.pop("max_steps", None)
+    flags = {name: f"--{name.replace('_', '-')}-was" for name in given}
+    return OriginalTraining(options | given, {**sources, **flags}, notes)
 
 
 def trained_with(parent: Lineage | None) -> dict[str, Any]:
@@ -28,7 +81,12 @@ def trained_with(parent: Lineage | None) -> dict[str, Any]:
     return dict((parent.finetuned_with if parent else {}).get("training") or {})
 
 
-def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[Resolved, list[str]]:
+def decided(
+    resolved: Resolved,
+    parent: Lineage | None,
+    records: int,
+    original: OriginalTraining | None = None,
+) -> tuple[Resolved, list[str]]:
     """Fill in a learning rate and a number of epochs that were left to be decided.
 
     The learning rate is the method's `rate` times that of the original training: how far a step may
@@ -39,22 +97,42 @@ def decided(resolved: Resolved, parent: Lineage | None, records: int) -> tuple[R
         resolved: the method with its options.
         parent: lineage of the adapter, if it has one.
         records: forget records.
+        original: how the adapter was trained; by default what its lineage tells.
 
     Returns:
         (the method with numbers for all its options, what the user should know).
     """
     training, notes = resolved.training, []
+    original = original or original_training(parent)
     fill: dict[str, float] = {}
     if training.learning_rate is None:
-        known = trained_with(parent).get("learning_rate")
+        known = original.options.get("learning_rate")
         fill["learning_rate"] = resolved.method.rate * (known or USUAL_RATE)
-        if not known:
-            notes.append(
-                "no lineage tells how the adapter was trained: learning_rate "
-                f"{fill['learning_rate']:g} follows from the usual {USUAL_RATE:g}; where it was "
-                f"another, give {resolved.method.rate:g} times that one as -o learning_rate=…"
-            )
+        notes += _rate_notes(original, resolved.method.rate)
     if training.epochs is None:
         least = LEAST_STEPS * training.batch_size / records
         fill["epochs"] = max(resolved.method.epochs, least)
     return replace(resolved, training=training.model_copy(update=fill)), notes
+
+
+def _rate_notes(original: OriginalTraining, part: float) -> list[str]:
+    """Say where the learning rate of the original training was found, or that it is a guess."""
+    known = original.options.get("learning_rate")
+    source = original.sources.get("learning_rate", "")
+    if known and not source:
+        return []
+    if known:
+        if source.startswith("--"):
+            return []
+        return [
+            f"no lineage: learning_rate {part * known:g} follows from {known:g}, at which the "
+            f"adapter was trained by {source}; where it was another, give it as "
+            "--learning-rate-was",
+            *original.notes,
+        ]
+    return [
+        f"no lineage tells how the adapter was trained: learning_rate {part * USUAL_RATE:g} "
+        f"follows from the usual {USUAL_RATE:g}; where it was another, give it as "
+        f"--learning-rate-was, or {part:g} times that one as -o learning_rate=…",
+        *original.notes,
+    ]

@@ -7,23 +7,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from unlearn.data.tokenization import Example
 from unlearn.errors import ModelError, OptionError
 from unlearn.losses import HiddenLoss, Loss
+from unlearn.methods.defaults import OriginalTraining
 from unlearn.methods.registry import Resolved
-from unlearn.model.adapters import read_adapter_config
 from unlearn.model.blocks import blocks_of
 from unlearn.model.opening import Opening
 from unlearn.model.scoring import score_examples
-from unlearn.model.state import ModelState, new_adapter
+from unlearn.model.shape import adapter_like
+from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
 
-__all__ = ["Job", "TrainingPlan", "expected_seconds", "run_hidden", "run_loss", "shape_of"]
+__all__ = ["Job", "TrainingPlan", "expected_seconds", "run_hidden", "run_loss"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Job:
         progress: to be told the steps.
         opening: how models are opened.
         notes: what the user should know so far.
+        original: how the adapter was trained, as far as that is known; None for what the lineage
+            tells.
     """
 
     state: ModelState
@@ -71,6 +73,7 @@ class Job:
     progress: Callable[[int, int], None] | None
     opening: Opening
     notes: tuple[str, ...] = ()
+    original: OriginalTraining | None = None
 
     def run(self) -> tuple[ModelState, Fit]:
         """Run the method; return (the unlearned state, what training did)."""
@@ -142,7 +145,8 @@ class Job:
             A trainable state.
 
         Raises:
-            ModelError: if this job's adapter lies on top of others.
+            ModelError: if this job's adapter lies on top of others, or no such adapter can be
+                trained here.
         """
         if self.state.frozen:
             raise ModelError(
@@ -150,32 +154,7 @@ class Job:
                 "into the base first"
             )
         assert self.state.adapter is not None
-        shape = shape_of(self.state.adapter)
-        return new_adapter(self.opening.open(self.state.name), shape, self.seed)
-
-
-def shape_of(adapter: Path) -> dict[str, Any]:
-    """Return what makes the shape of an adapter, as keyword arguments of `peft.LoraConfig`."""
-    config = read_adapter_config(adapter)
-    return {key: config[key] for key in _SHAPE if config.get(key)}
-
-
-# What of an adapter's configuration makes its shape (the rest is bookkeeping or its origin).
-_SHAPE = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "exclude_modules",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layers_pattern",
-    "fan_in_fan_out",
-    "use_rslora",
-    "use_dora",
-)
+        return adapter_like(self.opening.open(self.state.name), self.state.adapter, self.seed)
 
 
 def run_loss(job: Job) -> tuple[ModelState, Fit]:

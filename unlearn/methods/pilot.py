@@ -38,7 +38,7 @@ from unlearn.config import validated
 from unlearn.data.tokenization import Example
 from unlearn.errors import LineageError
 from unlearn.losses import NLL
-from unlearn.methods.defaults import trained_with
+from unlearn.methods.defaults import original_training
 from unlearn.methods.job import Job, TrainingPlan, expected_seconds
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
@@ -72,7 +72,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     """
     resolved, training = job.resolved, _training(job)
     n = len(job.split["forget"])
-    known = trained_with(job.parent)
+    known = (job.original or original_training(job.parent)).options
     assert resolved.training.learning_rate is not None
     rate = resolved.training.learning_rate / resolved.method.rate
     short = validated(

@@ -53,6 +53,11 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     assert job.state.adapter is not None
     mine = _read(job.state.adapter)
     combine_lora(mine, mine, (1.0, 0.0))  # refuses what is not low-rank before any work is done
+    if other := [key for key in mine[0] if not _is_factor(key)]:
+        raise ModelError(
+            f"task vectors need plain LoRA: this adapter has {other[0]}, whose change is not a "
+            "low-rank product"
+        )
     if job.resolved.extra["start"] == "base":
         trainee = replace(job, state=job.fresh_adapter())
         weights = (1.0, -strength)
@@ -66,7 +71,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        return job.opening.open(job.state.name, [*job.state.frozen, folder]), result
+        edited = job.opening.open(job.state.name, [*job.state.frozen, folder])
+    # what it was saved with decides how it reads
+    return replace(edited, tokenizer=job.state.tokenizer, reading=job.state.reading), result
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -150,6 +157,12 @@ def negate_full(before: Mapping[str, Tensor], model: torch.nn.Module, strength: 
     for name, parameter in model.named_parameters():
         start = before[name]
         parameter.copy_(start - strength * (parameter - start))
+
+
+def _is_factor(key: str) -> bool:
+    return key.endswith(
+        (".lora_A.weight", ".lora_B.weight", "lora_embedding_A", "lora_embedding_B")
+    )
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> list[str]:

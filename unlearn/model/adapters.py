@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import torch
 
 from unlearn.errors import ModelError
 
-__all__ = ["check_adapter_folder", "check_finite", "lora_delta_scale", "read_adapter_config"]
+__all__ = [
+    "check_adapter_folder",
+    "check_finite",
+    "lora_delta_scale",
+    "read_adapter_config",
+    "unknown_fields",
+]
 
 # Initialisations that also change the base weights when the adapter is made: without the adapter
 # such a base is not the model the user named, so it cannot serve as its own reference.
@@ -55,6 +62,8 @@ def check_adapter_folder(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: LoRA with layer_replication is not supported")
     if config.get("alora_invocation_tokens"):
         raise ModelError(f"{folder}: activated LoRA (alora_invocation_tokens) is not supported")
+    if config.get("kasa_config"):
+        raise ModelError(f"{folder}: KaSA (kasa_config) also changes the base's weights")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
         raise ModelError(
@@ -91,6 +100,21 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object")
     return config
+
+
+def unknown_fields(folder: Path) -> tuple[str, ...]:
+    """Say which settings of an adapter the installed PEFT does not know and leaves out, if any."""
+    from peft import LoraConfig
+
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    config = read_adapter_config(folder)
+    unknown = [name for name in sorted(set(config) - known) if config[name]]
+    if not unknown:
+        return ()
+    return (
+        f"the installed PEFT does not know {', '.join(unknown)} of the adapter {folder} and leaves "
+        "that out; a newer version may read the adapter otherwise",
+    )
 
 
 def check_finite(folder: Path) -> None:

@@ -69,7 +69,12 @@ def resolve_folder(name: str | Path, what: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                text, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+                text,
+                # README.md and YAML tell how an adapter was trained
+                allow_patterns=[
+                    *("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"),
+                    *("README.md", "*.yaml", "*.yml"),
+                ],
             )
         )
     except Exception as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,11 @@ def generate(
     sample: bool = False,
     banned: Tensor | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Write on; whatever sampling the model's folder asks for is set aside.
+    """Write on from the model alone: what its folder asks of generation is set aside.
+
+    A `generation_config.json` may ban tokens, force them, penalise repetition, stop at strings or
+    after a time; transformers takes from it all that a caller leaves open. What is written here
+    follows from the model's probabilities only; of that file just the tokens that end a text count.
 
     Args:
         model: a causal language model, in eval mode.
@@ -91,17 +96,33 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=length,
         do_sample=sample,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         pad_token_id=pad,
         eos_token_id=ends.tolist() or None,
         **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
     )
-    written = model.generate(
-        input_ids=batch["input_ids"].to(device),
-        attention_mask=batch["attention_mask"].to(device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([not_first]),
-    )
+    with _without_defaults(model):
+        written = model.generate(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([not_first]),
+        )
     return list(written[:, width:].cpu().numpy().astype(np.int64))
+
+
+@contextlib.contextmanager
+def _without_defaults(model: Any) -> Iterator[None]:
+    """Set aside what a model's folder asks of generation."""
+    from transformers import GenerationConfig
+
+    blank = GenerationConfig()
+    # PEFT reads it from the base and sets it there again
+    having = [each for each in model.modules() if "generation_config" in each.__dict__]
+    held = [(module, module.generation_config) for module in having]
+    try:
+        for module, _ in held:
+            module.generation_config = blank
+        yield
+    finally:
+        for module, config in held:
+            module.generation_config = config

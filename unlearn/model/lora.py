@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from unlearn.errors import ModelError
 from unlearn.model.folders import one_line
 
-__all__ = ["TRAINABLE", "Switched", "activate", "attach", "switched"]
+__all__ = [
+    "TRAINABLE",
+    "Switched",
+    "activate",
+    "attach",
+    "saved_tensors",
+    "ships_embeddings",
+    "switched",
+]
 
 TRAINABLE = "default"  # PEFT saves the adapter of this name at the folder's root
 
@@ -59,6 +67,31 @@ def attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
         example = (lost or unused or missing)[0]
         raise ModelError(f"{problem}: its weights and the model's layers differ ({example})")
     return net
+
+
+def saved_tensors(net: Any, *, embeddings: bool) -> dict[str, Tensor]:
+    """Return what PEFT would save of the adapter that trains, by name.
+
+    Args:
+        net: a PEFT model.
+        embeddings: with embeddings that do not train.
+
+    Returns:
+        The tensors, not copied.
+    """
+    from peft import get_peft_model_state_dict
+
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(
+        net, adapter_name=TRAINABLE, save_embedding_layers=embeddings
+    )
+    return tensors
+
+
+def ships_embeddings(net: Any, path: Path) -> bool:
+    """Say whether the adapter of a folder was saved with embeddings that do not train."""
+    with_them = saved_tensors(net, embeddings=True)
+    own = set(with_them) - set(saved_tensors(net, embeddings=False))
+    return bool(own & _adapter_keys(path))
 
 
 def activate(net: Any, names: Sequence[str], trainable: bool) -> None:

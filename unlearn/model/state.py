@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unlearn.errors import ModelError
+from unlearn.model.adapted_base import for_adapters
 from unlearn.model.adapters import check_adapter_folder, check_finite
+from unlearn.model.embeddings import check_frozen_rows, embedding_rows
 from unlearn.model.folders import (
     check_loaded,
     check_model_folder,
@@ -27,7 +29,18 @@ from unlearn.model.folders import (
     resolve_folder,
     stacked,
 )
-from unlearn.model.lora import TRAINABLE, Switched, activate, attach, switched
+from unlearn.model.lora import (
+    TRAINABLE,
+    Switched,
+    activate,
+    attach,
+    ships_embeddings,
+    switched,
+)
+from unlearn.model.number_format import dtype_of, nf4
+from unlearn.model.quiet import quiet
+from unlearn.model.reading import Reading, check_vocabulary, open_tokenizer
+from unlearn.model.save import save_state
 from unlearn.model.scoring import Head
 from unlearn.provenance.lineage import Lineage, weights_digest
 
@@ -52,13 +65,21 @@ class ModelState:
 
     Attributes:
         model: the `PreTrainedModel`, or the `PeftModel` around it.
-        tokenizer: the base's tokenizer.
+        tokenizer: how it reads text: the last adapter's tokenizer and chat template, where its
+            folder ships its own, else the base's.
         name: the base as the user named it.
         folder: where the base's files lie.
         adapter: the folder of the last adapter (the one that trains), if any.
         head: the output projection.
         stack: names of the active adapters, frozen ones first.
         frozen: folders of the frozen adapters below.
+        notes: what the user should know of how it was opened.
+        reading: how it reads text, and whose tokenizer that is.
+        base_reading: how the base reads text.
+        base_rows: tokens for which the base has embeddings by itself.
+        saves_embeddings: whether the adapter is saved with embeddings that do not train: those of a
+            resized base; None leaves it to PEFT.
+        trust_remote_code: whether code from the folders may be run.
     """
 
     model: Any
@@ -69,6 +90,12 @@ class ModelState:
     head: Head
     stack: tuple[str, ...] = ()
     frozen: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    reading: Reading | None = None
+    base_reading: Reading | None = None
+    base_rows: int = 0
+    saves_embeddings: bool | None = None
+    trust_remote_code: bool = False
     _before: tuple[nn.Module, Head] | None = field(default=None, repr=False)
 
     @property
@@ -123,9 +150,10 @@ class ModelState:
                 frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
                 self._before = (frozen, Head.of(frozen))
         elif _BEFORE not in self.model.peft_config:
-            self.model.load_adapter(
-                str(self.adapter), adapter_name=_BEFORE, is_trainable=False, torch_device="cpu"
-            )
+            with quiet():
+                self.model.load_adapter(
+                    str(self.adapter), adapter_name=_BEFORE, is_trainable=False, torch_device="cpu"
+                )
             self.model.to(self.device)
 
     @contextlib.contextmanager
@@ -176,20 +204,15 @@ class ModelState:
     def save(self, folder: Path) -> None:
         """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.
 
+        A tokenizer or chat template that is not the base's goes with the adapter.
+
         Args:
             folder: an existing folder, best one from `staged_folder`.
 
         Raises:
             ModelError: if a trained tensor holds NaN or infinity.
         """
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                raise ModelError(f"the trained tensor {name} holds NaN or infinity; nothing saved")
-        if self.stack:
-            self.model.save_pretrained(folder, selected_adapters=[TRAINABLE])
-        else:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        save_state(self, folder)
 
 
 def open_model(
@@ -220,8 +243,6 @@ def open_model(
     Raises:
         ModelError: if a folder is missing, incomplete, unsafe, not finite, or does not fit.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = resolve_folder(model, "model")
     paths = [resolve_folder(a, "adapter") for a in stacked(adapters)]
     check_model_folder(folder)
@@ -230,30 +251,46 @@ def open_model(
     place = place_of(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     if load_in_4bit:
-        options["quantization_config"] = _nf4(place)
+        options["quantization_config"] = nf4(place)
     try:
-        net, told = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=dtype_of(dtype, place),
-            output_loading_info=True,
-            **options,
-        )
-        if not load_in_4bit:
-            check_loaded(told)
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        with quiet():
+            net = _weights(folder, dtype_of(dtype, place), options)
+            tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code)
     except (SafetensorError, ModelError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)
     _check_finite_model(net, folder)
-    bare = ModelState(net, tokenizer, str(model), folder, None, Head.of(net))
-    if not paths:
-        net.requires_grad_(trainable).eval()
-        return bare
-    return _with_adapters(bare, paths, trainable=trainable)
+    reading = Reading(tokenizer)
+    bare = ModelState(
+        net,
+        tokenizer,
+        str(model),
+        folder,
+        None,
+        Head.of(net),
+        reading=reading,
+        base_reading=reading,
+        base_rows=embedding_rows(net),
+        trust_remote_code=trust_remote_code,
+    )
+    if paths:
+        return _with_adapters(bare, paths, trainable=trainable)
+    check_vocabulary(tokenizer, bare.base_rows, f"the model {model}")
+    net.requires_grad_(trainable).eval()
+    return bare
+
+
+def _weights(folder: Path, kind: torch.dtype, options: dict[str, Any]) -> Any:
+    """Load a causal language model, refusing a file that lacks weights."""
+    from transformers import AutoModelForCausalLM
+
+    net, told = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, dtype=kind, output_loading_info=True, **options
+    )
+    if "quantization_config" not in options:
+        check_loaded(told)
+    return net
 
 
 def swap_adapters(state: ModelState, adapters: Sequence[str | Path]) -> ModelState:
@@ -276,14 +313,19 @@ def swap_adapters(state: ModelState, adapters: Sequence[str | Path]) -> ModelSta
 
 def _with_adapters(bare: ModelState, paths: Sequence[Path], *, trainable: bool) -> ModelState:
     """Attach adapters to a base without any, the last one under the name that is saved."""
-    net = bare.model.requires_grad_(False)
-    stack: list[str] = []
-    for i, path in enumerate(paths):
+    for path in paths:
         check_adapter_folder(path)
         check_finite(path)
         _check_base(path, bare)
+    net = bare.model.requires_grad_(False)
+    bare = for_adapters(bare, paths)
+    for path in paths:
+        check_frozen_rows(net, path, check_adapter_folder(path), bare.base_rows)
+    stack: list[str] = []
+    for i, path in enumerate(paths):
         name = TRAINABLE if i == len(paths) - 1 else f"frozen{i}"
-        net = attach(net, path, name, trainable=trainable and name == TRAINABLE)
+        with quiet():
+            net = attach(net, path, name, trainable=trainable and name == TRAINABLE)
         stack.append(name)
     if len(stack) > 1:
         activate(net, stack, trainable)
@@ -295,6 +337,7 @@ def _with_adapters(bare: ModelState, paths: Sequence[Path], *, trainable: bool) 
         head=Head.of(net),
         stack=tuple(stack),
         frozen=tuple(paths[:-1]),
+        saves_embeddings=ships_embeddings(net, paths[-1]),
     )
 
 
@@ -316,10 +359,11 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
 
     torch.manual_seed(seed)
     try:
-        net = get_peft_model(
-            state.model.requires_grad_(False), LoraConfig(task_type="CAUSAL_LM", **config)
-        )
-    except ValueError as error:
+        with quiet():
+            net = get_peft_model(
+                state.model.requires_grad_(False), LoraConfig(task_type="CAUSAL_LM", **config)
+            )
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"no LoRA adapter fits {state.name}: {one_line(error)}") from error
     return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
 
@@ -339,38 +383,6 @@ def _check_base(adapter: Path, bare: ModelState) -> None:
             f"the adapter {adapter} was trained on another base ({lineage.base.name}) than "
             f"{bare.name}: their weights differ"
         )
-
-
-def dtype_of(name: str, place: torch.device) -> torch.dtype:
-    """Return the data type of a base model.
-
-    Args:
-        name: `float32`, `bfloat16`, `float16` or `auto`, see `open_model`.
-        place: where the model goes.
-
-    Returns:
-        The type.
-
-    Raises:
-        ModelError: if there is no such type.
-    """
-    if name == "auto":
-        good = place.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if good else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(known)}")
-    return known[name]
-
-
-def _nf4(place: torch.device) -> Any:
-    if place.type != "cuda":
-        raise ModelError("a 4-bit base needs a CUDA device and the bitsandbytes package")
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
 
 
 def load_trained(state: ModelState, folder: Path) -> None:

@@ -8,7 +8,26 @@ from pathlib import Path
 
 from unlearn.errors import LineageError
 
-__all__ = ["file_digest", "weights_digest"]
+__all__ = ["READING_FILES", "file_digest", "reading_files", "weights_digest"]
+
+READING_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "*.tiktoken",
+)
+"""Files that decide how a model reads text: its tokenizer and its chat templates."""
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -31,6 +50,12 @@ def weights_digest(folder: str | Path) -> str:
         total.update(path.name.encode() + b"\0")
         total.update(file_digest(path))
     return f"sha256:{total.hexdigest()}"
+
+
+def reading_files(folder: str | Path) -> dict[str, Path]:
+    """Return the files of a folder that decide how text is read, by their name within it."""
+    paths = {path for pattern in READING_FILES for path in Path(folder).glob(pattern)}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
 
 
 def file_digest(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import DataError
 from unlearn.files import check_output
 from unlearn.methods.alternates import Source, alternates
-from unlearn.methods.defaults import decided
+from unlearn.methods.defaults import decided, original_training
 from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
@@ -55,8 +55,12 @@ def run_forget(options: ForgetOptions) -> Result:
     check_suppressed(split.retain, key)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     parent = Lineage.read(state.adapter or state.folder)
+    notes += state.notes
     split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
-    resolved, decisions = decided(resolved, parent, len(split.forget))
+    original = original_training(parent, state.adapter or state.folder, options.was)
+    resolved, decisions = decided(resolved, parent, len(split.forget), original)
+    if method.kind == "exact":
+        decisions += [*original.found, *original.notes]
     notes += again + decisions + _unguarded_canaries(parent, canaries)
     template, assumed = _template(options.template, parent, state, split)
     notes += assumed
@@ -84,6 +88,7 @@ def run_forget(options: ForgetOptions) -> Result:
         options.progress,
         options.opening,
         tuple(notes),
+        original,
     )
     with tracking_of(options.report_to, target):
         state, fit = job.run()
@@ -107,7 +112,7 @@ def run_forget(options: ForgetOptions) -> Result:
         path = suppress(records, f"taken out by {method.name}", key)
         notes.append(f"{len(records)} record(s) are on the suppression list {path}")
     notes += warnings_of(before, after)
-    return Result(target, line, fit, before, after, tuple(notes))
+    return Result(target, line, fit, before, after, tuple(notes), job.state.notes)
 
 
 forget = called_with(ForgetOptions, run_forget, "forget")

@@ -33,6 +33,7 @@ __all__ = [
     "REFERENCE_SEED",
     "FinetuneOptions",
     "ForgetOptions",
+    "OriginalOptions",
     "ReferencesOptions",
 ]
 
@@ -92,8 +93,42 @@ class FinetuneOptions(RunOptions):
     ] = field(default_factory=dict)
 
 
+_PANEL = "How an adapter without a lineage was trained"
+
+
 @options
-class ForgetOptions(RunOptions):
+class OriginalOptions(RunOptions):
+    """What the user says of the training of an adapter that has no lineage."""
+
+    _: KW_ONLY
+    learning_rate_was: Annotated[
+        float | None,
+        Field(gt=0, description="Its learning rate. Default: what files beside it tell."),
+        Flag(metavar="RATE", panel=_PANEL),
+    ] = None
+    epochs_was: Annotated[
+        float | None,
+        Field(gt=0, description="Its passes over the records (for retrain and references)."),
+        Flag(metavar="N", panel=_PANEL),
+    ] = None
+    batch_size_was: Annotated[
+        int | None,
+        Field(gt=0, description="Its records a step, of all devices together."),
+        Flag(metavar="N", panel=_PANEL),
+    ] = None
+
+    @property
+    def was(self) -> dict[str, float | int | None]:
+        """These, by option of training."""
+        return {
+            "learning_rate": self.learning_rate_was,
+            "epochs": self.epochs_was,
+            "batch_size": self.batch_size_was,
+        }
+
+
+@options
+class ForgetOptions(OriginalOptions):
     """Of `forget`."""
 
     model: Model
@@ -136,7 +171,7 @@ class ForgetOptions(RunOptions):
 
 
 @options
-class ReferencesOptions(RunOptions):
+class ReferencesOptions(OriginalOptions):
     """Of `references`."""
 
     model: Model

@@ -24,11 +24,13 @@ from unlearn.errors import (
 )
 from unlearn.files import check_output, staged_folder
 from unlearn.losses import NLL
-from unlearn.methods.job import TrainingPlan, expected_seconds, shape_of
+from unlearn.methods.defaults import OriginalTraining, original_training
+from unlearn.methods.job import TrainingPlan, expected_seconds
 from unlearn.methods.retrain import same_training
-from unlearn.model.adapters import check_adapter_folder
+from unlearn.model.adapted_base import for_adapters
 from unlearn.model.folders import resolve_folder
 from unlearn.model.opening import Opening
+from unlearn.model.shape import adapter_like, shape_of
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.processes import world_size
 from unlearn.provenance.keys import Key
@@ -41,6 +43,7 @@ from unlearn.provenance.lineage import (
     weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
+from unlearn.runs.card import write_card
 from unlearn.runs.fields import Progress, Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
 from unlearn.runs.saving import encode_records
@@ -138,6 +141,8 @@ class _Trainer:
         training: how the adapters are trained.
         examples: the records of all references.
         base: the opened base, if it is.
+        like: the adapter whose shape and tokenizer they have, if one is named.
+        changes: what of that shape was asked to be otherwise.
     """
 
     model: str | Path
@@ -146,6 +151,8 @@ class _Trainer:
     training: TrainingOptions
     examples: Sequence[Example]
     base: ModelState | None = None
+    like: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self, reference: _Reference) -> int:
         """Return how many steps a reference takes."""
@@ -154,13 +161,17 @@ class _Trainer:
     def __call__(self, reference: _Reference, tell: Tell) -> None:
         """Train a reference and put it in place."""
         base = self.base or self.opening.open(self.model)
-        state = new_adapter(base, dict(self.config), reference.facts["seed"])
+        seed = reference.facts["seed"]
+        if self.like is None:
+            state = new_adapter(base, dict(self.config), seed)
+        else:
+            state = adapter_like(base, self.like, seed, self.changes)
         result = fit(
             state,
             Objective(retain=NLL()),
             self.training,
             retain=[self.examples[p] for p in reference.positions],
-            seed=reference.facts["seed"],
+            seed=seed,
             progress=tell,
         )
         self._save(state, reference, result)
@@ -169,7 +180,7 @@ class _Trainer:
     def _save(self, state: ModelState, reference: _Reference, result: Fit) -> None:
         with staged_folder(reference.folder, overwrite=True) as stage:
             state.save(stage)
-            Lineage(
+            line = Lineage(
                 schema=1,
                 created=now(),
                 verb="references",
@@ -180,7 +191,9 @@ class _Trainer:
                 cost=result.cost(),
                 versions=library_versions(),
                 **reference.facts,
-            ).write(stage)
+            )
+            line.write(stage)
+            write_card(line, state, stage)
 
 
 @dataclass
@@ -236,7 +249,8 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     records = loaded(options.data)
     like = resolve_folder(options.like, "adapter") if options.like is not None else None
     parent = Lineage.read(like) if like else None
-    settings = _settings(like, parent, options.lora, options.options)
+    original = original_training(parent, like, options.was)
+    settings = _settings(options, like, parent, original)
     seen, excluded, copies = _seen(records, options)
     splits = _splits(options, seen)
     check_suppressed(seen, Key.load())
@@ -252,7 +266,9 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
         one.facts["records"].left_out(excluded)
     missing = _missing(target, references, overwrite=options.overwrite)
     there = len(references) - len(missing)
-    notes = (*copies, *_notes(options.like, there, options.count))
+    assert trainer.base is not None
+    notes = (*copies, *trainer.base.notes, *original.found, *original.notes)
+    notes += _notes(options.like, there, options.count)
     if options.announce and missing:
         options.announce(_plan(trainer, missing, options.jobs, notes))
     _train(trainer, missing, options.jobs, options.progress)
@@ -304,45 +320,81 @@ def _check_choice(kind: str, forget: Selectors | None) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """How to train references.
+
+    Attributes:
+        training: how they are trained.
+        config: their shape, keyword arguments of `peft.LoraConfig`.
+        like: the adapter whose shape that is, if one is named.
+        changes: what of its shape was asked to be otherwise.
+    """
+
+    training: TrainingOptions
+    config: Mapping[str, Any]
+    like: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _settings(
+    options: ReferencesOptions,
     like: Path | None,
     parent: Lineage | None,
-    lora: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> tuple[TrainingOptions, dict[str, Any]]:
+    original: OriginalTraining,
+) -> _Settings:
     """Return how to train, and the shape of the adapters."""
     if like is None:
-        training, shape = finetuning_options(options, lora, "references")
-        config = shape.model_dump()
+        if said := [name for name, value in options.was.items() if value is not None]:
+            raise OptionError(
+                f"--{said[0].replace('_', '-')}-was tells of the adapter that --like names: name "
+                f"it, or give -o {said[0]}=…"
+            )
+        training, shape = finetuning_options(options.options, options.lora, "references")
+        config: dict[str, Any] = shape.model_dump()
+        changes: dict[str, Any] = {}
     else:
-        given = without_auto(options)
-        own = {**{k: given.pop(k) for k in LoraOptions.model_fields if k in given}, **lora}
-        check_adapter_folder(like)
-        training = same_training(parent, given, "references")
+        given = without_auto(options.options)
+        own = {k: given.pop(k) for k in LoraOptions.model_fields if k in given}
+        own |= dict(options.lora)
+        shape_there = shape_of(like)
+        training = same_training(parent, given, "references", original)
         check_wrappers(given, training, "references", forget=False, retain=True)
         chosen = validated(LoraOptions, own, "lora").model_dump()
-        config = shape_of(like) | {name: chosen[name] for name in own}
+        changes = {name: chosen[name] for name in own}
+        config = shape_there | changes
     # a reference is kept when it is done: there is nothing between that could be resumed
-    return training.model_copy(update={"save_steps": None}), config
+    return _Settings(training.model_copy(update={"save_steps": None}), config, like, changes)
 
 
 def _prepared(
-    options: ReferencesOptions,
-    records: Records,
-    settings: tuple[TrainingOptions, dict[str, Any]],
-    template: str | None,
+    options: ReferencesOptions, records: Records, settings: _Settings, template: str | None
 ) -> tuple[_Trainer, dict[str, Any]]:
     """Open the base and encode the records; return also what all lineages say."""
-    training, config = settings
     base = options.open(options.model)
+    if settings.like is not None:
+        base = for_adapters(base, [settings.like])
     used = choose_template(template, base.tokenizer, records)
-    examples = encode_records(records, base, used, training)
+    examples = encode_records(records, base, used, settings.training)
     facts = {
         "base": Base(name=base.name, digest=base.base_digest()),
         "template": used.name,
-        "finetuned_with": {"training": training.model_dump(), "lora": config},
+        "finetuned_with": {
+            "training": settings.training.model_dump(),
+            "lora": dict(settings.config),
+        },
     }
-    return _Trainer(options.model, options.opening, config, training, examples, base), facts
+    trainer = _Trainer(
+        options.model,
+        options.opening,
+        settings.config,
+        settings.training,
+        examples,
+        base,
+        settings.like,
+        settings.changes,
+    )
+    return trainer, facts
 
 
 def _references(

@@ -16,6 +16,7 @@ from unlearn.files import staged_folder
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
+from unlearn.runs.card import write_card
 from unlearn.runs.quick_check import Measured
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
@@ -40,6 +41,7 @@ class Result:
         before: first look by split, before.
         after: first look by split, after.
         notes: what the user should know.
+        reading: of these, whose tokenizer and chat template were used, where an adapter ships some.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Result:
     before: Mapping[str, Measured] = field(default_factory=dict)
     after: Mapping[str, Measured] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
 
 
 def encode_records(
@@ -101,7 +104,7 @@ def save_result(
     fit: Fit,
     **facts: Any,
 ) -> Lineage:
-    """Write weights and lineage into place, on the main process only."""
+    """Write weights, lineage and model card into place, on the main process only."""
     base = Base(name=state.name, digest=state.base_digest())
     if not is_main():
         return Lineage(schema=1, created=now(), base=base, digest="", kind=state.kind, **facts)
@@ -119,4 +122,5 @@ def save_result(
             **facts,
         )
         line.write(stage)
+        write_card(line, state, stage)
     return line

@@ -19,6 +19,7 @@ import torch
 from unlearn.data.tokenization import Example
 from unlearn.errors import OptionError
 from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
+from unlearn.model.quiet import quiet
 from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
 from unlearn.processes import world_size
@@ -159,6 +160,7 @@ def fit(
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
         only_blocks(state.model, _blocks(training, state)),
         _recomputing(state, training.gradient_checkpointing),
+        quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None
         folder = checkpoints or Path(scratch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import encode
-from unlearn.methods.defaults import trained_with
+from unlearn.methods.defaults import original_training
 from unlearn.training.options import USUAL_RATE
 from unlearn_eval.audit.inputs import Inputs
 from unlearn_eval.audit.options import AuditOptions
@@ -64,7 +64,8 @@ def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparatio
     passes = plan(inputs.passes, material)
     stamps = states.stamps()
     cache = Cache.open(options.cache)
-    rate = trained_with(states.lineage).get("learning_rate") or USUAL_RATE
+    original = original_training(states.lineage, states.folder)
+    rate = original.options.get("learning_rate") or USUAL_RATE
     preparation = Preparation(
         policy,
         material,
@@ -74,7 +75,7 @@ def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparatio
         ),
         stamps,
         cache,
-        assumed,
+        (*states.notes, *assumed),
     )
     seen = seen_without(
         None if policy is None else policy.policy.sha256,

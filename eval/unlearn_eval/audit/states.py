@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearn.errors import DataError
+from unlearn.model.folders import check_model_folder
 from unlearn.model.opening import Opening
+from unlearn.model.reading import Reading, open_tokenizer, reading_of
 from unlearn.model.state import ModelState, resolve_folder, swap_adapters
 from unlearn.provenance.lineage import Lineage
 from unlearn.runs.fields import Place
@@ -40,6 +42,7 @@ class States:
         opening: how models are opened.
         lineage: of the unlearned state, if it has one.
         lineage_facts: what the lineages say of the records and of the references.
+        notes: whose tokenizer and chat template all of them are read with, where they differ.
     """
 
     unlearned: ModelState
@@ -48,6 +51,7 @@ class States:
     opening: Opening
     lineage: Lineage | None
     lineage_facts: LineageFacts
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -91,13 +95,7 @@ class States:
         """Open another state: other adapters on the base in memory, or another full model."""
         if self.adapters.audited:
             return swap_adapters(state, [*self.adapters.below, path])
-        other = self.opening.open(path)
-        if other.tokenizer.get_vocab() != state.tokenizer.get_vocab():
-            raise DataError(
-                f"{path} reads text with another tokenizer than {state.name}: their scores cannot "
-                "be compared"
-            )
-        return other
+        return self.opening.open(path)
 
 
 def open_states(options: AuditOptions, inputs: Inputs) -> States:
@@ -121,7 +119,45 @@ def open_states(options: AuditOptions, inputs: Inputs) -> States:
     others: dict[str, Place] = {} if before is None else {"before": before}
     others |= {f"reference:{i}": path for i, path in enumerate(inputs.references)}
     others |= {f"{_SHADOW}{i}": path for i, path in enumerate(inputs.shadows)}
-    return States(unlearned, adapters, others, options.opening, lineage, facts)
+    notes = (*unlearned.notes, *_read_alike(unlearned, adapters, others))
+    return States(unlearned, adapters, others, options.opening, lineage, facts, notes)
+
+
+def _read_alike(
+    state: ModelState, adapters: AdapterStack, others: Mapping[str, Place]
+) -> tuple[str, ...]:
+    """Say which states were trained with another chat template, and refuse another tokenizer.
+
+    All are given the same tokens: those of the unlearned state.
+    """
+    assert state.reading is not None
+    assert state.base_reading is not None
+    below = [resolve_folder(path, "adapter") for path in adapters.below]
+    unlike: dict[str, list[str]] = {}
+    for name, path in others.items():
+        folder = resolve_folder(path, adapters.kind)
+        trusted = state.trust_remote_code
+        if adapters.audited:
+            stack = [*below, folder]
+            reading = reading_of(state.base_reading, state.folder, stack, trust_remote_code=trusted)
+        else:
+            check_model_folder(folder)
+            reading = Reading(open_tokenizer(folder, trust_remote_code=trusted))
+        difference = state.reading.differs(reading)
+        if difference == "vocabulary":
+            raise DataError(
+                f"{path} reads text with another tokenizer than {state.adapter or state.name}: "
+                "their scores cannot be compared"
+            )
+        if difference:
+            unlike.setdefault(difference, []).append(name)
+    if adapters.audited and state.reading.differs(state.base_reading) == "chat template":
+        unlike.setdefault("chat template", []).append("base")
+    return tuple(
+        f"{', '.join(names)}: made with another {what} than the state under audit; all are read "
+        "with that of the state under audit"
+        for what, names in unlike.items()
+    )
 
 
 def _opened(name: str, state: ModelState, stamps: Mapping[str, str]) -> AuditedState:

@@ -34,6 +34,7 @@ from unlearn.model.opening import Opening
 from unlearn.model.state import ModelState
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import library_versions, weights_digest
+from unlearn_eval.certificate.files import deciding_files
 from unlearn_eval.scores.processes import first, from_first
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -175,16 +176,14 @@ def examples_digest(examples: Sequence[Example]) -> str:
 def folder_digest(folder: str | Path) -> str:
     """Return a digest of all in a model's or adapter's folder that decides what it computes.
 
-    The weights alone do not: the scale of an adapter, say, stands in its configuration.
+    The weights alone do not, see `deciding_files`: the scale of an adapter, say, stands in its
+    configuration, and its chat template decides what it is asked.
 
     Raises LineageError if the folder holds no weights.
     """
     total = hashlib.sha256(weights_digest(folder).encode())
-    names = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json")
-    files = [Path(folder) / name for name in names]
-    for path in [*files, *sorted(Path(folder).glob("*.py"))]:
-        if path.is_file():
-            total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for name, digest in deciding_files(folder).items():
+        total.update(f"{name}\0{digest}".encode())
     return total.hexdigest()
 
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn.apps.requests import canaries
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of, untrained
@@ -42,6 +42,9 @@ from unlearn.model.folders import resolve_folder
 from unlearn.processes import world_size
 from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.provenance.suppression import suppress
+
+if TYPE_CHECKING:
+    from unlearn.runs.saving import Result
 
 __all__ = [
     "Done",
@@ -166,7 +169,7 @@ def run_requests(
                 continue
             try:
                 for batch, plan in _batches(ledger, lease, line, order):
-                    ran.done.append(_carry_out(ledger, lease, batch, plan, calls))
+                    ran.done.append(_carry_out(ledger, lease, batch, plan, calls, note))
             except Exception as error:
                 still = ledger.requests(_WAITING, line=line)
                 names = tuple(request.id for request in still if order.about(request))
@@ -312,7 +315,12 @@ def kept_records(ledger: Ledger, line: str, setup: Setup) -> Records:
 
 
 def _carry_out(
-    ledger: Ledger, lease: Lease, batch: Sequence[Request], plan: RunPlan, calls: Mapping[str, Any]
+    ledger: Ledger,
+    lease: Lease,
+    batch: Sequence[Request],
+    plan: RunPlan,
+    calls: Mapping[str, Any],
+    note: Callable[[str], None],
 ) -> Done:
     """Take the records of a batch out of the line's newest adapter, and note it in the ledger."""
     line = batch[0].line
@@ -331,7 +339,10 @@ def _carry_out(
         if adopted:
             digest = _recognised(ledger, plan, batch, beside)
         else:
-            digest = _forget(ledger, line, setup, newest.folder, forget_records, plan, calls)
+            result = _forget(ledger, line, setup, newest.folder, forget_records, plan, calls)
+            digest = result.lineage.digest
+            for text in result.reading:
+                note(text)
     except UnlearnError:
         abandon(ledger, lease, line, plan, batch)
         raise
@@ -405,8 +416,8 @@ def _forget(
     forget_records: Records,
     plan: RunPlan,
     calls: Mapping[str, Any],
-) -> str:
-    """Train; return the digest of the new weights."""
+) -> Result:
+    """Train, and save the new weights."""
     from unlearn.runs.forgetting import forget
 
     for partial in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
@@ -414,7 +425,7 @@ def _forget(
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = plan.settings
     model, adapters = opened(setup, folder)
-    result = forget(
+    return forget(
         model,
         forget_records,
         f"rows:0-{len(forget_records) - 1}",
@@ -431,7 +442,6 @@ def _forget(
         **settings.opening,
         **calls,
     )
-    return result.lineage.digest
 
 
 def _recognised(

@@ -22,7 +22,7 @@ from unlearn.data.records import Records
 from unlearn.errors import SelectionError
 from unlearn.files import staged_file
 from unlearn.model.folders import place_of
-from unlearn.model.state import dtype_of
+from unlearn.model.number_format import dtype_of
 from unlearn.runs.finetuning import finetune
 from unlearn.runs.forgetting import forget
 from unlearn.runs.saving import Result

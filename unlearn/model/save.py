@@ -1,0 +1,52 @@
+"""Write an opened model or its adapter into a folder, as plain PEFT and transformers read it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from unlearn.errors import ModelError
+from unlearn.model.lora import TRAINABLE
+from unlearn.model.quiet import quiet
+
+if TYPE_CHECKING:
+    from unlearn.model.state import ModelState
+
+__all__ = ["save_state"]
+
+_GENERATION = "generation_config.json"
+
+
+def save_state(state: ModelState, folder: Path) -> None:
+    """Write the weights of a state, and the tokenizer where it is not the base's, see `save`."""
+    for name, parameter in state.model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"the trained tensor {name} holds NaN or infinity; nothing saved")
+    with quiet():
+        if state.stack:
+            embeddings = "auto" if state.saves_embeddings is None else state.saves_embeddings
+            state.model.save_pretrained(
+                folder, selected_adapters=[TRAINABLE], save_embedding_layers=embeddings
+            )
+        else:
+            _save_model(state, folder)
+        if not state.stack or (state.reading and state.reading.adapter):
+            state.tokenizer.save_pretrained(folder)
+
+
+def _save_model(state: ModelState, folder: Path) -> None:
+    """Write a whole model; how it is to generate stays as its folder says, whatever that is."""
+    from transformers import GenerationConfig
+
+    config = state.model.generation_config
+    state.model.generation_config = GenerationConfig()  # transformers refuses to save odd ones
+    try:
+        state.model.save_pretrained(folder)
+    finally:
+        state.model.generation_config = config
+    (folder / _GENERATION).unlink(missing_ok=True)
+    if (state.folder / _GENERATION).is_file():
+        shutil.copyfile(state.folder / _GENERATION, folder / _GENERATION)
