@@ -33,6 +33,7 @@ __all__ = [
     "Names",
     "Overrides",
     "StrictModel",
+    "block_numbers",
     "called_with",
     "checked",
     "fields_of",
@@ -224,3 +225,25 @@ def _field_names(model: type[BaseModel], path: Iterable[str]) -> list[str]:
             break
         model = inner
     return list(model.model_fields)
+
+
+def block_numbers(text: str, option: str) -> set[int]:
+    """Parse `5-7,9` into block numbers; the first is 0.
+
+    Args:
+        text: numbers and ranges.
+        option: whose value it is, for messages.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    layers: set[int] = set()
+    for part in str(text).split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise OptionError(f"{option} {text!r}: write blocks as 5-7 or 5,6,9")
+        layers |= set(range(int(first), int(last or first) + 1))
+    return layers

@@ -10,7 +10,10 @@ import pickle
 
 from unlearn.errors import OptionError
 
-__all__ = ["is_main", "local_rank", "portable", "rank", "world_size"]
+__all__ = ["is_main", "local_rank", "portable", "rank", "weights_are_split", "world_size"]
+
+# How `accelerate launch` says that no process holds whole weights.
+_SPLITTING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
 def rank() -> int:
@@ -31,6 +34,11 @@ def local_rank() -> int:
 def is_main() -> bool:
     """Say whether this is the process that speaks and writes."""
     return rank() == 0
+
+
+def weights_are_split() -> bool:
+    """Say whether each process holds a part of the weights only."""
+    return any(os.environ.get(name, "").lower() in {"1", "true"} for name in _SPLITTING)
 
 
 def portable(error: Exception, where: str = "") -> Exception:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unlearn.config import block_numbers
 from unlearn.errors import ModelError, OptionError
 from unlearn.model.lm_head import unwrapped
 
@@ -96,12 +97,13 @@ def shifted_block(
         handle.remove()
 
 
-def parse_blocks(text: str, depth: int) -> set[int]:
-    """Parse `5-7,9` into block numbers.
+def parse_blocks(text: str, depth: int, option: str = "train_layers") -> set[int]:
+    """Parse `5-7,9` into the numbers of blocks that a model has.
 
     Args:
         text: numbers and ranges; the first block is 0.
         depth: how many blocks there are.
+        option: whose value it is, for messages.
 
     Returns:
         The numbers.
@@ -109,14 +111,9 @@ def parse_blocks(text: str, depth: int) -> set[int]:
     Raises:
         OptionError: for anything else, or a block that the model lacks.
     """
-    layers: set[int] = set()
-    for part in str(text).split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise OptionError(f"train_layers {text!r}: write blocks as 5-7 or 5,6,9")
-        layers |= set(range(int(first), int(last or first) + 1))
+    layers = block_numbers(text, option)
     if not layers or max(layers) >= depth:
-        raise OptionError(f"train_layers {text!r}: the model has {depth} blocks, 0 to {depth - 1}")
+        raise OptionError(f"{option} {text!r}: the model has {depth} blocks, 0 to {depth - 1}")
     return layers
 
 

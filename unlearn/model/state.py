@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unlearn.errors import ModelError
 from unlearn.model.adapted_base import for_adapters
 from unlearn.model.adapters import check_adapter_folder, check_finite
+from unlearn.model.blocks import blocks_of, parse_blocks
 from unlearn.model.embeddings import check_frozen_rows, embedding_rows
 from unlearn.model.folders import (
     check_loaded,
@@ -354,9 +355,11 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
 
     Raises:
         ModelError: if PEFT cannot place the adapter on this architecture.
+        OptionError: if the model lacks a block that is named.
     """
     from peft import LoraConfig, get_peft_model
 
+    config = _in_blocks(state.model, config)
     torch.manual_seed(seed)
     try:
         with quiet():
@@ -366,6 +369,27 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"no LoRA adapter fits {state.name}: {one_line(error)}") from error
     return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
+
+
+def _in_blocks(net: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Name the layers of an adapter that lies in some blocks only: PEFT wants a list there."""
+    from transformers.pytorch_utils import Conv1D
+
+    chosen = config.get("layers_to_transform")
+    if chosen is None:
+        return config
+    numbers = [chosen] if isinstance(chosen, int) else chosen
+    blocks, text = blocks_of(net), ",".join(map(str, numbers))
+    parse_blocks(text, len(blocks), "layers_to_transform")  # PEFT passes over those that are not
+    if str(config.get("target_modules")).lower() != "all-linear":
+        return config
+    names = {
+        name.rpartition(".")[2]
+        for number in numbers
+        for name, module in blocks[number].named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return {**config, "target_modules": sorted(names)}
 
 
 def _check_finite_model(net: nn.Module, folder: Path) -> None:

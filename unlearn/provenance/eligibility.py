@@ -23,7 +23,7 @@ _PLAIN = (
 )
 """Options that decide what training on records makes; others are about memory or forgetting."""
 
-_SHAPE = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+_SHAPE = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "layers_to_transform")
 
 
 class _Records(Protocol):

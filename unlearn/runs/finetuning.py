@@ -101,7 +101,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         seed=options.seed,
         fit=training_facts,
     )
-    return Result(target, line, training_facts, after=after, notes=notes)
+    return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
 
 
 finetune = called_with(FinetuneOptions, run_finetune, "finetune")

@@ -111,7 +111,7 @@ def run_forget(options: ForgetOptions) -> Result:
         records = canaries.without(split.forget)
         path = suppress(records, f"taken out by {method.name}", key)
         notes.append(f"{len(records)} record(s) are on the suppression list {path}")
-    notes += warnings_of(before, after)
+    notes += [*fit.notes, *warnings_of(before, after)]
     return Result(target, line, fit, before, after, tuple(notes), job.state.notes)
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from unlearn.model.quiet import quiet
 from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
 from unlearn.processes import world_size
+from unlearn.training.frozen_blocks import frozen_once
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
@@ -54,6 +55,7 @@ class Fit:
         stopped: the rule that ended the run, or None when it ran all its steps.
         rules: what would have ended it, in words.
         training: how it was trained.
+        notes: what the user should know.
         history: Trainer's log.
     """
 
@@ -64,6 +66,7 @@ class Fit:
     stopped: str | None
     rules: str
     training: TrainingOptions
+    notes: tuple[str, ...] = ()
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def cost(self) -> dict[str, Any]:
@@ -155,21 +158,26 @@ def fit(
     monitor = _monitor(state, training, forget, retain, holdout)
     steps = total_steps(training, len(forget) or len(retain))
     pairs = Pairs(forget, retain, alternates)
+    wrappers = wrappers_of(training, objective, state, retain=bool(retain))
+    samples = steps * training.batch_size
+    ratio = training.retain_ratio if forget else 1
+    seen = ((forget, samples), (retain, samples * ratio), (alternates, samples))
     # Trainer insists on a folder, also when nothing is to be kept in it
     with (
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
         only_blocks(state.model, _blocks(training, state)),
+        frozen_once(state, training, objective, wrappers, seen) as (run, notes),
         _recomputing(state, training.gradient_checkpointing),
         quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None
         folder = checkpoints or Path(scratch)
         trainer = UnlearnTrainer(
-            terms,
+            replace(terms, run=run),
             _arguments(training, steps, folder, save_steps, state, seed),
             pairs,
             pairs.stream(steps * training.batch_size, seed, training.retain_ratio),
-            wrappers=wrappers_of(training, objective, state, retain=bool(retain)),
+            wrappers=wrappers,
             monitor=monitor,
             optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
             progress=progress,
@@ -184,6 +192,7 @@ def fit(
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
+        notes=notes,
         history=trainer.state.log_history,
     )
 

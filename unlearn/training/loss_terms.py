@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from unlearn.losses import HiddenLoss, Loss, TokenView, Unit
 from unlearn.model.blocks import block_outputs
+from unlearn.model.frozen import whole_pass
 from unlearn.model.scoring import (
     Projection,
-    hidden_states,
     log_prob,
     target_positions,
     token_values,
@@ -80,12 +80,15 @@ class Terms:
         objective: the terms.
         reference_log_probs: Σ_t log p before training of each record, role → [records].
         teacher: for losses that need one.
+        run: takes (model, batch, view) up to the output projection, see
+            `unlearn.model.frozen.whole_pass`; a view names a reference.
     """
 
     state: ModelState
     objective: Objective
     reference_log_probs: Mapping[int, Tensor]
     teacher: Teacher | None
+    run: Callable[..., Tensor] = whole_pass
 
     def references(self, inputs: Mapping[str, Tensor]) -> References:
         """Run the references over the rows that each term compares with them."""
@@ -111,7 +114,7 @@ class Terms:
         """
         terms = self.objective.terms()
         with block_outputs(model, {layer for _, loss, _ in terms for layer in _layer(loss)}) as mid:
-            last = hidden_states(model, inputs)
+            last = self.run(model, inputs)
         seen = _Pass(inputs, last, mid, *target_positions(inputs))
         log_p = self._log_probs(seen)
         terms_by_role: dict[int, Term] = {}
@@ -201,7 +204,7 @@ class Terms:
             self.state.reference(which) as (reference, head),
             block_outputs(reference, _layer(loss)) as inner,
         ):
-            hidden = hidden_states(reference, part)
+            hidden = self.run(reference, part, which)
             for layer in _layer(loss):
                 hidden = inner[layer]
             return hidden[row, position], head

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from unlearn.config import StrictModel, validated, without_auto
+from unlearn.config import StrictModel, block_numbers, validated, without_auto
 from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
@@ -72,6 +72,11 @@ class TrainingOptions(StrictModel):
         coerce_numbers_to_str=True,
         description="train only these transformer blocks, as 5, 5-7 or 5,6; the first is 0",
     )
+    cache_frozen: Literal["auto", "off"] = Field(
+        "auto",
+        description="compute frozen blocks below those that train once for each record, where that "
+        "makes no difference but rounding; 1 GiB in memory, the rest in a temporary file",
+    )
     save_steps: int | None = Field(None, gt=0, description="steps between checkpoints")
     stop: Literal["auto", "none"] = Field("auto", description="stop rules on, or run all epochs")
     stop_loss: float | None = Field(
@@ -108,6 +113,13 @@ class TrainingOptions(StrictModel):
         return (2 if self.sam_rho else 1) * latent + plain
 
 
+def _block_numbers(value: Any) -> Any:
+    """Return block numbers in order from how an option writes them."""
+    if isinstance(value, str | int):
+        return sorted(block_numbers(str(value), "layers_to_transform"))
+    return value
+
+
 class LoraOptions(StrictModel):
     """A new LoRA adapter, in PEFT's own words."""
 
@@ -117,6 +129,9 @@ class LoraOptions(StrictModel):
     target_modules: str | list[str] = Field("all-linear", description="layers that get factors")
     use_rslora: bool = Field(False, description="scale by alpha / √r")
     use_dora: bool = Field(False, description="learn a magnitude beside the direction (DoRA)")
+    layers_to_transform: Annotated[list[int] | None, BeforeValidator(_block_numbers)] = Field(
+        None, description="only these transformer blocks, as 5, 5-7 or 5,6; the first is 0"
+    )
 
 
 def finetuning_options(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,13 @@ def within_ball(offset: Tensor, radius: float) -> Tensor:
     return shortened
 
 
-def find_offset(model: Any, head: Head, inputs: Mapping[str, Tensor], latent: Latent) -> Tensor:
+def find_offset(
+    model: Any,
+    head: Head,
+    inputs: Mapping[str, Tensor],
+    latent: Latent,
+    run: Callable[..., Tensor] = hidden_states,
+) -> Tensor:
     """Find the disturbance of a block's output that makes the forget records likeliest.
 
     min over δ with ‖δ_t‖₂ ≤ ε at each token t of the negative log-likelihood of the forget targets,
@@ -60,6 +66,7 @@ def find_offset(model: Any, head: Head, inputs: Mapping[str, Tensor], latent: La
         head: its output projection.
         inputs: a batch of `collate_pairs`, or some of its rows.
         latent: where, how far, how many steps.
+        run: takes (model, batch) up to the output projection.
 
     Returns:
         δ, float32 [B, S, H]: zero at padding and in all rows but those of forget records.
@@ -73,7 +80,7 @@ def find_offset(model: Any, head: Head, inputs: Mapping[str, Tensor], latent: La
     for _ in range(latent.steps):
         offset.requires_grad_()
         with shifted_block(model, latent.layer, offset, detach=True), torch.enable_grad():
-            hidden = hidden_states(model, rows)[row, position]
+            hidden = run(model, rows)[row, position]
             likelihood, _ = token_values(log_prob, head, hidden, target)
             (rise,) = torch.autograd.grad(likelihood.sum(), offset)
         length = torch.linalg.vector_norm(rise, dim=-1, keepdim=True)

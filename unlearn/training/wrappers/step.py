@@ -177,7 +177,7 @@ class WrappedStep:
         """Find the worst disturbance of a batch, and let the model run under it."""
         latent = self.wrappers.latent
         assert latent is not None
-        offset = find_offset(model, self.terms.state.head, inputs, latent)
+        offset = find_offset(model, self.terms.state.head, inputs, latent, self.terms.run)
         forget = inputs["role"] == FORGET
         self.tokens += latent.steps * int(inputs["attention_mask"][forget].sum())
         with shifted_block(model, latent.layer, offset):

@@ -1,0 +1,107 @@
+"""Whether a run computes the frozen blocks below those that train once for each record."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlearn.data.tokenization import Example
+from unlearn.losses import HiddenLoss
+from unlearn.model.blocks import blocks_of
+from unlearn.model.frozen import Kept, first_trained_block, frozen_lower, whole_pass
+from unlearn.model.lm_head import unwrapped
+from unlearn.model.state import ModelState
+from unlearn.processes import weights_are_split
+from unlearn.training.objective import Objective
+from unlearn.training.options import TrainingOptions
+from unlearn.training.wrappers import Wrappers
+
+__all__ = ["Run", "frozen_once"]
+
+MEMORY = 1 << 30
+"""Bytes in memory for what comes out of frozen blocks; the rest is on disk."""
+
+Run = Callable[..., Tensor]
+"""Runs (model, batch, view) up to the output projection, see `unlearn.model.frozen.whole_pass`."""
+
+
+class _Chosen(NamedTuple):
+    run: Run
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def frozen_once(
+    state: ModelState,
+    training: TrainingOptions,
+    objective: Objective,
+    wrappers: Wrappers | None,
+    seen: Sequence[tuple[Sequence[Example], int]],
+) -> Iterator[tuple[Run, tuple[str, ...]]]:
+    """Say how a run goes through the model; what it keeps is gone afterwards, also after an error.
+
+    Args:
+        state: the model, with only those weights trainable that the run trains.
+        training: options; `cache_frozen`.
+        objective: the terms, and the blocks they look at.
+        wrappers: what changes the gradient, if anything does.
+        seen: examples, and how many of them (with repeats) the run sees.
+
+    Yields:
+        (what runs the model, what the user should know).
+    """
+    kept = Kept(MEMORY)
+    try:
+        yield _chosen(state, training, objective, wrappers, seen, kept)
+    finally:
+        kept.close()
+
+
+def _chosen(
+    state: ModelState,
+    training: TrainingOptions,
+    objective: Objective,
+    wrappers: Wrappers | None,
+    seen: Sequence[tuple[Sequence[Example], int]],
+    kept: Kept,
+) -> _Chosen:
+    """Return how the run goes through the model, and what the user should know of it."""
+    if training.cache_frozen == "off":
+        return _Chosen(whole_pass)
+    first, depth = first_trained_block(state.model), len(blocks_of(state.model))
+    again = any(count > len(examples) > 0 for examples, count in seen)
+    if not first or not again:
+        return _Chosen(whole_pass)
+    blocks = f"the lowest {first} of {depth} blocks, which are frozen,"
+    reason = _reason(first, objective, wrappers)
+    if reason is None:
+        apart = not state.stack or _adapters_below(state.model, first)
+        rows = [torch.from_numpy(e.ids).long() for examples, _ in seen for e in examples]
+        lower = frozen_lower(state.model, rows, kept, apart=apart)
+        if not isinstance(lower, str):
+            note = f"what comes out of {blocks} was computed once for each record (cache_frozen)"
+            return _Chosen(lower.hidden_states, (note,))
+        reason = lower
+    return _Chosen(whole_pass, (f"{blocks} were computed in every pass: {reason}",))
+
+
+def _reason(first: int, objective: Objective, wrappers: Wrappers | None) -> str | None:
+    """Return what of a run itself needs the blocks below."""
+    if weights_are_split():
+        return "weights are split over processes"
+    if any(isinstance(loss, HiddenLoss) and loss.layer < first for _, loss, _ in objective.terms()):
+        return "a loss looks at what comes out of one of them"
+    if wrappers is not None and wrappers.latent is not None and wrappers.latent.layer < first:
+        return "what comes out of one of them is disturbed"
+    return None
+
+
+def _adapters_below(model: Any, first: int) -> bool:
+    """Whether an adapter acts outside the blocks that are computed in every pass."""
+    net = unwrapped(model)
+    above = {id(m) for block in blocks_of(net)[first:] for m in block.modules()}
+    return any(hasattr(m, "_disable_adapters") and id(m) not in above for m in net.modules())
