@@ -8,7 +8,26 @@ from pathlib import Path
 
 from unlearn.errors import LineageError
 
-__all__ = ["file_digest", "weights_digest"]
+__all__ = ["DECIDING", "file_digest", "folder_digest", "settings_digest", "weights_digest"]
+
+DECIDING = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.*",
+    "additional_chat_templates/*",
+    "*.py",
+)
+"""Files beside the weights that decide what a model computes, and how it reads and writes text."""
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -31,6 +50,27 @@ def weights_digest(folder: str | Path) -> str:
         total.update(path.name.encode() + b"\0")
         total.update(file_digest(path))
     return f"sha256:{total.hexdigest()}"
+
+
+def settings_digest(folder: str | Path) -> str:
+    """Return the SHA-256 of all files beside a folder's weights that decide what it computes.
+
+    The weights alone do not: the scale of an adapter, say, stands in its configuration.
+    """
+    root, total = Path(folder), hashlib.sha256()
+    for path in sorted({path for pattern in DECIDING for path in root.glob(pattern)}):
+        if path.is_file():
+            total.update(path.relative_to(root).as_posix().encode() + b"\0" + file_digest(path))
+    return f"sha256:{total.hexdigest()}"
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Return the SHA-256 of all in a model's or adapter's folder that decides what it computes.
+
+    Raises LineageError if the folder holds no weights.
+    """
+    both = weights_digest(folder) + settings_digest(folder)
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> bytes:

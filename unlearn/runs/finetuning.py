@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
 from unlearn.config import called_with
@@ -27,6 +26,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
+from unlearn.runs.signature import signature
 from unlearn.training.fitting import fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import finetuning_options
@@ -64,15 +64,24 @@ def run_finetune(options: FinetuneOptions) -> Result:
         seconds = expected_seconds(state, examples, steps, training)
         text = f"train {what} on {len(examples)} records"
         options.announce(TrainingPlan(text, steps, seconds, notes))
-    signature: dict[str, Any] = {"verb": "finetune", "seed": options.seed, **settings}
     if canaries:
         published = planting.publish(canaries)
         if published != canaries:  # of several processes another was first
             trained = joined(records, published.included)
             examples = encode_records(trained, state, template, training)
         canaries = published
-        signature["canaries"] = canaries.commitment.sha256
         notes += (planting.note,)
+    digests = [key.digest(record) for record in trained]
+    facts = signature(
+        state,
+        {"training": (digests, examples)},
+        key,
+        template,
+        verb="finetune",
+        seed=options.seed,
+        canaries=canaries.commitment.sha256 if canaries else None,
+        **settings,
+    )
     with tracking_of(options.report_to, target):
         training_facts = fit(
             state,
@@ -80,7 +89,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
             training,
             retain=examples,
             seed=options.seed,
-            checkpoints=checkpoint_folder(target, training, signature),
+            checkpoints=checkpoint_folder(target, training, facts),
             progress=options.progress,
         )
     after = {"train": measure(state, sample(examples))}
@@ -90,7 +99,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         overwrite=options.overwrite,
         verb="finetune",
         parent=None,
-        records=RecordDigests(key_id=key.id, trained=sorted(set(map(key.digest, trained)))),
+        records=RecordDigests(key_id=key.id, trained=sorted(set(digests))),
         canaries=canaries.commitment if canaries else None,
         template=template.name,
         method="finetune",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
+from unlearn.runs.signature import signature, source_digest
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
@@ -62,21 +64,14 @@ def run_forget(options: ForgetOptions) -> Result:
     notes += encoding_notes([example for part in examples.values() for example in part])
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
-    signature = {
-        "verb": "forget",
-        "method": method.name,
-        "options": resolved.as_dict(),
-        "seed": options.seed,
-        "parent": state.digest(),
-        "forget": sorted(map(key.digest, split.forget)),
-    }
+    facts = _signature(options, resolved, state, parent, template, split, examples)
     job = Job(
         state,
         resolved,
         parent,
         examples,
         options.seed,
-        checkpoint_folder(target, resolved.training, signature),
+        checkpoint_folder(target, resolved.training, facts),
         options.announce,
         options.progress,
         options.opening,
@@ -183,6 +178,41 @@ def _encoded(
             seed,
         )
     return examples
+
+
+def _signature(
+    options: ForgetOptions,
+    resolved: Resolved,
+    state: ModelState,
+    parent: Lineage | None,
+    template: Template,
+    split: _Split,
+    examples: Mapping[str, Sequence[Example]],
+) -> dict[str, Any]:
+    """Return everything that decides the weights of this run."""
+    key = Key.load()
+    records = {
+        "forget": split.forget,
+        "retain": split.retain,
+        "holdout": split.holdout or (),
+        "alternate": (),  # what is answered instead is compared as tokens
+    }
+    parts = {
+        name: ([key.digest(record) for record in records[name]], encoded)
+        for name, encoded in examples.items()
+    }
+    return signature(
+        state,
+        parts,
+        key,
+        template,
+        verb="forget",
+        method=resolved.method.name,
+        code=source_digest(options.method or ""),
+        options=resolved.as_dict(),
+        seed=options.seed,
+        trained_before=parent.finetuned_with if parent else None,
+    )
 
 
 def _unguarded_canaries(parent: Lineage | None, canaries: Lot) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from unlearn.config import called_with, validated, without_auto
 from unlearn.data.records import Records
 from unlearn.data.splits import half_splits, loaded, refuse_shared
-from unlearn.data.templates import choose_template
+from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import (
     ModelError,
@@ -44,6 +44,7 @@ from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.fields import Progress, Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
 from unlearn.runs.saving import encode_records
+from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import (
     Tell,
     WorkerLostError,
@@ -122,6 +123,10 @@ class _Reference:
         for name, (there, wanted) in facts.items():
             if there != wanted:
                 return f"it was made with another {name.replace('finetuned_with', 'setting')}"
+        if not line.made_from:
+            return "it does not say all that it was made from: an earlier version made it"
+        if words := differences(line.made_from, self.facts["made_from"]):
+            return f"what it was made from differs: {', '.join(words)}"
         if line.digest != weights_digest(self.folder):
             return "its weights are not those that its lineage names"
         return None
@@ -137,6 +142,7 @@ class _Trainer:
         config: keyword arguments of `peft.LoraConfig`.
         training: how the adapters are trained.
         examples: the records of all references.
+        template: how they were written.
         base: the opened base, if it is.
     """
 
@@ -145,7 +151,20 @@ class _Trainer:
     config: Mapping[str, Any]
     training: TrainingOptions
     examples: Sequence[Example]
+    template: Template
     base: ModelState | None = None
+
+    def made_from(
+        self, positions: Sequence[int], digests: Sequence[str], key: Key
+    ) -> dict[str, Any]:
+        """Return what decides the weights of a reference beside its lineage's other facts.
+
+        References that only round otherwise are alike: several processes have fewer threads each.
+        """
+        assert self.base is not None
+        part = ([digests[p] for p in positions], [self.examples[p] for p in positions])
+        facts = signature(self.base, {"training": part}, key, self.template)
+        return {name: fact for name, fact in facts.items() if name not in ROUNDING}
 
     def steps(self, reference: _Reference) -> int:
         """Return how many steps a reference takes."""
@@ -247,7 +266,7 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
             f"--like {options.like} was trained on another base ({parent.base.name}) than "
             f"{facts['base'].name}: their weights differ"
         )
-    references = _references(target, seen, splits, _seeds(options, parent), facts)
+    references = _references(target, seen, splits, _seeds(options, parent), (trainer, facts))
     missing = _missing(target, references, overwrite=options.overwrite)
     there = len(references) - len(missing)
     notes = _notes(options.like, there, options.count)
@@ -340,7 +359,7 @@ def _prepared(
         "template": used.name,
         "finetuned_with": {"training": training.model_dump(), "lora": config},
     }
-    return _Trainer(options.model, options.opening, config, training, examples, base), facts
+    return _Trainer(options.model, options.opening, config, training, examples, used, base), facts
 
 
 def _references(
@@ -348,15 +367,17 @@ def _references(
     records: Records,
     splits: Sequence[Sequence[int]],
     seeds: Sequence[int],
-    facts: Mapping[str, Any],
+    prepared: tuple[_Trainer, dict[str, Any]],
 ) -> list[_Reference]:
     """Return the references asked for: one a split, each with its seed."""
     key = Key.load()
+    trainer, facts = prepared
     digests = [key.digest(record) for record in records]
     references = []
     for i, (split, seed) in enumerate(zip(splits, seeds, strict=True)):
         trained = RecordDigests(key_id=key.id, trained=sorted({digests[p] for p in split}))
         own = {**facts, "seed": seed, "records": trained}
+        own["made_from"] = trainer.made_from(split, digests, key)
         references.append(_Reference(target / f"{_PREFIX}{i:02}", split, own))
     return references
 

@@ -190,7 +190,7 @@ def test_the_seed_of_the_audited_adapter_is_passed_over(
         ({"forget": "rows:0-11"}, SelectionError, "every record"),
         ({"forget": "r0", "options": {"learning_rat": 1}}, OptionError, "learning_rate"),
         ({"forget": "r0", "options": QUICK | {"sam_rho": 0.1}}, OptionError, "sam_rho"),
-        ({"forget": "r0", "jobs": 0}, OptionError, "count: .* greater than or equal to 1"),
+        ({"forget": "r0", "jobs": 0}, OptionError, "jobs: .* greater than or equal to 1"),
         ({"forget": "r0", "options": {"micro_batch_size": 3}}, OptionError, "cannot be split"),
     ],
 )
