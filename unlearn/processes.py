@@ -5,12 +5,14 @@ All of this raises an `OptionError` where the environment contradicts itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+from collections.abc import Callable, Iterator
 
 from unlearn.errors import OptionError
 
-__all__ = ["is_main", "local_rank", "portable", "rank", "world_size"]
+__all__ = ["if_interrupted", "is_main", "local_rank", "portable", "rank", "world_size"]
 
 
 def rank() -> int:
@@ -31,6 +33,25 @@ def local_rank() -> int:
 def is_main() -> bool:
     """Say whether this is the process that speaks and writes."""
     return rank() == 0
+
+
+@contextlib.contextmanager
+def if_interrupted(words: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM carry what becomes of the work inside, as a note on the exception.
+
+    Args:
+        words: says it; of blocks in one another the outer one has the last word.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as interruption:
+        interruption.add_note(words())
+        raise
 
 
 def portable(error: Exception, where: str = "") -> Exception:

@@ -18,6 +18,7 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import measure
 from unlearn.runs.saving import (
     Result,
@@ -82,7 +83,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         canaries=canaries.commitment.sha256 if canaries else None,
         **settings,
     )
-    with tracking_of(options.report_to, target):
+    with tracking_of(options.report_to, target), shown(options.progress, "training") as progress:
         training_facts = fit(
             state,
             Objective(retain=NLL()),
@@ -90,7 +91,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
             retain=examples,
             seed=options.seed,
             checkpoints=checkpoint_folder(target, training, facts),
-            progress=options.progress,
+            progress=progress,
         )
     after = {"train": measure(state, sample(examples))}
     line = save_result(

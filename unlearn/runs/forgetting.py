@@ -25,6 +25,7 @@ from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
 from unlearn.provenance.suppression import check_suppressed, suppress
 from unlearn.recipe import ForgetRecipe, load_recipe
 from unlearn.runs.options import DEFAULT_METHOD, ForgetOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import Measured, measure, warnings_of
 from unlearn.runs.saving import (
     Result,
@@ -65,19 +66,20 @@ def run_forget(options: ForgetOptions) -> Result:
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
     facts = _signature(options, resolved, state, parent, template, split, examples)
-    job = Job(
-        state,
-        resolved,
-        parent,
-        examples,
-        options.seed,
-        checkpoint_folder(target, resolved.training, facts),
-        options.announce,
-        options.progress,
-        options.opening,
-        tuple(notes),
-    )
-    with tracking_of(options.report_to, target):
+    checkpoints = checkpoint_folder(target, resolved.training, facts)
+    with tracking_of(options.report_to, target), shown(options.progress, "unlearning") as progress:
+        job = Job(
+            state,
+            resolved,
+            parent,
+            examples,
+            options.seed,
+            checkpoints,
+            options.announce,
+            progress,
+            options.opening,
+            tuple(notes),
+        )
         state, fit = job.run()
     after = {name: measure(state, part) for name, part in look.items()}
     line = save_result(

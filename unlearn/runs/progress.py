@@ -7,16 +7,18 @@ that can be called, that is told the losses of each training step by term, just 
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from unlearn.processes import is_main
 from unlearn.training.telling import losses_told_to
 
-__all__ = ["PlainLines", "in_words", "losses_in_words", "shown"]
+__all__ = ["PlainLines", "bar", "in_words", "shown"]
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +89,7 @@ class PlainLines:
         words = [f"{self._label}: {done:,} {self._unit}"]
         if total:
             words = [f"{self._label}: {done:,} of {total:,} {self._unit} ({done / total:.0%})"]
-        words += [losses_in_words({name: sum_ / n for name, (sum_, n) in self._sums.items()})]
+        words += [_losses_in_words({name: sum_ / n for name, (sum_, n) in self._sums.items()})]
         self._sums = {}
         assert self._first is not None
         ahead, seconds = done - self._first[0], now - self._first[1]
@@ -106,27 +108,47 @@ class PlainLines:
 
 
 class _Bar:
-    """A bar of tqdm's, with the losses of the last step beside it."""
+    """A row of a bar, with the losses of the last step beside it."""
 
-    def __init__(self, label: str, unit: str) -> None:
-        from tqdm.auto import tqdm
-
-        self._make = functools.partial(tqdm, desc=label, unit=f" {unit}", leave=False)
-        self._bar: Any = None
+    def __init__(self, bar: Any, label: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(label, total=None, losses="")
 
     def losses(self, losses: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(losses_in_words(losses), refresh=False)
+        """Show the losses of a step, by term."""
+        self._bar.update(self._task, losses=_losses_in_words(losses))
 
     def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = self._make(total=total or None)
-        self._bar.total = total or None
-        self._bar.update(done - self._bar.n)
+        """Show how far it is."""
+        self._bar.update(self._task, completed=done, total=total or None)
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+
+@contextlib.contextmanager
+def bar(label: str, console: Console | None = None) -> Iterator[Progress]:
+    """Yield what is called with (done, in all) and moves a bar, which goes when all is done.
+
+    Args:
+        label: what is being done.
+        console: where to; by default stderr.
+
+    Yields:
+        The function, whose `losses` takes the losses of a step.
+    """
+    from rich import progress as parts
+    from rich.console import Console
+
+    shown_bar = parts.Progress(
+        parts.TextColumn("  {task.description}"),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        parts.TimeElapsedColumn(),
+        parts.TimeRemainingColumn(),
+        parts.TextColumn("{task.fields[losses]}"),
+        console=console or Console(stderr=True),
+        transient=True,
+    )
+    with shown_bar:
+        yield _Bar(shown_bar, label)
 
 
 @contextlib.contextmanager
@@ -150,9 +172,7 @@ def shown(
         elif progress is False or not is_main():
             watcher = None
         elif _watched():
-            bar = _Bar(label, unit)
-            stack.callback(bar.close)
-            watcher = bar
+            watcher = stack.enter_context(bar(label))
         else:
             watcher = PlainLines(label, unit)
         stack.enter_context(losses_told_to(getattr(watcher, "losses", None)))
@@ -164,7 +184,7 @@ def _watched() -> bool:
     return "ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty())
 
 
-def losses_in_words(losses: Mapping[str, float]) -> str:
+def _losses_in_words(losses: Mapping[str, float]) -> str:
     """Write losses by term: `loss 1.93`, or `loss: forget 4.10, retain 0.35`."""
     if [*losses] == ["loss"]:
         return f"loss {losses['loss']:.2f}"

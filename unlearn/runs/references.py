@@ -30,7 +30,7 @@ from unlearn.model.adapters import check_adapter_folder
 from unlearn.model.folders import resolve_folder
 from unlearn.model.opening import Opening
 from unlearn.model.state import ModelState, new_adapter
-from unlearn.processes import world_size
+from unlearn.processes import if_interrupted, world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
     Base,
@@ -43,6 +43,7 @@ from unlearn.provenance.lineage import (
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.fields import Progress, Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.saving import encode_records
 from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import (
@@ -272,7 +273,11 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     notes = _notes(options.like, there, options.count)
     if options.announce and missing:
         options.announce(_plan(trainer, missing, options.jobs, notes))
-    _train(trainer, missing, options.jobs, options.progress)
+    with (
+        shown(options.progress, "training references") as progress,
+        if_interrupted(lambda: "references that are whole stay, and the same command goes on"),
+    ):
+        _train(trainer, missing, options.jobs, progress)
     return TrainedReferences(tuple(one.folder for one in references), there, notes)
 
 

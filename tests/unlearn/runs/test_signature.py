@@ -137,7 +137,7 @@ BOTH: dict[str, tuple[Change, str]] = {
     "seed": (given(seed=2), r"seed \(1 there, 2 now\)"),
     "template": (given(template="instruction"), "template"),
     "base": (of_weights("model/model.safetensors"), "base weights"),
-    "config": (of_text("model/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'), "base"),
+    "config": (of_text("model/config.json", "1e-06", "1e-05"), "base"),
     "tokenizer": (of_text("model/tokenizer_config.json", "{", '{"x": 1,'), "tokenizer"),
     "versions": (patched(VERSIONS, lambda: {"torch": "1.0"}), "versions.torch"),
     "threads": (patched("unlearn.runs.signature.torch.get_num_threads", lambda: 7), "threads .* 7"),
