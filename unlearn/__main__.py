@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    from unlearn.apps.cli import run
+    try:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed (`>&-`): libraries expect something there
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        from unlearn.apps.cli import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command has begun
+        sys.stderr.write("unlearn: interrupted; nothing was begun\n")
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

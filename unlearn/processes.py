@@ -5,12 +5,22 @@ All of this raises an `OptionError` where the environment contradicts itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+from collections.abc import Callable, Iterator
 
 from unlearn.errors import OptionError
 
-__all__ = ["is_main", "local_rank", "portable", "rank", "weights_are_split", "world_size"]
+__all__ = [
+    "if_interrupted",
+    "is_main",
+    "local_rank",
+    "portable",
+    "rank",
+    "weights_are_split",
+    "world_size",
+]
 
 # How `accelerate launch` says that no process holds whole weights.
 _SPLITTING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
@@ -39,6 +49,25 @@ def is_main() -> bool:
 def weights_are_split() -> bool:
     """Say whether each process holds a part of the weights only."""
     return any(os.environ.get(name, "").lower() in {"1", "true"} for name in _SPLITTING)
+
+
+@contextlib.contextmanager
+def if_interrupted(words: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM carry what becomes of the work inside, as a note on the exception.
+
+    Args:
+        words: says it; of blocks in one another the outer one has the last word.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as interruption:
+        interruption.add_note(words())
+        raise
 
 
 def portable(error: Exception, where: str = "") -> Exception:

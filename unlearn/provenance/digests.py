@@ -8,7 +8,15 @@ from pathlib import Path
 
 from unlearn.errors import LineageError
 
-__all__ = ["READING_FILES", "file_digest", "reading_files", "weights_digest"]
+__all__ = [
+    "DECIDING",
+    "READING_FILES",
+    "file_digest",
+    "folder_digest",
+    "reading_files",
+    "settings_digest",
+    "weights_digest",
+]
 
 READING_FILES = (
     "tokenizer.json",
@@ -28,6 +36,15 @@ READING_FILES = (
     "*.tiktoken",
 )
 """Files that decide how a model reads text: its tokenizer and its chat templates."""
+
+DECIDING = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    *READING_FILES,
+    "*.py",
+)
+"""Files beside the weights that decide what a model computes, and how it reads and writes text."""
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -56,6 +73,27 @@ def reading_files(folder: str | Path) -> dict[str, Path]:
     """Return the files of a folder that decide how text is read, by their name within it."""
     paths = {path for pattern in READING_FILES for path in Path(folder).glob(pattern)}
     return {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
+
+
+def settings_digest(folder: str | Path) -> str:
+    """Return the SHA-256 of all files beside a folder's weights that decide what it computes.
+
+    The weights alone do not: the scale of an adapter, say, stands in its configuration.
+    """
+    root, total = Path(folder), hashlib.sha256()
+    for path in sorted({path for pattern in DECIDING for path in root.glob(pattern)}):
+        if path.is_file():
+            total.update(path.relative_to(root).as_posix().encode() + b"\0" + file_digest(path))
+    return f"sha256:{total.hexdigest()}"
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Return the SHA-256 of all in a model's or adapter's folder that decides what it computes.
+
+    Raises LineageError if the folder holds no weights.
+    """
+    both = weights_digest(folder) + settings_digest(folder)
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> bytes:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     Source = str | Path | Records
     Announce = Callable[[TrainingPlan], None]
     Progress = Callable[[int, int], None]
+    Watcher = Progress | bool | None
 else:  # these are heavy to import, and the command line needs the names of files only
-    Source = Announce = Progress = Any
+    Source = Announce = Progress = Watcher = Any
 
 __all__ = [
     "Adapters",
@@ -42,6 +43,7 @@ __all__ = [
     "Selectors",
     "Source",
     "Template",
+    "Watcher",
 ]
 
 Place = str | Path

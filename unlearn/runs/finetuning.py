@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
 from unlearn.config import called_with
@@ -19,6 +19,7 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import measure
 from unlearn.runs.saving import (
     Result,
@@ -27,6 +28,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
+from unlearn.runs.signature import signature
 from unlearn.training.fitting import fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import finetuning_options
@@ -64,26 +66,34 @@ def run_finetune(options: FinetuneOptions) -> Result:
         seconds = expected_seconds(state, examples, steps, training)
         text = f"train {what} on {len(examples)} records"
         options.announce(TrainingPlan(text, steps, seconds, notes))
-    signature: dict[str, Any] = {"verb": "finetune", "seed": options.seed, **settings}
     if canaries:
         published = planting.publish(canaries)
         if published != canaries:  # of several processes another was first
             trained = joined(records, published.included)
             examples = encode_records(trained, state, template, training)
         canaries = published
-        signature["canaries"] = canaries.commitment.sha256
         notes += (planting.note,)
-    digests = RecordDigests(key_id=key.id, trained=sorted(set(map(key.digest, trained))))
-    digests = digests.left_out(excluded)
-    with tracking_of(options.report_to, target):
+    digests = [key.digest(record) for record in trained]
+    record_digests = RecordDigests(key_id=key.id, trained=sorted(set(digests))).left_out(excluded)
+    facts = signature(
+        state,
+        {"training": (digests, examples)},
+        key,
+        template,
+        verb="finetune",
+        seed=options.seed,
+        canaries=canaries.commitment.sha256 if canaries else None,
+        **settings,
+    )
+    with tracking_of(options.report_to, target), shown(options.progress, "training") as progress:
         training_facts = fit(
             state,
             Objective(retain=NLL()),
             training,
             retain=examples,
             seed=options.seed,
-            checkpoints=checkpoint_folder(target, training, signature),
-            progress=options.progress,
+            checkpoints=checkpoint_folder(target, training, facts),
+            progress=progress,
         )
     after = {"train": measure(state, sample(examples))}
     line = save_result(
@@ -92,7 +102,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         overwrite=options.overwrite,
         verb="finetune",
         parent=None,
-        records=digests,
+        records=record_digests,
         canaries=canaries.commitment if canaries else None,
         template=template.name,
         method="finetune",

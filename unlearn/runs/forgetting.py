@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
 from unlearn.provenance.suppression import check_suppressed, suppress
 from unlearn.recipe import ForgetRecipe, load_recipe
 from unlearn.runs.options import DEFAULT_METHOD, ForgetOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import Measured, measure, warnings_of
 from unlearn.runs.saving import (
     Result,
@@ -33,6 +35,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
+from unlearn.runs.signature import signature, source_digest
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
@@ -69,28 +72,22 @@ def run_forget(options: ForgetOptions) -> Result:
     digests = _digests(split, key, parent, exact=method.kind == "exact")
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
-    signature = {
-        "verb": "forget",
-        "method": method.name,
-        "options": resolved.as_dict(),
-        "seed": options.seed,
-        "parent": state.digest(),
-        "forget": sorted(map(key.digest, split.forget)),
-    }
-    job = Job(
-        state,
-        resolved,
-        parent,
-        examples,
-        options.seed,
-        checkpoint_folder(target, resolved.training, signature),
-        options.announce,
-        options.progress,
-        options.opening,
-        tuple(notes),
-        original,
-    )
-    with tracking_of(options.report_to, target):
+    facts = _signature(options, resolved, state, parent, template, split, examples)
+    checkpoints = checkpoint_folder(target, resolved.training, facts)
+    with tracking_of(options.report_to, target), shown(options.progress, "unlearning") as progress:
+        job = Job(
+            state,
+            resolved,
+            parent,
+            examples,
+            options.seed,
+            checkpoints,
+            options.announce,
+            progress,
+            options.opening,
+            tuple(notes),
+            original,
+        )
         state, fit = job.run()
     after = {name: measure(state, part) for name, part in look.items()}
     line = save_result(
@@ -216,6 +213,41 @@ def _encoded(
             seed,
         )
     return examples
+
+
+def _signature(
+    options: ForgetOptions,
+    resolved: Resolved,
+    state: ModelState,
+    parent: Lineage | None,
+    template: Template,
+    split: _Split,
+    examples: Mapping[str, Sequence[Example]],
+) -> dict[str, Any]:
+    """Return everything that decides the weights of this run."""
+    key = Key.load()
+    records = {
+        "forget": split.forget,
+        "retain": split.retain,
+        "holdout": split.holdout or (),
+        "alternate": (),  # what is answered instead is compared as tokens
+    }
+    parts = {
+        name: ([key.digest(record) for record in records[name]], encoded)
+        for name, encoded in examples.items()
+    }
+    return signature(
+        state,
+        parts,
+        key,
+        template,
+        verb="forget",
+        method=resolved.method.name,
+        code=source_digest(options.method or ""),
+        options=resolved.as_dict(),
+        seed=options.seed,
+        trained_before=parent.finetuned_with if parent else None,
+    )
 
 
 def _unguarded_canaries(parent: Lineage | None, canaries: Lot) -> list[str]:

@@ -20,12 +20,12 @@ from unlearn.runs.fields import (
     Options,
     Overwrite,
     Place,
-    Progress,
     ReportTo,
     Retain,
     Seed,
     Selectors,
     Template,
+    Watcher,
 )
 
 __all__ = [
@@ -57,9 +57,13 @@ class RunOptions(Opening):
         Announce | None, PYTHON_ONLY, Field(description="Called with the plan before training.")
     ] = None
     progress: Annotated[
-        Progress | None,
+        Watcher,
         PYTHON_ONLY,
-        Field(description="Called with (steps done, steps planned) as training goes on."),
+        Field(
+            description="Called with (steps done, steps planned) as training goes on; what it has "
+            "for an attribute `losses` is called before with the losses of the step by term. By "
+            "default a bar on a terminal, elsewhere some plain lines on stderr; False for nothing."
+        ),
     ] = None
 
 

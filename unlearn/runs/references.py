@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unlearn.config import called_with, validated, without_auto
 from unlearn.data.records import Records
 from unlearn.data.splits import half_splits, loaded, near_copies, without_copies
-from unlearn.data.templates import choose_template
+from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import (
     ModelError,
@@ -32,7 +32,7 @@ from unlearn.model.folders import resolve_folder
 from unlearn.model.opening import Opening
 from unlearn.model.shape import adapter_like, shape_of
 from unlearn.model.state import ModelState, new_adapter
-from unlearn.processes import world_size
+from unlearn.processes import if_interrupted, world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
     Base,
@@ -46,7 +46,9 @@ from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.card import write_card
 from unlearn.runs.fields import Progress, Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
+from unlearn.runs.progress import shown
 from unlearn.runs.saving import encode_records
+from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import (
     Tell,
     WorkerLostError,
@@ -125,6 +127,10 @@ class _Reference:
         for name, (there, wanted) in facts.items():
             if there != wanted:
                 return f"it was made with another {name.replace('finetuned_with', 'setting')}"
+        if not line.made_from:
+            return "it does not say all that it was made from: an earlier version made it"
+        if words := differences(line.made_from, self.facts["made_from"]):
+            return f"what it was made from differs: {', '.join(words)}"
         if line.digest != weights_digest(self.folder):
             return "its weights are not those that its lineage names"
         return None
@@ -140,6 +146,7 @@ class _Trainer:
         config: keyword arguments of `peft.LoraConfig`.
         training: how the adapters are trained.
         examples: the records of all references.
+        template: how they were written.
         base: the opened base, if it is.
         like: the adapter whose shape and tokenizer they have, if one is named.
         changes: what of that shape was asked to be otherwise.
@@ -150,9 +157,22 @@ class _Trainer:
     config: Mapping[str, Any]
     training: TrainingOptions
     examples: Sequence[Example]
+    template: Template
     base: ModelState | None = None
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def made_from(
+        self, positions: Sequence[int], digests: Sequence[str], key: Key
+    ) -> dict[str, Any]:
+        """Return what decides the weights of a reference beside its lineage's other facts.
+
+        References that only round otherwise are alike: several processes have fewer threads each.
+        """
+        assert self.base is not None
+        part = ([digests[p] for p in positions], [self.examples[p] for p in positions])
+        facts = signature(self.base, {"training": part}, key, self.template)
+        return {name: fact for name, fact in facts.items() if name not in ROUNDING}
 
     def steps(self, reference: _Reference) -> int:
         """Return how many steps a reference takes."""
@@ -261,7 +281,7 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
             f"--like {options.like} was trained on another base ({parent.base.name}) than "
             f"{facts['base'].name}: their weights differ"
         )
-    references = _references(target, seen, splits, _seeds(options, parent), facts)
+    references = _references(target, seen, splits, _seeds(options, parent), (trainer, facts))
     for one in references:
         one.facts["records"].left_out(excluded)
     missing = _missing(target, references, overwrite=options.overwrite)
@@ -271,7 +291,11 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     notes += _notes(options.like, there, options.count)
     if options.announce and missing:
         options.announce(_plan(trainer, missing, options.jobs, notes))
-    _train(trainer, missing, options.jobs, options.progress)
+    with (
+        shown(options.progress, "training references") as progress,
+        if_interrupted(lambda: "references that are whole stay, and the same command goes on"),
+    ):
+        _train(trainer, missing, options.jobs, progress)
     return TrainedReferences(tuple(one.folder for one in references), there, notes)
 
 
@@ -390,6 +414,7 @@ def _prepared(
         settings.config,
         settings.training,
         examples,
+        used,
         base,
         settings.like,
         settings.changes,
@@ -402,15 +427,17 @@ def _references(
     records: Records,
     splits: Sequence[Sequence[int]],
     seeds: Sequence[int],
-    facts: Mapping[str, Any],
+    prepared: tuple[_Trainer, dict[str, Any]],
 ) -> list[_Reference]:
     """Return the references asked for: one a split, each with its seed."""
     key = Key.load()
+    trainer, facts = prepared
     digests = [key.digest(record) for record in records]
     references = []
     for i, (split, seed) in enumerate(zip(splits, seeds, strict=True)):
         trained = RecordDigests(key_id=key.id, trained=sorted({digests[p] for p in split}))
         own = {**facts, "seed": seed, "records": trained}
+        own["made_from"] = trainer.made_from(split, digests, key)
         references.append(_Reference(target / f"{_PREFIX}{i:02}", split, own))
     return references
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,16 @@ from unlearn.data.records import Record
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
-from unlearn.files import staged_folder
+from unlearn.files import staged_file, staged_folder
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
 from unlearn.runs.card import write_card
 from unlearn.runs.quick_check import Measured
+from unlearn.runs.signature import differences
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
+from unlearn.training.trainer import latest_checkpoint
 
 __all__ = [
     "Result",
@@ -80,20 +83,62 @@ def encoding_notes(examples: Sequence[Example]) -> tuple[str, ...]:
 def checkpoint_folder(
     target: Path, training: TrainingOptions, signature: Mapping[str, Any]
 ) -> Path | None:
-    """Return the folder of this run's checkpoints, refusing those of another run."""
+    """Return the folder of this run's checkpoints, refusing to go on with those of another run.
+
+    Args:
+        target: where the result goes.
+        training: `save_steps` says whether there are checkpoints.
+        signature: everything that decides the weights, from `signature`.
+
+    Returns:
+        The folder; None without checkpoints.
+
+    Raises:
+        OutputError: if a checkpoint there is not known to be of a run with this very signature.
+    """
     if not training.save_steps:
         return None
     folder = target.with_name(f".{target.name}.checkpoints")
     file = folder / "run.json"
-    text = json.dumps(signature, sort_keys=True, indent=2)
-    if file.is_file() and file.read_text(encoding="utf-8") != text:
+    if latest_checkpoint(folder) is None:  # nothing that could be gone on with
+        _begin(folder, file, signature)
+        return folder
+    there = _signature_in(file)
+    if there is None:
         raise OutputError(
-            f"{folder} holds checkpoints of a run with other options; repeat that command to "
-            "resume it, or delete the folder"
+            f"{folder} holds checkpoints, and nothing says of what run; delete the folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    if words := differences(there, signature):
+        more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+        raise OutputError(
+            f"{folder} holds checkpoints of a run with other options or data: what differs is "
+            f"{', '.join(words[:_NAMED])}{more}; repeat that command to resume it, or delete the "
+            "folder to start afresh"
+        )
     return folder
+
+
+_NAMED = 4
+"""Differences that a message names."""
+
+
+def _begin(folder: Path, file: Path, signature: Mapping[str, Any]) -> None:
+    """Write down what run the checkpoints of a folder will be of."""
+    if not is_main():
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # halves of checkpoints, of whatever run
+    folder.mkdir(parents=True, exist_ok=True)
+    with staged_file(file) as stage:
+        stage.write_text(json.dumps(signature, sort_keys=True, indent=2), encoding="utf-8")
+
+
+def _signature_in(file: Path) -> dict[str, Any] | None:
+    """Return the signature that stands beside checkpoints; None if none can be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def save_result(

@@ -11,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -90,7 +91,8 @@ class Worker(Generic[T, R]):
         self.process = context.Process(
             target=_serve, args=(theirs, work, number, threads, device), daemon=True
         )
-        self.process.start()
+        with _deaf_to_interrupts():
+            self.process.start()
         theirs.close()
 
     def takes(self, task: T) -> bool:
@@ -195,6 +197,21 @@ def as_one_of(jobs: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that never hear Ctrl-C: the first process does, and stops them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # started inside, Python's own helper would let the signal through again
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

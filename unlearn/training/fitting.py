@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.quiet import quiet
 from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
-from unlearn.processes import world_size
+from unlearn.processes import if_interrupted, world_size
 from unlearn.training.frozen_blocks import frozen_once
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
@@ -220,11 +221,23 @@ def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
     """Train, from the newest checkpoint where there is one; return the seconds."""
     resume = latest_checkpoint(checkpoints) if checkpoints else None
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with if_interrupted(functools.partial(_what_is_kept, checkpoints)):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return seconds
+
+
+def _what_is_kept(checkpoints: Path | None) -> str:
+    """Say what an interruption leaves of a training run."""
+    if checkpoints is None:
+        return "the training begins anew (-o save_steps=N would keep checkpoints to go on from)"
+    newest = latest_checkpoint(checkpoints)
+    if newest is None:
+        return "no checkpoint was due yet, so that the training begins anew with the same command"
+    step = newest.name.rpartition("-")[2]
+    return f"the training goes on from its checkpoint at step {step} with the same command"
 
 
 @contextlib.contextmanager

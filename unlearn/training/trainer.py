@@ -23,6 +23,7 @@ from unlearn.training.loss_terms import Term, Terms
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.sampler import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn.training.stopping import Monitor
+from unlearn.training.telling import tell_losses
 from unlearn.training.wrappers import Wrappers
 from unlearn.training.wrappers.step import WrappedStep
 
@@ -73,6 +74,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         self._seen: list[tuple[Tensor, ...]] = []
         self._logged: dict[str, float] = {}
         self._logged_from = 0
+        self._step_losses: dict[str, float] = {}
         super().__init__(
             model=terms.state.model,
             args=args,
@@ -206,10 +208,12 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         for role, term in terms.items():
             part = term.weighted(weights[role])
             total = total + part
-            name = f"{_ROLE_NAMES[role]}_loss"
-            self._logged[name] = (
-                self._logged.get(name, 0.0) + float(part.detach()) * self.args.world_size
-            )
+            loss = float(part.detach()) * self.args.world_size
+            for sums, name in (
+                (self._logged, f"{_ROLE_NAMES[role]}_loss"),
+                (self._step_losses, _ROLE_NAMES[role]),
+            ):
+                sums[name] = sums.get(name, 0.0) + loss
         self._check_finite(total)
         empty = total.new_zeros(2, 0)
         self._seen.append(tuple(terms[r].losses if r in terms else empty for r in (FORGET, RETAIN)))
@@ -247,6 +251,11 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
                 forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
             )
             self.stopped = self.monitor.verdict()
+
+    def step_losses(self) -> dict[str, float]:
+        """Return the loss of each term in the step just done; `loss` where there is one term."""
+        losses, self._step_losses = self._step_losses, {}
+        return {"loss": losses["retain"]} if [*losses] == ["retain"] else losses
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add each term's mean since the last log, so that no term hides behind the sum."""
@@ -315,6 +324,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.step_finished()
+        tell_losses(self._trainer.step_losses())
         if self._progress:
             self._progress(state.global_step, state.max_steps)
         if self._trainer.stopped:

@@ -63,9 +63,14 @@ class Measured:
     shadows: Sequence[Mapping[str, TokenScores]]
 
 
-def measure(options: AuditOptions, states: States, preparation: Preparation) -> Measured:
-    """Visit every state once, and measure and treat it."""
-    count = _Counter(options.progress, _work(options, preparation))
+def measure(
+    options: AuditOptions,
+    states: States,
+    preparation: Preparation,
+    progress: Callable[[int, int], None] | None,
+) -> Measured:
+    """Visit every state once, measure and treat it, and tell how many records are done."""
+    count = _Counter(progress, _work(options, preparation))
     measurer = _StateMeasurer(preparation, options, count)
     results: dict[str, StateResult] = {}
     shadows: list[dict[str, TokenScores]] = []

@@ -18,12 +18,12 @@ from unlearn.runs.fields import (
     Model,
     Overwrite,
     Place,
-    Progress,
     Retain,
     Seed,
     Selectors,
     Source,
     Template,
+    Watcher,
 )
 from unlearn_eval.robustness.treatments.options import parse_options
 
@@ -179,9 +179,12 @@ class AuditOptions(Opening):
     seed: Seed = 0
     overwrite: Overwrite = False
     progress: Annotated[
-        Progress | None,
+        Watcher,
         PYTHON_ONLY,
-        Field(description="Called with (records scored or continued, records in all)."),
+        Field(
+            description="Called with (records scored or continued, records in all). By default a "
+            "bar on a terminal, elsewhere some plain lines on stderr; False for nothing."
+        ),
     ] = None
     announce: Annotated[
         Callable[[str], None] | None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from unlearn.config import called_with
 from unlearn.errors import OutputError
 from unlearn.files import staged_folder
+from unlearn.processes import if_interrupted
+from unlearn.runs.progress import shown
 from unlearn_eval.audit.inputs import Inputs, resolve_inputs
 from unlearn_eval.audit.measurement import Measured, measure
 from unlearn_eval.audit.options import GENERATED, AuditOptions
@@ -45,13 +48,26 @@ def audit_of(options: AuditOptions) -> Audit:
     inputs = resolve_inputs(options)
     states = open_states(options, inputs)
     preparation = prepare(options, inputs, states)
-    measured = measure(options, states, preparation)
+    with (
+        shown(options.progress, "scoring", "records") as progress,
+        if_interrupted(functools.partial(_what_is_kept, options.cache)),
+    ):
+        measured = measure(options, states, preparation, progress)
     result = _assembled(options, inputs, states, preparation, measured)
     if options.output is not None and first():
         forget_records = inputs.records.parts["forget"]
         texts = shown_records(forget_records, result.said) if options.show_text else None
         _write(result, texts, options.output, options.overwrite)
     return result
+
+
+def _what_is_kept(cached: bool) -> str:
+    """Say what an interruption leaves of an audit."""
+    if cached:
+        return (
+            "what was scored of whole states and splits is taken from the cache by the same command"
+        )
+    return "the audit begins anew, as there is no cache"
 
 
 run_audit = called_with(AuditOptions, audit_of, "run_audit")

@@ -32,9 +32,9 @@ from unlearn.errors import DataError, OutputError
 from unlearn.files import staged_file
 from unlearn.model.opening import Opening
 from unlearn.model.state import ModelState
+from unlearn.provenance.digests import folder_digest
 from unlearn.provenance.keys import Key, home
-from unlearn.provenance.lineage import library_versions, weights_digest
-from unlearn_eval.certificate.files import deciding_files
+from unlearn.provenance.lineage import library_versions
 from unlearn_eval.scores.processes import first, from_first
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -170,20 +170,6 @@ def examples_digest(examples: Sequence[Example]) -> str:
         total.update(json.dumps(facts).encode())
         total.update(example.ids.tobytes())
         total.update(example.target.tobytes())
-    return total.hexdigest()
-
-
-def folder_digest(folder: str | Path) -> str:
-    """Return a digest of all in a model's or adapter's folder that decides what it computes.
-
-    The weights alone do not, see `deciding_files`: the scale of an adapter, say, stands in its
-    configuration, and its chat template decides what it is asked.
-
-    Raises LineageError if the folder holds no weights.
-    """
-    total = hashlib.sha256(weights_digest(folder).encode())
-    for name, digest in deciding_files(folder).items():
-        total.update(f"{name}\0{digest}".encode())
     return total.hexdigest()
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import select
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
+from unlearn.apps.cli.ending import (
+    Interrupted,
+    Reader,
+    Terminated,
+    hang_up,
+    listen,
+    what_becomes_of_it,
+)
 from unlearn.errors import UnlearnError
-from unlearn.processes import world_size
+from unlearn.processes import is_main, world_size
 
 __all__ = ["run"]
 
-
-class _Terminated(BaseException):
-    """SIGTERM, so that temporary folders are cleaned up on the way out."""
+_PIPE = 141
+"""Exit code where nobody reads the output: what a shell makes of SIGPIPE."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,20 +34,44 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0 done, 2 wrong input, 1 partly failed or something found (by a check, or
-        left by a sweep), 3 FAIL and 4 INCONCLUSIVE of `verify`, 130 or 143 interrupted.
+        left by a sweep), 3 FAIL and 4 INCONCLUSIVE of `verify`, 130 or 143 interrupted, 141 nobody
+        reads the output.
     """
+    _calm()
+    listen()
+    shown, told, reader = sys.stdout, sys.stderr, Reader(sys.stdout)
+    try:
+        code = _carried_out(arguments)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        code = _stopped("interrupted", 130, what_becomes_of_it(stop, arguments))
+    except Terminated as stop:
+        code = _stopped("terminated", 143, what_becomes_of_it(stop, arguments))
+    except (BrokenPipeError, SystemExit) as error:
+        # typer makes an exit of any broken pipe, also of one between processes of ours
+        broken = error.__context__ if isinstance(error, SystemExit) else error
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        sys.stdout, sys.stderr = shown, told
+        if not reader.gone():
+            raise broken from None
+        # whoever read our output has gone (`| head`): not our error, and nothing left to say
+        code = _PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _fail(f"nothing more can be written: {error.strerror}")
+    finally:
+        lost = [each for each in map(_let_go, (shown, told)) if each]
+        reader.close()
+    return code or (_fail(f"the output was lost: {lost[0]}") if lost else 0)
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
+    """Parse the words and do what they say; return the exit code."""
     from typer import Abort, Exit
 
     from unlearn.apps.cli.app import command
 
-    _calm()
-    shown, told = sys.stdout, sys.stderr
-
-    def terminate(*_: Any) -> None:
-        raise _Terminated
-
-    with contextlib.suppress(ValueError):  # not the main thread: leave signals alone
-        signal.signal(signal.SIGTERM, terminate)
     try:
         world_size()  # a contradiction is told before anything is done
         code = command().main(list(arguments), prog_name="unlearn", standalone_mode=False)
@@ -49,21 +79,11 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except Exit as stop:
         return int(stop.exit_code)
-    except (KeyboardInterrupt, Abort):
-        return _fail("interrupted; nothing half-written was kept", 130)
-    except _Terminated:
-        return _fail("terminated; nothing half-written was kept", 143)
-    except (BrokenPipeError, SystemExit) as error:
-        # typer makes an exit of any broken pipe, also of one between processes of ours
-        broken = error.__context__ if isinstance(error, SystemExit) else error
-        if not isinstance(broken, BrokenPipeError):
-            raise
-        if _abandoned(shown):
-            # whoever read our output has gone (`| head`): not our error, and nothing left to say
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-            return 0
-        sys.stdout, sys.stderr = shown, told
-        raise broken from None
+    except Abort as stop:
+        # typer makes one of Ctrl-C and of the end of what it reads alike
+        if isinstance(stop.__cause__, KeyboardInterrupt):
+            raise stop.__cause__ from None
+        return _fail("there was no answer to a question: give the flag that answers it", 130)
     except Exception as error:
         # typer keeps its usage errors in a private module; this is what tells them apart
         if not hasattr(error, "format_message"):
@@ -72,21 +92,21 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _abandoned(stream: TextIO) -> bool:
-    """Say whether nobody reads a stream any more."""
+def _let_go(stream: Any) -> str | None:
+    """Flush a stream, which the end of the interpreter would do with a traceback if it fails.
+
+    Returns why something was lost that somebody waits for.
+    """
     try:
         stream.flush()
-        number = stream.fileno()
     except BrokenPipeError:
-        return True
-    except (OSError, ValueError):  # it is no file, or is closed
-        return False
-    if not hasattr(select, "poll"):
-        return False
-    # without a buffer nothing is left to be flushed, but the system knows
-    asked = select.poll()
-    asked.register(number, 0)
-    return bool(asked.poll(0))
+        hang_up(stream)
+    except OSError as error:
+        hang_up(stream)
+        return error.strerror
+    except (ValueError, AttributeError):  # it is closed, or there is none
+        pass
+    return None
 
 
 def _usage(error: Any) -> int:
@@ -99,8 +119,17 @@ def _usage(error: Any) -> int:
     return _fail(text + (f" (see `{context.command_path} --help`)" if context else ""))
 
 
+def _stopped(how: str, code: int, words: str) -> int:
+    """Say how a command was stopped; of several processes only the first speaks."""
+    first = True
+    with contextlib.suppress(UnlearnError):
+        first = is_main()
+    return _fail(f"{how}; {words}", code) if first else code
+
+
 def _fail(message: str, code: int = 2) -> int:
-    sys.stderr.write("unlearn: " + " ".join(message.split()) + "\n")
+    with contextlib.suppress(OSError, AttributeError):  # nobody hears it
+        sys.stderr.write("unlearn: " + " ".join(message.split()) + "\n")
     return code
 
 

@@ -10,33 +10,35 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from unlearn.apps.cli.ending import hang_up
 from unlearn.processes import is_main
+from unlearn.runs.progress import PlainLines, bar
 from unlearn_eval.report.formats import duration
 
 if TYPE_CHECKING:
     from unlearn.methods.job import TrainingPlan
     from unlearn.runs.saving import Result
 
-__all__ = ["announce", "console", "progress_bar", "show_note", "show_result", "table"]
+__all__ = [
+    "announce",
+    "console",
+    "overall",
+    "progress_bar",
+    "show_note",
+    "show_result",
+    "table",
+]
 
 
 class _Console(Console):
-    """Leaves it to the command what a closed pipe means; Rich would end the process."""
+    """Goes on where nobody reads any more (`| head`); Rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Let the error go on."""
-        raise  # it is being handled when Rich calls this
+        """Say no more: the work is worth more than what is said of it."""
+        hang_up(sys.stderr if self.stderr else sys.stdout)
 
 
 # Where nobody watches (a file, a pipe, CI) lines may be long: tables stay readable.
@@ -61,28 +63,28 @@ def show_note(note: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback (done, total) that moves a progress bar on a terminal.
+def progress_bar(label: str, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total) that moves a bar on a terminal, and writes lines elsewhere.
 
     Args:
         label: what is being done.
+        unit: what is counted.
 
     Yields:
-        The callback.
+        The callback; `losses` of it takes the losses of a step.
     """
-    bar = Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=_errors,
-        transient=True,
-        disable=not _errors.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    if _QUIET:
+        yield lambda done, total: None
+    elif _errors.is_terminal:
+        with bar(label, _errors) as progress:
+            yield progress
+    else:
+        yield PlainLines(label, unit)
+
+
+def overall(label: str) -> Callable[[int, int], None] | None:
+    """Return what tells how much of several pieces of work is done, where no bar is shown."""
+    return None if _errors.is_terminal or _QUIET else PlainLines(label)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -213,6 +213,8 @@ class _Execution:
         if not waiting:
             return 0, {}
         announced = replace(study, report_to=self.report_to)
+        if expects := getattr(self.watcher, "expects", None):  # a watcher need not ask
+            expects(len(waiting))
         failures = run_steps(waiting, announced, self.watcher, self.runner, spared)
         if layout.target.folder in failures:
             raise UnlearnError(failures[layout.target.folder])

@@ -14,13 +14,15 @@ from unlearn import __version__
 from unlearn.apps.compare.data import is_hub, model_folder, sources
 from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.files import staged_file
+from unlearn.provenance.digests import DECIDING
+from unlearn.provenance.lineage import library_versions
 
 __all__ = ["Study"]
 
 _MEMORY = ".digests.json"
 
 # All in a model's folder that decides what it computes.
-_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.py")
+_PATTERNS = ("*.safetensors", "*.json", "*.jinja", *DECIDING)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Study:
     def common(self) -> dict[str, Any]:
         """Return the settings that every step depends on.
 
-        The version is one of them: what a recipe leaves open is decided by it.
+        Versions are among them: what a recipe leaves open is decided by this toolkit's, and how
+        numbers are computed by those of the libraries.
         """
         data = {key: value for key, value in self.inputs.items() if key.startswith("data.")}
         return {
             "version": __version__,
+            "libraries": library_versions(),
             "model": self.inputs["model"],
             "data": data,
             "template": self.recipe.template,
@@ -102,10 +106,8 @@ class Study:
 def _source(method: str) -> str | None:
     """Return the file of a method of the user's own, `package.module:NAME`: it is an input, too."""
     module, mark, _ = method.partition(":")
-    if not mark:
-        return None
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module) if mark else None
     except (ImportError, ValueError):  # which is said where the method is looked up
         return None
     return spec.origin if spec and spec.origin else None

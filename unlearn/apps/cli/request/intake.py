@@ -86,7 +86,7 @@ def locate(options: LocateOptions) -> None:
     named = desk.ids_in(options.include)
     include_all = named == ["all"]
     included = [] if include_all else named
-    with progress_bar("encoding texts") as progress:
+    with progress_bar("encoding", "texts") as progress:
         coder = (
             Encoder(
                 options.encoder,

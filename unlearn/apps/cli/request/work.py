@@ -103,7 +103,7 @@ def verify(options: VerifyOptions) -> None:
     }
     verified = []
     for request in chosen:
-        with progress_bar("scoring") as progress:
+        with progress_bar("scoring", "records") as progress:
             settings = AuditSettings(
                 str(options.output or ledger.folder("audits")),
                 options.reference,

@@ -40,7 +40,7 @@ def audit(options: AuditFlags) -> None:
     from unlearn_eval.audit.run import audit_of
     from unlearn_eval.report import in_a_sentence
 
-    with progress_bar("scoring") as progress:
+    with progress_bar("scoring", "records") as progress:
         result = audit_of(replace(options, announce=show_note, progress=progress))
     audit_table(result)
     console.print(f"[bold]{escape(in_a_sentence(result))}[/bold]")

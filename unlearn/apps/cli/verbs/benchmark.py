@@ -46,9 +46,8 @@ def benchmark(options: BenchmarkFileOptions) -> None:
         raise OutputError(f"{output} exists: choose another file, or pass --overwrite")
     if output.is_dir():
         raise OutputError(f"{output} is a folder: name a file for the numbers")
-    with progress_bar(options.name) as progress:
-        moving = replace(options, progress=lambda done, total: progress(done, max(done, total)))
-        result = benchmarked(moving)
+    with progress_bar(options.name, "rows") as progress:
+        result = benchmarked(replace(options, progress=progress))
     with staged_file(output) as stage:
         stage.write_text(result.as_json() + "\n", encoding="utf-8")
     _show(options.name, result)

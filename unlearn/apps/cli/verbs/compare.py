@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from unlearn.apps.compare.options import CompareOptions
+from unlearn.processes import if_interrupted
 
 if TYPE_CHECKING:
     from unlearn.apps.compare.comparing import Stage
@@ -41,16 +42,17 @@ def compare(options: CompareOptions) -> None:
         for stage in comparing.stages(recipe, options.output, **opening):
             _show(stage)
         return
-    result = comparing.compare(
-        recipe,
-        options.output,
-        workers=Workers(options.engine, options.jobs, options.address),
-        overwrite=options.overwrite,
-        watcher=_Screen(),
-        show_text=options.show_text,
-        report_to=check_trackers(options.report_to),
-        **opening,
-    )
+    with if_interrupted(lambda: "steps that are done stay, and the same command goes on"):
+        result = comparing.compare(
+            recipe,
+            options.output,
+            workers=Workers(options.engine, options.jobs, options.address),
+            overwrite=options.overwrite,
+            watcher=_Screen(),
+            show_text=options.show_text,
+            report_to=check_trackers(options.report_to),
+            **opening,
+        )
     _report(result)
     if result.failures:
         raise typer.Exit(1)
@@ -75,14 +77,26 @@ def _report(result: ComparisonResult) -> None:
 
 
 class _Screen:
-    """Shows steps as they begin and end."""
+    """Shows steps as they begin and end, and how many of all are done."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._lines: Callable[[int, int], None] | None = None
+
+    def expects(self, steps: int) -> None:
+        """Take note of how many steps there are to do."""
+        from unlearn.apps.cli.screen import overall
+
+        self._done, self._total = 0, steps
+        self._lines = overall("all")
 
     @contextlib.contextmanager
     def begun(self, step: Step) -> Iterator[Callable[[int, int], None] | None]:
         """Move a bar while a step is done in this process."""
         from unlearn.apps.cli.screen import progress_bar
 
-        with progress_bar(step.label) as progress:
+        unit = "records" if step.kind in ("audit", "trial") else "steps"
+        with progress_bar(f"{self._done + 1}/{self._total} {step.label}", unit) as progress:
             yield progress
 
     def ended(self, step: Step, failure: str | None) -> None:
@@ -90,6 +104,9 @@ class _Screen:
         from unlearn.apps.cli.screen import console
         from unlearn_eval.report.formats import duration
 
+        self._done += 1
+        if self._lines:
+            self._lines(self._done, self._total)
         if failure is not None:
             console.print(f"  [red]failed: {escape(failure)}[/red]")
         elif step.kind in ("target", "reference", "unlearn"):

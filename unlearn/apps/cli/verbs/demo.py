@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from unlearn.apps.demo.options import DemoOptions
+from unlearn.processes import if_interrupted
 
 if TYPE_CHECKING:
     from unlearn.apps.demo.story import Chapter, Story
@@ -38,7 +39,8 @@ def demo(options: DemoOptions) -> None:
 
     target = check_output(options.output, overwrite=options.overwrite)
     console.print("[bold]1. An adapter learns made-up personal records[/bold]")
-    with progress_bar("working") as progress:
+    begin_anew = "the demo begins anew with the same command and --overwrite"
+    with progress_bar("working") as progress, if_interrupted(lambda: begin_anew):
         story = tell(
             target,
             people=options.people,

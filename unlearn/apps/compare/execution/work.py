@@ -23,6 +23,7 @@ from unlearn.errors import SelectionError
 from unlearn.files import staged_file
 from unlearn.model.folders import place_of
 from unlearn.model.number_format import dtype_of
+from unlearn.runs.fields import Watcher
 from unlearn.runs.finetuning import finetune
 from unlearn.runs.forgetting import forget
 from unlearn.runs.saving import Result
@@ -138,7 +139,7 @@ def do(step: Step, study: Study, progress: Progress | None = None) -> None:
     start = time.perf_counter()
     runs = study.root / "runs" / step.folder.name
     with peak(device) as most, tracked(study.report_to, step.label, runs):
-        facts = _KINDS[step.kind](step, study, progress)
+        facts = _KINDS[step.kind](step, study, progress or False)
     took = {"wall": time.perf_counter() - start, "memory": most.bytes, "place": _place(device)}
     dtype = str(dtype_of(study.opening.get("dtype") or "auto", device)).removeprefix("torch.")
     _write(step.folder / DONE, {"digest": step.digest, "dtype": dtype, **took, **facts})
@@ -190,17 +191,15 @@ def _pool(study: Study) -> Pool:
 _POOLS: dict[str, Pool] = {}
 
 
-def _target(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+def _target(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     return _finetune(step, study, _train(study), progress)
 
 
-def _reference(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+def _reference(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     return _finetune(step, study, _train(study).without(_gone(step, study)), progress)
 
 
-def _finetune(
-    step: Step, study: Study, records: Records, progress: Progress | None
-) -> dict[str, Any]:
+def _finetune(step: Step, study: Study, records: Records, progress: Watcher) -> dict[str, Any]:
     recipe = study.recipe
     made = finetune(
         study.model,
@@ -217,7 +216,7 @@ def _finetune(
     return _told(made)
 
 
-def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+def _unlearn(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     made = forget(
         study.model,
         _train(study),
@@ -240,7 +239,7 @@ def _unlearn(step: Step, study: Study, progress: Progress | None) -> dict[str, A
     return facts
 
 
-def _audit(step: Step, study: Study, progress: Progress | None) -> dict[str, Any]:
+def _audit(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     from unlearn_eval.audit.run import run_audit
 
     run_audit(
@@ -262,7 +261,7 @@ def _audit(step: Step, study: Study, progress: Progress | None) -> dict[str, Any
     return {}
 
 
-_KINDS: Mapping[str, Callable[[Step, Study, Progress | None], dict[str, Any]]] = {
+_KINDS: Mapping[str, Callable[[Step, Study, Watcher], dict[str, Any]]] = {
     "target": _target,
     "reference": _reference,
     "unlearn": _unlearn,
