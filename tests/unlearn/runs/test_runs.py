@@ -149,7 +149,7 @@ def test_a_foreign_adapter_works_without_lineage(
     import shutil
 
     bare = tmp_path / "bare"
-    shutil.copytree(adapter, bare, ignore=shutil.ignore_patterns("lineage.json"))
+    shutil.copytree(adapter, bare, ignore=shutil.ignore_patterns("lineage.json", "README.md"))
     done = forget(tiny_model, data_file, "r0", tmp_path / "out", adapter=bare, options=QUICK)
     assert any("--template" in note for note in done.notes)
     with pytest.raises(LineageError, match="learning_rate"):

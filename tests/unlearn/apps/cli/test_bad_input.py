@@ -136,7 +136,8 @@ def suppressed(f: Files) -> list[str]:
 
 def no_lineage_retrain(f: Files) -> list[str]:
     bare = copy(f.adapter, f.work / "bare")
-    (bare / "lineage.json").unlink()
+    for name in ("lineage.json", "README.md"):  # its card tells how it was trained, too
+        (bare / name).unlink()
     return forget(f, "--method", "retrain", "--template", "qa", adapter=bare).copy()
 
 
