@@ -176,7 +176,7 @@ class FrozenLower:
             return self.kept[name]
         group = self.groups.get(name[1], [ids])
         outputs = _below(model, self.first, self.widths, group).cpu()
-        hidden = {}
+        hidden: dict[tuple[str, bytes], Tensor] = {}
         for row, output in zip(group, outputs, strict=True):
             key = view, _name(row)
             hidden[key] = output[: len(row)].clone()
