@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unlearn.errors import ModelError
 from unlearn.model.adapters import unknown_fields
-from unlearn.model.embeddings import adapter_rows, embedding_rows, resize
+from unlearn.model.embeddings import adapter_rows, check_shipped, embedding_rows, resize
 from unlearn.model.lm_head import Head
 from unlearn.model.reading import check_vocabulary, reading_of
 
@@ -46,6 +46,8 @@ def for_adapters(bare: ModelState, paths: Sequence[Path]) -> ModelState:
             raise ModelError(
                 f"{_names(paths)}: made for {wanted} tokens, and what it is compared with for {now}"
             )
+        for path in paths:
+            check_shipped(net, path)
         resize(net, wanted)
         notes += (
             f"the adapter has embeddings for {wanted} tokens, the base for {bare.base_rows}: the "

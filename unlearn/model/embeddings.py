@@ -12,7 +12,14 @@ from torch import nn
 
 from unlearn.errors import ModelError
 
-__all__ = ["adapter_rows", "check_frozen_rows", "embedding_rows", "resize", "tensor_shapes"]
+__all__ = [
+    "adapter_rows",
+    "check_frozen_rows",
+    "check_shipped",
+    "embedding_rows",
+    "resize",
+    "tensor_shapes",
+]
 
 _PREFIX = "base_model.model."
 
@@ -54,6 +61,19 @@ def adapter_rows(net: Any, path: Path) -> int | None:
             if part.startswith("lora_B") and module is net.get_output_embeddings():
                 return shape[0]
     return None
+
+
+def check_shipped(net: Any, path: Path) -> None:
+    """Refuse an adapter made for other embeddings than the base's that does not ship them."""
+    shapes = tensor_shapes(path)
+    for name, module in _embeddings(net):
+        keys = [key for key in shapes if key.startswith(f"{_PREFIX}{name}.")]
+        if keys and all(".lora_" in key for key in keys):
+            raise ModelError(
+                f"the adapter {path} was made for another number of tokens than this model has "
+                f"({module.weight.shape[0]}), and ships no embeddings for them: save it with "
+                "save_embedding_layers=True"
+            )
 
 
 def resize(net: Any, rows: int) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unlearn.errors import OptionError
-from unlearn.methods.defaults import LEAST_STEPS, decided
+from unlearn.errors import LineageError, OptionError
+from unlearn.methods.defaults import LEAST_STEPS, decided, original_training
 from unlearn.methods.registry import METHODS, get_method, resolve
+from unlearn.methods.retrain import same_training
 from unlearn.provenance.lineage import Base, Lineage, RecordDigests
 from unlearn.training.fitting import total_steps
 from unlearn.training.options import USUAL_RATE
@@ -70,3 +72,34 @@ def test_a_run_with_open_ends_is_refused() -> None:
     resolved = resolve(get_method("npo"), {})
     with pytest.raises(OptionError, match="epochs or max_steps"):
         total_steps(resolved.training, 5)
+
+
+def test_the_original_rate_is_what_a_flag_a_lineage_or_a_file_beside_says(tmp_path: Path) -> None:
+    method = get_method("npo")
+    (tmp_path / "README.md").write_text("- learning_rate: 0.001\n- num_epochs: 3\n")
+
+    def told(parent: Lineage | None, **was: float) -> tuple[float, list[str]]:
+        original = original_training(parent, tmp_path, was)
+        resolved, notes = decided(resolve(method, {}), parent, 20, original)
+        assert resolved.training.learning_rate is not None
+        return resolved.training.learning_rate, notes
+
+    rate, (note,) = told(None)
+    assert rate == pytest.approx(method.rate * 1e-3)
+    assert "README.md: learning_rate" in note
+    assert told(_lineage(learning_rate=1e-2)) == (pytest.approx(method.rate * 1e-2), [])
+    for parent in (None, _lineage(learning_rate=1e-2)):
+        assert told(parent, learning_rate=5e-3) == (pytest.approx(method.rate * 5e-3), [])
+
+
+def test_a_retraining_takes_its_settings_from_files_beside_the_adapter(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "- learning_rate: 0.001\n- num_epochs: 3\n- total_train_batch_size: 4\n"
+        "- lr_scheduler_type: linear\n"
+    )
+    original = original_training(None, tmp_path, {"epochs": 5.0})
+    training = same_training(None, {}, "retrain", original)
+    assert (training.learning_rate, training.epochs, training.batch_size) == (1e-3, 5.0, 4)
+    assert training.schedule == "linear"
+    with pytest.raises(LineageError, match="no file beside it does"):
+        same_training(None, {}, "retrain", original_training(None, tmp_path / "none"))
