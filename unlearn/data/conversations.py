@@ -198,9 +198,7 @@ def _turn(turn: Any, name: str, where: str) -> Turn:
     content = turn.get("content")
     if isinstance(content, (list, tuple)):
         content = _joined(content, f"{name}.content", where)
-    more: Turn = {}
-    if len(turn) > len(_PLAIN):
-        more = {k: v for k, v in turn.items() if k not in _PLAIN and not _says_nothing(role, k, v)}
+    more = {k: v for k, v in turn.items() if k not in _PLAIN and not _says_nothing(role, k, v)}
     if not more:
         if role != "tool" or content != "":
             content = text_of(content, f"{name}.content", where)

@@ -316,6 +316,12 @@ class _Names:
         return name
 
 
+def _turns(record: Record) -> str:
+    """Return turns as JSON text with the keys of calls in their order, which templates write."""
+    turns = record.messages or ()
+    return record.sorted_turns if all(len(t) == 2 for t in turns) else as_json(list(turns))
+
+
 class _Table:
     """Records laid out in Arrow's columns, a batch at a time: turns and tools as JSON text."""
 
@@ -344,7 +350,7 @@ class _Table:
         columns["text"].append(record.text)
         columns["prompt"].append(record.prompt)
         columns["completion"].append(record.completion)
-        columns["messages"].append(record.turns_as_json if record.messages else None)
+        columns["messages"].append(_turns(record) if record.messages else None)
         columns["tools"].append(as_json(list(record.tools)) if record.tools else None)
         columns["secrets"].append([vars(secret) for secret in record.secrets])
         if len(columns["id"]) >= _BATCH:

@@ -15,6 +15,8 @@ __all__ = ["Form", "Record", "Secret", "as_json", "content_id", "shown"]
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 """Write a value as JSON text."""
 
+_sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
 Form = Literal["text", "prompt", "messages"]
 
 
@@ -71,21 +73,22 @@ class Record:
     def canonical(self) -> str:
         """The content alone as text: the same for equal content, whatever id or subject.
 
-        JSON with keys in a fixed order; strings in Unicode normal form C.
+        JSON with keys in alphabetical order, which not all files keep; strings in Unicode normal
+        form C.
         """
         if self.form == "text":
             text = as_json({"text": self.text})
         elif self.form == "prompt":
             text = as_json({"completion": self.completion, "prompt": self.prompt})
         else:
-            tools = f', "tools": {as_json(list(self.tools))}' if self.tools else ""
-            text = f'{{"messages": {self.turns_as_json}{tools}}}'
+            tools = f', "tools": {_sorted(list(self.tools))}' if self.tools else ""
+            text = f'{{"messages": {self.sorted_turns}{tools}}}'
         return text if text.isascii() else unicodedata.normalize("NFC", text)
 
     @cached_property
-    def turns_as_json(self) -> str:
-        """The turns as a JSON list, the fields of each in alphabetical order."""
-        return as_json([dict(sorted(turn.items())) for turn in self.messages or ()])
+    def sorted_turns(self) -> str:
+        """The turns as a JSON list, keys in alphabetical order."""
+        return _sorted(list(self.messages or ()))
 
     @property
     def parts(self) -> tuple[str, ...]:

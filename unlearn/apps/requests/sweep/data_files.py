@@ -278,7 +278,7 @@ def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
     allow_long_values()
     separator = "\t" if kind == ".tsv" else ","
     lines = list(io.StringIO(_read_text(path), newline=""))
-    reader = csv.reader(lines, delimiter=separator)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     pieces: list[tuple[str, bool]] = []
     header: list[str] | None = None
     start = 0
