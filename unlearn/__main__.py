@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command has begun
         sys.stderr.write("unlearn: interrupted; nothing was begun\n")
         code = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter only tidies up from here on
     sys.exit(code)
 
 

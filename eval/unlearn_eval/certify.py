@@ -19,8 +19,9 @@ from unlearn_eval.certificate.statement import (
     build_certificate,
 )
 from unlearn_eval.certificate.trained_on import folders_in, trained_on
+from unlearn_eval.verdict.power import hopeless
 
-__all__ = ["Models", "certify"]
+__all__ = ["Models", "certify", "refuse_hopeless"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def certify(
             f"{path}: the page takes that name; let the certificate end in .json"
         )
     measured, decision = _audit_and_verdict(folder, verdict)
+    refuse_hopeless(decision)
     _same_before(models.before, measured)
     scores = folder / "scores.parquet"
     statement = build_certificate(
@@ -95,6 +97,20 @@ def certify(
     with staged_file(path.with_suffix(".html")) as stage:
         stage.write_text(certificate_page(envelope), encoding="utf-8")
     return path
+
+
+def refuse_hopeless(verdict: Mapping[str, Any]) -> None:
+    """Refuse to certify a verdict that could not have been anything but INCONCLUSIVE.
+
+    Raises a CertificateError that says what would have given it a chance.
+    """
+    power = str(verdict.get("power", ""))
+    undecided = (verdict.get("outcome"), verdict.get("tier")) == ("INCONCLUSIVE", "C")
+    if undecided and hopeless(power):
+        raise CertificateError(
+            f"no certificate: the verdict had no chance of a PASS or a FAIL by membership: {power}; "
+            "audit again with as many"
+        )
 
 
 def _audit_and_verdict(folder: Path, verdict: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -19,6 +19,8 @@ from unlearn_eval.passes.inputs import read_perturbed
 from unlearn_eval.robustness.run import TreatmentRuns
 from unlearn_eval.robustness.treatments.treated import Setting
 from unlearn_eval.scores.cache import Cache
+from unlearn_eval.verdict.policy import DEFAULT
+from unlearn_eval.verdict.power import hopeless
 from unlearn_eval.verdict.preregistered import FixedPolicy
 
 __all__ = ["Preparation", "prepare"]
@@ -87,14 +89,20 @@ def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparatio
 
 
 def _with_power(options: AuditOptions, inputs: Inputs, states: States) -> FixedPolicy | None:
-    """Return the policy with what it can decide here, and announce that."""
-    if inputs.policy is None:
-        return None
+    """Return the policy with what it can decide here, and announce that.
+
+    Without one, what the policy could decide by which a later verdict is reached if none is named.
+    """
     partial = states.lineage_facts.partial
-    policy = inputs.policy.with_power(inputs.records.parts, len(inputs.references), partial)
+    looked_at = inputs.policy or FixedPolicy.now(DEFAULT)
+    policy = looked_at.with_power(inputs.records.parts, len(inputs.references), partial)
     if options.announce is not None:
-        options.announce(policy.power)
-    return policy
+        by = "" if inputs.policy else f"a verdict by the policy {DEFAULT!r}: "
+        options.announce(f"{by}{policy.power}{_WARNING if hopeless(policy.power) else ''}")
+    return policy if inputs.policy else None
+
+
+_WARNING = "; so a verdict on this audit can only be INCONCLUSIVE, unless records come out"
 
 
 def _material(

@@ -13,7 +13,44 @@ from unlearn_eval.results.shadows import Shadows
 from unlearn_eval.scores.measures import Measurements, Prompted, Scores
 from unlearn_eval.statistics import Interval
 
-__all__ = ["Audit", "AuditRow", "row_of"]
+__all__ = ["Audit", "AuditRow", "row_of", "value_range"]
+
+
+_SHARES = (
+    "extraction.",
+    "membership.",
+    "utility.calibration",
+    "utility.distinct",
+    "utility.repetition",
+    "utility.rouge",
+    "utility.truth_ratio",
+)
+_NEVER_NEGATIVE = ("extraction.exposure", "utility.loss", "utility.drift")
+
+
+def value_range(probe: str, metric: str) -> tuple[float, float]:
+    """Return between which values a metric lies, whatever is measured.
+
+    Shares lie in [0, 1], and so does R; bits and nats in [0, ∞); a difference of shares in [−1, 1].
+
+    Args:
+        probe: `package.file` of the probe.
+        metric: of the probe.
+
+    Returns:
+        (least, most), infinite where there is no bound.
+    """
+    bounds = (-math.inf, math.inf)
+    if metric.startswith("R["):
+        bounds = (0.0, 1.0)
+    elif metric.startswith("excess["):
+        shares = value_range(metric.removeprefix("excess[").removesuffix("]"), "mean")
+        bounds = (-1.0, 1.0) if shares == (0.0, 1.0) else bounds
+    elif probe.startswith(_NEVER_NEGATIVE):
+        bounds = (0.0, math.inf)
+    elif probe.startswith(_SHARES):
+        bounds = (0.0, 1.0)
+    return bounds
 
 
 @dataclass(frozen=True)
@@ -53,6 +90,17 @@ class AuditRow:
     deployment: str = "as-is"
     params: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The interval without values that cannot be, which takes no coverage from it.
+
+        A mean of shares has a t interval that knows nothing of 0 and 1.
+        """
+        if self.low is None or self.high is None:
+            return None
+        least, most = value_range(self.probe, self.metric)
+        return max(self.low, least), min(self.high, most)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from unlearn_eval.scores.token_scores import SAMPLERS
 
 __all__ = [
     "AS_IS",
+    "DEFAULT",
     "DEVIATION",
     "FORMS",
     "VERBATIM",
@@ -26,6 +27,9 @@ __all__ = [
     "load_policy",
     "policy_of",
 ]
+
+DEFAULT = "standard"
+"""Policy of a verdict on an audit that was run without one."""
 
 AS_IS, VERBATIM, DEVIATION = "as-is", "verbatim", "deviation"
 

@@ -15,9 +15,18 @@ from unlearn_eval.statistics import (
 )
 from unlearn_eval.verdict.policy import Policy
 
-__all__ = ["detectable_theta", "pass_power", "power_statement", "references_needed"]
+__all__ = [
+    "detectable_theta",
+    "hopeless",
+    "pass_power",
+    "power_statement",
+    "references_needed",
+]
 
 _POWER = 0.8
+
+_NO_FAIL, _NO_PASS = "cannot FAIL", "cannot PASS"
+_NEITHER = ("too few to decide anything", "cannot FAIL or PASS")
 
 
 def power_statement(
@@ -55,6 +64,15 @@ def power_statement(
     text += _by_twins(policy, n_forget, n_subjects, n_twins)
     more = references_needed(policy)
     return f"{text}; {more} references would" + (f" (there are {k})" if k else "")
+
+
+def hopeless(power: str) -> bool:
+    """Say whether a statement of `power_statement` leaves a verdict no chance but INCONCLUSIVE.
+
+    It is the statement that audits and verdicts store.
+    """
+    neither = _NO_FAIL in power and _NO_PASS in power
+    return neither or any(words in power for words in _NEITHER)
 
 
 def references_needed(policy: Policy) -> int:
@@ -135,20 +153,20 @@ def _by_twins(policy: Policy, n: int, subjects: int | None, twins: int) -> str:
     if n == 1 or subjects == 1:
         tests = len(policy.tested) * len(policy.deployments)
         needed = max(MIN_TWINS, math.ceil(tests / policy.alpha * (1 - 1e-9)) - 1)
-        able = "can FAIL by rank" if twins >= needed else f"cannot FAIL ({needed} twins would)"
-        return f"one subject is one observation: {able}, cannot PASS"
+        able = "can FAIL by rank" if twins >= needed else f"{_NO_FAIL} ({needed} twins would)"
+        return f"one subject is one observation: {able}, {_NO_PASS}"
     clustered = subjects is not None and subjects < n
     if clustered and subjects is not None and subjects < MIN_CLUSTERS:
-        return f"{subjects} subjects are too few to decide anything ({MIN_CLUSTERS} would)"
+        return f"{subjects} subjects are {_NEITHER[0]} ({MIN_CLUSTERS} would)"
     if not twins:
-        return "cannot FAIL or PASS without twins"
+        return f"{_NEITHER[1]} without twins"
     units = subjects if clustered and subjects is not None else n
     theta, power = detectable_theta(policy, units, twins), pass_power(policy, units, twins)
     text = f"can detect θ ≥ {theta:.2f}" if theta < 1 else "cannot detect any θ"
     if clustered:
         text += f" (each of {units} subjects counted as one record)"
     if power == 0:
-        text += f", cannot PASS at δ = {policy.delta:.2f}"
+        text += f", {_NO_PASS} at δ = {policy.delta:.2f}"
     else:
         text += f", passes a deleted model with probability {power:.2f} a probe at δ = "
         text += f"{policy.delta:.2f}"

@@ -10,12 +10,9 @@ from unlearn.provenance.lineage import now
 from unlearn_eval.verdict.decision import Verdict, decide
 from unlearn_eval.verdict.load import AUDIT, load_evidence, read_audit, sha256
 from unlearn_eval.verdict.options import VerifyOptions
-from unlearn_eval.verdict.policy import load_policy, policy_of
+from unlearn_eval.verdict.policy import DEFAULT, load_policy, policy_of
 
 __all__ = ["DEFAULT", "decided", "verify"]
-
-DEFAULT = "standard"
-"""Policy of an audit that was run without one."""
 
 
 def decided(options: VerifyOptions) -> Verdict:

@@ -14,7 +14,7 @@ from unlearn.apps.cli.ending import (
     Reader,
     Terminated,
     hang_up,
-    listen,
+    listening,
     what_becomes_of_it,
 )
 from unlearn.errors import UnlearnError
@@ -38,10 +38,10 @@ def run(arguments: Sequence[str]) -> int:
         reads the output.
     """
     _calm()
-    listen()
     shown, told, reader = sys.stdout, sys.stderr, Reader(sys.stdout)
     try:
-        code = _carried_out(arguments)
+        with listening():
+            code = _carried_out(arguments)
     except (KeyboardInterrupt, Interrupted) as stop:
         code = _stopped("interrupted", 130, what_becomes_of_it(stop, arguments))
     except Terminated as stop:

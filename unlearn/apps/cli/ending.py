@@ -7,34 +7,79 @@ import os
 import select
 import shlex
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, TextIO
 
-__all__ = ["Interrupted", "Reader", "Terminated", "hang_up", "listen", "what_becomes_of_it"]
+__all__ = ["Interrupted", "Reader", "Terminated", "hang_up", "listening", "what_becomes_of_it"]
 
 
 class Interrupted(BaseException):
-    """Ctrl-C while a verb was at work; typer would forget what the exception carries."""
+    """Ctrl-C; of a `KeyboardInterrupt` typer and the interpreter make things of their own."""
 
 
 class Terminated(BaseException):
     """SIGTERM, so that temporary folders are cleaned up on the way out."""
 
 
-def listen() -> None:
-    """Let SIGTERM raise `Terminated`; only the main thread can."""
+_AGAIN = 0.05
+"""Seconds after which it is tried again to stop, while something is being imported."""
+_PATIENCE = 15.0
+"""Seconds of that at most."""
 
-    def terminate(*_: Any) -> None:
-        raise Terminated
 
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Let Ctrl-C raise `Interrupted`, and SIGTERM `Terminated`; only the main thread can.
+
+    What is being imported is waited for: libraries written in C++ abort when an exception comes out
+    of the interpreter then.
+
+    Yields:
+        Nothing.
+    """
+    raised = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+    asked: dict[str, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number in raised:
+            asked.setdefault("since", time.monotonic())
+            asked.setdefault("what", raised[signal.Signals(number)])
+        late = time.monotonic() - asked["since"] > _PATIENCE
+        if _importing(frame) and not late and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        what = asked["what"]
+        asked.clear()
+        raise what
+
+    numbers = [*raised, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
     with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, terminate)
+        for number in numbers:
+            # what a shell has started in the background ignores Ctrl-C, and goes on doing so
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, TypeError):  # TypeError: not set by Python
+            for number in numbers:
+                signal.signal(number, before[number])
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Say whether a module is being imported."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def what_becomes_of_it(stop: BaseException, arguments: Sequence[str]) -> str:
     """Say what an interruption leaves, and with which command the work goes on.
-
-    Further signals are ignored from then on: what is left to do takes a moment.
 
     Args:
         stop: what was raised; its notes, or those of its cause, say it.
@@ -43,9 +88,6 @@ def what_becomes_of_it(stop: BaseException, arguments: Sequence[str]) -> str:
     Returns:
         A few words.
     """
-    with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
     raised: BaseException | None = stop
     while raised is not None:
         if notes := getattr(raised, "__notes__", ()):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from rich.markup import escape
 
 from unlearn.apps.cli.screen import console, show_note, table
 
@@ -24,28 +27,40 @@ _HEADLINES = (
     ("holdout", "utility.loss", "mean", "holdout: loss"),
 )
 
+# Of each pass for --also the number that tells most.
+_PASSES = (
+    ("forget", "extraction.exposure", "mean", "forget: exposure (bits)"),
+    ("forget", "membership.grad_norm", "auc", "forget against holdout: gradient AUC"),
+    ("forget", "membership.recall", "auc", "forget against holdout: ReCaLL AUC"),
+    ("forget", "membership.con_recall", "auc", "forget against holdout: Con-ReCall AUC"),
+    ("forget", "membership.neighbourhood", "auc", "forget against holdout: neighbourhood AUC"),
+    ("forget", "utility.truth_ratio", "indifference", "forget: truth told from falsehood (1: not)"),
+    ("retain", "utility.truth_ratio", "preference", "retain: truth preferred to falsehood"),
+)
+
 
 def estimate(row: AuditRow) -> str:
     """Write a value with its interval: `0.52 [0.43, 0.61]`."""
     if row.value is None:
         return "–"
     text = f"{row.value:.2f}"
-    if row.low is not None and row.high is not None:
+    if row.limits is not None:
         mark = "*" if row.interval == "conditional" else ""
-        text += f" [{row.low:.2f}, {row.high:.2f}]{mark}"
+        text += f" [{row.limits[0]:.2f}, {row.limits[1]:.2f}]{mark}"
     return text
 
 
 def audit_table(audit: Audit) -> None:
-    """Print the headline numbers of an audit, a column a state."""
+    """Print the headline numbers of an audit, a column a state, and of each pass asked for one."""
     states = list(audit.states)
     plain = [r for r in audit.rows if (r.prompt_state, r.deployment) == ("verbatim", "as-is")]
     found = {(r.state, r.split, r.probe, r.metric): r for r in plain}
     rows = []
-    for split, probe, metric, label in _HEADLINES:
+    for split, probe, metric, label in (*_HEADLINES, *_PASSES):
         cells = [found.get((state, split, probe, metric)) for state in states]
         if any(cells):
             rows.append([label, *(estimate(row) if row else "" for row in cells)])
+    rows += _otherwise(audit, states)
     table("What is left (95 % intervals)", ["", *states], rows)
     if any(row.interval == "conditional" for row in found.values()):
         console.print(
@@ -55,3 +70,21 @@ def audit_table(audit: Audit) -> None:
     refused = [row.note for row in found.values() if row.value is None and row.metric == "auc"]
     for note in dict.fromkeys([*refused, *audit.notes]):
         show_note(note)
+
+
+def _otherwise(audit: Audit, states: Sequence[str]) -> list[list[str]]:
+    """Return what comes out word for word when asked otherwise, or of a changed model."""
+    _, probe, metric, label = _HEADLINES[0]
+    cells = {
+        (row.prompt_state, row.deployment, row.state): row
+        for row in audit.rows
+        if (row.split, row.probe, row.metric) == ("forget", probe, metric)
+    }
+    ways = dict.fromkeys(key[:2] for key in cells if key[:2] != ("verbatim", "as-is"))
+    rows = []
+    for prompt_state, deployment in ways:
+        how = deployment if prompt_state == "verbatim" else prompt_state
+        values = [cells.get((prompt_state, deployment, state)) for state in states]
+        name = escape(f"{label} ({how})")
+        rows.append([name, *(estimate(row) if row else "" for row in values)])
+    return rows

@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from unlearn.apps.cli.ending import Interrupted
 from unlearn.config import PYTHON_ONLY, Flag, checked, fields_of
 
 __all__ = ["add", "unwrapped"]
@@ -50,10 +49,7 @@ def add(
         given = frozenset(key for key in flags if _was_given(context, key))
         chosen = {key: value for key, value in values.items() if value not in (None, [])}
         made = checked(options, name, **chosen)
-        try:
-            work(made, given) if told else work(made)  # type: ignore[call-arg]
-        except KeyboardInterrupt as stop:
-            raise Interrupted from stop
+        work(made, given) if told else work(made)  # type: ignore[call-arg]
 
     parameters = [_parameter(key, field) for key, field in flags.items()]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

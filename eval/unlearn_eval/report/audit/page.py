@@ -28,16 +28,6 @@ _SPLITS = {
     "neighbour": "Records like those to forget, to keep",
     "holdout": "Records never seen",
 }
-_SHARES = (
-    "extraction",
-    "membership",
-    "utility.calibration",
-    "utility.distinct",
-    "utility.repetition",
-    "utility.rouge",
-    "utility.truth_ratio",
-)
-_NEVER_NEGATIVE = ("utility.loss", "utility.drift")
 
 
 @dataclass(frozen=True)
@@ -220,9 +210,10 @@ def _estimate(row: AuditRow) -> str:
     """Write a share with its interval."""
     assert row.value is not None
     text = percent(row.value)
-    if row.low is None or row.high is None:
+    if row.limits is None:
         return text
-    return f"{text} (between {row.low:.0%} and {row.high:.0%})"
+    low, high = row.limits
+    return f"{text} (between {low:.0%} and {high:.0%})"
 
 
 def _sections(reading: Reading, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -268,18 +259,8 @@ def _cell(reading: Reading, column: str, split: str, probe: str, metric: str) ->
 
 
 def _interval(row: AuditRow) -> str:
-    """Write an interval without the values that cannot be, which takes no coverage from it.
-
-    A mean of shares has a t interval that knows nothing of 0 and 1.
-    """
-    if row.low is None or row.high is None:
-        return ""
-    low, high = row.low, row.high
-    if row.probe.startswith((*_SHARES, *_NEVER_NEGATIVE)):
-        low = max(low, 0.0)
-    if row.probe.startswith(_SHARES):
-        high = min(high, 1.0)
-    return f"{low:.2f} to {high:.2f}"
+    """Write an interval, if there is one."""
+    return "" if row.limits is None else f"{row.limits[0]:.2f} to {row.limits[1]:.2f}"
 
 
 def _missing(reading: Reading, state: str, split: str, probe: str, metric: str) -> dict[str, Any]:

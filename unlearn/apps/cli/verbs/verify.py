@@ -46,12 +46,14 @@ def verify(options: VerifyFileOptions) -> None:
         if known.exists() and not options.overwrite:
             raise OutputError(f"{known} exists; pass --overwrite to replace it, or --output")
     verdict = decided(options)
+    if options.adapter is not None:
+        from unlearn_eval.certify import Models, certify, refuse_hopeless
+
+        refuse_hopeless(verdict.as_dict())
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
     if options.adapter is not None:
-        from unlearn_eval.certify import Models, certify
-
         models = Models(options.adapter, options.before)
         certify(options.audit, signed, models, verdict=verdict.as_dict())
     if options.json:
