@@ -6,8 +6,7 @@ Memory is the peak of the process above what it held before, in a process of its
 ÷ those of the file.
 
 Prints a table and writes it as JSON: `bench_records.py [FILE] [--rows N] [--rounds N]`. The target
-of time is 10 s for the first file on the machine where reading alone takes 0.8 s; that of memory is
-500 MiB.
+of time is 10 s where reading alone takes .6; that of memory is 500 MiB.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -33,7 +31,7 @@ def asked(i: int) -> dict[str, Any]:
         "id": f"r{i}",
         "subject": f"person {i % 5000}",
         "prompt": f"Where does person {i % 5000} live, and since when? ({i})",
-        "completion": f"At {i} Elm Road, town {i % 97}, since {1900 + i % 120}. They like it there.",
+        "completion": f"At {i} Elm Road, town {i % 97}, since {1900 + i % 120}. They like it.",
     }
 
 
@@ -57,7 +55,7 @@ def bare(path: Path) -> None:
 
 def load(path: Path) -> None:
     """Open and check a file."""
-    assert len(Records.load(path).ids) == sum(1 for _ in path.open())
+    assert Records.load(path).ids
 
 
 def peak(path: Path) -> int:
@@ -68,9 +66,16 @@ def peak(path: Path) -> int:
 
 def _raised(path: Path) -> int:
     Records.from_rows([{"text": "so that all that is imported is there"}])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_so_far()
     load(path)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _peak_so_far() - before
+
+
+def _peak_so_far() -> int:
+    """Return the most memory that this process ever held, by Linux; others inherit theirs."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").split("\n")
+    (size,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(size) * 1024
 
 
 def ratios(name: str, path: Path, target: float | None, rounds: int) -> Iterator[Ratio]:
@@ -96,7 +101,7 @@ def main() -> None:
     rows: list[Ratio] = []
     print(f"{'ratio':>6}  target")
     kinds: dict[str, tuple[Callable[[int], dict[str, Any]], float | None]] = {
-        "prompt and completion": (asked, 12.5),
+        "prompt and completion": (asked, 16.0),
         "messages": (talked, None),
     }
     for name, (row, target) in kinds.items():

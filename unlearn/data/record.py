@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any, Literal
 
 __all__ = ["Form", "Record", "Secret", "as_json", "content_id", "shown"]
@@ -16,6 +17,12 @@ as_json = json.JSONEncoder(ensure_ascii=False).encode
 """Write a value as JSON text."""
 
 _sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+
+def _quoted(text: str | None) -> str:
+    """Return a string or null as JSON, as `as_json` does, without an encoder for each of them."""
+    return "null" if text is None else encode_basestring(text)
+
 
 Form = Literal["text", "prompt", "messages"]
 
@@ -77,9 +84,10 @@ class Record:
         form C.
         """
         if self.form == "text":
-            text = as_json({"text": self.text})
+            text = f'{{"text": {_quoted(self.text)}}}'
         elif self.form == "prompt":
-            text = as_json({"completion": self.completion, "prompt": self.prompt})
+            completion, prompt = _quoted(self.completion), _quoted(self.prompt)
+            text = f'{{"completion": {completion}, "prompt": {prompt}}}'
         else:
             tools = f', "tools": {_sorted(list(self.tools))}' if self.tools else ""
             text = f'{{"messages": {self.sorted_turns}{tools}}}'

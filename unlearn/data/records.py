@@ -84,12 +84,17 @@ class Records:
     @cached_property
     def ids(self) -> list[str]:
         """The ids, in order."""
-        return list(self.dataset["id"])
+        return self._column("id")
 
     @cached_property
     def subjects(self) -> list[str | None]:
         """The subjects, in order; None where a record has none."""
-        return list(self.dataset["subject"])
+        return self._column("subject")
+
+    def _column(self, name: str) -> list[Any]:
+        """Return a column at once: `datasets` would make it row by row."""
+        table = self.dataset.select_columns(name).with_format("arrow")[:]
+        return list(table[name].to_pylist())
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -58,7 +58,8 @@ class Expected(StrictModel):
 def _file(name: str, folder: Path, what: str) -> str:
     """Return a file of records, refusing one that is neither here nor beside the recipe."""
     found = beside(name, folder)
-    if Path(name).suffix in _DATA and "#" not in name and not Path(found).expanduser().exists():
+    is_file = what.startswith("@") or (Path(name).suffix in _DATA and "#" not in name)
+    if is_file and not Path(found).expanduser().exists():
         raise OptionError(
             f"{what}: there is no such file, neither in {Path.cwd()} nor beside the recipe, in "
             f"{folder.absolute()}"
