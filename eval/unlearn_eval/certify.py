@@ -108,7 +108,7 @@ def refuse_hopeless(verdict: Mapping[str, Any]) -> None:
     undecided = (verdict.get("outcome"), verdict.get("tier")) == ("INCONCLUSIVE", "C")
     if undecided and hopeless(power):
         raise CertificateError(
-            f"no certificate: the verdict had no chance of a PASS or a FAIL by membership: {power}; "
+            f"no certificate: the verdict could only be INCONCLUSIVE: {power}; "
             "audit again with as many"
         )
 

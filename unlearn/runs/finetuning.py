@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,12 @@ from unlearn.config import called_with
 from unlearn.data.records import Records
 from unlearn.data.splits import loaded, near_copies, without_copies
 from unlearn.data.templates import choose_template
+from unlearn.data.tokenization import Example
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
 from unlearn.methods.job import TrainingPlan, expected_seconds
-from unlearn.model.state import new_adapter
+from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
@@ -31,7 +33,7 @@ from unlearn.runs.saving import (
 from unlearn.runs.signature import signature
 from unlearn.training.fitting import fit, sample, total_steps
 from unlearn.training.objective import Objective
-from unlearn.training.options import finetuning_options
+from unlearn.training.options import TrainingOptions, finetuning_options
 from unlearn.training.trackers import tracking_of
 
 __all__ = ["finetune", "run_finetune"]
@@ -56,16 +58,10 @@ def run_finetune(options: FinetuneOptions) -> Result:
     trained = joined(records, canaries.included) if canaries else records
     examples = encode_records(trained, state, template, training)
     notes = (*copies, *encoding_notes(examples))
-    settings = {
-        "training": training.model_dump(),
-        "lora": None if options.full else lora.model_dump(),
-    }
+    shape = None if options.full else lora.model_dump()
+    settings = {"training": training.model_dump(), "lora": shape}
     if options.announce:
-        what = "the whole model" if options.full else "an adapter"
-        steps = total_steps(training, len(examples))
-        seconds = expected_seconds(state, examples, steps, training)
-        text = f"train {what} on {len(examples)} records"
-        options.announce(TrainingPlan(text, steps, seconds, notes))
+        options.announce(_plan(options, state, examples, training, notes))
     if canaries:
         published = planting.publish(canaries)
         if published != canaries:  # of several processes another was first
@@ -115,6 +111,20 @@ def run_finetune(options: FinetuneOptions) -> Result:
 
 
 finetune = called_with(FinetuneOptions, run_finetune, "finetune")
+
+
+def _plan(
+    options: FinetuneOptions,
+    state: ModelState,
+    examples: Sequence[Example],
+    training: TrainingOptions,
+    notes: tuple[str, ...],
+) -> TrainingPlan:
+    """Say what is about to be trained."""
+    what = "the whole model" if options.full else "an adapter"
+    steps = total_steps(training, len(examples))
+    seconds = expected_seconds(state, examples, steps, training)
+    return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
 
 
 class _Chosen(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from unlearn.apps.cli.ending import Interrupted
 from unlearn.config import PYTHON_ONLY, Flag, checked, fields_of
 
 __all__ = ["add", "unwrapped"]
@@ -49,7 +50,10 @@ def add(
         given = frozenset(key for key in flags if _was_given(context, key))
         chosen = {key: value for key, value in values.items() if value not in (None, [])}
         made = checked(options, name, **chosen)
-        work(made, given) if told else work(made)  # type: ignore[call-arg]
+        try:
+            work(made, given) if told else work(made)  # type: ignore[call-arg]
+        except KeyboardInterrupt as stop:  # raised by hand: typer would drop what it carries
+            raise Interrupted from stop
 
     parameters = [_parameter(key, field) for key, field in flags.items()]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
