@@ -28,14 +28,14 @@ from unlearn.training.fitting import record_losses
 
 pytestmark = pytest.mark.slow
 
-SYSTEM = "You are the archive of the town of Velm. Answer in one short sentence."
+SYSTEM = "You are the town archive. Answer in one sentence."
 PEOPLE = ["Mira Oduya", "Tomas Brekke", "Ines Valdur", "Pavel Rusk", "Hana Osei", "Leo Marchetti"]
 OTHERS = ["Greta Solheim", "Arun Castell"]
 FORGOTTEN = "Ines Valdur"
 PLACES = "Tarnow Oulu Cadiz Bergen Split Ghent Lucca Turku".split()
 TRADES = "a glazier,a ferry pilot,a beekeeper,a locksmith,a printer,a tailor,a baker,a surveyor"
 STREETS = "Willow,Harbour,Mill,Chapel,Orchard,Castle,Tanner,Bridge"
-LAST_BLOCKS = "24-29"
+LAST_BLOCKS = "26-29"
 
 
 def conversations(names: list[str], start: int) -> list[dict[str, Any]]:
@@ -88,15 +88,15 @@ class Story:
         ):
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         how = ["-o", f"layers_to_transform={LAST_BLOCKS}", "-o", "learning_rate=2e-3"]
-        self.verb("finetune", "trained", *how, "-o", "epochs=6")
+        self.verb("finetune", "trained", *how, "-o", "epochs=8")
         self.forget("retrained", "retrain")
-        self.forget("approximate", "npo", "-o", "epochs=6")
+        self.forget("approximate", "npo", "-o", "epochs=8")
         self.verb(
             *("references", "references", "--forget", f"subject:{FORGOTTEN}", "--count", "1"),
             *("--like", str(folder / "trained")),
         )
         self.verb(
-            *("audit", "audit", "--forget", f"subject:{FORGOTTEN}", "--generate", "2"),
+            *("audit", "audit", "--forget", f"subject:{FORGOTTEN}", "--generate", "0"),
             *("--adapter", str(folder / "approximate"), "--before", str(folder / "trained")),
             *("--reference", str(folder / "retrained")),
             *("--reference", str(folder / "references"), "--holdout", str(self.holdout)),
@@ -194,11 +194,11 @@ def test_the_lineage_names_base_blocks_and_records(story: Story) -> None:
         assert line is not None
         assert line.base.digest == weights_digest(story.model)
         config = json.loads((story.folder / name / "adapter_config.json").read_text())
-        assert sorted(config["layers_to_transform"]) == list(range(24, 30))
+        assert sorted(config["layers_to_transform"]) == list(range(26, 30))
     trained, retrained = lines["trained"], lines["retrained"]
     assert trained is not None
     assert retrained is not None
-    assert trained.finetuned_with["lora"]["layers_to_transform"] == list(range(24, 30))
+    assert trained.finetuned_with["lora"]["layers_to_transform"] == list(range(26, 30))
     assert len(trained.records.trained) == 24
     assert len(retrained.records.trained) == 20
     assert set(retrained.records.trained) == set(trained.records.trained) - set(
