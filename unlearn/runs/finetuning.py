@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
 from unlearn.config import called_with
 from unlearn.data.records import Records
 from unlearn.data.splits import loaded, near_copies, without_copies
-from unlearn.data.templates import choose_template
+from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
@@ -18,7 +18,7 @@ from unlearn.losses import NLL
 from unlearn.methods.job import TrainingPlan, expected_seconds
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import RecordDigests
+from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
 from unlearn.runs.progress import shown
@@ -31,7 +31,7 @@ from unlearn.runs.saving import (
     save_result,
 )
 from unlearn.runs.signature import signature
-from unlearn.training.fitting import fit, sample, total_steps
+from unlearn.training.fitting import Fit, fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, finetuning_options
 from unlearn.training.trackers import tracking_of
@@ -55,19 +55,20 @@ def run_finetune(options: FinetuneOptions) -> Result:
     if not options.full:
         state = new_adapter(state, lora.model_dump(), options.seed)
     template = choose_template(options.template, state.tokenizer, records)
-    trained = joined(records, canaries.included) if canaries else records
-    examples = encode_records(trained, state, template, training)
+
+    def encoded() -> tuple[Records, list[Example]]:
+        trained = joined(records, canaries.included) if canaries else records
+        return trained, encode_records(trained, state, template, training)
+
+    trained, examples = encoded()
     notes = (*copies, *encoding_notes(examples))
     shape = None if options.full else lora.model_dump()
     settings = {"training": training.model_dump(), "lora": shape}
     if options.announce:
         options.announce(_plan(options, state, examples, training, notes))
     if canaries:
-        published = planting.publish(canaries)
-        if published != canaries:  # of several processes another was first
-            trained = joined(records, published.included)
-            examples = encode_records(trained, state, template, training)
-        canaries = published
+        canaries = planting.publish(canaries)
+        trained, examples = encoded()  # of several processes another may have been first
         notes += (planting.note,)
     digests = [key.digest(record) for record in trained]
     record_digests = RecordDigests(key_id=key.id, trained=sorted(set(digests))).left_out(excluded)
@@ -91,26 +92,43 @@ def run_finetune(options: FinetuneOptions) -> Result:
             checkpoints=checkpoint_folder(target, training, facts),
             progress=progress,
         )
+    commitment = canaries.commitment if canaries else None
+    line = _saved(
+        options, target, (state, template), settings, record_digests, commitment, training_facts
+    )
     after = {"train": measure(state, sample(examples))}
-    line = save_result(
+    return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
+
+
+finetune = called_with(FinetuneOptions, run_finetune, "finetune")
+
+
+def _saved(
+    options: FinetuneOptions,
+    target: Path,
+    trained: tuple[ModelState, Template],
+    settings: Mapping[str, Any],
+    records: RecordDigests,
+    canaries: Planted | None,
+    fit: Fit,
+) -> Lineage:
+    """Save what was trained, and return its lineage."""
+    state, template = trained
+    return save_result(
         state,
         target,
         overwrite=options.overwrite,
         verb="finetune",
         parent=None,
-        records=record_digests,
-        canaries=canaries.commitment if canaries else None,
+        records=records,
+        canaries=canaries,
         template=template.name,
         method="finetune",
         options=settings["training"],
         finetuned_with=settings,
         seed=options.seed,
-        fit=training_facts,
+        fit=fit,
     )
-    return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
-
-
-finetune = called_with(FinetuneOptions, run_finetune, "finetune")
 
 
 def _plan(

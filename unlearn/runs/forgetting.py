@@ -57,14 +57,13 @@ def run_forget(options: ForgetOptions) -> Result:
     split, notes = _split(options, canaries, needs_retain=method.needs_retain)
     check_suppressed(split.retain, key)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
-    parent = Lineage.read(state.adapter or state.folder)
-    notes += state.notes
+    folder = state.adapter or state.folder
+    parent = Lineage.read(folder)
     split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
-    original = original_training(parent, state.adapter or state.folder, options.was)
+    original = original_training(parent, folder, options.was)
     resolved, decisions = decided(resolved, parent, len(split.forget), original)
-    if method.kind == "exact":
-        decisions += [*original.found, *original.notes]
-    notes += again + decisions + _unguarded_canaries(parent, canaries)
+    told = [*original.found, *original.notes] if method.kind == "exact" else []
+    notes += [*state.notes, *again, *decisions, *told, *_unguarded_canaries(parent, canaries)]
     template, assumed = _template(options.template, parent, state, split)
     notes += assumed
     examples = _encoded(split, state, template, resolved, options.seed)
