@@ -245,6 +245,8 @@ def _card(text: str) -> Iterator[Mapping[str, tuple[Any, str]]]:
     if front := _FRONT.match(text):
         body = text[front.end() :]
         content = _yaml(front[1])
+        if "unlearn" in (content.get("tags") or ()):
+            return  # written by us: the rate in it may be that of an unlearning
         yield _mapped(content)
     listed: dict[str, Any] = {}
     for found in _LINE.finditer(_FENCED.sub("", body)):

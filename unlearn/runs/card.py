@@ -6,6 +6,7 @@ that neither YAML nor Markdown takes them for anything but names.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,16 +38,17 @@ def model_card(line: Lineage, state: ModelState) -> str:
         The text.
     """
     adapter = line.kind == "adapter"
-    front = yaml.safe_dump(
-        {
-            "base_model": line.base.name,
-            "library_name": "peft" if adapter else "transformers",
-            "pipeline_tag": "text-generation",
-            "tags": [*(["lora"] if adapter else []), "unlearn", "machine-unlearning"],
-        },
-        sort_keys=False,
-        width=1000,
+    tags = [*(["lora"] if adapter else []), "unlearn", "machine-unlearning"]
+    front = "".join(
+        # in double quotes a text stays on its line, so that no line of it can end the front matter
+        f"{key}: {_quoted(value)}\n"
+        for key, value in (
+            ("base_model", line.base.name),
+            ("library_name", "peft" if adapter else "transformers"),
+            ("pipeline_tag", "text-generation"),
+        )
     )
+    front += f"tags: [{', '.join(tags)}]\n"
     parts = [
         f"---\n{front}---",
         f"# {'A LoRA adapter' if adapter else 'A language model'} made by unlearn {__version__}",
@@ -144,6 +146,10 @@ def _loading(line: Lineage, state: ModelState) -> str:
     if state.frozen:
         text += "\n\nThe adapters below it are to be loaded first, and all made active together."
     return text
+
+
+def _quoted(text: str) -> str:
+    return str(yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)).strip()
 
 
 def _records(count: int) -> str:

@@ -186,3 +186,9 @@ def test_peft_s_blank_card_tells_nothing(tmp_path: Path) -> None:
     text = "---\nlibrary_name: peft\n---\n- **Training regime:** [More Information]\n```\nx\n```"
     (tmp_path / "README.md").write_text(text)
     assert not trained_elsewhere(tmp_path).values
+
+
+def test_a_card_of_ours_may_tell_of_an_unlearning_and_is_passed_over(tmp_path: Path) -> None:
+    card = TRAINER_CARD.replace("library_name: peft", "tags: [lora, unlearn]")
+    (tmp_path / "README.md").write_text(card)
+    assert not trained_elsewhere(tmp_path).values
