@@ -211,7 +211,9 @@ def test_the_audit_used_both_references(story: Story) -> None:
     assert len([state for state in audit["states"] if "reference" in json.dumps(state)]) == 2
 
 
-def test_plain_peft_opens_the_retrained_adapter_and_recites_what_was_kept(story: Story) -> None:
+def test_plain_peft_opens_the_retrained_adapter_as_the_same_model(
+    story: Story, losses: Any
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -232,5 +234,17 @@ def test_plain_peft_opens_the_retrained_adapter_and_recites_what_was_kept(story:
     kept = [row for row in rows if row["subject"] != FORGOTTEN][::5]
     gone = [row for row in rows if row["subject"] == FORGOTTEN]
     exact = [answer(row).startswith(row["messages"][-1]["content"] + "<|im_end|>") for row in kept]
-    assert sum(exact) >= 3
+    assert sum(exact) >= 2
     assert not any(answer(row).startswith(row["messages"][-1]["content"]) for row in gone)
+
+    def loss(example: Example) -> float:
+        ids = torch.from_numpy(example.ids)[None]
+        with torch.no_grad():
+            log_p = net(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        token = log_p.gather(-1, ids[0, 1:, None])[:, 0]
+        return -float(token[torch.from_numpy(example.target[1:])].mean())
+
+    place = 4 * PEOPLE.index(FORGOTTEN)
+    examples = story.examples(story.data, tokenizer)
+    known = losses("retrained")["kept"]
+    assert [loss(example) for example in examples[:place]] == pytest.approx(known[:place], abs=1e-3)
