@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from unlearn.apps.cli.tables import estimate
+from unlearn_eval.report.audit.summary import estimate
 from unlearn_eval.results.audit_result import row_of, value_range
 from unlearn_eval.statistics import Interval
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from rich.markup import escape
@@ -10,6 +11,9 @@ from rich.markup import escape
 from unlearn.config import options
 from unlearn.runs.fields import Data, Folder, Model
 from unlearn_eval.audit.options import AuditOptions
+
+if TYPE_CHECKING:
+    from unlearn_eval.results.rows import Audit
 
 __all__ = ["AuditFlags", "audit"]
 
@@ -36,14 +40,30 @@ def audit(options: AuditFlags) -> None:
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
     """
     from unlearn.apps.cli.screen import console, progress_bar, show_note
-    from unlearn.apps.cli.tables import audit_table
     from unlearn_eval.audit.run import audit_of
     from unlearn_eval.report import in_a_sentence
 
     with progress_bar("scoring", "records") as progress:
         result = audit_of(replace(options, announce=show_note, progress=progress))
-    audit_table(result)
+    _show(result)
     console.print(f"[bold]{escape(in_a_sentence(result))}[/bold]")
     where = escape(str(options.output))
     console.print(f"Saved to [bold]{where}[/bold] (audit.json, scores.parquet)")
     console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")
+
+
+def _show(result: Audit) -> None:
+    """Print the headline numbers, and what is to know of them."""
+    from unlearn.apps.cli.screen import console, show_note, table
+    from unlearn_eval.report.audit.summary import summary
+
+    shown = summary(result)
+    rows = [[escape(label), *cells] for label, *cells in shown.rows]
+    table("What is left (95 % intervals)", shown.heads, rows)
+    if shown.conditional:
+        console.print(
+            "  * too few subjects for an interval that holds for new ones: treats records as "
+            "independent"
+        )
+    for note in shown.notes:
+        show_note(note)

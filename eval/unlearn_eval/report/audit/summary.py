@@ -1,18 +1,13 @@
-"""Tables of audits and comparisons on the terminal."""
+"""The headline numbers of an audit as a table of text: what a terminal shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from rich.markup import escape
+from unlearn_eval.results.rows import Audit, AuditRow
 
-from unlearn.apps.cli.screen import console, show_note, table
-
-if TYPE_CHECKING:
-    from unlearn_eval.audit.run import Audit, AuditRow
-
-__all__ = ["audit_table", "estimate"]
+__all__ = ["Summary", "estimate", "summary"]
 
 # What a reader wants first: (split, probe, metric, label)
 _HEADLINES = (
@@ -50,26 +45,39 @@ def estimate(row: AuditRow) -> str:
     return text
 
 
-def audit_table(audit: Audit) -> None:
-    """Print the headline numbers of an audit, a column a state, and of each pass asked for one."""
+class Summary(NamedTuple):
+    """A table with a column a state, and what is to know of its numbers.
+
+    Attributes:
+        heads: names of the columns.
+        rows: a label, then a number with its interval for each state.
+        conditional: whether an interval takes records for independent.
+        notes: why numbers were refused, and the audit's own notes.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    conditional: bool
+    notes: Sequence[str]
+
+
+def summary(audit: Audit) -> Summary:
+    """Sum an audit up: its headline numbers, and of each pass that was asked for one."""
     states = list(audit.states)
     plain = [r for r in audit.rows if (r.prompt_state, r.deployment) == ("verbatim", "as-is")]
-    found = {(r.state, r.split, r.probe, r.metric): r for r in plain}
+    by_name = {(r.state, r.split, r.probe, r.metric): r for r in plain}
     rows = []
     for split, probe, metric, label in (*_HEADLINES, *_PASSES):
-        cells = [found.get((state, split, probe, metric)) for state in states]
+        cells = [by_name.get((state, split, probe, metric)) for state in states]
         if any(cells):
             rows.append([label, *(estimate(row) if row else "" for row in cells)])
-    rows += _otherwise(audit, states)
-    table("What is left (95 % intervals)", ["", *states], rows)
-    if any(row.interval == "conditional" for row in found.values()):
-        console.print(
-            "  * too few subjects for an interval that holds for new ones: treats records as "
-            "independent"
-        )
-    refused = [row.note for row in found.values() if row.value is None and row.metric == "auc"]
-    for note in dict.fromkeys([*refused, *audit.notes]):
-        show_note(note)
+    refused = [row.note for row in by_name.values() if row.value is None and row.metric == "auc"]
+    return Summary(
+        ["", *states],
+        rows + _otherwise(audit, states),
+        any(row.interval == "conditional" for row in by_name.values()),
+        list(dict.fromkeys([*refused, *audit.notes])),
+    )
 
 
 def _otherwise(audit: Audit, states: Sequence[str]) -> list[list[str]]:
@@ -85,6 +93,5 @@ def _otherwise(audit: Audit, states: Sequence[str]) -> list[list[str]]:
     for prompt_state, deployment in ways:
         how = deployment if prompt_state == "verbatim" else prompt_state
         values = [cells.get((prompt_state, deployment, state)) for state in states]
-        name = escape(f"{label} ({how})")
-        rows.append([name, *(estimate(row) if row else "" for row in values)])
+        rows.append([f"{label} ({how})", *(estimate(row) if row else "" for row in values)])
     return rows
