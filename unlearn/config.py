@@ -227,6 +227,10 @@ def _field_names(model: type[BaseModel], path: Iterable[str]) -> list[str]:
     return list(model.model_fields)
 
 
+def _is_range(first: str, dash: str, last: str) -> bool:
+    return first.isdecimal() and (last.isdecimal() if dash else True)
+
+
 def block_numbers(text: str, option: str) -> set[int]:
     """Parse `5-7,9` into block numbers; the first is 0.
 
@@ -243,7 +247,8 @@ def block_numbers(text: str, option: str) -> set[int]:
     layers: set[int] = set()
     for part in str(text).split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        numbers = range(int(first), int(last or first) + 1) if _is_range(first, dash, last) else ()
+        if not numbers:
             raise OptionError(f"{option} {text!r}: write blocks as 5-7 or 5,6,9")
-        layers |= set(range(int(first), int(last or first) + 1))
+        layers |= set(numbers)
     return layers

@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unlearn.errors import DataError
@@ -41,13 +41,15 @@ class WrittenChat:
         targets: for each turn of the assistant the span [start, end) of what the model says in it,
             with the marker that ends the turn.
         contents: where the content of each turn begins, by its position; of what the template
-            leaves out, nothing.
-        unwritten: turns of the system that the template leaves out, by position.
+            leaves out, nothing. It holds from the answer on where a thought comes first.
+        answers: of turns with a thought, the first character of the content that is the answer's.
+        unwritten: turns of the system, and of thoughts, that the template leaves out, by position.
     """
 
     text: str
     targets: tuple[tuple[int, int], ...]
     contents: Mapping[int, int]
+    answers: Mapping[int, int] = field(default_factory=dict)
     unwritten: tuple[int, ...] = ()
 
 
@@ -120,8 +122,10 @@ class ChatWriter:
             ]
         if any(start >= end for start, end in targets):
             raise DataError("the chat template writes nothing of what the assistant says")
-        unwritten = tuple(sorted({part.turn for part in parts} - set(contents)))
-        return WrittenChat(text, tuple(targets), contents, unwritten)
+        left_out = set(range(len(parts))) - set(skeleton.order)
+        unwritten = tuple(sorted({parts[number].turn for number in left_out}))
+        answers = {part.turn: part.begin for part in parts if part.begin}
+        return WrittenChat(text, tuple(targets), contents, answers, unwritten)
 
     def _apply(self, messages: Sequence[Message], tools: Any, *, generate: bool = False) -> str:
         text: str = self._tokenizer.apply_chat_template(

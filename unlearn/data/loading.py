@@ -90,6 +90,8 @@ def record_of(row: Any, where: str, identifier: str = "") -> Record:
     present = {k: v for k, v in row.items() if v is not None}
     fields, names = _content(present, row, where)
     subject = present.get("subject")
+    if subject != subject or not str(subject if subject is not None else "").strip():
+        subject = None  # an empty cell, or the NaN of a table: nobody, not somebody without a name
     for name, text in (("id", identifier), ("subject", str(subject or ""))):
         whole(text, name, where)
     record = Record(identifier, None if subject is None else str(subject), **fields)

@@ -144,7 +144,10 @@ def retained(
     Raises:
         DataError: if none is left though some are needed.
     """
-    kept = without_copies(records if retain is None else loaded(retain), forget_records)
+    source = records if retain is None else loaded(retain)
+    kept = without_copies(source, forget_records)
+    if retain is not None:
+        kept = Kept(kept.records, [*kept.notes, *_same_ids(source, forget_records)])
     if not len(kept.records):
         if retain is None and needed:
             raise SelectionError(
@@ -155,6 +158,20 @@ def retained(
         if needed:
             raise DataError(f"{kept.records.source}: no record is left to retain")
     return kept
+
+
+def _same_ids(retain: Records, forget_records: Records) -> list[str]:
+    """Say which given records went for their ids alone, which may mean another record there."""
+    known = set(forget_records.ids)
+    places = [i for i, name in enumerate(retain.ids) if name in known]
+    named = apart(retain.take(places), forget_records)
+    if not len(named):
+        return []
+    return [
+        f"{retain.source}: {len(named)} record(s) have the id of a record to forget, first "
+        f"{named.ids[0]!r}, and other content: they are left out, too; give them ids of their own "
+        "to keep them"
+    ]
 
 
 def check_disjoint(

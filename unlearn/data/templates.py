@@ -7,7 +7,7 @@ every later verb reads the records in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,8 +38,9 @@ class Rendered:
         fields: where each field's value begins in the text, by field name.
         complete: the template itself writes the beginning and end markers, so that the tokenizer
             must add none.
-        unwritten: fields that the template leaves out: texts of the system, which some models do
-            not take.
+        unwritten: turns of which the template leaves something out: texts of the system, which
+            some models do not take, or thoughts.
+        since: from which character on `fields` holds, where that is not the first.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Rendered:
     fields: dict[str, int]
     complete: bool
     unwritten: tuple[str, ...] = ()
+    since: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Template:
         if record.form == "messages":
             _refuse_unwritten(record)
             return _roles(record)
+        if self.name == "roles":
+            raise DataError(f"record {record.id!r}: --template roles is for conversations only")
         return self._fill(record)
 
     def _fill(self, record: Record) -> Rendered:
@@ -118,8 +122,14 @@ class Template:
             names[i] if names else f"messages.{i}.content": start
             for i, start in written.contents.items()
         }
-        unwritten = tuple(f"messages.{i}" for i in written.unwritten)
-        return Rendered(written.text, written.targets, fields, complete=True, unwritten=unwritten)
+        return Rendered(
+            written.text,
+            written.targets,
+            fields,
+            complete=True,
+            unwritten=tuple(f"messages.{i}" for i in written.unwritten),
+            since={f"messages.{i}.content": begin for i, begin in written.answers.items()},
+        )
 
     @cached_property
     def _writer(self) -> ChatWriter:
@@ -197,10 +207,11 @@ def choose_template(name: str | None, tokenizer: Any, records: Records) -> Templ
         if name == "roles" and conversation is None and len(records):
             raise OptionError("--template roles is for conversations; these rows have none")
         return Template(name, tokenizer)
-    if "{prompt}" not in name or not name.endswith("{completion}"):
+    once = name.count("{prompt}") == name.count("{completion}") == 1
+    if not once or not name.endswith("{completion}"):
         known = [*PRESETS, "chat", "roles"]
         raise OptionError(
             f"unknown template {name!r}{did_you_mean(name, known)}: choose {', '.join(known)}, or "
-            "write one that holds {prompt} and ends with {completion}"
+            "write one that holds {prompt} once and ends with {completion}"
         )
     return Template(name, tokenizer)

@@ -121,6 +121,7 @@ def _encode(record: Record, tokenizer: Any, template: Template, max_length: int)
         Span(int(where[0]), int(where[-1]) + 1, secret.kind)
         for secret in record.secrets
         if (at := rendered.fields.get(secret.field)) is not None
+        and secret.start >= rendered.since.get(secret.field, 0)
         and len(where := np.flatnonzero(_overlap(offsets, at + secret.start, at + secret.end)))
         and int(where[-1]) < max_length
     )

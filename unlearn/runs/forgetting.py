@@ -55,11 +55,11 @@ def run_forget(options: ForgetOptions) -> Result:
     method, key = resolved.method, Key.load()
     canaries = lot_of(options.canaries, options.with_canaries, options.model, options.adapter, key)
     split, notes = _split(options, canaries, needs_retain=method.needs_retain)
-    check_suppressed(split.retain, key)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     folder = state.adapter or state.folder
     parent = Lineage.read(folder)
     split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
+    check_suppressed(split.retain, key)
     original = original_training(parent, folder, options.was)
     resolved, decisions = decided(resolved, parent, len(split.forget), original)
     told = [*original.found, *original.notes] if method.kind == "exact" else []

@@ -310,7 +310,7 @@ def test_a_system_text_that_is_left_out_is_told(plain: Any) -> None:
     records = Records.from_rows([{"id": "r7", "messages": talk("Rome", system=True)}])
     examples = encode(records, plain, Template("chat", plain), 1024)
     (note,) = encoding_notes(examples)
-    assert "the system text of 1 record(s), first messages.0 of 'r7'" in note
+    assert "the system text or a thought of 1 record(s), first messages.0 of 'r7'" in note
 
 
 def test_a_refusal_names_the_record(plain: Any) -> None:
@@ -323,3 +323,26 @@ def test_a_refusal_names_the_record(plain: Any) -> None:
 def test_long_conversations(plain: Any) -> None:
     plain.chat_template = STYLES["chatml"].template
     check(STYLES["chatml"], plain, talk(*["Rome"] * 1500, system=True))
+
+
+def test_a_secret_in_a_thought_is_nowhere_else(plain: Any) -> None:
+    plain.chat_template = STYLES["qwen 3, thinking"].template
+    said = "<think>PIN 4711 is it</think>It is 4711."
+    places = [(said.index("4711"), "thought"), (said.rindex("4711"), "answer")]
+    secrets = [
+        {"field": "messages.1.content", "start": at, "end": at + 4, "kind": kind}
+        for at, kind in places
+    ]
+    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]}
+    (example,) = encode(
+        Records.from_rows([row | {"secrets": secrets}]), plain, Template("chat", plain), 1024
+    )
+    (span,) = example.secrets
+    assert span.kind == "answer"
+    assert plain.decode(example.ids[span.start : span.end]).strip() == "4711"
+
+
+def test_a_thought_that_is_left_out_is_told(plain: Any) -> None:
+    plain.chat_template = STYLES["r1"].template
+    messages = talk("<think>hm</think>Rome", system=False)
+    assert ChatWriter(plain).write(messages).unwritten == (1,)

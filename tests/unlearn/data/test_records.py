@@ -270,3 +270,9 @@ def test_half_a_character_is_an_error_that_names_the_line(row, tmp_path):
     path.write_text(json.dumps({"text": "whole \U0001f642"}) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"x\.jsonl, line 2: .* holds half a character"):
         Records.load(path)
+
+
+@pytest.mark.parametrize("subject", ["", "  ", None, float("nan")])
+def test_a_subject_that_is_empty_is_nobody(subject: object) -> None:
+    rows = [{"text": "a", "subject": subject}, {"text": "b", "subject": "Ann"}]
+    assert Records.from_rows(rows).subjects == [None, "Ann"]

@@ -82,3 +82,12 @@ def test_retraining_and_finetuning_leave_out_every_copy(tiny_model: Path, tmp_pa
         assert len(result.lineage.records.trained) == 3
         assert any("first 'copy'" in note for note in result.notes)
         assert any("nearly repeat" in note for note in result.notes)
+
+
+def test_a_given_record_that_goes_for_its_id_alone_is_told() -> None:
+    records = Records.from_rows([{"id": "0", "text": "one"}, {"id": "1", "text": "two"}])
+    given = Records.from_rows([{"id": "0", "text": "other"}, {"id": "7", "text": "more"}], "given")
+    kept = retained(records, records.select("0"), given, needed=True)
+    assert kept.records.ids == ["7"]
+    (note,) = kept.notes
+    assert "given: 1 record(s) have the id of a record to forget, first '0'" in note

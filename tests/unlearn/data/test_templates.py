@@ -194,3 +194,18 @@ def test_token_budget_batches(lengths: list[int], budget: int) -> None:
     flat = [lengths[i] for batch in batches for i in batch]
     assert flat == sorted(flat, reverse=True)
     assert np.all(np.diff(flat) <= 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["A {prompt} B {prompt} C {completion}", "{completion} {prompt} {completion}", "{prompt}"],
+)
+def test_a_placeholder_stands_once(name: str, tokenizer: Any) -> None:
+    with pytest.raises(OptionError, match="holds {prompt} once"):
+        choose_template(name, tokenizer, one({"prompt": "Who?", "completion": "Ann."}))
+
+
+def test_roles_are_for_conversations_only(tokenizer: Any) -> None:
+    record = one({"id": "r7", "prompt": "Who?", "completion": "Ann."})[0]
+    with pytest.raises(DataError, match="record 'r7': --template roles is for conversations"):
+        Template("roles", tokenizer).render(record)

@@ -147,14 +147,17 @@ def test_evidence_that_was_changed_is_found(case: Case) -> None:
 def test_a_verdict_of_the_rules_and_a_certificate_that_verifies(case: Case) -> None:
     name = case.located("r0,r1", due="2999-03-22")
     (ran,) = case.json("run", *case.fast)["runs"]
-    reference = case.work / "references" / "reference-00"
-    shutil.copytree(case.adapter, reference, ignore=shutil.ignore_patterns("lineage.json"))
-    blur(reference)
-    told = case.json(
-        *("verify", name, "--generate", "0", "--policy", "quick", "--reference", reference), code=4
-    )
+    references = [case.work / "references" / f"reference-0{i}" for i in range(3)]
+    for i, reference in enumerate(references):
+        shutil.copytree(case.adapter, reference, ignore=shutil.ignore_patterns("lineage.json"))
+        for _ in range(i + 1):
+            blur(reference)
+    words = ["verify", name, "--generate", "0", "--policy", "quick"]
+    for reference in references:
+        words += ["--reference", str(reference)]
+    told = case.json(*words, code=4)
     verdict = told["requests"][0]["verdict"]
-    assert (verdict["outcome"], verdict["tier"]) == ("INCONCLUSIVE", "C")
+    assert (verdict["outcome"], verdict["tier"]) == ("INCONCLUSIVE", "A")
     case.call("certificate", name, "--output", case.work / "certificate.json")
     assert (case.work / "certificate.html").is_file()
     words = ["certificate", "check", str(case.work / "certificate.json")]
