@@ -75,7 +75,8 @@ def encoding_notes(examples: Sequence[Example]) -> tuple[str, ...]:
     if partial := [each for each in examples if each.unwritten]:
         notes.append(
             "the chat template leaves out the system text or a thought of "
-            f"{len(partial)} record(s), first {partial[0].unwritten[0]} of {partial[0].id!r}: the model does not see it"
+            f"{len(partial)} record(s), first {partial[0].unwritten[0]} of {partial[0].id!r}: the "
+            "model does not see it"
         )
     return tuple(notes)
 
