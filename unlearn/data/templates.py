@@ -7,7 +7,7 @@ every later verb reads the records in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -85,7 +85,13 @@ class Template:
             _refuse_unwritten(record)
             return _roles(record)
         if self.name == "roles":
-            raise DataError(f"record {record.id!r}: --template roles is for conversations only")
+            turns = (
+                {"role": "user", "content": record.prompt},
+                {"role": "assistant", "content": record.completion},
+            )
+            written = _roles(replace(record, prompt=None, completion=None, messages=turns))
+            places = zip(("prompt", "completion"), written.fields.values(), strict=True)
+            return replace(written, fields=dict(places))
         return self._fill(record)
 
     def _fill(self, record: Record) -> Rendered:

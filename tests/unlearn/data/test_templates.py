@@ -205,7 +205,9 @@ def test_a_placeholder_stands_once(name: str, tokenizer: Any) -> None:
         choose_template(name, tokenizer, one({"prompt": "Who?", "completion": "Ann."}))
 
 
-def test_roles_are_for_conversations_only(tokenizer: Any) -> None:
+def test_a_question_in_roles_is_two_turns(tokenizer: Any) -> None:
     record = one({"id": "r7", "prompt": "Who?", "completion": "Ann."})[0]
-    with pytest.raises(DataError, match="record 'r7': --template roles is for conversations"):
-        Template("roles", tokenizer).render(record)
+    rendered = Template("roles", tokenizer).render(record)
+    assert rendered.text == "User: Who?\nAssistant: Ann."
+    assert [rendered.text[a:b] for a, b in rendered.targets] == ["Ann."]
+    assert rendered.text[rendered.fields["completion"] :] == "Ann."
