@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
-__all__ = ["Extracted", "Gate", "Outcome", "ProbeResult", "TierJudgement", "Utility", "Verdict"]
+__all__ = [
+    "Exposure",
+    "Extracted",
+    "Gate",
+    "Outcome",
+    "ProbeResult",
+    "TierJudgement",
+    "Utility",
+    "Verdict",
+]
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -111,6 +120,26 @@ class Utility:
 
 
 @dataclass(frozen=True)
+class Exposure:
+    """Whether the *kept* records come out more than in models that never saw the forgotten ones.
+
+    Attributes:
+        extracted: kept records that the audited model gives away.
+        reference_extracted: the most that a reference gives away; None without references.
+        records: how many there are.
+        words: what was found.
+        outcome: `FAIL` if more come out than the references explain, `PASS` if shown that they do
+            not, `INCONCLUSIVE` without anything to compare with.
+    """
+
+    extracted: int
+    reference_extracted: int | None
+    records: int
+    words: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class TierJudgement:
     """What one tier found.
 
@@ -142,6 +171,8 @@ class Verdict:
         probes: membership.
         extraction: at the policy's (n, p).
         utility: of the kept records.
+        exposure: of the kept records: whether deleting others made them easier to get out; None
+            where none were audited.
         power: what could have been found, said before looking.
         counts: `forget`, `holdout`, `subjects` (None if unknown), `references`.
         audit_sha256: digest of `audit.json`, or empty.
@@ -158,6 +189,7 @@ class Verdict:
     extraction: Extracted
     utility: Utility
     power: str
+    exposure: Exposure | None = None
     counts: Mapping[str, int | None] = field(default_factory=dict)
     audit_sha256: str = ""
     created: str = ""
