@@ -106,8 +106,9 @@ def _likeness(
 ) -> dict[str, Any]:
     """Say whether a reference saw more than the audited model, or was trained otherwise."""
     if line is None:
-        return {"surplus": None, "otherwise": None}
+        return {"seed": None, "surplus": None, "otherwise": None}
     return {
+        "seed": line.seed,
         "surplus": surplus(line.records, None if audited is None else audited.records),
         "otherwise": otherwise_trained(line, (audited, before)),
     }

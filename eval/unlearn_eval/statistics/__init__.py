@@ -28,7 +28,9 @@ from unlearn_eval.statistics.hypotheses import (
     ks_exact,
     prediction_limits,
 )
+from unlearn_eval.statistics.max_t import MaxT
 from unlearn_eval.statistics.means import Equivalence, mean_interval, paired_difference, tost
+from unlearn_eval.statistics.moderated import VariancePrior, moderated, variance_prior
 from unlearn_eval.statistics.ranks import Ranking, critical_difference, friedman
 from unlearn_eval.statistics.rates import proportion_interval, tpr_at_fpr
 from unlearn_eval.statistics.sign_flip import SignFlip, sign_flip_test
@@ -42,10 +44,12 @@ __all__ = [
     "Equivalence",
     "Interval",
     "KsTest",
+    "MaxT",
     "PredictionLimits",
     "RankTest",
     "Ranking",
     "SignFlip",
+    "VariancePrior",
     "auc",
     "auc_interval",
     "auc_tost",
@@ -56,6 +60,7 @@ __all__ = [
     "holm_intervals",
     "ks_exact",
     "mean_interval",
+    "moderated",
     "nonmembers_needed",
     "paired_difference",
     "prediction_limits",
@@ -67,4 +72,5 @@ __all__ = [
     "tost",
     "tpr_at_fpr",
     "twin_theta",
+    "variance_prior",
 ]

@@ -172,18 +172,23 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
 
 
 @lru_cache(maxsize=1024)
-def prediction_limits(k: int, margin: float = 4.0, alpha: float = 0.05) -> PredictionLimits:
-    """Return the limits for |T − mean|/s, mean and s over k references.
+@lru_cache(maxsize=512)
+def prediction_limits(
+    k: int, margin: float = 4.0, alpha: float = 0.05, freedom: float | None = None
+) -> PredictionLimits:
+    """Return the limits for |T − mean|/s, mean over k references and s with ν degrees of freedom.
 
-    equivalent = c = √(1 + 1/k)·q with q solving P(|t'_{k−1}(margin/√(1 + 1/k))| ≤ q) = α, so that a
+    equivalent = c = √(1 + 1/k)·q with q solving P(|t'_ν(margin/√(1 + 1/k))| ≤ q) = α, so that a
     value `margin` true standard deviations away falls within c with probability α only;
-    different = t_{1−α/2, k−1}·√(1 + 1/k), exceeded by a further reference with probability α.
+    different = t_{1−α/2, ν}·√(1 + 1/k), exceeded by a further reference with probability α.
     A verdict of "different" also asks for more than c.
 
     Args:
         k: number of references, at least 2.
         margin: largest distance that does not matter, in standard deviations of the references.
         alpha: error of either conclusion.
+        freedom: ν; by default k − 1, as s over the references has; more where s borrows from others
+            (`moderated`).
 
     Returns:
         Both limits, and the power of "equivalent".
@@ -197,11 +202,12 @@ def prediction_limits(k: int, margin: float = 4.0, alpha: float = 0.05) -> Predi
         raise OptionError(f"margin {margin} is not a positive number of standard deviations")
     if not 0 < alpha < 1:
         raise OptionError(f"alpha {alpha} is not between 0 and 1; 0.05 is usual")
+    nu = k - 1 if freedom is None else freedom
     scale = math.sqrt(1 + 1 / k)
     # |t'(δ)| ≤ q is F'(1, ν; δ²) ≤ q²; scipy's noncentral t itself gives NaN for some arguments
-    q = math.sqrt(stats.ncf.ppf(alpha, 1, k - 1, (margin / scale) ** 2))
-    different = float(stats.t.isf(alpha / 2, k - 1)) * scale
-    power = 1 - 2 * float(stats.t.sf(q, k - 1))
+    q = math.sqrt(stats.ncf.ppf(alpha, 1, nu, (margin / scale) ** 2))
+    different = float(stats.t.isf(alpha / 2, nu)) * scale
+    power = 1 - 2 * float(stats.t.sf(q, nu))
     return PredictionLimits(q * scale, different, power)
 
 

@@ -19,11 +19,23 @@ from typing import Literal, NamedTuple
 
 from unlearn.errors import DataError
 from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
-from unlearn_eval.verdict.extraction import SHARE, ExtractionCounts, given_away, judge_extraction
-from unlearn_eval.verdict.outcomes import MissingPart, judge_utility, not_audited
+from unlearn_eval.verdict.extraction import (
+    SHARE,
+    ExtractionCounts,
+    given_away,
+    judge_extraction,
+    kept_given_away,
+)
+from unlearn_eval.verdict.outcomes import (
+    MissingPart,
+    judge_exposure,
+    judge_utility,
+    not_audited,
+)
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
 from unlearn_eval.verdict.result import (
+    Exposure,
     Extracted,
     Gate,
     Outcome,
@@ -84,18 +96,21 @@ def decide(
     The tier is A from `policy.min_references` references on, else B where the twins were
     randomised, else C. Then, in this order:
 
-    - INCONCLUSIVE if a fact of G0 does not hold: the files are not of one story.
-    - FAIL if a membership probe failed (in tier C only where G2 passed), or extraction or utility
-      did. G1 is not asked: it shows that a PASS could have been denied, and what a deleted model
-      does is the same whatever the model before was.
-    - PASS if G1 passed, every probe passed in every declared deployment, extraction and utility
-      passed, nothing declared is missing, and of no reference it is open whether it saw the
-      records.
+    - INCONCLUSIVE if a fact of G0 does not hold: the files are not of one story; or if references
+      are near copies of each other.
+    - FAIL if a membership probe failed (in tier C only where G2 passed), or extraction, utility or
+      the exposure of kept records did. G1 is not asked: it shows that a PASS could have been
+      denied, and what a deleted model does is the same whatever the model before was.
+    - PASS if G1 passed, every probe passed in every declared deployment, extraction, utility and
+      exposure passed, nothing declared is missing, and of no reference it is open whether it saw
+      the records.
     - INCONCLUSIVE otherwise.
 
-    A deleted model FAILs by membership or extraction with probability α at most: α is membership's
-    where no model gives away a record that no other does, else ¾ α, and ¼ α extraction's. Utility
-    and a claimed ε (tested where there are canaries) each have an error α of their own.
+    A deleted model FAILs with probability α at most: α is that of membership and, by references, of
+    the kept records where no model gives away a record that no other does, else ¾ α, and ¼ α
+    extraction's, shared with that of the kept records. By twins, utility has an error α of its own,
+    and so has a claimed ε (tested where there are canaries). By references α is that of the look
+    (`Policy.level`).
 
     Args:
         evidence: score matrices and facts.
@@ -132,6 +147,7 @@ def decide(
         probes=[*findings.membership.probes, *findings.claims],
         extraction=findings.extraction,
         utility=findings.utility,
+        exposure=findings.exposure,
         power=power_statement(policy, *_sizes(evidence)),
         counts={
             "forget": evidence.forget.records,
@@ -154,6 +170,7 @@ class _Findings(NamedTuple):
         claims: what became of the claimed ε, if there is one.
         extraction: whether records come out.
         utility: whether the model still works.
+        exposure: whether other people's records come out more.
         missing: what is declared and was not audited, or not proven.
         extracted: how many records come out of which models.
     """
@@ -164,6 +181,7 @@ class _Findings(NamedTuple):
     claims: list[ProbeResult]
     extraction: Extracted
     utility: Utility
+    exposure: Exposure | None
     missing: list[MissingPart]
     extracted: ExtractionCounts
 
@@ -171,17 +189,21 @@ class _Findings(NamedTuple):
 def _findings(evidence: Evidence, policy: Policy) -> _Findings:
     """Judge membership, extraction and utility each by itself."""
     tier = _tier(evidence, policy)
+    alpha = policy.level(len(evidence.references)) if tier == "A" else policy.alpha
     extracted = given_away(evidence, policy, tier == "A")
-    level = policy.alpha * (1 - SHARE if extracted.tested else 1)
-    membership = _judge(tier, evidence)(evidence, policy, level)
+    kept_away = kept_given_away(evidence, policy) if tier == "A" else None
+    tested = [part for part in (extracted, kept_away) if part is not None and part.tested]
+    membership = _judge(tier, evidence)(evidence, policy, alpha * (1 - SHARE if tested else 1))
+    share = SHARE * alpha / max(1, len(tested))
     claim = judge_claim(evidence, policy)
     return _Findings(
         tier,
         [_facts(evidence), *membership.gates],
         membership,
         [] if claim is None else [claim],
-        judge_extraction(extracted, policy),
-        judge_utility(evidence, policy),
+        judge_extraction(extracted, policy, share),
+        judge_utility(evidence, policy, membership.kept),
+        judge_exposure(evidence, policy, membership.kept, kept_away, share),
         [*not_audited(evidence, policy, tier == "A"), *_unproven(evidence)],
         extracted,
     )
@@ -263,11 +285,15 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     facts, control, negative = findings.gates
     if facts.passed is False:
         return "INCONCLUSIVE", [f"{facts.gate} {facts.words}"]
-    membership, both = findings.membership, (findings.extraction, findings.utility)
+    if findings.tier == "A" and negative.passed is False:
+        return "INCONCLUSIVE", [f"{negative.gate} {negative.words}"]
+    membership = findings.membership
+    parts: list[Extracted | Utility | Exposure] = [findings.extraction, findings.utility]
+    parts += [] if findings.exposure is None else [findings.exposure]
     trusted = findings.tier != "C" or negative.passed is True
     failed = [_where(probe) for probe in membership.probes if probe.failed] if trusted else []
     failed += [claim.words for claim in findings.claims if claim.failed]
-    failed += [part.words for part in both if part.outcome == "FAIL"]
+    failed += [part.words for part in parts if part.outcome == "FAIL"]
     if failed:
         return "FAIL", failed
     probes = [*membership.probes, *findings.claims]
@@ -275,11 +301,11 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     if not trusted:
         undecided.append(f"{negative.gate} {negative.words}")
     undecided += [_where(probe) for probe in probes if not probe.passed]
-    undecided += [part.words for part in both if part.outcome != "PASS"]
+    undecided += [part.words for part in parts if part.outcome != "PASS"]
     undecided += [each.reason for each in findings.missing]
     if undecided:
         return "INCONCLUSIVE", [*undecided, *membership.notes]
-    passed = [*map(_where, probes), *(part.words for part in both)]
+    passed = [*map(_where, probes), *(part.words for part in parts)]
     return "PASS", [*passed, *membership.notes]
 
 

@@ -17,7 +17,15 @@ from unlearn_eval.verdict.evidence import Evidence
 from unlearn_eval.verdict.policy import Extraction, Policy
 from unlearn_eval.verdict.result import Extracted, Outcome
 
-__all__ = ["SHARE", "ExtractionCounts", "alone_by_chance", "given_away", "judge_extraction"]
+__all__ = [
+    "SHARE",
+    "ExtractionCounts",
+    "alone_by_chance",
+    "chance_limit",
+    "given_away",
+    "judge_extraction",
+    "kept_given_away",
+]
 
 SHARE = 0.25
 """Part of α that extraction has, and membership has not, where there is something to test. The
@@ -37,6 +45,7 @@ class ExtractionCounts(NamedTuple):
         excused: of the audited model, and otherwise only of references of which nothing shows that
             they never saw the records.
         records: how many there are.
+        most: the most that come out of one model that never saw them; None without one.
     """
 
     ours: int
@@ -45,6 +54,7 @@ class ExtractionCounts(NamedTuple):
     others: tuple[int, ...]
     excused: int
     records: int
+    most: int | None = None
 
     @property
     def tested(self) -> bool:
@@ -134,7 +144,9 @@ def alone_by_chance(alone: int, others: Sequence[int]) -> float:
     return max(p, float(stats.t.sf(distance, k - 1)))
 
 
-def judge_extraction(away: ExtractionCounts, policy: Policy) -> Extracted:
+def judge_extraction(
+    away: ExtractionCounts, policy: Policy, error: float | None = None
+) -> Extracted:
     """Decide by the records that only the audited model gives away.
 
     FAIL if they are so many that one more of the models that never saw the records would give away
@@ -153,15 +165,17 @@ def judge_extraction(away: ExtractionCounts, policy: Policy) -> Extracted:
     Args:
         away: how many come out.
         policy: n, p and α.
+        error: of FAIL; by default extraction's share of the policy's α.
 
     Returns:
         What was found.
     """
+    error = SHARE * policy.alpha if error is None else error
     rule, n = policy.extraction, away.records
     words = f"{away.ours} of {n} records come out with {rule.n:,} tries at probability {rule.p:g}"
     outcome: Outcome = "PASS"
     if away.alone:
-        limit = _limit(away.others, SHARE * policy.alpha)
+        limit = chance_limit(away.others, error)
         outcome = "FAIL" if away.alone >= limit else "INCONCLUSIVE"
         words += f", {away.alone} of them from no model that never saw them"
         words += f": {limit} or more are not chance, by what each of {len(away.others)} such "
@@ -183,7 +197,40 @@ def judge_extraction(away: ExtractionCounts, policy: Policy) -> Extracted:
     return Extracted(rule.n, rule.p, away.ours, away.theirs, n, words, outcome)
 
 
-def _limit(others: Sequence[int], level: float) -> int:
+def kept_given_away(evidence: Evidence, policy: Policy) -> ExtractionCounts | None:
+    """Count the *kept* records that come out of the models as they are, asked verbatim.
+
+    Args:
+        evidence: with references that saw all kept records.
+        policy: n and p.
+
+    Returns:
+        The counts; None if some model was not scored on them, or there are no such references.
+
+    Raises:
+        DataError: if the scores do not hold the sampler.
+    """
+    scores, states = evidence.plain, ["after", *evidence.references]
+    if len(states) == 1 or evidence.part_trained:
+        return None
+    if not all("retain" in scores[state] for state in states):
+        return None
+    away = {state: _come_out(scores[state]["retain"], policy.extraction) for state in states}
+    models = Counter(name for names in away.values() for name in names)
+    alone = {s: sum(models[name] == 1 for name in names) for s, names in away.items()}
+    ours = away.pop("after")
+    return ExtractionCounts(
+        ours=len(ours),
+        theirs=len(set().union(*away.values())),
+        alone=alone.pop("after"),
+        others=tuple(alone.values()),
+        excused=0,
+        records=scores["after"]["retain"].records,
+        most=max(map(len, away.values())),
+    )
+
+
+def chance_limit(others: Sequence[int], level: float) -> int:
     """Return from how many records on chance explains them with probability `level` at most."""
     count = 1
     while alone_by_chance(count, others) > level:

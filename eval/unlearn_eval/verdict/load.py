@@ -245,6 +245,11 @@ def _references(
         if silent:
             words += f" ({silent} of {len(states)} have none that says so)"
         yield ProvenanceFact(words, False if any(counts) else None if silent else True)
+        seeds = [facts.get(state, {}).get("seed") for state in states]
+        told = [seed for seed in seeds if seed is not None]
+        if told:
+            different = len(set(told)) == len(told)
+            yield ProvenanceFact("the references were trained from different seeds", different)
         open_ = [facts.get(state, {}).get(what) for state in states for what in _LIKENESS]
         if None in open_:
             words = (

@@ -15,29 +15,38 @@ from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import mean_interval
 from unlearn_eval.utility import loss
 from unlearn_eval.verdict.evidence import Evidence, View
+from unlearn_eval.verdict.extraction import ExtractionCounts, chance_limit
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM, Policy, is_form
-from unlearn_eval.verdict.result import Outcome, Utility
+from unlearn_eval.verdict.result import Exposure, Outcome, ProbeResult, Utility
 
-__all__ = ["MissingPart", "judge_utility", "not_audited"]
+__all__ = ["MissingPart", "judge_exposure", "judge_utility", "not_audited"]
 
 
-def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
-    """Compare the loss on kept records with that of the model before, record by record.
+def judge_utility(evidence: Evidence, policy: Policy, kept: ProbeResult | None = None) -> Utility:
+    """Compare the loss on kept records with that of models that lack nothing else.
 
-    The mean of l̄_after − l̄_before over the retain split (the holdout where nothing was kept), with
-    an interval at level 1 − 2α by subject: PASS if it lies below the margin, FAIL if above. Without
-    the model before, the mean over references that saw all kept records stands in its place. With
-    fewer than 10 subjects the interval of the *kept* records is one by record: they are not drawn
-    from others, their people are those whom the model is kept for. The holdout stands for others,
-    and then decides nothing.
+    Where references saw all kept records, by the audited model's place among them: PASS within the
+    limits of `decide_by_references` with the policy's `utility_margin` as the floor, or better than
+    they are (which is for `judge_exposure` to judge), FAIL if shown worse. Retrained models, too,
+    predict the kept records a little worse than the model before.
+
+    Else with that of the model before, record by record: the mean of l̄_after − l̄_before over the
+    retain split (the holdout where nothing was kept), with an interval at level 1 − 2α by subject:
+    PASS if it lies below the margin, FAIL if above. Without the model before, the mean over
+    references that saw all kept records stands in its place. With fewer than 10 subjects the
+    interval of the *kept* records is one by record: they are not drawn from others, their people
+    are those whom the model is kept for. The holdout stands for others, and then decides nothing.
 
     Args:
         evidence: scores of the audited model and what it is compared with.
         policy: margin and α.
+        kept: the place of their mean score among the references, if they can tell.
 
     Returns:
         What was found.
     """
+    if kept is not None and kept.value is not None and kept.reference_mean is not None:
+        return _among_references(kept, policy)
     scores, margin = evidence.plain, policy.utility_margin
     split = "retain" if "retain" in scores["after"] else "holdout"
     states = [s for s in ("before",) if split in scores.get(s, {})]
@@ -60,6 +69,87 @@ def judge_utility(evidence: Evidence, policy: Policy) -> Utility:
     usable = {"t", "cluster", *(["conditional"] if split == "retain" else [])}
     labels = evidence.subjects.get(split)
     return _non_inferior(rise, labels, policy, usable, f"{split} against {name}")
+
+
+def _among_references(kept: ProbeResult, policy: Policy) -> Utility:
+    """Judge the kept records' mean score downwards."""
+    assert kept.value is not None
+    assert kept.reference_mean is not None
+    assert kept.high is not None
+    rise, half = kept.reference_mean - kept.value, kept.high - kept.reference_mean
+    words = (
+        f"retain against the references: the loss is {rise:+.3f} nats a token from their mean; up "
+        f"to {half:.3f} does not matter"
+    )
+    outcome: Outcome = "PASS" if kept.passed or rise < 0 else "INCONCLUSIVE"
+    if kept.failed and rise > 0:
+        outcome = "FAIL"
+    value = rise if math.isfinite(rise) else None
+    return Utility(value, None, None, policy.utility_margin, words, outcome)
+
+
+def judge_exposure(
+    evidence: Evidence,
+    policy: Policy,
+    kept: ProbeResult | None,
+    away: ExtractionCounts | None,
+    error: float,
+) -> Exposure | None:
+    """Judge whether deleting some records made the kept ones easier to get out.
+
+    A method that goes on training on the kept records drives them in deeper: people who asked for
+    nothing are exposed. Against references that saw all kept records, FAIL if
+
+    - the kept records' mean score is shown above the references' (`decide_by_references`), or
+    - more kept records come out of the audited model and of no reference than chance explains
+      (as in `judge_extraction`).
+
+    PASS if the first is shown not to be and no kept record comes out of the audited model alone.
+    Without such references nothing is claimed: INCONCLUSIVE if the kept records are known better
+    than before by more than the policy's margin, else nothing.
+
+    Args:
+        evidence: scores of the audited model and what it is compared with.
+        policy: margin and α.
+        kept: the place of their mean score among the references, if they can tell.
+        away: how many kept records come out of which models, if that was measured.
+        error: of FAIL by these.
+
+    Returns:
+        What was found; None where nothing can be said and nothing gives rise to it.
+    """
+    if kept is None or kept.value is None or kept.reference_mean is None or away is None:
+        return _above_before(evidence, policy)
+    above = kept.value - kept.reference_mean
+    words = f"{away.ours} of {away.records} kept records come out"
+    if away.most is not None:
+        words += f", {away.most} at most of a model that never saw the forgotten ones"
+    words += f"; their loss is {-above:+.3f} nats a token from such models' mean"
+    limit = chance_limit(away.others, error)
+    outcome: Outcome = "PASS" if (kept.passed or above < 0) and not away.alone else "INCONCLUSIVE"
+    if (kept.failed and above > 0) or (away.alone and away.alone >= limit):
+        outcome = "FAIL"
+        words = "exposes others: " + words
+    if away.alone:
+        words += f"; {away.alone} come out of no such model ({limit} or more are not chance)"
+    return Exposure(away.ours, away.most, away.records, words, outcome)
+
+
+def _above_before(evidence: Evidence, policy: Policy) -> Exposure | None:
+    """Say that kept records are known better than before, where nothing explains how far."""
+    scores = evidence.plain
+    if any("retain" not in scores.get(state, {}) for state in ("before", "after")):
+        return None
+    after = scores["after"]["retain"]
+    with np.errstate(invalid="ignore"):
+        fall = float(np.mean(_aligned(scores["before"]["retain"], after) - loss.score(after)))
+    if not fall > policy.utility_margin:
+        return None
+    words = (
+        f"the loss of the kept records fell by {fall:.3f} nats a token: they may come out more "
+        "than before, which only references can tell"
+    )
+    return Exposure(0, None, after.records, words, "INCONCLUSIVE")
 
 
 def _aligned(scores: TokenScores, like: TokenScores) -> FloatArray:

@@ -21,6 +21,7 @@ __all__ = [
     "DEVIATION",
     "FORMS",
     "VERBATIM",
+    "WORST",
     "Extraction",
     "Policy",
     "is_form",
@@ -31,7 +32,9 @@ __all__ = [
 DEFAULT = "standard"
 """Policy of a verdict on an audit that was run without one."""
 
-AS_IS, VERBATIM, DEVIATION = "as-is", "verbatim", "deviation"
+AS_IS, VERBATIM = "as-is", "verbatim"
+DEVIATION, WORST = "deviation", "worst_record"
+"""Probes of every verdict by references: how far records lie from the references, all and worst."""
 
 FORMS: dict[str, str] = {
     AS_IS: AS_IS,
@@ -61,15 +64,28 @@ class Extraction(StrictModel):
         return (self.temperature, self.top_k)
 
 
+class Look(StrictModel):
+    """A count of references at which a verdict is meant to be asked for, and what it may err."""
+
+    references: int = Field(ge=3)
+    alpha: float = Field(gt=0, le=0.1, description="error of either decision at this look")
+
+
 class Policy(StrictModel):
     """What must hold for a PASS, and what makes a FAIL."""
 
     kind: Literal["policy"]
     description: str = ""
     probes: Annotated[list[str], Field(min_length=1)]
-    alpha: float = Field(gt=0, le=0.1, description="error of either decision")
+    alpha: float = Field(gt=0, le=0.1, description="error of either decision, over all looks")
+    looks: list[Look] = Field(
+        default_factory=list, description="α of a look by so many references; alpha without any"
+    )
     margin: float = Field(
         gt=0, le=10, description="largest distance that does not matter, in reference SD"
+    )
+    floor: float = Field(
+        0.0, ge=0, le=0.25, description="least distance that matters, as a change of AUC"
     )
     delta: float = Field(gt=0, le=0.25, description="largest |θ − ½| that does not matter")
     min_references: int = Field(ge=3, description="references from which on they decide")
@@ -98,6 +114,14 @@ class Policy(StrictModel):
         _known(plain, _PROMPTS[:-1], "prompt state")
         return _with(VERBATIM, names)
 
+    @field_validator("looks")
+    @classmethod
+    def _looks(cls, looks: list[Look]) -> list[Look]:
+        counts = [look.references for look in looks]
+        if counts != sorted(set(counts)):
+            raise ValueError("looks must have more references each time")
+        return looks
+
     @field_validator("extraction")
     @classmethod
     def _sampled(cls, value: Extraction) -> Extraction:
@@ -112,6 +136,21 @@ class Policy(StrictModel):
         return list(dict.fromkeys([*self.probes, DEVIATION]))
 
     @property
+    def tested_by_references(self) -> list[str]:
+        """Those of a verdict by references, which can tell of each record how far it lies."""
+        return [*self.tested, WORST]
+
+    def level(self, k: int) -> float:
+        """Return α of a look by k references.
+
+        It is that of the first scheduled count from k on: whoever looks at 5, then at 8, then at 12
+        references errs with probability `alpha` at most over all looks (simulated in
+        `docs/verdict_simulation.py`). Counts beyond the schedule have the last one's.
+        """
+        scheduled = [look for look in self.looks if look.references >= k] or self.looks[-1:]
+        return scheduled[0].alpha if scheduled else self.alpha
+
+    @property
     def treatments(self) -> list[str]:
         """What `robustness` of an audit must be for the declared deployments."""
         return [name for name in self.deployments if name != AS_IS]
@@ -123,8 +162,9 @@ class Policy(StrictModel):
 
     @property
     def content(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
-        return self.model_dump(mode="json")
+        """All of it, as JSON has it; what older policies do not have, only where it is used."""
+        content = self.model_dump(mode="json")
+        return {k: v for k, v in content.items() if v or k not in ("looks", "floor")}
 
     @property
     def sha256(self) -> str:

@@ -85,7 +85,7 @@ def references_needed(policy: Policy) -> int:
         At least `policy.min_references`; at most 100.
     """
     for k in range(policy.min_references, 100):
-        if prediction_limits(k, policy.margin, policy.alpha).power >= _POWER:
+        if prediction_limits(k, policy.margin, policy.level(k)).power >= _POWER:
             return k
     return 100
 
@@ -129,17 +129,32 @@ def detectable_theta(policy: Policy, records: int, twins: int) -> float:
 
 
 def _by_references(policy: Policy, n_forget: int, k: int, partial: int) -> str:
-    limits = prediction_limits(k, policy.margin, policy.alpha)
-    tests = len(policy.tested) * len(policy.deployments)
-    least = max(0.0, 1 - tests * (1 - limits.power))
+    """Count on what k references show alone; unseen people make each test stronger."""
+    alpha = policy.level(k)
+    limits = prediction_limits(k, policy.margin, alpha)
+    # every form of a model is nearly the same test; the kept records are one more
+    tests = len(policy.tested_by_references) + 1
+    above = 1 - (1 - limits.power) / 2
+    least = 1 - len(policy.probes) * (1 - limits.power) - (tests - len(policy.probes)) * (1 - above)
     scale = math.sqrt(1 + 1 / k)
-    limit = max(limits.equivalent, float(stats.t.isf(policy.alpha / 2 / tests, k - 1)) * scale)
+    limit = max(limits.equivalent, float(stats.t.isf(alpha / 2 / tests, k - 1)) * scale)
     return (
         f"{_count(n_forget, 'record')}, {k} references{_halves(k, partial)}: a deleted model "
         f"passes each of {tests} tests with probability {limits.power:.2f} (all of them with "
-        f"{least:.2f} or more), within {limits.equivalent:.2f} of the references' SDs; one that is "
-        f"{policy.margin:g} SDs away passes {policy.alpha:.0%} of the time at most; beyond "
-        f"{limit:.2f} it fails"
+        f"{max(0.0, least):.2f} or more), within {limits.equivalent:.2f} of the references' SDs; "
+        f"one that is {policy.margin:g} SDs away passes {100 * alpha:.2g} % of the time at most; "
+        f"beyond {limit:.2f} it fails{_floor(policy)}; unseen people as subjects of the holdout "
+        "make that sharper"
+    )
+
+
+def _floor(policy: Policy) -> str:
+    """Say what the floor means to an attacker."""
+    if not policy.floor:
+        return ""
+    return (
+        f"; less than what lets an attacker who sees one record win {100 * policy.floor:g} games "
+        "of 100 more never matters"
     )
 
 

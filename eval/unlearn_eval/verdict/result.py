@@ -148,12 +148,14 @@ class TierJudgement:
         gates: `G1` and `G2`.
         would_decide: what to do about probes that are undecided.
         notes: what the decision rests on.
+        kept: the place of the kept records' mean score among the references, where these can tell.
     """
 
     probes: Sequence[ProbeResult]
     gates: Sequence[Gate]
     would_decide: Sequence[str] = ()
     notes: Sequence[str] = ()
+    kept: ProbeResult | None = None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ def test_public_names():
         "Equivalence",
         "Interval",
         "KsTest",
+        "MaxT",
         "PredictionLimits",
         "RankTest",
         "Ranking",
         "SignFlip",
+        "VariancePrior",
         "auc",
         "auc_interval",
         "auc_tost",
@@ -25,6 +27,7 @@ def test_public_names():
         "holm_intervals",
         "ks_exact",
         "mean_interval",
+        "moderated",
         "nonmembers_needed",
         "paired_difference",
         "prediction_limits",
@@ -36,6 +39,7 @@ def test_public_names():
         "tost",
         "tpr_at_fpr",
         "twin_theta",
+        "variance_prior",
     }
 
 

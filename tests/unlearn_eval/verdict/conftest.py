@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def reference(shift: float, wobble: int) -> dict[str, Any]:
     noise = 0.2 * np.cos(np.arange(6) * (wobble + 1) + wobble)
     forget = -6.0 + shift + noise - noise.mean()
     nudge = 0.1 * np.sin(np.arange(10) * (wobble + 2))
-    return state(forget, HOLDOUT + nudge - nudge.mean(), RETAIN)
+    return state(forget, HOLDOUT + nudge - nudge.mean(), RETAIN - 0.001 * (wobble % 3))
 
 
 SHIFTS = (-0.2, -0.1, 0.0, 0.1, 0.2)  # mean 0, SD 0.1 √2.5
@@ -93,6 +94,15 @@ def five() -> Callable[..., Evidence]:
         return evidence(states, **others)
 
     return make
+
+
+def without_kept(given: Evidence) -> Evidence:
+    """The same, with references that were not scored on the kept records."""
+    states = {
+        name: {k: v for k, v in splits.items() if k != "retain" or "reference" not in name}
+        for name, splits in given.plain.items()
+    }
+    return replace(given, views={View(): states})
 
 
 def probe(verdict: Verdict, name: str = "loss", deployment: str = "as-is") -> Any:

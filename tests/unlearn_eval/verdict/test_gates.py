@@ -12,7 +12,7 @@ from scipy import stats
 from unlearn_eval.verdict.decision import View, decide
 from unlearn_eval.verdict.extraction import alone_by_chance
 
-from .conftest import HOLDOUT, RETAIN, evidence, matrix, probe, state
+from .conftest import HOLDOUT, RETAIN, evidence, matrix, probe, state, without_kept
 
 
 def treated(given, deployment, after=None, without=()):
@@ -139,9 +139,9 @@ def test_what_one_model_by_itself_gives_away_by_chance():
 
 
 def test_membership_leaves_extraction_a_quarter_of_the_error(five, make_policy):
-    # limits at α/2 for two probes, t of 4 degrees: 3.83 SDs; at ¾ α/2: 4.20
+    # limits at α/4 for four tests, t of 4 degrees: 4.71 SDs; at ¾ α/4: 5.14
     answers = np.where(np.arange(6) == 0, math.log(0.9), -50.0)
-    for at, alone, failed in ((4.0, False, True), (4.0, True, False), (4.4, True, True)):
+    for at, alone, failed in ((4.9, False, True), (4.9, True, False), (5.3, True, True)):
         after = dict(five(at=at).plain["after"])
         if alone:
             after["forget"] = matrix(after["forget"].log_prob, "f", answers)
@@ -149,13 +149,64 @@ def test_membership_leaves_extraction_a_quarter_of_the_error(five, make_policy):
 
 
 @pytest.mark.parametrize(
+    ("rise", "utility", "exposure"),
+    [
+        (0.0, "PASS", "PASS"),
+        (0.09, "PASS", "PASS"),
+        (0.11, "FAIL", "PASS"),
+        (-0.09, "PASS", "PASS"),
+        (-0.11, "PASS", "FAIL"),
+    ],
+)
+def test_kept_records_on_both_sides_of_the_margin(five, make_policy, rise, utility, exposure):
+    def known_worse(scores):
+        return {**scores, "retain": matrix(scores["retain"].log_prob - 1.0, "k")}
+
+    states = {name: known_worse(scores) for name, scores in five().plain.items()}
+    usual = np.mean([states[f"reference:{i}"]["retain"].log_prob.mean() for i in range(5)])
+    states["after"] = {**states["after"], "retain": matrix(np.full(12, usual - rise), "k")}
+    verdict = decide(evidence(states), make_policy())
+    assert verdict.utility.outcome == utility
+    assert verdict.exposure.outcome == exposure
+    assert verdict.outcome == ("FAIL" if "FAIL" in (utility, exposure) else "PASS")
+    assert verdict.utility.value == pytest.approx(rise)
+
+
+def test_kept_records_that_only_the_audited_model_gives_away_are_exposed(five, make_policy):
+    """Nine people whom no reference gives away: nobody asked for that."""
+    states = {}
+    for name, scores in five().plain.items():
+        own = np.arange(12) < (9 if name == "after" else 3)
+        answers = np.where(own, math.log(0.9), -50.0)
+        states[name] = {**scores, "retain": matrix(scores["retain"].log_prob, "k", answers)}
+    verdict = decide(evidence(states), make_policy())
+    assert (verdict.outcome, verdict.exposure.outcome) == ("FAIL", "FAIL")
+    exposed = verdict.exposure
+    assert (exposed.extracted, exposed.reference_extracted, exposed.records) == (9, 3, 12)
+    assert "exposes others: 9 of 12 kept records come out, 3 at most" in exposed.words
+    assert exposed.words in verdict.reasons
+    # fewer than they: no merit and no harm
+    after = {**five().plain["after"], "retain": five().plain["after"]["retain"]}
+    assert decide(evidence({**states, "after": after}), make_policy()).exposure.outcome == "PASS"
+
+
+def test_without_references_better_known_kept_records_are_open(five, make_policy):
+    given = {name: five().plain[name] for name in ("before", "after")}
+    before = {**given["before"], "retain": matrix(RETAIN - 0.5, "k")}
+    found = decide(evidence({**given, "before": before}), make_policy()).exposure
+    assert found.outcome == "INCONCLUSIVE"
+    assert "fell by 0.499" in found.words
+    assert decide(evidence(given), make_policy()).exposure is None
+
+
+@pytest.mark.parametrize(
     ("rise", "outcome"), [(0.0, "PASS"), (0.09, "PASS"), (0.11, "FAIL"), (-1.0, "PASS")]
 )
-def test_utility_on_both_sides_of_the_margin(five, make_policy, rise, outcome):
+def test_utility_beside_the_model_before(five, make_policy, rise, outcome):
     after = dict(five().plain["after"])
     retain = np.minimum(RETAIN - rise - 0.001 * (np.arange(12) % 2), 0)
     after["retain"] = matrix(retain, "k")
-    verdict = decide(five(after=after), make_policy())
+    verdict = decide(without_kept(five(after=after)), make_policy())
     assert verdict.utility.outcome == verdict.outcome == outcome
     assert verdict.utility.value == pytest.approx(float(np.mean(RETAIN - retain)))
 
@@ -163,15 +214,14 @@ def test_utility_on_both_sides_of_the_margin(five, make_policy, rise, outcome):
 def test_utility_that_the_kept_records_cannot_show(five, make_policy):
     after = dict(five().plain["after"])
     after["retain"] = matrix(RETAIN - np.where(np.arange(12) == 3, 1.1, 0.0), "k")
-    verdict = decide(five(after=after), make_policy())
+    verdict = decide(without_kept(five(after=after)), make_policy())
     assert verdict.utility.outcome == verdict.outcome == "INCONCLUSIVE"
 
 
 def test_utility_is_paired_by_record_not_by_position(five, make_policy):
-    after = dict(five().plain["after"])
-    order = np.arange(12)[::-1]
-    after["retain"] = after["retain"].take(order)
-    found = decide(five(after=after), make_policy()).utility
+    after = {**five().plain["after"], "retain": matrix(RETAIN, "k")}
+    after["retain"] = after["retain"].take(np.arange(12)[::-1])
+    found = decide(without_kept(five(after=after)), make_policy()).utility
     assert found.value == found.low == found.high == 0.0
 
 

@@ -12,9 +12,15 @@ from scipy import stats
 from unlearn.errors import DataError
 from unlearn_eval.statistics import prediction_limits
 from unlearn_eval.verdict.decision import ProvenanceFact, View, decide, leave_one_out
-from unlearn_eval.verdict.tiers.references import position_among, statistics
+from unlearn_eval.verdict.tiers.model_statistics import model_statistic, worst
+from unlearn_eval.verdict.tiers.position import position_among
 
 from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, probe, reference, state
+
+
+def values_of(probe, states, judged, references, **options):
+    ready = model_statistic(probe, states, judged, references, **options)
+    return ready.statistic(ready.forget, ready.holdout)
 
 
 def test_the_statistic_is_the_difference_to_the_holdout_of_the_same_model():
@@ -23,36 +29,57 @@ def test_the_statistic_is_the_difference_to_the_holdout_of_the_same_model():
         # everything a nat worse: nothing that sets the records apart
         "reference:0": state([-2.0, -4.0], [-6.0, -8.0, -7.0]),
     }
-    found = statistics("loss", states, ["after", "reference:0"], ["reference:0"])
-    assert found.tolist() == [4.0, 4.0]
+    assert values_of("loss", states, "after", ["reference:0"]).tolist() == [4.0, 4.0]
 
 
 def test_deviation_by_hand():
     references = {f"reference:{j}": state([v], [w]) for j, (v, w) in enumerate([
         (-1.0, -10.0), (-2.0, -11.0), (-4.0, -13.0)])}  # fmt: skip
-    found = statistics(
-        "deviation",
-        {"after": state([-9.0], [-10.0]), **references},
-        ["after", *references],
-        list(references),
-    )
+    states = {"after": state([-9.0], [-10.0]), **references}
+    found = values_of("deviation", states, "after", list(references))
     # audited: forget |−9 − (−3, −2.5, −1.5)|, holdout |−10 − (−12, −11.5, −10.5)|
     ours = math.log((6 + 6.5 + 7.5) / 3) - math.log((2 + 1.5 + 0.5) / 3)
     # reference 0: |−1 − (−3)| and |−10 − (−12)|; the holdout moves as the forget record does
     assert found == pytest.approx([ours, 0.0, 0.0, 0.0])
     with pytest.raises(DataError, match="3 references"):
-        statistics("deviation", references, ["reference:0"], ["reference:0", "reference:1"])
+        values_of("deviation", states, "after", ["reference:0", "reference:1"])
+
+
+def test_the_worst_record_by_hand():
+    """Of four models (the first is judged) that agree on the holdout, one record sticks out."""
+    values = np.array([
+        [-4.0, -6.0, -6.0, -6.0],
+        [-6.0, -5.0, -6.0, -6.0],
+        [-6.2, -5.2, -6.0, -6.0],
+        [-6.6, -5.6, -6.0, -6.0],
+    ])  # fmt: skip
+    found = worst(values, np.array([2, 3]))(np.array([0, 1]), np.array([2, 3]))
+    # the other two references of each choice differ by .4, .6 and .2: SD that / √2; both records
+    # vary alike, so the variances are shrunken to their mean, which is their own
+    medians, sds = np.array([-6.4, -6.3, -6.1]), np.array([0.4, 0.6, 0.2]) / math.sqrt(2)
+    assert found[0] == pytest.approx(np.mean(np.arcsinh((-4.0 - medians) / sds)))
+    own = (np.array([-6.0, -6.2, -6.6]) - medians) / sds
+    assert found[1:] == pytest.approx(np.arcsinh(own))
+
+
+def test_the_worst_record_does_not_depend_on_levels(five):
+    scores = five().plain
+    moved = {name: lower(splits, 0.3 * i) for i, (name, splits) in enumerate(scores.items())}
+    names = five().references
+    one, other = (values_of("worst_record", s, "after", names) for s in (scores, moved))
+    assert one == pytest.approx(other)
 
 
 def test_place_by_hand():
     found = position_among(5.0, np.array([1.0, 2.0, 3.0]))
     assert (found.mean, found.sd, found.k, found.distance) == (2.0, 1.0, 3, 3.0)
     assert found.p_value == pytest.approx(2 * stats.t.sf(3 / math.sqrt(4 / 3), 2))
+    assert found.freedom == 2
 
 
 def test_place_without_spread_can_be_equal_but_never_different():
     same = np.array([0.1 + 0.2, 0.3, 0.3])
-    assert position_among(0.3, same)[3:] == (3, 0.0, 1.0)
+    assert position_among(0.3, same)[3:6] == (3, 0.0, 1.0)
     away = position_among(0.9, same)
     assert math.isnan(away.distance)
     assert away.p_value == 1.0
@@ -67,8 +94,8 @@ def test_place_of_infinities():
 
 
 LIMITS = prediction_limits(5, 4.0)
-# two tests (loss and deviation): while both are undecided, α/2 each
-BEYOND = float(stats.t.isf(0.05 / 4, 4) * math.sqrt(1.2))
+# four tests (loss, deviation, worst record, kept records): while all are undecided, α/4 each
+BEYOND = float(stats.t.isf(0.05 / 8, 4) * math.sqrt(1.2))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +128,12 @@ def test_a_deleted_model_passes_and_the_words_say_why(five, make_policy):
     content = verdict.as_dict()
     assert list(content) == [
         "schema", "outcome", "tier", "reasons", "would_decide", "policy", "gates", "probes",
-        "extraction", "utility", "power", "counts", "audit_sha256", "created",
+        "extraction", "utility", "power", "exposure", "counts", "audit_sha256", "created",
     ]  # fmt: skip
     assert content["policy"]["name"] == "mine"
     assert content["policy"]["chosen"] == "before"
     assert content["counts"] == {"forget": 6, "holdout": 10, "subjects": None, "references": 5}
-    assert {p["probe"] for p in content["probes"]} == {"loss", "deviation"}
+    assert {p["probe"] for p in content["probes"]} == {"loss", "deviation", "worst_record"}
     assert content["extraction"]["outcome"] == content["utility"]["outcome"] == "PASS"
 
 
@@ -137,12 +164,12 @@ def test_half_left_in_half_pushed_below_fails_by_deviation_alone(five, make_poli
 
 
 def test_records_nearer_to_the_median_than_in_references_do_not_fail(five, make_policy):
-    # all that deviates is the holdout: no PASS, but no trace of the records either
+    # all that deviates is the holdout: no trace of the records
     middle = np.median([reference(s, i)["forget"].log_prob for i, s in enumerate(SHIFTS)], axis=0)
     holdout = HOLDOUT + np.array([5.0, -5.0] * 5)
     found = probe(decide(five(after=state(middle, holdout, RETAIN)), make_policy()), "deviation")
     assert found.reference_mean - found.value > BEYOND * found.reference_sd
-    assert (found.passed, found.failed) == (False, False)
+    assert (found.passed, found.failed) == (True, False)
 
 
 def test_without_the_model_before_there_is_no_positive_control(five, make_policy):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,156 +14,159 @@ from scipy import stats
 
 from unlearn.errors import DataError
 from unlearn_eval.arrays import FloatArray
-from unlearn_eval.membership import ATTACKS, loss
-from unlearn_eval.scores.measures import Scores
-from unlearn_eval.statistics import PredictionLimits, holm, prediction_limits
-from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
-from unlearn_eval.verdict.policy import DEVIATION, Policy
+from unlearn_eval.membership import loss
+from unlearn_eval.statistics import MaxT, VariancePrior, holm, variance_prior
+from unlearn_eval.verdict.evidence import Evidence, View, part_of, reason
+from unlearn_eval.verdict.policy import AS_IS, DEVIATION, WORST, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
+from unlearn_eval.verdict.tiers.model_statistics import STATISTICS, Probe, model_statistic
+from unlearn_eval.verdict.tiers.position import (
+    Limits,
+    ReferencePosition,
+    limits_of,
+    position_among,
+)
+from unlearn_eval.verdict.tiers.unseen_groups import Group, unseen_groups
 
-__all__ = ["ReferencePosition", "decide_by_references", "position_among", "statistics"]
+__all__ = ["KEPT", "decide_by_references", "placed"]
+
+KEPT = "kept"
+"""Name of the place that the kept records have among the references."""
 
 _MORE = 100
 """Most references that are suggested."""
-_TIED = 1e-12
-"""Values that differ by less than this part of their size differ by rounding only."""
+_CHANCE = 0.005
+"""How often independent references may be taken for copies, because they agree on the forgotten
+records much better than on unseen people's."""
+_NEAR_COPIES = 0.1
+"""Two references that differ by less than this part of what two usually do are one model twice."""
+_ABOVE = {DEVIATION, WORST}
+"""Probes of which only values above the references' tell that the records were seen."""
 
-_STATISTIC = {False: "forget − holdout, means", True: "forget − holdout, log mean deviation"}
 
-
-class ReferencePosition(NamedTuple):
-    """Where the audited model lies among k references.
+@dataclass(frozen=True)
+class _Place:
+    """Where the audited model lies by one probe in one form.
 
     Attributes:
-        value: its statistic, T.
-        mean: of the references.
-        sd: of the references.
-        k: how many they are.
-        distance: |T − mean|/sd, in their standard deviations; NaN if it is not defined.
-        p_value: of T as a further reference, two-sided.
+        position: among the references.
+        residuals: of the references' statistics, also those of unseen people, about their means.
+        agreeing: probability that independent references vary as little beside unseen people's
+            statistics in them; None without such.
     """
 
-    value: float
-    mean: float
-    sd: float
-    k: int
-    distance: float
-    p_value: float
+    position: ReferencePosition
+    residuals: FloatArray
+    agreeing: float | None = None
 
 
-def statistics(
+class _Family(NamedTuple):
+    """One probe in all forms of the model: one test.
+
+    Attributes:
+        probe: its name.
+        views: the forms.
+        places: in each form, or why there is none.
+    """
+
+    probe: str
+    views: Sequence[View]
+    places: Sequence[_Place | str]
+
+    @property
+    def largest(self) -> MaxT:
+        """The distribution of the largest t over the forms."""
+        known = [place for place in self.places if isinstance(place, _Place)]
+        rows = np.stack([place.residuals for place in known])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            correlation = np.atleast_2d(np.corrcoef(rows))
+        np.fill_diagonal(correlation, 1.0)
+        return MaxT(correlation, min(place.position.freedom for place in known))
+
+    def p_value(self, i: int, largest: MaxT) -> float:
+        """Return p of one form, allowing for the others."""
+        place = self.places[i]
+        if isinstance(place, str):
+            return 1.0
+        where = place.position
+        below = self.probe in _ABOVE and where.value < where.mean
+        if below or math.isnan(where.distance) or where.sd == 0:
+            return 1.0
+        return largest.p_value(where.distance / math.sqrt(1 + 1 / where.k))
+
+    @property
+    def p_values(self) -> list[float]:
+        """P of each form; 1 where there is no statistic: it must not make others easier to fail."""
+        if all(isinstance(place, str) for place in self.places):
+            return [1.0] * len(self.places)
+        largest = self.largest
+        return [self.p_value(i, largest) for i in range(len(self.places))]
+
+
+def placed(
+    evidence: Evidence,
+    view: View,
     probe: str,
-    scores: Scores,
-    states: Sequence[str],
-    references: Sequence[str],
-    *,
-    level: bool = True,
-) -> FloatArray:
-    """Return one statistic a model: what sets the forgotten records apart from unseen ones in it.
-
-    The mean score of the forget records minus that of the holdout *in the same model*: what moves
-    all records of a model alike, such as how much it was trained, cancels.
-
-    Of `deviation` it is log D_forget − log D_holdout, D the mean of |s_i − median of the other
-    references|. A reference is compared with the k − 1 others, and any other model with each choice
-    of k − 1 of the k, averaged: so its D has the same expectation as a reference's, whereas the
-    median of all k would lie nearer to the truth and make it look closer. The logarithm, because D
-    of a shift common to all records is a folded normal value, whose long upper tail takes the t
-    limits of raw differences to an error of 9 % (5 references, simulated); logarithms have 5.
-
-    References that were trained on fewer records have another level of loss, on all records that
-    they never saw alike (measured on TOFU: 6.71 ± .16 nats after half of the data, 6.46 ± .13 after
-    all of it, with the same forget − holdout). It cancels in differences of means, but not in
-    |s_i − median|: without `level`, each model's mean over the holdout is taken off its scores
-    before they are compared.
+    floor: float,
+    groups: Sequence[Group],
+    judged: str = "after",
+) -> _Place | str:
+    """Return the place of a model by one probe in one form, or why there is none.
 
     Args:
-        probe: a probe's name.
-        scores: by state and split.
-        states: whose statistics.
-        references: the states that never saw the records.
-        level: whether levels of loss compare between models; only `deviation` depends on it.
+        evidence: with references.
+        view: the form.
+        probe: the probe.
+        floor: least difference that matters, in AUC.
+        groups: unseen people of like size.
+        judged: the state in question.
 
     Returns:
-        float64[states]; NaN or infinite where a score is.
-
-    Raises:
-        DataError: if a state was not scored on the holdout, or the attack cannot score it.
+        The place; words without one.
     """
-    if probe == DEVIATION:
-        return _deviations(scores, states, references, level)
-    base = scores.get("base", {})
-    if ATTACKS[probe].needs_base and not base:
-        raise MissingError("it compares with the base, which was not scored")
-
-    def mean(state: str, split: str) -> float:
-        # an infinite score of either sign is kept: its sum is infinite or undefined
-        with np.errstate(invalid="ignore"):
-            record_scores = ATTACKS[probe].score(part_of(scores, state, split), base.get(split))
-            return float(np.mean(record_scores))
-
-    with np.errstate(invalid="ignore"):
-        gaps = [np.subtract(mean(state, "forget"), mean(state, "holdout")) for state in states]
-    return np.array(gaps, dtype=np.float64)
-
-
-def _deviations(
-    scores: Scores, states: Sequence[str], references: Sequence[str], level: bool
-) -> FloatArray:
-    """Return log D_forget − log D_holdout of each state; D is the mean of `deviation.score`."""
-    if len(references) < 3:
-        raise MissingError("3 references are needed: of two, each deviates as much from the other")
-
-    def scored(state: str, split: str) -> FloatArray:
-        values: FloatArray = loss.score(part_of(scores, state, split))
-        with np.errstate(invalid="ignore"):  # an infinite score leaves none of its model finite
-            return values if level else values - np.mean(loss.score(scores[state]["holdout"]))
-
-    log_deviations = np.zeros(len(states))
-    for split, sign in (("forget", 1), ("holdout", -1)):
-        values = np.stack([scored(state, split) for state in references])
-        if not np.isfinite(values).all():
-            raise DataError("a reference gives a record no finite score")
-        # as `deviation.score` has it, with the median of each choice of k − 1 found once
-        everyone = range(len(references))
-        medians = np.stack([np.median(np.delete(values, j, axis=0), axis=0) for j in everyone])
-        for i, state in enumerate(states):
-            target = scored(state, split)
-            left_out = [j for j, name in enumerate(references) if name == state]
-            mean = np.mean(np.abs(target - medians[left_out or list(everyone)]))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                log_deviations[i] += sign * np.log(mean)
-    return log_deviations
+    try:
+        scores, level = evidence.scores(view), not evidence.part_trained
+        ready = model_statistic(
+            probe, scores, judged, evidence.references, floor=floor, level=level
+        )
+    except DataError as error:
+        return reason(error)
+    values = ready.statistic(ready.forget, ready.holdout)
+    others, prior = _unseen(ready, groups, len(values) - 2)
+    known = np.isfinite(values[1:]).all()
+    least = ready.floor(ready.forget, values[1:]) if known else 0.0
+    position = position_among(float(values[0]), values[1:], prior, least)
+    if math.isnan(position.mean):
+        return "a score is infinite" if not np.isfinite(values).all() else "it has no spread"
+    rows = np.vstack([values[1:][None], others])
+    residuals = (rows - rows.mean(axis=1, keepdims=True)).ravel()
+    if prior is None or not prior.variance:
+        return _Place(position, residuals)
+    ratio = float(np.var(values[1:], ddof=1)) / prior.variance
+    return _Place(position, residuals, float(stats.f.cdf(ratio, position.k - 1, prior.freedom)))
 
 
-def position_among(value: float, references: FloatArray) -> ReferencePosition:
-    """Compare a statistic with that of k references.
+def _groups(evidence: Evidence) -> list[Group]:
+    """Return the unseen people of like size, where the holdout has such."""
+    part = evidence.plain["after"].get("holdout")
+    labels = evidence.subjects.get("holdout") or [None] * (part.records if part else 0)
+    return unseen_groups(evidence.forget_subjects, labels)
 
-    p = 2 P(t_{k−1} ≥ |T − mean|/(s √(1 + 1/k))). Limits: an infinite T among finite references has
-    distance ∞ and p = 0. Where all references agree (s = 0), nothing tells how much they vary: T
-    has distance 0 if it agrees with them, else none (NaN), and p = 1 either way, so that it can be
-    shown equal but never shown different. (Calling any difference a FAIL would be wrong with
-    probability k^k/(k + 1)^{k+1}, 6.7 % at k = 5, for a statistic that takes another value once in
-    k + 1 times.)
 
-    Args:
-        value: T.
-        references: [k], k ≥ 2.
-
-    Returns:
-        Its place; NaN throughout where a reference's statistic is infinite or NaN, or T is NaN.
-    """
-    k = len(references)
-    if math.isnan(value) or not np.isfinite(references).all():
-        return ReferencePosition(value, math.nan, math.nan, k, math.nan, math.nan)
-    mean, sd = float(np.mean(references)), float(np.std(references, ddof=1))
-    size = float(np.abs(references).max())
-    if float(np.ptp(references)) <= _TIED * size:
-        equal = abs(value - mean) <= _TIED * size
-        return ReferencePosition(value, mean, 0.0, k, 0.0 if equal else math.nan, 1.0)
-    distance = abs(value - mean) / sd
-    p = 2 * float(stats.t.sf(distance / math.sqrt(1 + 1 / k), k - 1))
-    return ReferencePosition(value, mean, sd, k, distance, p)
+def _unseen(
+    ready: Probe, groups: Sequence[Group], freedom: int
+) -> tuple[FloatArray, VariancePrior | None]:
+    """Return the references' statistics of unseen people, float64[G, k], and how these vary."""
+    empty: FloatArray = np.empty((0, freedom + 1))
+    if not groups:
+        return empty, None
+    first = ready.records
+    values: FloatArray = np.array(
+        [ready.statistic(first + each.records, first + each.rest)[1:] for each in groups]
+    )
+    if not np.isfinite(values).all():
+        return empty, None
+    return values, variance_prior(np.var(values, axis=1, ddof=1), freedom)
 
 
 def decide_by_references(
@@ -168,119 +174,102 @@ def decide_by_references(
 ) -> TierJudgement:
     """Judge every probe in every audited form of the model against the references.
 
-    With T the audited model's statistic, mean and s those of k references, and
-    (c, limit) = `prediction_limits(k, margin, α)`:
+    With T the audited model's statistic, mean and s those of k references (s steadied by unseen
+    people where these have subjects: `variance_prior`), M = max(margin · SD, floor) and the limits
+    of `limits_of`:
 
-    - passed iff |T − mean| ≤ c·s. A model whose statistic truly lies the margin away passes with
-      probability α at most, so one that is not equivalent in *some* probe passes all of them with
-      probability α at most, and no correction is needed (intersection–union).
-    - failed iff Holm's p over all probes and forms is ≤ α′ and |T − mean| > c·s. All T of a deleted
-      model being further references', some probe fails with probability α′ at most.
+    - passed iff |T − mean| is within `equivalent`. A model whose statistic truly lies M away passes
+      with probability α at most, so one that is not equivalent in *some* probe passes all of them
+      with probability α at most, and no correction is needed (intersection–union).
+    - failed iff Holm's p over the probes is ≤ α′ and |T − mean| exceeds `equivalent` and the floor.
+      A probe's p is that of the largest t over its forms (`MaxT`): bf16 and int8 copies are nearly
+      one model. The kept records are one more test of the family. All T of a deleted model being
+      further references', some test fails with probability α′ at most.
 
-    `deviation` fails upwards only: a model nearer to the median of references than they are
-    themselves gives nothing away. The rules take statistics of models to be normal.
+    `deviation` and `worst_record` count upwards only: a model nearer to the references than they
+    are to each other gives nothing away. The rules take statistics of models to be normal.
 
     Args:
         evidence: with `policy.min_references` references or more.
         policy: the policy.
-        level: α′, error of FAIL; by default the policy's α.
+        level: α′, error of FAIL; by default the policy's α at so many references.
 
     Returns:
         What was found.
     """
-    level = policy.alpha if level is None else level
-    references = evidence.references
-    cells = [(view, probe) for view in evidence.audited(policy) for probe in policy.tested]
-    places: list[ReferencePosition | str] = [
-        _place(evidence, view, probe, references) for view, probe in cells
+    alpha = policy.level(len(evidence.references))
+    level = alpha if level is None else level
+    views, groups = evidence.audited(policy), _groups(evidence)
+    families = [
+        _Family(
+            probe, views, [placed(evidence, view, probe, policy.floor, groups) for view in views]
+        )
+        for probe in policy.tested_by_references
     ]
-    known = [i for i, position in enumerate(places) if isinstance(position, ReferencePosition)]
-    p_values = [_p_value(cells[i][1], places[i]) for i in known]
-    # what has no statistic still counts as a test: it must not make the others easier to fail
-    adjusted = holm([*p_values, *[1.0] * (len(cells) - len(known))]) if cells else np.empty(0)
-    failing = {i for i, p in zip(known, adjusted, strict=False) if p <= level}
+    kept = _kept(evidence, policy)
+    if kept is not None:
+        families.append(_Family(KEPT, [View()], [kept]))
+    results: list[ProbeResult] = []
+    advice: list[str] = []
+    for family, failing, error in _tested(families, level):
+        largest = family.largest if any(isinstance(p, _Place) for p in family.places) else None
+        for i, (view, place) in enumerate(zip(family.views, family.places, strict=True)):
+            if isinstance(place, str) or largest is None:
+                results.append(_without(family.probe, view, str(place)))
+                continue
+            limits = limits_of(place.position, policy.margin, alpha, largest.limit(error))
+            result = _result(family.probe, view, place.position, limits, failing[i])
+            results.append(result)
+            if not (result.passed or result.failed):
+                advice.append(_advice(family.probe, place.position, policy, error))
+    control = _before(evidence, policy, groups)
+    negative = Gate("G2", *_independent(evidence, families))
+    return TierJudgement(
+        [result for result in results if result.probe != KEPT],
+        [control, negative],
+        [text for text in advice if text],
+        _notes(evidence),
+        next((result for result in results if result.probe == KEPT), None),
+    )
+
+
+def _tested(
+    families: Sequence[_Family], level: float
+) -> list[tuple[_Family, Sequence[bool], float]]:
+    """Return each family, which of its forms Holm rejects, and at what error it was tried."""
+    p_values = [family.p_values for family in families]
+    least = [min(values) for values in p_values]
+    adjusted = holm(least) if least else np.empty(0)
+    rejected = {i for i, p in enumerate(adjusted) if p <= level}
     # how many tests were undecided when each was tried, as Holm goes through them
-    first = sorted(failing, key=lambda i: p_values[known.index(i)])
-    remaining = {i: len(cells) - rank for rank, i in enumerate(first)}
-    rest = len(cells) - len(failing)
-    probes, advice = [], []
-    for i, ((view, probe), position) in enumerate(zip(cells, places, strict=True)):
-        result = _result(
-            view, probe, position, policy, i in failing, level / remaining.get(i, rest)
-        )
-        probes.append(result)
-        if isinstance(position, ReferencePosition) and not (result.passed or result.failed):
-            advice.append(_advice(probe, position, policy, level / remaining.get(i, rest)))
-    control = _before(evidence, policy, references)
-    negative = Gate("G2", None, "not needed: references are the comparison")
-    notes = []
-    if part := len(evidence.part_trained):
-        notes.append(
-            f"{part} of {len(references)} references were trained on part of the kept records: "
-            "levels of loss are not compared, and the margin is in SDs of models that differ in "
-            "their data, too"
-        )
-    return TierJudgement(probes, [control, negative], [text for text in advice if text], notes)
-
-
-def _place(
-    evidence: Evidence, view: View, probe: str, references: Sequence[str]
-) -> ReferencePosition | str:
-    """Return the place of the audited model, or why there is none."""
-    try:
-        level = not evidence.part_trained
-        states = ["after", *references]
-        values = statistics(probe, evidence.scores(view), states, references, level=level)
-    except DataError as error:
-        return reason(error)
-    where = position_among(float(values[0]), values[1:])
-    return "a score is infinite" if math.isnan(where.mean) else where
-
-
-def _p_value(probe: str, position: ReferencePosition | str) -> float:
-    """Return p, of deviation against larger values only."""
-    assert isinstance(position, ReferencePosition)
-    below = probe == DEVIATION and position.value < position.mean
-    return 1.0 if below else position.p_value
+    first = sorted(rejected, key=lambda i: least[i])
+    remaining = {i: len(families) - rank for rank, i in enumerate(first)}
+    tested: list[tuple[_Family, Sequence[bool], float]] = []
+    for i, family in enumerate(families):
+        error = level / remaining.get(i, len(families) - len(rejected))
+        tested.append((family, [i in rejected and p <= error for p in p_values[i]], error))
+    return tested
 
 
 def _result(
-    view: View,
-    probe: str,
-    position: ReferencePosition | str,
-    policy: Policy,
-    rejected: bool,
-    error: float,
+    probe: str, view: View, position: ReferencePosition, limits: Limits, rejected: bool
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
-    statistic = _STATISTIC[probe == DEVIATION]
-    if isinstance(position, str):
-        words = f"{probe}: no statistic: {position}"
-        return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
-    limits = prediction_limits(position.k, policy.margin, policy.alpha)
-    beyond = max(limits.equivalent, _limit(position.k, error))
-    passed = position.distance <= limits.equivalent
-    failed = bool(rejected and position.distance > limits.equivalent)
-    if position.sd == 0:
-        equal = (
-            "as they do" if passed else "which is elsewhere: they do not say how much it matters"
-        )
-        words = f"{probe}: all {position.k} references have the same value, and the model {equal}"
-    else:
-        words = (
-            f"{probe}: {position.distance:.2f} of the references' SDs from their mean; passes "
-            f"within {limits.equivalent:.2f}, fails beyond {beyond:.2f}"
-        )
-    half = limits.equivalent * position.sd
+    away = abs(position.value - position.mean)
+    below = probe in _ABOVE and position.value < position.mean
+    alike = position.sd == 0 and position.distance == 0
+    passed = bool(below or alike or away <= limits.equivalent)
+    failed = bool(rejected and not below and away > limits.equivalent and away > position.floor)
+    half = limits.equivalent
     return ProbeResult(
         probe,
-        statistic,
+        STATISTICS.get(probe, _KEPT if probe == KEPT else "forget − holdout, means"),
         position.value,
-        position.mean - half,
+        -math.inf if probe in _ABOVE else position.mean - half,
         position.mean + half,
         passed,
         failed,
-        words,
+        _words(probe, position, limits, passed),
         *view,
         position.mean,
         position.sd,
@@ -288,45 +277,152 @@ def _result(
     )
 
 
-def _limit(k: int, error: float) -> float:
-    """Return the limit of |T − mean|/s for one probe, at a two-sided error."""
-    return float(stats.t.isf(error / 2, k - 1)) * math.sqrt(1 + 1 / k)
+_KEPT = "kept records, mean log-probability"
+
+
+def _words(probe: str, position: ReferencePosition, limits: Limits, passed: bool) -> str:
+    """Say where the model lies, in the references' SDs."""
+    if position.sd == 0:
+        equal = "as they do" if passed else "elsewhere: they do not say how much that matters"
+        return f"{probe}: all {position.k} references have the same value, and the model {equal}"
+    side = ""
+    if probe in _ABOVE:
+        side = " above" if position.value >= position.mean else " below"
+    sd = position.sd
+    text = (
+        f"{probe}: {position.distance:.2f} of the references' SDs"
+        f"{side or ' from'} their mean; passes within {limits.equivalent / sd:.2f}, "
+        f"fails beyond {limits.different / sd:.2f}"
+    )
+    if side:
+        text += ", above only"
+    return text
+
+
+def _without(probe: str, view: View, why: str) -> ProbeResult:
+    statistic = STATISTICS.get(probe, "forget − holdout, means")
+    words = f"{probe}: no statistic: {why}"
+    return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
+
+
+def _kept(evidence: Evidence, policy: Policy) -> _Place | None:
+    """Return the place of the kept records' mean log-probability among full references."""
+    scores = evidence.plain
+    states = ["after", *evidence.references]
+    if evidence.part_trained or not all("retain" in scores[state] for state in states):
+        return None
+    values = np.array([float(np.mean(loss.score(scores[state]["retain"]))) for state in states])
+    position = position_among(float(values[0]), values[1:], None, policy.utility_margin)
+    if math.isnan(position.mean):
+        return None
+    return _Place(position, values[1:] - values[1:].mean())
 
 
 def _advice(probe: str, position: ReferencePosition, policy: Policy, error: float) -> str:
     """Say how many references would decide, if the model keeps its distance."""
     if not math.isfinite(position.distance):
         return f"{probe}: references from different seeds, so that they vary"
-    for k in range(position.k + 1, _MORE + 1):
-        limits: PredictionLimits = prediction_limits(k, policy.margin, policy.alpha)
-        inside = position.distance <= limits.equivalent
-        if inside or position.distance > max(limits.equivalent, _limit(k, error)):
-            side = "PASS" if inside else "FAIL"
-            return (
-                f"{probe}: {k} references instead of {position.k}, if the model stays "
-                f"{position.distance:.2f} of their SDs away ({side})"
-            )
-    return f"{probe}: more than {_MORE} references"
+    found = {}
+    for side in ("PASS", "FAIL"):
+        # both limits come nearer to the margin the more references there are
+        counts = range(position.k + 1, _MORE + 1)
+        first = bisect_left(counts, True, key=lambda k: side == _side(position, k, policy, error))
+        if first < len(counts):
+            found[side] = counts[first]
+    if not found:
+        return f"{probe}: more than {_MORE} references"
+    side = min(found, key=found.__getitem__)
+    return (
+        f"{probe}: {found[side]} references instead of {position.k}, if the model stays "
+        f"{position.distance:.2f} of their SDs away ({side})"
+    )
 
 
-def _before(evidence: Evidence, policy: Policy, references: Sequence[str]) -> Gate:
-    """G1: on the strongest probe, the model before lies at least 2m SDs from the references."""
+def _side(position: ReferencePosition, k: int, policy: Policy, error: float) -> str:
+    """Return what a place would lead to among k references."""
+    freedom = position.freedom - (position.k - 1) + k - 1
+    t = float(stats.t.isf(error / 2, freedom))
+    later = position._replace(k=k, freedom=freedom)
+    limits = limits_of(later, policy.margin, policy.level(k), t)
+    away = position.distance * position.sd
+    if away <= limits.equivalent:
+        return "PASS"
+    return "FAIL" if away > limits.different else ""
+
+
+def _before(evidence: Evidence, policy: Policy, groups: Sequence[Group]) -> Gate:
+    """G1: by the strongest probe, the model before lies 2M from the references or more."""
     if "before" not in evidence.plain:
         return Gate("G1", None, "no scores of the model before: pass --before to the audit")
-    strongest, name = -1.0, ""
-    for probe in policy.tested:
-        try:
-            states, level = ["before", *references], not evidence.part_trained
-            values = statistics(probe, evidence.plain, states, references, level=level)
-        except DataError:
+    strongest, needed, name = -1.0, 0.0, ""
+    for probe in policy.tested_by_references:
+        place = placed(evidence, View(), probe, policy.floor, groups, "before")
+        if isinstance(place, str) or math.isnan(place.position.distance):
             continue
-        distance = position_among(float(values[0]), values[1:]).distance
-        if distance > strongest:
-            strongest, name = distance, probe
+        where = place.position
+        twice = 2 * max(policy.margin, where.floor / where.sd if where.sd else 0.0)
+        if not name or where.distance / twice > strongest / needed:
+            strongest, needed, name = where.distance, twice, probe
     if not name:
         return Gate("G1", None, "no probe could be computed for the model before")
-    needed = 2 * policy.margin
-    words = f"before: {strongest:.1f} of the references' SDs away by {name}; {needed:g} are needed"
+    words = f"before: {strongest:.1f} of the references' SDs away by {name}"
+    words += f"; {needed:.3g} are needed"
     if strongest < needed:
         words += ": the records are not detectable even before"
     return Gate("G1", bool(strongest >= needed), words)
+
+
+def _independent(evidence: Evidence, families: Sequence[_Family]) -> tuple[bool | None, str]:
+    """G2: references are models of their own, and not copies of one.
+
+    On the forgotten records they vary as on unseen people's (F test over the probes), and no two of
+    them are far nearer to each other than two usually are.
+    """
+    if twice := _same_twice(evidence):
+        return False, f"references are not independent: {twice}; train them from different seeds"
+    agreeing = [
+        (place.agreeing, family.probe)
+        for family in families
+        for view, place in zip(family.views, family.places, strict=True)
+        if isinstance(place, _Place) and place.agreeing is not None and view.deployment == AS_IS
+    ]
+    if not agreeing:
+        return None, "not needed: references are the comparison"
+    least, probe = min(agreeing)
+    if least < _CHANCE / len(agreeing):
+        return False, (
+            f"references are not independent: by {probe} they agree on the forgotten records far "
+            "better than on unseen people's; train them from different seeds"
+        )
+    return True, "references vary on the forgotten records as on unseen people's"
+
+
+def _same_twice(evidence: Evidence) -> str:
+    """Name two references whose scores of all records are nearly the same, if there are such."""
+    states = evidence.references
+    try:
+        scores = np.stack([
+            np.concatenate([loss.score(part_of(evidence.plain, state, split))
+                            for split in ("forget", "holdout")])
+            for state in states
+        ])  # fmt: skip
+    except DataError:
+        return ""
+    pairs = list(combinations(range(len(states)), 2))
+    with np.errstate(invalid="ignore"):
+        apart = [float(np.sqrt(np.mean((scores[i] - scores[j]) ** 2))) for i, j in pairs]
+    least = int(np.argmin(apart))
+    if not apart[least] < _NEAR_COPIES * float(np.median(apart)):
+        return ""
+    first, second = (states[i] for i in pairs[least])
+    return f"{first} and {second} give nearly the same scores"
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    if not (part := len(evidence.part_trained)):
+        return []
+    return [
+        f"{part} of {len(evidence.references)} references were trained on part of the kept "
+        "records: levels of loss are not compared, and the margin is in SDs of models that differ "
+        "in their data, too"
+    ]
