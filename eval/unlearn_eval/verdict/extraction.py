@@ -121,8 +121,13 @@ def alone_by_chance(alone: int, others: Sequence[int]) -> float:
     - of a Poisson rate. With Jeffreys' prior and U_1 … U_k of the others, a further count is
       negative binomial with r = ΣU_j + ½ and success probability k/(k + 1): P(U ≥ u).
     - of models that differ as wholes, some saying more than others, so that counts spread more than
-      Poisson's: with y = √(U + 3/8), whose variance does not follow the rate, and mean and s of the
-      others, P(t_{k−1} ≥ (y − ȳ)/(s √(1 + 1/k))). Where s = 0 (or k = 1) only the first is asked.
+      Poisson's: with y = log(U + ½), and mean and s of the others,
+      P(t_{k−1} ≥ (y − ȳ)/(s √(1 + 1/k))). Where s = 0 (or k = 1) only the first is asked.
+
+    At a level of 1.25 % the larger of both errs 1.0 % of the time among five models alike, with 20
+    records; 1.5, 2.5 and 5.9 % where models differ as wholes by an SD of 1, 2 and 3 nats (1,500
+    draws). So models that say very unlike amounts can FAIL more often than that level: with few
+    records the counts of five models do not show how unlike they are.
 
     Args:
         alone: u, records that only the model in question gives away.
@@ -136,11 +141,11 @@ def alone_by_chance(alone: int, others: Sequence[int]) -> float:
     if not alone or not k:
         return 1.0
     p = float(stats.nbinom.sf(alone - 1, sum(others) + 0.5, k / (k + 1)))
-    roots = np.sqrt(np.array([alone, *others]) + 0.375)
-    sd = float(np.std(roots[1:], ddof=1)) if k > 1 else 0.0
+    logs = np.log(np.array([alone, *others]) + 0.5)
+    sd = float(np.std(logs[1:], ddof=1)) if k > 1 else 0.0
     if sd == 0:
         return p
-    distance = float(roots[0] - roots[1:].mean()) / (sd * math.sqrt(1 + 1 / k))
+    distance = float(logs[0] - logs[1:].mean()) / (sd * math.sqrt(1 + 1 / k))
     return max(p, float(stats.t.sf(distance, k - 1)))
 
 

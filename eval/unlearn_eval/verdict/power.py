@@ -14,6 +14,7 @@ from unlearn_eval.statistics import (
     records_for_equivalence,
 )
 from unlearn_eval.verdict.policy import Policy
+from unlearn_eval.verdict.tiers.model_statistics import STATISTICS
 
 __all__ = [
     "detectable_theta",
@@ -132,10 +133,11 @@ def _by_references(policy: Policy, n_forget: int, k: int, partial: int) -> str:
     """Count on what k references show alone; unseen people make each test stronger."""
     alpha = policy.level(k)
     limits = prediction_limits(k, policy.margin, alpha)
-    # every form of a model is nearly the same test; the kept records are one more
+    # every form of a model is nearly the same test; the kept records are one more. Those of
+    # STATISTICS count upwards only
     tests = len(policy.tested_by_references) + 1
-    above = 1 - (1 - limits.power) / 2
-    least = 1 - len(policy.probes) * (1 - limits.power) - (tests - len(policy.probes)) * (1 - above)
+    missed = 1 - limits.power
+    least = 1 - missed * (tests - len(STATISTICS)) - missed / 2 * len(STATISTICS)
     scale = math.sqrt(1 + 1 / k)
     limit = max(limits.equivalent, float(stats.t.isf(alpha / 2 / tests, k - 1)) * scale)
     return (

@@ -129,10 +129,10 @@ def test_what_one_model_by_itself_gives_away_by_chance():
     assert alone_by_chance(1, [0] * 5) == pytest.approx(first)
     assert alone_by_chance(2, [0] * 5) == pytest.approx(first - math.sqrt(5 / 6) / 12)
     assert alone_by_chance(0, [0] * 5) == alone_by_chance(3, []) == 1.0
-    # models that say more or less as wholes: the t limit of roots, not Poisson's
+    # models that say more or less as wholes: the t limit of logarithms, not Poisson's
     poisson = stats.nbinom.sf(39, 100.5, 5 / 6)
-    roots = np.sqrt(np.array([5.0, 40, 10, 15, 30]) + 0.375)
-    distance = (math.sqrt(40.375) - roots.mean()) / (roots.std(ddof=1) * math.sqrt(1.2))
+    logs = np.log(np.array([5.0, 40, 10, 15, 30]) + 0.5)
+    distance = (math.log(40.5) - logs.mean()) / (logs.std(ddof=1) * math.sqrt(1.2))
     wide = alone_by_chance(40, [5, 40, 10, 15, 30])
     assert wide == pytest.approx(stats.t.sf(distance, 4))
     assert wide > 0.1 > 0.001 > poisson

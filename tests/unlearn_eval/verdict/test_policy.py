@@ -198,6 +198,6 @@ def test_power_with_references():
     policy = policy_of(CONTENT | {"min_references": 5}, "test")
     text = power_statement(policy, 1, 1, 10, 8)
     assert "1 record, 8 references" in text
-    assert "with probability 0.91 (all of them with 0.82 or more), within 2.10" in text
+    assert "with probability 0.91 (all of them with 0.73 or more), within 2.10" in text
     assert references_needed(policy) == 5
     assert references_needed(policy_of(CONTENT | {"margin": 3.0}, "test")) > 19
