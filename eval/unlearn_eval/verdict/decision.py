@@ -286,7 +286,8 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     if facts.passed is False:
         return "INCONCLUSIVE", [f"{facts.gate} {facts.words}"]
     if findings.tier == "A" and negative.passed is False:
-        return "INCONCLUSIVE", [f"{negative.gate} {negative.words}"]
+        unproven = [each.reason for each in findings.missing]
+        return "INCONCLUSIVE", [f"{negative.gate} {negative.words}", *unproven]
     membership = findings.membership
     parts: list[Extracted | Utility | Exposure] = [findings.extraction, findings.utility]
     parts += [] if findings.exposure is None else [findings.exposure]
