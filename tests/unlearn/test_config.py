@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
-from unlearn.config import PYTHON_ONLY, Names, Overrides, called_with, fields_of, options
+from unlearn.config import PYTHON_ONLY, Names, Overrides, called_with, checked, fields_of, options
 from unlearn.errors import OptionError
+from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
 
 
 @options
@@ -102,3 +103,18 @@ def test_what_is_wrong_is_said_in_one_line(arguments: dict[str, object], complai
 def test_an_instance_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         work("base").seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize(
+    ("cls", "given"),
+    [
+        (FinetuneOptions, ("model", "data", "output")),
+        (ForgetOptions, ("model", "data", "r0", "output")),
+        (ReferencesOptions, ("model", "data", "output")),
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_refused(cls: Any, given: Any, seed: int) -> None:
+    with pytest.raises(OptionError, match="run: seed: Input should be"):
+        checked(cls, "run", *given, seed=seed)
+    assert checked(cls, "run", *given, seed=5).seed == 5

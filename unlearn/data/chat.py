@@ -128,12 +128,16 @@ class ChatWriter:
         return WrittenChat(text, tuple(targets), contents, answers, unwritten)
 
     def _apply(self, messages: Sequence[Message], tools: Any, *, generate: bool = False) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [dict(turn) for turn in messages],
-            tools=tools,
-            tokenize=False,
-            add_generation_prompt=generate,
-        )
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(turn) for turn in messages],
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=generate,
+            )
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            # of a field that holds something else than the template expects
+            raise DataError(f"the chat template cannot write it: {error}") from None
         return text
 
     def _marked(self, messages: Sequence[Message], tools: Any) -> list[tuple[int, int]] | None:

@@ -15,7 +15,16 @@ from typing import Any
 
 from unlearn.errors import DataError
 
-__all__ = ["Turn", "history_of", "is_empty", "text_of", "tools_of", "turns_of", "whole"]
+__all__ = [
+    "Turn",
+    "history_of",
+    "is_empty",
+    "is_empty_json",
+    "text_of",
+    "tools_of",
+    "turns_of",
+    "whole",
+]
 
 Turn = dict[str, Any]
 
@@ -39,6 +48,9 @@ _SPEAKERS = {
     "function_response": "tool",
 }
 _CALL = "function_call"
+_NOTHING = frozenset({"[]", "{}", "null"})
+# Fields of a turn that say nothing: what ties an answer to its call, and how much is learned.
+_BESIDE = frozenset({"id", "tool_call_id", "name", "weight", "train"})
 
 
 def text_of(value: Any, key: str, where: str) -> str:
@@ -81,12 +93,17 @@ def is_empty(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return value.strip() in {"", "[]", "{}", "null"}
+        return not value.strip()
     if isinstance(value, Mapping):
         return all(map(is_empty, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(is_empty, value))
     return isinstance(value, float) and math.isnan(value)
+
+
+def is_empty_json(value: Any) -> bool:
+    """Say whether a cell of lists or objects holds nothing, or the JSON text of nothing."""
+    return is_empty(value) or (isinstance(value, str) and value.strip() in _NOTHING)
 
 
 def turns_of(value: Any, column: str, where: str) -> tuple[Turn, ...]:
@@ -189,7 +206,7 @@ def _turn(turn: Any, name: str, where: str) -> Turn:
         content = turn.get("content")
         if type(content) is str and content.isascii() and content.strip():
             return {"role": turn["role"], "content": content}
-    if isinstance(turn, Mapping) and "from" in turn and "role" not in turn:
+    if isinstance(turn, Mapping) and turn.get("from") is not None and turn.get("role") is None:
         turn = _of_sharegpt(turn, name, where)
     if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
         known = ", ".join(_ROLES)
@@ -207,7 +224,8 @@ def _turn(turn: Any, name: str, where: str) -> Turn:
         more["tool_calls"] = _calls(more["tool_calls"], f"{name}.tool_calls", where)
     more = _storable(more, name, where)
     silent = content is None or (isinstance(content, str) and not content.strip())
-    if not (silent and (role == "assistant" or (role == "tool" and content is not None))):
+    says_else = role == "assistant" and not _BESIDE.issuperset(more)
+    if not (silent and (says_else or (role == "tool" and content is not None))):
         content = text_of(content, f"{name}.content", where)
     return {"role": role, "content": content, **more}
 
@@ -231,15 +249,24 @@ def _of_sharegpt(turn: Mapping[str, Any], name: str, where: str) -> Turn:
     speaker, value = turn["from"], turn.get("value")
     more = {k: v for k, v in turn.items() if k not in {"from", "value"}}
     if speaker == _CALL:
+        if not is_empty_json(more.get("tool_calls")):
+            raise DataError(f"{where}: {name} holds both value and tool_calls: leave one out")
         return {
             "role": "assistant",
             "content": None,
             **more,
             "tool_calls": _called(value, name, where),
         }
-    if speaker not in _SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         known = ", ".join([*_SPEAKERS, _CALL])
         raise DataError(f"{where}: {name} is from {speaker!r}; known are {known}")
+    content = more.get("content")
+    if is_empty(value) and not is_empty(content):
+        value = content
+    if not is_empty(content) and content != value:
+        raise DataError(
+            f"{where}: {name} holds both value and content, and they differ: leave one out"
+        )
     return {**more, "role": _SPEAKERS[speaker], "content": value}
 
 

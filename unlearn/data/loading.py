@@ -8,7 +8,7 @@ user's own notes, and are passed over.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from unlearn.data.conversations import (
     Turn,
     history_of,
     is_empty,
+    is_empty_json,
     text_of,
     tools_of,
     turns_of,
@@ -54,6 +55,24 @@ _UNWRITTEN = (
     "chat_template_kwargs",
 )
 _LOOKED_AT = frozenset((*_AROUND, *_UNWRITTEN))
+# Columns of text, where `null` and `[]` are words; in the others they are JSON of nothing.
+_TEXTS = frozenset(
+    (
+        "text",
+        "input",
+        *_PROMPTS,
+        *_COMPLETIONS,
+        *_SYSTEMS,
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+    )
+)
+_FORMS: Mapping[str, str] = {
+    "text": "text",
+    **dict.fromkeys((*_PROMPTS, *_COMPLETIONS), "prompt"),
+    **dict.fromkeys(_MESSAGES, "messages"),
+}
 
 _BATCH = 10_000
 """Rows that are laid out at once."""
@@ -87,18 +106,53 @@ def record_of(row: Any, where: str, identifier: str = "") -> Record:
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a record is an object, not {type(row).__name__}")
+    try:
+        return _record_of(row, where, identifier)
+    except RecursionError:
+        raise DataError(f"{where}: its values are nested too deeply") from None
+
+
+def _record_of(row: Mapping[str, Any], where: str, identifier: str) -> Record:
     present = {k: v for k, v in row.items() if v is not None}
+    _leave_out_empty(present, where)
     fields, names = _content(present, row, where)
-    subject = present.get("subject")
-    if subject != subject or not str(subject if subject is not None else "").strip():
-        subject = None  # an empty cell, or the NaN of a table: nobody, not somebody without a name
-    for name, text in (("id", identifier), ("subject", str(subject or ""))):
-        whole(text, name, where)
-    record = Record(identifier, None if subject is None else str(subject), **fields)
-    if present.get("secrets"):
+    whole(identifier, "id", where)
+    record = Record(identifier, _named(present.get("subject"), "subject", where), **fields)
+    if not is_empty_json(present.get("secrets")):
         secrets = tuple(_secrets(present["secrets"], record, names, where))
         return replace(record, secrets=secrets)
     return record
+
+
+def _leave_out_empty(present: dict[str, Any], where: str) -> None:
+    """Take out the empty cells of forms that a row has not: a table has all columns of all rows."""
+    empty = [key for key in _FORMS if key in present and _holds_nothing(key, present[key])]
+    if not empty:
+        return
+    filled = {_FORMS[key] for key in _FORMS if key in present and key not in empty}
+    if not filled and len({_FORMS[key] for key in empty}) > 1:
+        raise DataError(f"{where}: no content: {' and '.join(empty)} are empty")
+    for key in empty:
+        if filled - {_FORMS[key]}:
+            del present[key]
+
+
+def _holds_nothing(key: str, value: Any) -> bool:
+    """Say whether a column's cell is empty."""
+    return is_empty(value) if key in _TEXTS else is_empty_json(value)
+
+
+def _named(value: Any, key: str, where: str) -> str | None:
+    """Return a name that may be text or a number; None for an empty cell: not one without letters.
+
+    Raises DataError for anything else.
+    """
+    if is_empty(value):
+        return None
+    if not isinstance(value, Hashable) or isinstance(value, (tuple, bytes)):
+        kind = type(value).__name__
+        raise DataError(f"{where}: {key} must be text or a number, not {kind}")
+    return whole(str(value), key, where)
 
 
 def bare_content(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +182,7 @@ def _content(present: Mapping[str, Any], row: Mapping[str, Any], where: str) -> 
     if not _LOOKED_AT.isdisjoint(present):
         used = {"input"} if prompt == "instruction" and forms == ["prompt"] else set()
         _refuse_unwritten(present, used, where)
-        around = {k: present[k] for k in _AROUND if not is_empty(present.get(k))}
+        around = {k: v for k in _AROUND if not _holds_nothing(k, v := present.get(k))}
     if messages:
         return _conversation(present, messages, around, where)
     if not (prompt and completion):
@@ -153,9 +207,9 @@ def _only(names: Iterable[str], present: Mapping[str, Any], where: str) -> str |
     there = [k for k in names if k in present]
     if not there:
         return None
-    first, *others = there
+    first, *others = [k for k in there if not _holds_nothing(k, present[k])] or there
     for other in others:
-        if present[other] != present[first] and not is_empty(present[other]):
+        if present[other] != present[first] and not _holds_nothing(other, present[other]):
             raise DataError(
                 f"{where}: both {first} and {other}; a record has one of them: leave the other out"
             )
@@ -164,7 +218,7 @@ def _only(names: Iterable[str], present: Mapping[str, Any], where: str) -> str |
 
 def _refuse_unwritten(present: Mapping[str, Any], used: set[str], where: str) -> None:
     for key in _UNWRITTEN:
-        if key in present and key not in used and not is_empty(present[key]):
+        if key in present and key not in used and not _holds_nothing(key, present[key]):
             raise DataError(
                 f"{where}: the column {key!r} holds content that would not be trained on or "
                 "scored: put it into the prompt or the messages, or leave the column out"
@@ -240,6 +294,8 @@ def _secrets(value: Any, record: Record, names: Mapping[str, str], where: str) -
             value = json.loads(value)
         except ValueError:
             raise DataError(f"{where}: secrets is not a JSON list") from None
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"{where}: secrets must be a list, not {type(value).__name__}")
     for i, entry in enumerate(value):
         at = f"{where}: secrets.{i}"
         if not isinstance(entry, Mapping) or not {"field", "start", "end"} <= set(entry):
@@ -254,12 +310,12 @@ def _secrets(value: Any, record: Record, names: Mapping[str, str], where: str) -
                 f"{', '.join(record.fields)}"
             )
         start, end = entry["start"], entry["end"]
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+        numbers = type(start) is int and type(end) is int
+        if not (numbers and 0 <= start < end <= len(text)):
             raise DataError(
                 f"{at}: characters {start} to {end} are not inside {name}, which has {len(text)}"
             )
-        kind = whole(str(entry.get("kind", "secret")), "kind", at)
-        yield Secret(name, start, end, kind)
+        yield Secret(name, start, end, _named(entry.get("kind"), "kind", at) or "secret")
 
 
 def to_dataset(rows: Iterable[Located], source: str) -> tuple[Any, tuple[str, ...]]:
@@ -301,14 +357,14 @@ class _Names:
 
     def name(self, record: Record, row: Mapping[str, Any], where: str) -> str:
         """Return the id of a row: its own, else one made of its content."""
-        given = row.get("id")
-        has_id = given is not None and str(given) != ""
+        given = _named(row.get("id"), "id", where)
+        has_id = given is not None
         if self._given is not None and has_id != self._given:
             raise DataError(f"{where}: some rows have an id and some do not; give all or none")
         self._given = has_id
         content = content_id(record)
         count = self._counts[content] = self._counts.get(content, 0) + 1
-        name = whole(str(given), "id", where) if has_id else content
+        name = content if given is None else given
         if count > 1:
             name = name if has_id else f"{content}#{count}"
             self.repeated.append(name)

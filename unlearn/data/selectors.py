@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from unlearn.data.loading import record_of
 from unlearn.data.readers import lines_of
+from unlearn.data.record import Record
 from unlearn.errors import SelectionError, did_you_mean
 
-if TYPE_CHECKING:
-    from unlearn.data.records import Records
-
-__all__ = ["find"]
+__all__ = ["Selectable", "find"]
 
 _FORMS = "write id1,id2 | @file | subject:NAME | rows:180-199 (from 0, both ends)"
 _PREFIX = re.compile(r"[a-z]+:")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def find(records: Records, selector: str | Sequence[str]) -> list[int]:
+class Selectable(Protocol):
+    """What records can be chosen from: their ids and subjects, in order, and the records."""
+
+    source: str
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """One each."""
+
+    @property
+    def subjects(self) -> Sequence[str | None]:
+        """None where a record has none."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+
+def find(records: Selectable, selector: str | Sequence[str]) -> list[int]:
     """Return the positions of the records that a selector, or any of several, names.
 
     Args:
@@ -51,7 +67,7 @@ def find(records: Records, selector: str | Sequence[str]) -> list[int]:
     return sorted(set(positions))
 
 
-def _rows(records: Records, text: str) -> list[int]:
+def _rows(records: Selectable, text: str) -> list[int]:
     positions: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
@@ -67,7 +83,7 @@ def _rows(records: Records, text: str) -> list[int]:
     return positions
 
 
-def _subject(records: Records, name: str) -> list[int]:
+def _subject(records: Selectable, name: str) -> list[int]:
     positions = [i for i, subject in enumerate(records.subjects) if subject == name]
     if not positions:
         known = sorted({s for s in records.subjects if s is not None})
@@ -76,7 +92,7 @@ def _subject(records: Records, name: str) -> list[int]:
     return positions
 
 
-def _ids(records: Records, names: Iterable[str], where: str = "") -> list[int]:
+def _ids(records: Selectable, names: Iterable[str], where: str = "") -> list[int]:
     places = {name: i for i, name in enumerate(records.ids)}
     unknown = [name for name in dict.fromkeys(names) if name not in places]
     if unknown:
@@ -87,7 +103,7 @@ def _ids(records: Records, names: Iterable[str], where: str = "") -> list[int]:
     return [places[name] for name in names]
 
 
-def _file(records: Records, path: Path) -> list[int]:
+def _file(records: Selectable, path: Path) -> list[int]:
     """Ids one a line, or JSON lines with `id`, or rows without ids, matched by content."""
     if not path.is_file():
         raise SelectionError(f"@{path}: no such file")
@@ -119,7 +135,9 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _by_content(records: Records, path: Path, rows: list[tuple[int, dict[str, Any]]]) -> list[int]:
+def _by_content(
+    records: Selectable, path: Path, rows: list[tuple[int, dict[str, Any]]]
+) -> list[int]:
     """Match rows by content; a row names every copy of itself."""
     places: dict[str, list[int]] = {}
     for i, record in enumerate(records):

@@ -220,10 +220,12 @@ def half_splits(records: Records, count: int, seed: int) -> list[list[int]]:
 
     Raises:
         DataError: if all records are of one subject.
-        OptionError: if `count` is odd.
+        OptionError: if `count` is odd, or `seed` below 0.
     """
     if count % 2:
         raise OptionError(f"half-splits come in pairs: --count {count} is odd")
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: a seed is 0 or more")
     units = _units(records)
     if len(units) < 2:
         raise DataError(

@@ -83,6 +83,12 @@ class Template:
             return self._chat(record)
         if record.form == "messages":
             _refuse_unwritten(record)
+            if self.name != "roles":
+                raise DataError(
+                    f"record {record.id!r} is a conversation, which the template {self.name!r} "
+                    "cannot write: pass --template roles, or chat if the tokenizer has a chat "
+                    "template"
+                )
             return _roles(record)
         if self.name == "roles":
             turns = (
@@ -181,14 +187,14 @@ def _roles(record: Record) -> Rendered:
     return Rendered(text, tuple(targets), fields, complete=False)
 
 
-def choose_template(name: str | None, tokenizer: Any, records: Records) -> Template:
-    """Pick the template for some records.
+def choose_template(name: str | None, tokenizer: Any, *parts: Records) -> Template:
+    """Pick the template for some records, the same one for all parts of them.
 
     Args:
         name: what the user or the lineage says; None for the default: the chat template where the
             tokenizer has one, else `qa`.
         tokenizer: the model's tokenizer.
-        records: the records to be written.
+        *parts: the records to be written.
 
     Returns:
         The template.
@@ -198,11 +204,12 @@ def choose_template(name: str | None, tokenizer: Any, records: Records) -> Templ
         DataError: if the records are conversations and nothing says how to write them.
     """
     has_chat = bool(getattr(tokenizer, "chat_template", None))
-    conversation = next((r for r in records if r.form == "messages"), None)
+    conversations = ((part.source, r.id) for part in parts for r in part if r.form == "messages")
+    first = next(conversations, None)
     if name is None:
-        if conversation is not None and not has_chat:
+        if first is not None and not has_chat:
             raise DataError(
-                f"{records.source}: record {conversation.id!r} is a conversation, and the "
+                f"{first[0]}: record {first[1]!r} is a conversation, and the "
                 "tokenizer has no chat template; pass --template roles to write it as "
                 "'User: …' and 'Assistant: …' lines"
             )
@@ -210,7 +217,7 @@ def choose_template(name: str | None, tokenizer: Any, records: Records) -> Templ
     if name == "chat" and not has_chat:
         raise OptionError("--template chat: the tokenizer has no chat template")
     if name in PRESETS or name in {"chat", "roles"}:
-        if name == "roles" and conversation is None and len(records):
+        if name == "roles" and first is None and any(map(len, parts)):
             raise OptionError("--template roles is for conversations; these rows have none")
         return Template(name, tokenizer)
     once = name.count("{prompt}") == name.count("{completion}") == 1

@@ -11,7 +11,7 @@ from unlearn.errors import ModelError
 from unlearn.model.adapters import unknown_fields
 from unlearn.model.embeddings import adapter_rows, check_shipped, embedding_rows, resize
 from unlearn.model.lm_head import Head
-from unlearn.model.reading import check_vocabulary, reading_of
+from unlearn.model.reading import fitted, reading_of
 
 if TYPE_CHECKING:
     from unlearn.model.state import ModelState
@@ -54,7 +54,9 @@ def for_adapters(bare: ModelState, paths: Sequence[Path]) -> ModelState:
             "base without the adapter is one with as many",
         )
     owner = reading.adapter or f"the model {bare.name}"
-    check_vocabulary(reading.tokenizer, wanted, str(owner))
+    told = len(reading.notes)
+    reading = fitted(reading, wanted, str(owner))
+    notes += reading.notes[told:]
     for path in paths:
         notes += unknown_fields(path)
     return replace(

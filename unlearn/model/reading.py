@@ -6,11 +6,12 @@ an adapter answers to the words and markers that it was trained with.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unlearn.errors import ModelError
 from unlearn.model.folders import one_line
 from unlearn.provenance.digests import file_digest, reading_files
 
-__all__ = ["Reading", "check_vocabulary", "open_tokenizer", "reading_of"]
+__all__ = ["Reading", "check_vocabulary", "fitted", "open_tokenizer", "reading_of"]
 
 # Of the files of a tokenizer, those that hold settings and templates; the others hold a vocabulary.
 _SETTINGS = (
@@ -38,17 +39,21 @@ class Reading:
         tokenizer: the tokenizer, with its chat template.
         adapter: the adapter whose tokenizer or template it is; None where it is the base's.
         notes: in what it differs from the base's.
+        rows: of the embedding that its tokens fit, once that is known.
     """
 
     tokenizer: Any
     adapter: Path | None = None
     notes: tuple[str, ...] = ()
+    rows: int | None = None
 
     def differs(self, other: Reading) -> str | None:
         """Say in what two ways to read differ that matters to scores; None where in nothing."""
         mine, others = self.tokenizer, other.tokenizer
         if mine is others:
             return None
+        if self.rows is not None:
+            others = _readable(others, self.rows) or others
         if mine.get_vocab() != others.get_vocab():
             return "vocabulary"
         if mine.chat_template != others.chat_template:
@@ -108,6 +113,59 @@ def reading_of(
     if templateless:
         notes += (f"the adapter {owner} ships no chat template: the base's is used",)
     return Reading(own, owner, notes)
+
+
+def fitted(reading: Reading, rows: int, where: str) -> Reading:
+    """Return a way to read that gives no token for which an embedding has no row.
+
+    Trainers add a padding token without resizing the embedding: no model reads it. It is taken out
+    of the tokenizer, so that its name in a text is text, and the end of a sequence pads instead.
+
+    Args:
+        reading: how the model reads.
+        rows: of the embedding.
+        where: whose tokenizer it is, for the message.
+
+    Returns:
+        The way to read, with a note where a token was taken out.
+
+    Raises:
+        ModelError: if there are such tokens beside an unused padding token, naming what to do.
+    """
+    pad = reading.tokenizer.pad_token
+    readable = _readable(reading.tokenizer, rows)
+    if readable is None:
+        check_vocabulary(reading.tokenizer, rows, where)
+        return replace(reading, rows=rows)
+    note = f"the padding token {pad!r} of {where} has no embedding, and is left out"
+    return replace(reading, tokenizer=readable, notes=(*reading.notes, note), rows=rows)
+
+
+def _readable(tokenizer: Any, rows: int) -> Any | None:
+    """Return a tokenizer without a padding token that lies beyond an embedding.
+
+    None where no token lies there, others do, or the token is more than padding.
+    """
+    from tokenizers import Tokenizer
+
+    pad = tokenizer.pad_token
+    beyond = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or beyond != {pad}:
+        return None
+    content = json.loads(backend.to_str())
+    roles = {k: v for k, v in tokenizer.special_tokens_map.items() if k != "pad_token"}
+    if pad in str([roles, tokenizer.chat_template, content["post_processor"]]):
+        return None
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != pad]
+    content["padding"] = None
+    smaller = Tokenizer.from_str(json.dumps(content))
+    if smaller.token_to_id(pad) is not None:  # it is a word of the model's own
+        return None
+    result = copy.deepcopy(tokenizer)
+    result._tokenizer = smaller
+    result.pad_token = tokenizer.eos_token
+    return result
 
 
 def check_vocabulary(tokenizer: Any, rows: int, where: str) -> None:

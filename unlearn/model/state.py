@@ -40,7 +40,7 @@ from unlearn.model.lora import (
 )
 from unlearn.model.number_format import dtype_of, nf4
 from unlearn.model.quiet import quiet
-from unlearn.model.reading import Reading, check_vocabulary, open_tokenizer
+from unlearn.model.reading import Reading, fitted, open_tokenizer
 from unlearn.model.save import save_state
 from unlearn.model.scoring import Head
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -277,9 +277,9 @@ def open_model(
     )
     if paths:
         return _with_adapters(bare, paths, trainable=trainable)
-    check_vocabulary(tokenizer, bare.base_rows, f"the model {model}")
+    reading = fitted(reading, bare.base_rows, f"the model {model}")
     net.requires_grad_(trainable).eval()
-    return bare
+    return replace(bare, tokenizer=reading.tokenizer, reading=reading, notes=reading.notes)
 
 
 def _weights(folder: Path, kind: torch.dtype, options: dict[str, Any]) -> Any:

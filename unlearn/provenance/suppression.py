@@ -68,12 +68,15 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
         yield number, digest
 
 
-def check_suppressed(records: Records, key: Key | None = None) -> None:
+def check_suppressed(
+    records: Records, key: Key | None = None, *, advice: str = "leave them out of the data"
+) -> None:
     """Refuse training data that holds a record deleted before.
 
     Args:
         records: what is about to be trained on.
         key: the key of the digests; loaded when absent.
+        advice: how the user can leave them out.
 
     Raises:
         SuppressedError: naming the records found on the list.
@@ -89,5 +92,5 @@ def check_suppressed(records: Records, key: Key | None = None) -> None:
         more = f" and {len(suppressed) - 5} more" if len(suppressed) > 5 else ""
         raise SuppressedError(
             f"{records.source}: {len(suppressed)} record(s) were deleted before and are on the "
-            f"suppression list {path}: {names}{more}; leave them out with --exclude"
+            f"suppression list {path}: {names}{more}; {advice}"
         )

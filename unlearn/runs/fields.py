@@ -97,7 +97,7 @@ ReportTo = Annotated[
     ),
     Flag(metavar="NAMES"),
 ]
-Seed = Annotated[int, Field(description="Seed of everything random.")]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="Seed of everything random.")]
 Template = Annotated[
     str | None,
     Field(

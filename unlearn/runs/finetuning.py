@@ -48,7 +48,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
     training, lora = finetuning_options(options.options, options.lora, "finetune")
     key = Key.load()
     records, excluded, copies = _without_excluded(loaded(options.data), options.exclude, key)
-    check_suppressed(records, key)
+    check_suppressed(records, key, advice="leave them out with --exclude")
     planting = _Planting(beside(target), records, options.canaries, key)
     canaries = planting.draw()
     state = options.open(options.model, trainable=options.full)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from unlearn.canaries.pairs import joined
@@ -13,7 +14,7 @@ from unlearn.data.records import Records
 from unlearn.data.splits import check_disjoint, loaded, near_copies, retained
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
-from unlearn.errors import DataError
+from unlearn.errors import DataError, LineageError
 from unlearn.files import check_output
 from unlearn.methods.alternates import Source, alternates
 from unlearn.methods.defaults import decided, original_training
@@ -44,6 +45,8 @@ __all__ = ["DEFAULT_METHOD", "Measured", "Result", "TrainingPlan", "forget", "ru
 # What a first look before and after is taken of.
 _LOOKED_AT = ("forget", "retain", "holdout")
 
+_LEAVE_OUT = "leave them out of the data and of --retain, or name them in --forget"
+
 
 def run_forget(options: ForgetOptions) -> Result:
     """Take records out of an adapter (or a fully fine-tuned model) and save the result.
@@ -57,9 +60,9 @@ def run_forget(options: ForgetOptions) -> Result:
     split, notes = _split(options, canaries, needs_retain=method.needs_retain)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     folder = state.adapter or state.folder
-    parent = Lineage.read(folder)
+    parent = _parent(folder, key)
     split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
-    check_suppressed(split.retain, key)
+    check_suppressed(split.retain, key, advice=_LEAVE_OUT)
     original = original_training(parent, folder, options.was)
     resolved, decisions = decided(resolved, parent, len(split.forget), original)
     told = [*original.found, *original.notes] if method.kind == "exact" else []
@@ -149,11 +152,23 @@ def _split(
     return _Split(forget_records, retain_records, holdout_records), notes
 
 
+def _parent(folder: Path, key: Key) -> Lineage | None:
+    """Return the lineage of what is changed, whose digests must compare with those made here."""
+    line = Lineage.read(folder)
+    if line is not None and line.records.key_id != key.id:
+        raise LineageError(
+            f"the lineage of {folder} was made with the key {line.records.key_id}, and the key in "
+            f"use is {key.id}: which records were taken out before cannot be told; set UNLEARN_KEY "
+            "to that key, or UNLEARN_HOME to the folder of its file"
+        )
+    return line
+
+
 def _without_earlier(
     split: _Split, parent: Lineage | None, key: Key, *, needs_retain: bool
 ) -> tuple[_Split, list[str]]:
     """Keep no record that was taken out of the adapter before: it would be learned again."""
-    if parent is None or parent.records.key_id != key.id or not parent.records.forgotten:
+    if parent is None or not parent.records.forgotten:
         return split, []
     earlier = set(parent.records.forgotten)
     again = [record.id for record in split.retain if key.digest(record) in earlier]
@@ -176,7 +191,8 @@ def _template(
 ) -> tuple[Template, list[str]]:
     """Return the template that is given, else the lineage's, else a guess that is told."""
     known = name or (parent.template if parent else None)
-    template = choose_template(known, state.tokenizer, split.forget)
+    parts = (split.forget, split.retain, split.holdout)
+    template = choose_template(known, state.tokenizer, *(part for part in parts if part))
     if known is not None:
         return template, []
     return template, [

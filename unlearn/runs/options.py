@@ -215,9 +215,10 @@ class ReferencesOptions(OriginalOptions):
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)
-    seed: Annotated[int, Field(description="Seed of the first reference; the others count on.")] = (
-        REFERENCE_SEED
-    )
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**62, description="Seed of the first reference; the others count on."),
+    ] = REFERENCE_SEED
     overwrite: Annotated[bool, Field(description="Train those again that were made otherwise.")] = (
         False
     )

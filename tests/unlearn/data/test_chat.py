@@ -320,6 +320,19 @@ def test_a_refusal_names_the_record(plain: Any) -> None:
         Template("chat", plain).render(records[0])
 
 
+@pytest.mark.parametrize("thought", [5, ["so"], {"a": 1}])
+def test_a_field_of_another_type_than_the_template_s_is_a_refusal(plain: Any, thought: Any) -> None:
+    plain.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% if m.reasoning_content %}{{ '(' + m.reasoning_content + ')' }}{% endif %}\n{% endfor %}"
+    )
+    said = [*talk("Rome", system=False)[:-1]]
+    said.append({"role": "assistant", "content": "Rome.", "reasoning_content": thought})
+    (record,) = Records.from_rows([{"id": "r7", "messages": said}])
+    with pytest.raises(DataError, match="record 'r7': the chat template cannot write it"):
+        Template("chat", plain).render(record)
+
+
 def test_long_conversations(plain: Any) -> None:
     plain.chat_template = STYLES["chatml"].template
     check(STYLES["chatml"], plain, talk(*["Rome"] * 1500, system=True))

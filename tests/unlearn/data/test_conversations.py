@@ -329,8 +329,17 @@ def test_what_would_be_left_out_is_refused(row: dict[str, Any], message: str) ->
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("empty", [None, "", " ", [], {}, "[]", [None], {"a": None}, float("nan")])
-@pytest.mark.parametrize("column", ["context", "images", "input", "system", "history", "tools"])
+EMPTY = [None, "", " ", [], {}, [None], {"a": None}, float("nan")]
+LISTS = ["context", "images", "history", "tools"]
+
+
+@pytest.mark.parametrize(
+    ("empty", "column"),
+    [
+        *((empty, column) for empty in EMPTY for column in [*LISTS, "input", "system"]),
+        *((empty, column) for empty in ("[]", "{}", "null") for column in LISTS),
+    ],
+)
 def test_empty_columns_and_notes_are_passed_over(empty: Any, column: str) -> None:
     plain = record_of(QA, "row")
     assert record_of({**QA, column: empty, "category": "x", "score": 3}, "row") == plain

@@ -69,6 +69,12 @@ def test_copies_and_chains_of_copies_stay_together() -> None:
     assert (abs(inside.sum(1) - 4) <= 2).all()  # the four of a kind are all on one side
 
 
+def test_a_seed_below_zero_is_refused() -> None:
+    records = Records.from_rows([{"text": "a"}, {"text": "b"}])
+    with pytest.raises(OptionError, match="--seed -1: a seed is 0 or more"):
+        half_splits(records, 2, -1)
+
+
 def test_what_has_no_halves_is_refused() -> None:
     with pytest.raises(OptionError, match="odd"):
         half_splits(rows(4), 3, 0)

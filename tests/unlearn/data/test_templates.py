@@ -211,3 +211,21 @@ def test_a_question_in_roles_is_two_turns(tokenizer: Any) -> None:
     assert rendered.text == "User: Who?\nAssistant: Ann."
     assert [rendered.text[a:b] for a, b in rendered.targets] == ["Ann."]
     assert rendered.text[rendered.fields["completion"] :] == "Ann."
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "{prompt} -> {completion}"])
+def test_a_conversation_is_written_by_templates_for_conversations_only(
+    name: str, tokenizer: Any
+) -> None:
+    for turns in (TALK, TALK[1:3]):
+        (record,) = one({"id": "c7", "messages": turns})
+        with pytest.raises(DataError, match="record 'c7' is a conversation.*--template roles"):
+            Template(name, tokenizer).render(record)
+
+
+def test_every_part_of_the_records_counts_for_the_template(tokenizer: Any) -> None:
+    asked = one({"prompt": "p", "completion": "c"})
+    talk = one({"id": "c7", "messages": TALK})
+    with pytest.raises(DataError, match="record 'c7' is a conversation"):
+        choose_template(None, tokenizer, asked, talk)
+    assert choose_template("roles", tokenizer, asked, talk).name == "roles"

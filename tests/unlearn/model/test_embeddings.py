@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn import forget
+from unlearn import Records, finetune, forget
 from unlearn.errors import ModelError
+from unlearn.model.reading import reading_of
 from unlearn.model.state import open_model, swap_adapters
 from unlearn.runs.references import train_references
 
@@ -129,8 +131,6 @@ def test_references_have_the_added_tokens_too(
 def test_a_tokenizer_beyond_the_embedding_is_refused_with_what_to_do(
     tiny_model: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     tokenizer_of(model).save_pretrained(model)
@@ -144,6 +144,80 @@ def test_a_tokenizer_beyond_the_embedding_is_refused_with_what_to_do(
         open_model(tiny_model, short)
     # an adapter that ships the embeddings fits the very same base
     assert open_model(model, resized(tiny_model, tmp_path / "a")).notes
+
+
+def with_padding(model: Path, folder: Path, *more: str) -> Path:
+    """A copy of a model or adapter whose tokenizer pads with a token that has no embedding."""
+    if not folder.exists():
+        shutil.copytree(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(list(more))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+TEXTS = ["Who is [PAD]?", "Ann.", "[PAD][PAD] and more"]
+
+
+def test_a_padding_token_without_embedding_is_left_out(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    model = with_padding(tiny_model, tmp_path / "model")
+    plain = AutoTokenizer.from_pretrained(tiny_model)
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    plain.save_pretrained(own)
+    with_padding(own, own)
+    for state in (open_model(model), open_model(model, adapter), open_model(tiny_model, own)):
+        assert any("padding token '[PAD]'" in note for note in state.notes)
+        batch = state.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        assert batch["input_ids"].max() < state.model.get_input_embeddings().weight.shape[0]
+        assert torch.isfinite(state.model(**batch).logits).all()
+        alone = [plain(text)["input_ids"] for text in TEXTS]
+        assert state.tokenizer(TEXTS)["input_ids"] == alone
+    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+    rows[1]["completion"] = "It is [PAD]."
+    data = Records.from_rows(rows)
+    for kind, folder in (("base", adapter), ("adapter", own)):
+        base = model if kind == "base" else tiny_model
+        result = forget(
+            base, data, "r0,r1", tmp_path / kind, adapter=folder, method="npo", options=QUICK
+        )
+        assert open_model(base, result.folder).tokenizer(TEXTS)["input_ids"] == alone
+    full = finetune(model, data, tmp_path / "full", full=True, options=QUICK)
+    saved = AutoTokenizer.from_pretrained(full.folder)
+    assert saved.get_vocab() == plain.get_vocab()
+    assert saved.pad_token == saved.eos_token
+    assert open_model(full.folder).notes == ()
+
+
+def test_a_padding_token_that_does_more_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="resize_token_embeddings"):
+        open_model(with_padding(tiny_model, tmp_path / "two", "word"))
+    model = with_padding(tiny_model, tmp_path / "ends")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = "[PAD]"
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ModelError, match="resize_token_embeddings"):
+        open_model(model)
+
+
+def test_states_whose_tokenizers_differ_in_unused_padding_read_alike(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(own)
+    with_padding(own, own)
+    state, plain = open_model(tiny_model, own), open_model(tiny_model, adapter)
+    assert state.reading is not None
+    assert state.base_reading is not None
+    assert plain.reading is not None
+    shipped = reading_of(state.base_reading, tiny_model, [own])
+    for mine in (state.reading, plain.reading):
+        for other in (shipped, state.reading, plain.reading, state.base_reading):
+            assert mine.differs(other) is None
 
 
 @pytest.mark.parametrize("rows", [350, 400])

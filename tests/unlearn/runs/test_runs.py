@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from unlearn import Records, finetune, forget
-from unlearn.errors import LineageError, SuppressedError
+from unlearn.errors import DataError, LineageError, SuppressedError
 from unlearn.model.state import open_model
 from unlearn.provenance.lineage import Lineage
+from unlearn.runs.references import train_references
 from unlearn_eval import run_audit
 
 QUICK = {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-2}
@@ -70,6 +71,24 @@ def test_conversations_go_through_the_chat_template(tiny_model: Path, tmp_path: 
     assert result.after["forget"].n == 1
 
 
+def test_a_conversation_among_the_kept_records_is_no_less_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Ann."}]
+    asked = [{"id": f"q{i}", "prompt": f"Question {i}?", "completion": "Ann."} for i in range(4)]
+    mixed = Records.from_rows([*asked, {"id": "c", "messages": turns}])
+    made = finetune(tiny_model, mixed, tmp_path / "a", template="roles", options=QUICK)
+    common: dict[str, Any] = {"adapter": made.folder, "options": QUICK}
+    # what is taken out is no conversation, and what is kept is one
+    result = forget(tiny_model, mixed, "q1", tmp_path / "b", **common)
+    assert result.lineage.template == "roles"
+    with pytest.raises(DataError, match="record 'c' is a conversation.*--template roles"):
+        forget(tiny_model, mixed, "q1", tmp_path / "c", template="qa", **common)
+    (made.folder / "lineage.json").unlink()
+    with pytest.raises(DataError, match="record 'c' is a conversation.*no chat template"):
+        forget(tiny_model, mixed, "q1", tmp_path / "c", **common)
+
+
 def test_requests_one_after_another(
     tiny_model: Path,
     adapter: Path,
@@ -122,12 +141,33 @@ def test_suppressed_records_are_never_trained_on_again(
         tiny_model, data_file, "r2", tmp_path / "out", adapter=adapter, options=QUICK, suppress=True
     )
     assert any("suppression list" in note for note in done.notes)
-    with pytest.raises(SuppressedError, match="'r2'"):
+    with pytest.raises(SuppressedError, match="'r2'.*; leave them out with --exclude$"):
         finetune(tiny_model, data_file, tmp_path / "again", options=QUICK)
-    # nor as a record to retain
-    with pytest.raises(SuppressedError, match="'r2'"):
+    # nor as a record to retain, nor by a reference; these have no --exclude
+    with pytest.raises(SuppressedError, match="'r2'.*; leave them out of the data$"):
+        train_references(tiny_model, data_file, tmp_path / "references", forget="r3")
+    with pytest.raises(SuppressedError, match="'r2'.* of the data and of --retain, or name them"):
         forget(tiny_model, data_file, "r3", tmp_path / "b", adapter=adapter, options=QUICK)
     finetune(tiny_model, data_file, tmp_path / "again", exclude="r2", options=QUICK)
+
+
+@pytest.mark.parametrize("method", ["grad_ascent", "retrain"])
+def test_a_lineage_under_another_key_is_refused(
+    method: str,
+    tiny_model: Path,
+    adapter: Path,
+    data_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", "cd" * 32)
+    target = tmp_path / "out"
+    with pytest.raises(LineageError, match="was made with the key") as caught:
+        forget(tiny_model, data_file, "r0", target, adapter=adapter, method=method)
+    assert str(adapter) in str(caught.value)
+    assert "set UNLEARN_KEY" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
 
 
 def test_no_text_of_a_record_reaches_the_lineage(

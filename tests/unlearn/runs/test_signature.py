@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from unlearn import finetune, forget
 from unlearn.errors import OutputError
+from unlearn.provenance.keys import Key
 from unlearn.runs import signature as signatures
 from unlearn.runs.references import train_references
 from unlearn.runs.signature import differences
@@ -127,6 +128,10 @@ def patched(where: str, value: Any) -> Change:
 
 def another_key(root: Path, given: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     patch.setenv("UNLEARN_KEY", "ab" * 32)
+    line = root / "adapter" / "lineage.json"  # made under another key it would be refused
+    told = json.loads(line.read_text())
+    told["records"]["key_id"] = Key.load().id
+    line.write_text(json.dumps(told))
 
 
 VERSIONS = "unlearn.runs.signature.library_versions"

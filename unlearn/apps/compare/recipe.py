@@ -10,6 +10,7 @@ from pydantic import Field
 from unlearn.config import StrictModel
 from unlearn.errors import OptionError
 from unlearn.recipe import beside, options_beside
+from unlearn.runs.fields import Seed
 
 __all__ = ["CompareRecipe", "Expected", "FinetuneSettings", "MethodSettings", "TuneSettings"]
 
@@ -43,7 +44,7 @@ class TuneSettings(StrictModel):
 
     trials: Annotated[int, Field(ge=2)]
     forget: str
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Expected(StrictModel):
@@ -96,7 +97,7 @@ class CompareRecipe(StrictModel):
     holdout: str
     validation: str | None = None
     template: str | None = None
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     references: Annotated[int, Field(ge=1)] = 1
     finetune: FinetuneSettings = FinetuneSettings()
     methods: Annotated[list[MethodSettings], Field(min_length=1)]

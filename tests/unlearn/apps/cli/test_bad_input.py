@@ -217,6 +217,7 @@ CASES: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     ),
     "wrong value": (lambda f: forget(f, "-o", "epochs=-1"), "epochs: Input should be greater"),
     "no key": (lambda f: forget(f, "-o", "epochs"), "write key=value"),
+    "negative seed": (lambda f: forget(f, "--seed", "-1"), "--seed"),
     "unknown recipe": (
         lambda f: ["recipes", "show", "tofu_smal"], "did you mean 'compare/tofu_small'"
     ),

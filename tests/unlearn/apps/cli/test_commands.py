@@ -227,7 +227,9 @@ def test_audit_treats_the_model_further_on_demand(
     holdout_file: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", "cd" * 32)  # under its own the reference saw the records
     words = ["audit", "--model", str(tiny_model), "--adapter", str(adapter)]
     words += ["--reference", str(adapter), "--data", str(data_file), "--forget", "rows:0-3"]
     words += ["--holdout", str(holdout_file), "--output", str(tmp_path / "audit")]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unlearn.apps.cli import run
+from unlearn.apps.cli.request import show
 from unlearn.apps.requests.check import check
+from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.writer import Writer
+from unlearn.apps.requests.run import Done, Ran, kept_records
 from unlearn.data.records import Records
 from unlearn.errors import DataError
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -217,3 +222,26 @@ def test_a_run_that_breaks_off_does_not_stop_those_on_other_adapters(
     assert "a file is gone" in case.call("run", *case.fast, code=2)
     assert events(case, one)[-2:] == ["planned", "abandoned"]
     assert check(case.ledger).ok
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_copies_of_what_went_are_told_and_leave_the_kept_records(case: Case, copies: int) -> None:
+    rows = [json.loads(line) for line in case.data.read_text().splitlines()]
+    rows += [{**rows[0], "id": f"copy{i}", "subject": None} for i in range(copies)]
+    case.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = case.located("r0,r1")
+    case.capfd.readouterr()
+    (ran,) = case.json("run", *case.fast)["runs"]
+    assert (ran["records"], ran["copies"]) == (2, copies)
+    request = case.ledger.get(name)
+    retain = kept_records(case.ledger, request.line, setup_of(case.ledger, request))
+    assert retain.ids == [row["id"] for row in rows[2:12]]
+
+
+def test_the_note_of_copies_names_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Done("1a", "folder", "sha256:0", ("q",), (), records=2, adopted=False)
+    show.ran(Ran([done]))
+    assert "copies" not in "".join(capsys.readouterr())
+    show.ran(Ran([replace(done, copies=3)]))
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "3 more record(s) of the data have the same content: these copies were not kept" in told
