@@ -167,14 +167,14 @@ def fit(
     with (
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
         only_blocks(state.model, _blocks(training, state)),
-        frozen_once(state, training, objective, wrappers, seen) as (run, notes),
+        frozen_once(state, training, objective, wrappers, seen) as passes,
         _recomputing(state, training.gradient_checkpointing),
         quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None
         folder = checkpoints or Path(scratch)
         trainer = UnlearnTrainer(
-            replace(terms, run=run),
+            replace(terms, run=passes.run),
             _arguments(training, steps, folder, save_steps, state, seed),
             pairs,
             pairs.stream(steps * training.batch_size, seed, training.retain_ratio),
@@ -193,7 +193,7 @@ def fit(
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
-        notes=notes,
+        notes=passes.notes,
         history=trainer.state.log_history,
     )
 

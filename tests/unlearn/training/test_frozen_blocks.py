@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 from collections.abc import Iterator
@@ -261,6 +262,30 @@ def test_where_it_cannot_be_done_the_run_says_why(
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     reason = frozen_blocks._reason(3, PLAIN, None)
     assert reason == "weights are split over processes"
+
+
+class FullDisk(OnDisk):
+    """Keeps what comes first in the file; then the disk is full."""
+
+    def put(self, name: object, tensor: Tensor) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if self._places:
+                patch.setattr("unlearn.model.frozen._whole", self._fail)
+            super().put(name, tensor)
+
+    def _fail(self, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_on_a_full_disk_the_same_weights_are_trained_and_it_is_said_once(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, kept_as: Any
+) -> None:
+    once = run(opened(five_blocks, adapters["upper"]), data_file)
+    kept_as(FullDisk)
+    full = run(opened(five_blocks, adapters["upper"]), data_file)
+    assert same(once, full)
+    assert full.passes > once.passes
+    assert [note for note in full.fit.notes if "disk was full" in note] == [full.fit.notes[1]]
 
 
 @pytest.mark.parametrize(
