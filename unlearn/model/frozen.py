@@ -175,6 +175,10 @@ class FrozenLower:
         with _passing(blocks_of(model)[: self.first], self.widths, start):
             return hidden_states(model, batch)
 
+    def left_out(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Let passes skip the blocks below, as if they cost nothing; what comes out is nonsense."""
+        return _passing(blocks_of(model)[: self.first], self.widths)
+
     def outputs(self, model: Any, batch: Mapping[str, Tensor], view: str = "") -> Tensor:
         """Return what comes out of the frozen blocks, [B, S, H] with zeros at padding."""
         device, real = batch["input_ids"].device, batch["attention_mask"].bool().cpu()

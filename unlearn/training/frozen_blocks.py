@@ -13,7 +13,7 @@ from torch import Tensor
 from unlearn.data.tokenization import Example
 from unlearn.losses import HiddenLoss
 from unlearn.model.blocks import blocks_of
-from unlearn.model.frozen import Kept, first_trained_block, frozen_lower, whole_pass
+from unlearn.model.frozen import FrozenLower, Kept, first_trained_block, frozen_lower, whole_pass
 from unlearn.model.lm_head import unwrapped
 from unlearn.model.state import ModelState
 from unlearn.processes import weights_are_split
@@ -39,19 +39,22 @@ class Passes:
     """How a run goes through the model.
 
     Attributes:
-        run: runs the model.
         note: what the user should know of it, if anything.
-        kept: what was computed once.
+        lower: the blocks that are computed once; None where all are computed in every pass.
     """
 
-    run: Run
     note: str | None = None
-    kept: Kept | None = None
+    lower: FrozenLower | None = None
+
+    @property
+    def run(self) -> Run:
+        """What runs the model."""
+        return self.lower.hidden_states if self.lower else whole_pass
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of what was done so far."""
-        full = (_FULL,) if self.kept is not None and self.kept.full else ()
+        full = (_FULL,) if self.lower and self.lower.kept.full else ()
         return (self.note, *full) if self.note else full
 
 
@@ -92,11 +95,11 @@ def _chosen(
 ) -> Passes:
     """Return how the run goes through the model, and what the user should know of it."""
     if training.cache_frozen == "off":
-        return Passes(whole_pass)
+        return Passes()
     first, depth = first_trained_block(state.model), len(blocks_of(state.model))
     again = any(count > len(examples) > 0 for examples, count in seen)
     if not first or not again:
-        return Passes(whole_pass)
+        return Passes()
     blocks = f"the lowest {first} of {depth} blocks, which are frozen,"
     reason = _reason(first, objective, wrappers)
     if reason is None:
@@ -105,9 +108,9 @@ def _chosen(
         lower = frozen_lower(state.model, rows, kept, apart=apart)
         if not isinstance(lower, str):
             note = f"what comes out of {blocks} was computed once for each record (cache_frozen)"
-            return Passes(lower.hidden_states, note, kept)
+            return Passes(note, lower)
         reason = lower
-    return Passes(whole_pass, f"{blocks} were computed in every pass: {reason}")
+    return Passes(f"{blocks} were computed in every pass: {reason}")
 
 
 def _reason(first: int, objective: Objective, wrappers: Wrappers | None) -> str | None:

@@ -23,6 +23,7 @@ from unlearn.model.blocks import blocks_of
 from unlearn.model.frozen import Kept
 from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn.training import frozen_blocks
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
@@ -262,6 +263,34 @@ def test_where_it_cannot_be_done_the_run_says_why(
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     reason = frozen_blocks._reason(3, PLAIN, None)
     assert reason == "weights are split over processes"
+
+
+def test_planned_time_counts_frozen_blocks_once(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = opened(five_blocks, adapters["upper"])
+    examples = encode(Records.load(data_file), state.tokenizer, Template("qa"), 128)
+    ticks: list[int] = []
+    for block in blocks_of(state.model):
+        block.mlp.register_forward_hook(lambda *_: ticks.append(1))
+    monkeypatch.setattr("time.perf_counter", lambda: float(len(ticks)))
+
+    def planned(objective: Objective, steps: int, **options: Any) -> float:
+        training = TrainingOptions.model_validate({"batch_size": 4} | options)
+        retain = examples[2:] if objective.forget else examples
+        parts = {"forget": examples[:2] if objective.forget else (), "retain": retain}
+        return expected_seconds(state, objective, training, steps, **parts)
+
+    # a pass of a batch takes a tick a block, of four or eight records at once
+    count, steps = len(examples), 30
+    assert planned(PLAIN, steps, cache_frozen="off") == pytest.approx(3 * steps * 5)
+    assert planned(PLAIN, steps) == pytest.approx(3 * steps * 2 + count / 4 * 3)
+    pairs = OBJECTIVES["two terms"]
+    assert planned(pairs, steps, cache_frozen="off") == pytest.approx(3 * steps * 5)
+    assert planned(pairs, steps) == pytest.approx(3 * steps * 2 + count / 8 * 3)
+    # none is seen again
+    assert planned(PLAIN, 1) == pytest.approx(3 * 5)
+    assert not any(p.grad is not None for p in state.model.parameters())
 
 
 class FullDisk(OnDisk):
