@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -291,6 +295,32 @@ def test_planned_time_counts_frozen_blocks_once(
     # none is seen again
     assert planned(PLAIN, 1) == pytest.approx(3 * 5)
     assert not any(p.grad is not None for p in state.model.parameters())
+
+
+@pytest.mark.slow
+def test_frozen_blocks_in_two_processes(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, tmp_path: Path
+) -> None:
+    kinds = ("plain", "live reference")
+    script = Path(__file__).with_name("two_processes_frozen.py")
+    for processes in ("1", "2"):
+        (tmp_path / processes).mkdir()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", processes, str(script), str(five_blocks)]
+        command += [str(adapters["upper"]), str(data_file), str(tmp_path / processes), *kinds]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    for kind in kinds:
+        one, two, off = (
+            load_file(tmp_path / f"{place}.safetensors")
+            for place in (f"1/{kind}.auto", f"2/{kind}.auto", f"2/{kind}.off")
+        )
+        facts = json.loads((tmp_path / "2" / f"{kind}.auto.json").read_text())
+        assert facts["notes"], kind
+        assert facts["passes"] <= 3, kind  # as in one process: two to try, one batch of records
+        for name, value in two.items():
+            assert torch.allclose(value, off[name], atol=2e-4), (kind, name)
+            assert torch.allclose(value, one[name], atol=2e-4), (kind, name)
 
 
 class FullDisk(OnDisk):
