@@ -319,8 +319,8 @@ def test_frozen_blocks_in_two_processes(
         assert facts["notes"], kind
         assert facts["passes"] <= 3, kind  # as in one process: two to try, one batch of records
         for name, value in two.items():
-            assert torch.allclose(value, off[name], atol=2e-4), (kind, name)
-            assert torch.allclose(value, one[name], atol=2e-4), (kind, name)
+            assert torch.allclose(value, off[name], atol=1e-5), (kind, name)
+            assert torch.allclose(value, one[name], atol=1e-5), (kind, name)
 
 
 class FullDisk(OnDisk):

@@ -11,7 +11,7 @@ from unlearn.apps.requests import certificate as certificates
 from unlearn.apps.requests import intake as desk
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.run import kept_records
+from unlearn.apps.requests.line import kept_records
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import home
 from unlearn.provenance.lineage import Lineage, weights_digest
