@@ -18,7 +18,6 @@ def test_public_names():
         "auc",
         "auc_interval",
         "auc_tost",
-        "benjamini_hochberg",
         "critical_difference",
         "friedman",
         "holm",
@@ -33,7 +32,6 @@ def test_public_names():
         "records_needed",
         "sign_flip_test",
         "subject_rank_test",
-        "tost",
         "tpr_at_fpr",
         "twin_theta",
     }
