@@ -127,6 +127,7 @@ def matrix(values: np.ndarray, prefix: str, means: np.ndarray, answers: np.ndarr
         mean=means,
         std=zero + 1,
         entropy=zero + 2,
+        text_bytes=np.full(n, 60),
         sampled={(1.0, 40): np.minimum(answers, 0.0)},
     )
 

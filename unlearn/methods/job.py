@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,15 @@ from unlearn.methods.defaults import OriginalTraining
 from unlearn.methods.registry import Resolved
 from unlearn.model.blocks import blocks_of
 from unlearn.model.opening import Opening
-from unlearn.model.scoring import score_examples
 from unlearn.model.shape import adapter_like
 from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
 
-__all__ = ["Job", "TrainingPlan", "expected_seconds", "run_hidden", "run_loss"]
+__all__ = ["Job", "TrainingPlan", "run_hidden", "run_loss"]
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,10 @@ class Job:
         how = training or self.resolved.training
         steps = total_steps(how, len(forget) or len(retain))
         if self.announce:
-            rows = [*forget, *retain]
             text = f"{self.resolved.method.name}: {self.resolved.method.summary}"
-            seconds = expected_seconds(self.state, rows, steps, how, pairs=bool(forget and retain))
+            seconds = expected_seconds(
+                self.state, objective, how, steps, forget=forget, retain=retain
+            )
             self.announce(TrainingPlan(text, steps, seconds, self.notes))
         return fit(
             self.state,
@@ -199,34 +199,3 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
             job, resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training)
         )
     )
-
-
-def expected_seconds(
-    state: ModelState,
-    examples: Sequence[Example],
-    steps: int,
-    training: TrainingOptions,
-    *,
-    pairs: bool = False,
-) -> float:
-    """Estimate the wall time of a training run from two timed forward passes.
-
-    A backward pass costs about twice a forward one, so a step is taken as three forwards.
-
-    Args:
-        state: the opened model.
-        examples: what will be trained on.
-        steps: optimizer steps.
-        training: options.
-        pairs: each forget record brings retain records along.
-
-    Returns:
-        Seconds if all steps run.
-    """
-    rows = training.batch_size * (1 + training.retain_ratio if pairs else 1)
-    some = list(examples[:: max(1, len(examples) // rows)])[:rows]
-    score_examples(state.model, state.head, some[:1])  # the first call pays for warming up
-    start = time.perf_counter()
-    score_examples(state.model, state.head, some)
-    passes = rows + training.batch_size * (training.forget_passes - 1)
-    return 3 * steps * (time.perf_counter() - start) * passes / max(1, len(some))

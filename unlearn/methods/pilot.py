@@ -39,9 +39,10 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import LineageError
 from unlearn.losses import NLL
 from unlearn.methods.defaults import original_training
-from unlearn.methods.job import Job, TrainingPlan, expected_seconds
+from unlearn.methods.job import Job, TrainingPlan
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.optimizers import all_matrices
 from unlearn.training.options import TrainingOptions
@@ -156,9 +157,11 @@ def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps
             "without --holdout nobody knows how sure of itself a model that never saw the records "
             "would be: they will end up easier for the model than unseen ones"
         )
-    seconds = expected_seconds(job.state, retain, total_steps(short, len(retain)), short)
+    steps_of_pilot = total_steps(short, len(retain))
+    plain = Objective(retain=NLL())
+    seconds = expected_seconds(job.state, plain, short, steps_of_pilot, retain=retain)
     seconds += expected_seconds(
-        job.state, [*forget, *retain], total_steps(training, len(forget)), training, pairs=True
+        job.state, job.objective(), training, steps - steps_of_pilot, forget=forget, retain=retain
     )
     text = f"{job.resolved.method.name}: {job.resolved.method.summary}"
     job.announce(TrainingPlan(text, steps, seconds, tuple(notes)))

@@ -9,12 +9,14 @@ from typing import Any
 
 import safetensors
 import torch
+from torch import nn
 
 from unlearn.errors import ModelError
 
 __all__ = [
     "check_adapter_folder",
     "check_finite",
+    "check_finite_model",
     "lora_delta_scale",
     "read_adapter_config",
     "unknown_fields",
@@ -115,6 +117,13 @@ def unknown_fields(folder: Path) -> tuple[str, ...]:
         f"the installed PEFT does not know {', '.join(unknown)} of the adapter {folder} and leaves "
         "that out; a newer version may read the adapter otherwise",
     )
+
+
+def check_finite_model(net: nn.Module, folder: Path) -> None:
+    """Refuse a model with NaN or infinite weights, without reading its files again."""
+    for name, parameter in net.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{folder}: the tensor {name} holds NaN or infinity")
 
 
 def check_finite(folder: Path) -> None:

@@ -18,9 +18,10 @@ import contextlib
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from io import FileIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,9 @@ class Kept:
     Args:
         memory: bytes in memory.
         disk: bytes in the file; None for half of what is free.
+
+    Attributes:
+        full: whether the disk took less than it should have.
     """
 
     def __init__(self, memory: int, disk: int | None = None) -> None:
@@ -62,8 +66,9 @@ class Kept:
         self._memory, self._disk = memory, free if disk is None else disk
         self._tensors: dict[Any, Tensor] = {}
         self._places: dict[Any, tuple[int, torch.Size, torch.dtype]] = {}
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         self._end = 0
+        self.full = False
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors or name in self._places
@@ -75,7 +80,7 @@ class Kept:
         tensor = torch.empty(shape, dtype=dtype)
         assert self._file is not None
         self._file.seek(start)
-        self._file.readinto(_bytes_of(tensor))  # type: ignore[attr-defined]
+        _whole(self._file.readinto, _bytes_of(tensor))
         return tensor
 
     @property
@@ -99,12 +104,13 @@ class Kept:
             return
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="unlearn-")  # noqa: SIM115
+                # without a buffer: one would be written again, and fail again, at the next read
+                self._file = tempfile.TemporaryFile(prefix="unlearn-", buffering=0)  # noqa: SIM115
             self._file.seek(self._end)
-            self._file.write(_bytes_of(tensor))
-            self._file.flush()
+            _whole(self._file.write, _bytes_of(tensor))
         except OSError:
-            self._disk = 0  # full, or not to be written on: what does not fit is computed again
+            # full, or not to be written on: what does not fit is computed again
+            self._disk, self.full = self._end, True
             return
         self._places[name] = self._end, tensor.shape, tensor.dtype
         self._end += size
@@ -114,14 +120,25 @@ class Kept:
         self._tensors.clear()
         self._places.clear()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what a full disk did not take
-                self._file.close()
+            self._file.close()
         self._file = None
 
 
-def _bytes_of(tensor: Tensor) -> Any:
+def _bytes_of(tensor: Tensor) -> memoryview:
     """Return a contiguous tensor's memory as a buffer."""
-    return tensor.view(-1).view(torch.uint8).numpy()
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def _whole(transfer: Callable[[memoryview], int | None], buffer: memoryview) -> None:
+    """Read or write all of a buffer, of which a call may do a part.
+
+    Raises OSError where nothing more comes or goes.
+    """
+    while buffer:
+        count = transfer(buffer)
+        if not count:
+            raise OSError("the file ended early")
+        buffer = buffer[count:]
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,10 @@ class FrozenLower:
         start = self.outputs(model, batch, view)
         with _passing(blocks_of(model)[: self.first], self.widths, start):
             return hidden_states(model, batch)
+
+    def left_out(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Let passes skip the blocks below, as if they cost nothing; what comes out is nonsense."""
+        return _passing(blocks_of(model)[: self.first], self.widths)
 
     def outputs(self, model: Any, batch: Mapping[str, Tensor], view: str = "") -> Tensor:
         """Return what comes out of the frozen blocks, [B, S, H] with zeros at padding."""

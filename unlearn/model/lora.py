@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.errors import ModelError
+from unlearn.model.blocks import blocks_of, parse_blocks
 from unlearn.model.folders import one_line
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Switched",
     "activate",
     "attach",
+    "in_blocks",
     "saved_tensors",
     "ships_embeddings",
     "switched",
@@ -147,3 +149,24 @@ class Switched(nn.Module):
         with torch.no_grad(), switched(self.module, self.names):
             logits: Tensor = self.module(hidden)
         return logits
+
+
+def in_blocks(net: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Name the layers of an adapter that lies in some blocks only: PEFT wants a list there."""
+    from transformers.pytorch_utils import Conv1D
+
+    chosen = config.get("layers_to_transform")
+    if chosen is None:
+        return config
+    numbers = [chosen] if isinstance(chosen, int) else chosen
+    blocks, text = blocks_of(net), ",".join(map(str, numbers))
+    parse_blocks(text, len(blocks), "layers_to_transform")  # PEFT passes over those that are not
+    if str(config.get("target_modules")).lower() != "all-linear":
+        return config
+    names = {
+        name.rpartition(".")[2]
+        for number in numbers
+        for name, module in blocks[number].named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return {**config, "target_modules": sorted(names)}

@@ -1,4 +1,7 @@
-"""Write an opened model or its adapter into a folder, as plain PEFT and transformers read it."""
+"""Write an opened model or its adapter into a folder, as plain PEFT and transformers read it.
+
+A checkpoint's weights are read back into the state that they were written from.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from unlearn.errors import ModelError
 from unlearn.model.lora import TRAINABLE
@@ -15,7 +19,7 @@ from unlearn.model.quiet import quiet
 if TYPE_CHECKING:
     from unlearn.model.state import ModelState
 
-__all__ = ["save_state"]
+__all__ = ["load_trained", "save_state"]
 
 _GENERATION = "generation_config.json"
 
@@ -50,3 +54,26 @@ def _save_model(state: ModelState, folder: Path) -> None:
     (folder / _GENERATION).unlink(missing_ok=True)
     if (state.folder / _GENERATION).is_file():
         shutil.copyfile(state.folder / _GENERATION, folder / _GENERATION)
+
+
+def load_trained(state: ModelState, folder: Path) -> None:
+    """Put the trained weights of a checkpoint back into an opened state.
+
+    Args:
+        state: the state as it was when training began.
+        folder: a folder written by `ModelState.save`.
+    """
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    if state.stack:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(state.model, weights, adapter_name=TRAINABLE)
+    else:
+        result = state.model.load_state_dict(weights, strict=False)
+        tied = set(state.model.all_tied_weights_keys)
+        if result.unexpected_keys or set(result.missing_keys) - tied:
+            raise ModelError(f"the checkpoint {folder} does not fit the model {state.name}")

@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from unlearn.errors import ModelError
 from unlearn.model.adapted_base import for_adapters
-from unlearn.model.adapters import check_adapter_folder, check_finite
-from unlearn.model.blocks import blocks_of, parse_blocks
+from unlearn.model.adapters import check_adapter_folder, check_finite, check_finite_model
 from unlearn.model.embeddings import check_frozen_rows, embedding_rows
 from unlearn.model.folders import (
     check_loaded,
@@ -35,13 +34,14 @@ from unlearn.model.lora import (
     Switched,
     activate,
     attach,
+    in_blocks,
     ships_embeddings,
     switched,
 )
 from unlearn.model.number_format import dtype_of, nf4
 from unlearn.model.quiet import quiet
 from unlearn.model.reading import Reading, fitted, open_tokenizer
-from unlearn.model.save import save_state
+from unlearn.model.save import load_trained, save_state
 from unlearn.model.scoring import Head
 from unlearn.provenance.lineage import Lineage, weights_digest
 
@@ -261,7 +261,7 @@ def open_model(
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
     if not load_in_4bit:
         net = net.to(place)
-    _check_finite_model(net, folder)
+    check_finite_model(net, folder)
     reading = Reading(tokenizer)
     bare = ModelState(
         net,
@@ -359,7 +359,7 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
     """
     from peft import LoraConfig, get_peft_model
 
-    config = _in_blocks(state.model, config)
+    config = in_blocks(state.model, config)
     torch.manual_seed(seed)
     try:
         with quiet():
@@ -371,34 +371,6 @@ def new_adapter(state: ModelState, config: dict[str, Any], seed: int) -> ModelSt
     return replace(state, model=net.eval(), head=Head.of(net), stack=(TRAINABLE,))
 
 
-def _in_blocks(net: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Name the layers of an adapter that lies in some blocks only: PEFT wants a list there."""
-    from transformers.pytorch_utils import Conv1D
-
-    chosen = config.get("layers_to_transform")
-    if chosen is None:
-        return config
-    numbers = [chosen] if isinstance(chosen, int) else chosen
-    blocks, text = blocks_of(net), ",".join(map(str, numbers))
-    parse_blocks(text, len(blocks), "layers_to_transform")  # PEFT passes over those that are not
-    if str(config.get("target_modules")).lower() != "all-linear":
-        return config
-    names = {
-        name.rpartition(".")[2]
-        for number in numbers
-        for name, module in blocks[number].named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    return {**config, "target_modules": sorted(names)}
-
-
-def _check_finite_model(net: nn.Module, folder: Path) -> None:
-    """Refuse a model with NaN or infinite weights, without reading its files again."""
-    for name, parameter in net.named_parameters():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise ModelError(f"{folder}: the tensor {name} holds NaN or infinity")
-
-
 def _check_base(adapter: Path, bare: ModelState) -> None:
     """Refuse an adapter whose lineage says it was trained on other base weights."""
     lineage = Lineage.read(adapter)
@@ -407,26 +379,3 @@ def _check_base(adapter: Path, bare: ModelState) -> None:
             f"the adapter {adapter} was trained on another base ({lineage.base.name}) than "
             f"{bare.name}: their weights differ"
         )
-
-
-def load_trained(state: ModelState, folder: Path) -> None:
-    """Put the trained weights of a checkpoint back into an opened state.
-
-    Args:
-        state: the state as it was when training began.
-        folder: a folder written by `ModelState.save`.
-    """
-    from safetensors.torch import load_file
-
-    weights: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        weights |= load_file(path)
-    if state.stack:
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(state.model, weights, adapter_name=TRAINABLE)
-    else:
-        result = state.model.load_state_dict(weights, strict=False)
-        tied = set(state.model.all_tied_weights_keys)
-        if result.unexpected_keys or set(result.missing_keys) - tied:
-            raise ModelError(f"the checkpoint {folder} does not fit the model {state.name}")

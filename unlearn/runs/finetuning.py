@@ -15,7 +15,7 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
-from unlearn.methods.job import TrainingPlan, expected_seconds
+from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
@@ -31,6 +31,7 @@ from unlearn.runs.saving import (
     save_result,
 )
 from unlearn.runs.signature import signature
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, finetuning_options
@@ -141,7 +142,8 @@ def _plan(
     """Say what is about to be trained."""
     what = "the whole model" if options.full else "an adapter"
     steps = total_steps(training, len(examples))
-    seconds = expected_seconds(state, examples, steps, training)
+    objective = Objective(retain=NLL())
+    seconds = expected_seconds(state, objective, training, steps, retain=examples)
     return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
 
 

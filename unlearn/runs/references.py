@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count as counting
 from itertools import islice
 from pathlib import Path
@@ -13,51 +12,37 @@ from typing import Any, NamedTuple
 from unlearn.config import called_with, validated, without_auto
 from unlearn.data.records import Records
 from unlearn.data.splits import half_splits, loaded, near_copies, without_copies
-from unlearn.data.templates import Template, choose_template
-from unlearn.data.tokenization import Example
+from unlearn.data.templates import choose_template
 from unlearn.errors import (
     ModelError,
     OptionError,
     OutputError,
     SelectionError,
-    TrainingError,
 )
-from unlearn.files import check_output, staged_folder
-from unlearn.losses import NLL
+from unlearn.files import check_output
 from unlearn.methods.defaults import OriginalTraining, original_training
-from unlearn.methods.job import TrainingPlan, expected_seconds
 from unlearn.methods.retrain import same_training
 from unlearn.model.adapted_base import for_adapters
 from unlearn.model.folders import resolve_folder
-from unlearn.model.opening import Opening
-from unlearn.model.shape import adapter_like, shape_of
-from unlearn.model.state import ModelState, new_adapter
+from unlearn.model.shape import shape_of
 from unlearn.processes import if_interrupted, world_size
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import (
     Base,
     Lineage,
     RecordDigests,
-    library_versions,
-    now,
-    weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
-from unlearn.runs.card import write_card
-from unlearn.runs.fields import Progress, Selectors
+from unlearn.runs.fields import Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
 from unlearn.runs.progress import shown
-from unlearn.runs.saving import encode_records
-from unlearn.runs.signature import ROUNDING, differences, signature
-from unlearn.runs.workers import (
-    Tell,
-    WorkerLostError,
-    as_one_of,
-    run_in_processes,
-    threads_for,
+from unlearn.runs.reference_training import (
+    Reference,
+    ReferenceTrainer,
+    plan_of,
+    train_missing,
 )
-from unlearn.training.fitting import Fit, fit, total_steps
-from unlearn.training.objective import Objective
+from unlearn.runs.saving import encode_records
 from unlearn.training.options import (
     LoraOptions,
     TrainingOptions,
@@ -94,163 +79,6 @@ class TrainedReferences:
     folders: tuple[Path, ...]
     kept: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A reference as it is asked for.
-
-    Attributes:
-        folder: where it goes.
-        positions: of the records that it sees.
-        facts: what decides its weights, as its lineage has it.
-    """
-
-    folder: Path
-    positions: Sequence[int]
-    facts: Mapping[str, Any]
-
-    def differs(self) -> str | None:
-        """Say in what a reference there differs; None where it is the one wanted."""
-        line = Lineage.read(self.folder)
-        if line is None:
-            return "it has no lineage"
-        facts: dict[str, tuple[Any, Any]] = {
-            "base model": (line.base.digest, self.facts["base"].digest),
-            "lineage key": (line.records.key_id, self.facts["records"].key_id),
-            "records": (line.records.trained, self.facts["records"].trained),
-        }
-        facts |= {
-            name: (getattr(line, name), self.facts[name])
-            for name in ("template", "finetuned_with", "seed")
-        }
-        for name, (there, wanted) in facts.items():
-            if there != wanted:
-                return f"it was made with another {name.replace('finetuned_with', 'setting')}"
-        if not line.made_from:
-            return "it does not say all that it was made from: an earlier version made it"
-        if words := differences(line.made_from, self.facts["made_from"]):
-            return f"what it was made from differs: {', '.join(words)}"
-        if line.digest != weights_digest(self.folder):
-            return "its weights are not those that its lineage names"
-        return None
-
-
-@dataclass
-class _Trainer:
-    """Trains references on one base, in this process or another; a process opens it once.
-
-    Attributes:
-        model: the base, a folder or hub name.
-        opening: how it is opened.
-        config: keyword arguments of `peft.LoraConfig`.
-        training: how the adapters are trained.
-        examples: the records of all references.
-        template: how they were written.
-        base: the opened base, if it is.
-        like: the adapter whose shape and tokenizer they have, if one is named.
-        changes: what of that shape was asked to be otherwise.
-    """
-
-    model: str | Path
-    opening: Opening
-    config: Mapping[str, Any]
-    training: TrainingOptions
-    examples: Sequence[Example]
-    template: Template
-    base: ModelState | None = None
-    like: Path | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def made_from(
-        self, positions: Sequence[int], digests: Sequence[str], key: Key
-    ) -> dict[str, Any]:
-        """Return what decides the weights of a reference beside its lineage's other facts.
-
-        References that only round otherwise are alike: several processes have fewer threads each.
-        """
-        assert self.base is not None
-        part = ([digests[p] for p in positions], [self.examples[p] for p in positions])
-        facts = signature(self.base, {"training": part}, key, self.template)
-        return {name: fact for name, fact in facts.items() if name not in ROUNDING}
-
-    def steps(self, reference: _Reference) -> int:
-        """Return how many steps a reference takes."""
-        return total_steps(self.training, len(reference.positions))
-
-    def __call__(self, reference: _Reference, tell: Tell) -> None:
-        """Train a reference and put it in place."""
-        base = self.base or self.opening.open(self.model)
-        seed = reference.facts["seed"]
-        if self.like is None:
-            state = new_adapter(base, dict(self.config), seed)
-        else:
-            state = adapter_like(base, self.like, seed, self.changes)
-        result = fit(
-            state,
-            Objective(retain=NLL()),
-            self.training,
-            retain=[self.examples[p] for p in reference.positions],
-            seed=seed,
-            progress=tell,
-        )
-        self._save(state, reference, result)
-        self.base = replace(base, model=state.model.unload())
-
-    def _save(self, state: ModelState, reference: _Reference, result: Fit) -> None:
-        with staged_folder(reference.folder, overwrite=True) as stage:
-            state.save(stage)
-            line = Lineage(
-                schema=1,
-                created=now(),
-                verb="references",
-                digest=weights_digest(stage),
-                kind="adapter",
-                method="finetune",
-                options=self.training.model_dump(),
-                cost=result.cost(),
-                versions=library_versions(),
-                **reference.facts,
-            )
-            line.write(stage)
-            write_card(line, state, stage)
-
-
-@dataclass
-class _Queue:
-    """References that wait for a process.
-
-    Attributes:
-        waiting: those that nobody has taken yet.
-        planned: steps of all.
-        progress: called with (steps done, steps planned) of all.
-        done: steps done, by folder.
-    """
-
-    waiting: list[_Reference]
-    planned: int
-    progress: Progress | None
-    done: dict[Path, int] = field(default_factory=dict)
-
-    def take(self) -> _Reference | None:
-        """Take out the next one."""
-        return self.waiting.pop(0) if self.waiting else None
-
-    def advanced(self, task: _Reference, done: int, planned: int) -> None:
-        """Tell how far all of them are."""
-        self.done[task.folder] = done
-        if self.progress:
-            self.progress(sum(self.done.values()), self.planned)
-
-    def ended(self, task: _Reference, result: None, error: Exception | None) -> None:
-        """End all where one has failed."""
-        if isinstance(error, WorkerLostError):
-            raise TrainingError(
-                f"{task.folder.name}: {error}; start the command again to go on, with fewer "
-                "--jobs if memory was short"
-            ) from error
-        if error is not None:
-            raise error
 
 
 def run_references(options: ReferencesOptions) -> TrainedReferences:
@@ -290,12 +118,12 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     notes = (*copies, *trainer.base.notes, *original.found, *original.notes)
     notes += _notes(options.like, there, options.count)
     if options.announce and missing:
-        options.announce(_plan(trainer, missing, options.jobs, notes))
+        options.announce(plan_of(trainer, missing, options.jobs, notes))
     with (
         shown(options.progress, "training references") as progress,
         if_interrupted(lambda: "references that are whole stay, and the same command goes on"),
     ):
-        _train(trainer, missing, options.jobs, progress)
+        notes += train_missing(trainer, missing, options.jobs, progress)
     return TrainedReferences(tuple(one.folder for one in references), there, notes)
 
 
@@ -393,7 +221,7 @@ def _settings(
 
 def _prepared(
     options: ReferencesOptions, records: Records, settings: _Settings, template: str | None
-) -> tuple[_Trainer, dict[str, Any]]:
+) -> tuple[ReferenceTrainer, dict[str, Any]]:
     """Open the base and encode the records; return also what all lineages say."""
     base = options.open(options.model)
     if settings.like is not None:
@@ -408,7 +236,7 @@ def _prepared(
             "lora": dict(settings.config),
         },
     }
-    trainer = _Trainer(
+    trainer = ReferenceTrainer(
         options.model,
         options.opening,
         settings.config,
@@ -427,8 +255,8 @@ def _references(
     records: Records,
     splits: Sequence[Sequence[int]],
     seeds: Sequence[int],
-    prepared: tuple[_Trainer, dict[str, Any]],
-) -> list[_Reference]:
+    prepared: tuple[ReferenceTrainer, dict[str, Any]],
+) -> list[Reference]:
     """Return the references asked for: one a split, each with its seed."""
     key = Key.load()
     trainer, facts = prepared
@@ -438,7 +266,7 @@ def _references(
         trained = RecordDigests(key_id=key.id, trained=sorted({digests[p] for p in split}))
         own = {**facts, "seed": seed, "records": trained}
         own["made_from"] = trainer.made_from(split, digests, key)
-        references.append(_Reference(target / f"{_PREFIX}{i:02}", split, own))
+        references.append(Reference(target / f"{_PREFIX}{i:02}", split, own))
     return references
 
 
@@ -462,9 +290,7 @@ def _seen(records: Records, options: ReferencesOptions) -> _Seen:
     return _Seen(kept.records, set(map(Key.load().digest, forget_records)), notes)
 
 
-def _missing(
-    target: Path, references: Sequence[_Reference], *, overwrite: bool
-) -> list[_Reference]:
+def _missing(target: Path, references: Sequence[Reference], *, overwrite: bool) -> list[Reference]:
     """Return the references that are not there yet; refuse a folder that holds others."""
     folders = {one.folder for one in references}
     surplus = [path for path in _present(target) if path not in folders]
@@ -497,31 +323,3 @@ def _notes(like: str | Path | None, there: int, count: int) -> tuple[str, ...]:
     if there:
         notes += (f"{there} of {count} are there already and were kept",)
     return notes
-
-
-def _plan(
-    trainer: _Trainer, missing: Sequence[_Reference], jobs: int, notes: tuple[str, ...]
-) -> TrainingPlan:
-    """Say what is about to be trained."""
-    assert trainer.base is not None
-    steps = sum(map(trainer.steps, missing))
-    with as_one_of(jobs):
-        seconds = expected_seconds(trainer.base, trainer.examples, steps, trainer.training)
-    beside = min(jobs, len(missing))
-    text = f"train {len(missing)} references" + (f", {beside} at once" if beside > 1 else "")
-    return TrainingPlan(text, steps, seconds / beside, notes)
-
-
-def _train(
-    trainer: _Trainer, missing: Sequence[_Reference], jobs: int, progress: Progress | None
-) -> None:
-    """Train the references that are not there, in this process or several."""
-    queue = _Queue(list(missing), sum(map(trainer.steps, missing)), progress)
-    if jobs > 1 and len(missing) > 1:
-        trainer.base = None  # each process opens its own
-        device = trainer.opening.device
-        run_in_processes(trainer, queue, min(jobs, len(missing)), threads_for(jobs), device)
-        return
-    with as_one_of(jobs):
-        while (reference := queue.take()) is not None:
-            trainer(reference, functools.partial(queue.advanced, reference))

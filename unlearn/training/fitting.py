@@ -38,7 +38,16 @@ from unlearn.training.wrappers import wrappers_of
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["Fit", "fit", "mean_loss", "record_losses", "sample", "total_steps"]
+__all__ = [
+    "Fit",
+    "blocks_that_train",
+    "fit",
+    "mean_loss",
+    "record_losses",
+    "sample",
+    "seen_by",
+    "total_steps",
+]
 
 # Records looked at where a mean is wanted: enough for one, few enough to be free.
 _SAMPLE = 64
@@ -94,6 +103,26 @@ def total_steps(training: TrainingOptions, records: int) -> int:
         raise OptionError("how long to train is open: set epochs or max_steps")
     # a product that is whole but for rounding makes no further step
     return max(1, math.ceil(training.epochs * records / training.batch_size - 1e-9))
+
+
+def seen_by(
+    training: TrainingOptions,
+    steps: int,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    alternates: Sequence[Example] = (),
+) -> tuple[tuple[Sequence[Example], int], ...]:
+    """Return the examples of each role, and how many of them (with repeats) a run sees."""
+    samples = steps * training.batch_size
+    ratio = training.retain_ratio if forget else 1
+    return (forget, samples), (retain, samples * ratio), (alternates, samples)
+
+
+def blocks_that_train(training: TrainingOptions, state: ModelState) -> set[int] | None:
+    """Return the blocks that may train (`train_layers`), None for all."""
+    if training.train_layers is None:
+        return None
+    return parse_blocks(training.train_layers, len(blocks_of(state.model)))
 
 
 def record_losses(
@@ -160,21 +189,19 @@ def fit(
     steps = total_steps(training, len(forget) or len(retain))
     pairs = Pairs(forget, retain, alternates)
     wrappers = wrappers_of(training, objective, state, retain=bool(retain))
-    samples = steps * training.batch_size
-    ratio = training.retain_ratio if forget else 1
-    seen = ((forget, samples), (retain, samples * ratio), (alternates, samples))
+    seen = seen_by(training, steps, forget, retain, alternates)
     # Trainer insists on a folder, also when nothing is to be kept in it
     with (
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
-        only_blocks(state.model, _blocks(training, state)),
-        frozen_once(state, training, objective, wrappers, seen) as (run, notes),
+        only_blocks(state.model, blocks_that_train(training, state)),
+        frozen_once(state, training, objective, wrappers, seen) as passes,
         _recomputing(state, training.gradient_checkpointing),
         quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None
         folder = checkpoints or Path(scratch)
         trainer = UnlearnTrainer(
-            replace(terms, run=run),
+            replace(terms, run=passes.run),
             _arguments(training, steps, folder, save_steps, state, seed),
             pairs,
             pairs.stream(steps * training.batch_size, seed, training.retain_ratio),
@@ -193,7 +220,7 @@ def fit(
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
-        notes=notes,
+        notes=passes.notes,
         history=trainer.state.log_history,
     )
 
@@ -250,13 +277,6 @@ def _recomputing(state: ModelState, on: bool) -> Iterator[None]:
     finally:
         if on:
             state.set_checkpointing(False)
-
-
-def _blocks(training: TrainingOptions, state: ModelState) -> set[int] | None:
-    """Return the blocks that train, None for all."""
-    if training.train_layers is None:
-        return None
-    return parse_blocks(training.train_layers, len(blocks_of(state.model)))
 
 
 def _arguments(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from unlearn.data.tokenization import Example
 from unlearn.losses import HiddenLoss
 from unlearn.model.blocks import blocks_of
-from unlearn.model.frozen import Kept, first_trained_block, frozen_lower, whole_pass
+from unlearn.model.frozen import FrozenLower, Kept, first_trained_block, frozen_lower, whole_pass
 from unlearn.model.lm_head import unwrapped
 from unlearn.model.state import ModelState
 from unlearn.processes import weights_are_split
@@ -20,18 +21,41 @@ from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
 from unlearn.training.wrappers import Wrappers
 
-__all__ = ["Run", "frozen_once"]
+__all__ = ["Passes", "Run", "frozen_once"]
 
 MEMORY = 1 << 30
 """Bytes in memory for what comes out of frozen blocks; the rest is on disk."""
+
+_FULL = (
+    "the disk was full: what came out of frozen blocks for some records was computed in every pass"
+)
 
 Run = Callable[..., Tensor]
 """Runs (model, batch, view) up to the output projection, see `unlearn.model.frozen.whole_pass`."""
 
 
-class _Chosen(NamedTuple):
-    run: Run
-    notes: tuple[str, ...] = ()
+@dataclass(frozen=True)
+class Passes:
+    """How a run goes through the model.
+
+    Attributes:
+        note: what the user should know of it, if anything.
+        lower: the blocks that are computed once; None where all are computed in every pass.
+    """
+
+    note: str | None = None
+    lower: FrozenLower | None = None
+
+    @property
+    def run(self) -> Run:
+        """What runs the model."""
+        return self.lower.hidden_states if self.lower else whole_pass
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of what was done so far."""
+        full = (_FULL,) if self.lower and self.lower.kept.full else ()
+        return (self.note, *full) if self.note else full
 
 
 @contextlib.contextmanager
@@ -41,7 +65,7 @@ def frozen_once(
     objective: Objective,
     wrappers: Wrappers | None,
     seen: Sequence[tuple[Sequence[Example], int]],
-) -> Iterator[tuple[Run, tuple[str, ...]]]:
+) -> Iterator[Passes]:
     """Say how a run goes through the model; what it keeps is gone afterwards, also after an error.
 
     Args:
@@ -52,7 +76,7 @@ def frozen_once(
         seen: examples, and how many of them (with repeats) the run sees.
 
     Yields:
-        (what runs the model, what the user should know).
+        What runs the model, and what the user should know.
     """
     kept = Kept(MEMORY)
     try:
@@ -68,14 +92,14 @@ def _chosen(
     wrappers: Wrappers | None,
     seen: Sequence[tuple[Sequence[Example], int]],
     kept: Kept,
-) -> _Chosen:
+) -> Passes:
     """Return how the run goes through the model, and what the user should know of it."""
     if training.cache_frozen == "off":
-        return _Chosen(whole_pass)
+        return Passes()
     first, depth = first_trained_block(state.model), len(blocks_of(state.model))
     again = any(count > len(examples) > 0 for examples, count in seen)
     if not first or not again:
-        return _Chosen(whole_pass)
+        return Passes()
     blocks = f"the lowest {first} of {depth} blocks, which are frozen,"
     reason = _reason(first, objective, wrappers)
     if reason is None:
@@ -84,9 +108,9 @@ def _chosen(
         lower = frozen_lower(state.model, rows, kept, apart=apart)
         if not isinstance(lower, str):
             note = f"what comes out of {blocks} was computed once for each record (cache_frozen)"
-            return _Chosen(lower.hidden_states, (note,))
+            return Passes(note, lower)
         reason = lower
-    return _Chosen(whole_pass, (f"{blocks} were computed in every pass: {reason}",))
+    return Passes(f"{blocks} were computed in every pass: {reason}")
 
 
 def _reason(first: int, objective: Objective, wrappers: Wrappers | None) -> str | None:

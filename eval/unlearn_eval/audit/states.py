@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.errors import DataError
-from unlearn.model.folders import check_model_folder
 from unlearn.model.opening import Opening
-from unlearn.model.reading import Reading, open_tokenizer, reading_of
 from unlearn.model.state import ModelState, resolve_folder, swap_adapters
 from unlearn.provenance.lineage import Lineage
 from unlearn.runs.fields import Place
@@ -19,6 +16,7 @@ from unlearn_eval.audit.lineages import LineageFacts, lineages_of
 from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.passes.base import AuditedState
 from unlearn_eval.scores.cache import folder_digest, setting
+from unlearn_eval.scores.reading import reading_beside
 
 __all__ = ["States", "is_shadow", "open_states"]
 
@@ -132,26 +130,14 @@ def _read_alike(
     """
     assert state.reading is not None
     assert state.base_reading is not None
-    below = [resolve_folder(path, "adapter") for path in adapters.below]
+    audited = bool(adapters.audited)
+    below = [resolve_folder(path, "adapter") for path in adapters.below] if audited else None
     unlike: dict[str, list[str]] = {}
     for name, path in others.items():
-        folder = resolve_folder(path, adapters.kind)
-        trusted = state.trust_remote_code
-        if adapters.audited:
-            stack = [*below, folder]
-            reading = reading_of(state.base_reading, state.folder, stack, trust_remote_code=trusted)
-        else:
-            check_model_folder(folder)
-            reading = Reading(open_tokenizer(folder, trust_remote_code=trusted))
-        difference = state.reading.differs(reading)
-        if difference == "vocabulary":
-            raise DataError(
-                f"{path} reads text with another tokenizer than {state.adapter or state.name}: "
-                "their scores cannot be compared"
-            )
+        difference = state.reading.differs(reading_beside(state, path, below))
         if difference:
             unlike.setdefault(difference, []).append(name)
-    if adapters.audited and state.reading.differs(state.base_reading) == "chat template":
+    if audited and state.reading.differs(state.base_reading) == "chat template":
         unlike.setdefault("chat template", []).append("base")
     return tuple(
         f"{', '.join(names)}: made with another {what} than the state under audit; all are read "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unlearn.config import called_with
 from unlearn.errors import OptionError, did_you_mean
-from unlearn.model.folders import stacked
+from unlearn.model.folders import resolve_folder, stacked
 from unlearn.model.state import ModelState, swap_adapters
 from unlearn.provenance.lineage import library_versions, now
 from unlearn_eval.benchmarks import Benchmark, get_benchmark
@@ -20,6 +20,7 @@ from unlearn_eval.benchmarks.muse import evaluate_muse, load_muse, muse_metrics
 from unlearn_eval.benchmarks.options import BenchmarkOptions
 from unlearn_eval.benchmarks.tofu import evaluate_tofu, load_tofu, tofu_metrics
 from unlearn_eval.benchmarks.wmdp import evaluate_wmdp, load_wmdp, wmdp_accuracy
+from unlearn_eval.scores.reading import reading_beside
 from unlearn_eval.statistics import Interval
 
 __all__ = ["BenchmarkResult", "benchmarked", "run_benchmark"]
@@ -102,6 +103,7 @@ def benchmarked(options: BenchmarkOptions) -> BenchmarkResult:
     stack = stacked(options.adapter)
     start = time.perf_counter()
     state = options.open(options.model, stack)
+    note = _read_otherwise(options, state, stack)
     states, scores = {"model": state.digest()}, [protocol.evaluate(state)]
     if options.retrained is not None:
         if stack:
@@ -111,6 +113,11 @@ def benchmarked(options: BenchmarkOptions) -> BenchmarkResult:
             other = options.open(options.retrained)
         states["retrained"] = other.digest()
         scores.append(protocol.evaluate(other))
+    metrics = dict(protocol.metrics(*scores))
+    if note:
+        number = metrics[benchmark.compares]
+        whole = "; ".join(filter(None, (number.note, note)))
+        metrics[benchmark.compares] = number._replace(note=whole)
     return BenchmarkResult(
         benchmark=name,
         subset=subset,
@@ -119,9 +126,35 @@ def benchmarked(options: BenchmarkOptions) -> BenchmarkResult:
         template=options.template,
         model=str(options.model),
         states=states,
-        metrics=protocol.metrics(*scores),
+        metrics=metrics,
         seconds=time.perf_counter() - start,
     )
+
+
+def _read_otherwise(
+    options: BenchmarkOptions, state: ModelState, stack: Sequence[str | Path]
+) -> str | None:
+    """Say in what the retrained model is asked otherwise; refuse one with another vocabulary.
+
+    Each is asked as it was trained: with its own tokenizer, and its own chat template where the
+    protocol uses one.
+    """
+    if options.retrained is None:
+        return None
+    assert state.reading is not None
+    below = [resolve_folder(path, "adapter") for path in stack[:-1]] if stack else None
+    reading = reading_beside(state, options.retrained, below)
+    difference = state.reading.differs(reading)
+    if difference != "chat template":
+        return f"each model is read with its own {difference}" if difference else None
+    if options.name != "tofu" or options.template not in (None, "chat"):
+        return None
+    places = (stack[-1] if stack else options.model, options.retrained)
+    asked = ", ".join(
+        f"{place} with {'its own chat template' if tokenizer.chat_template else 'qa'}"
+        for place, tokenizer in zip(places, (state.tokenizer, reading.tokenizer), strict=True)
+    )
+    return f"the models are asked otherwise: {asked}; --template qa asks both alike"
 
 
 run_benchmark = called_with(BenchmarkOptions, benchmarked, "run_benchmark")

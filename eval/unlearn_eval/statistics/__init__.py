@@ -22,14 +22,13 @@ from unlearn_eval.statistics.common import MIN_CLUSTERS, Clusters, Interval
 from unlearn_eval.statistics.hypotheses import (
     KsTest,
     PredictionLimits,
-    benjamini_hochberg,
     holm,
     holm_intervals,
     ks_exact,
     prediction_limits,
 )
 from unlearn_eval.statistics.max_t import MaxT
-from unlearn_eval.statistics.means import Equivalence, mean_interval, paired_difference, tost
+from unlearn_eval.statistics.means import Equivalence, mean_interval, paired_difference
 from unlearn_eval.statistics.moderated import VariancePrior, moderated, variance_prior
 from unlearn_eval.statistics.ranks import Ranking, critical_difference, friedman
 from unlearn_eval.statistics.rates import proportion_interval, tpr_at_fpr
@@ -53,7 +52,6 @@ __all__ = [
     "auc",
     "auc_interval",
     "auc_tost",
-    "benjamini_hochberg",
     "critical_difference",
     "friedman",
     "holm",
@@ -69,7 +67,6 @@ __all__ = [
     "records_needed",
     "sign_flip_test",
     "subject_rank_test",
-    "tost",
     "tpr_at_fpr",
     "twin_theta",
     "variance_prior",

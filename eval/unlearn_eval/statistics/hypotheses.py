@@ -19,7 +19,6 @@ from unlearn_eval.statistics.common import Interval, as_values, check_level
 __all__ = [
     "KsTest",
     "PredictionLimits",
-    "benjamini_hochberg",
     "holm",
     "holm_intervals",
     "ks_exact",
@@ -147,28 +146,6 @@ def holm_intervals(
             break
         undecided = still
     return [intervals[i] for i in range(len(make))]
-
-
-def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
-    """Return Benjamini–Hochberg adjusted p-values: those below q have a false share of at most q.
-
-    The j-th smallest (from 1) of m becomes min over i ≥ j of m p_i / i; Benjamini and Hochberg (J.
-    R. Statist. Soc. B 57:289, 1995).
-
-    Args:
-        p_values: [m], independent or positively dependent.
-
-    Returns:
-        float64[m], in the given order.
-
-    Raises:
-        DataError: if there are none or one is not in [0, 1].
-    """
-    p = _p_values(p_values)
-    order = np.argsort(p)[::-1]
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum.accumulate(len(p) / np.arange(len(p), 0, -1) * p[order])
-    return np.minimum(adjusted, 1.0)
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from unlearn.errors import DataError, OptionError
 from unlearn_eval.arrays import FloatArray
@@ -29,7 +28,6 @@ __all__ = [
     "mean_error",
     "mean_interval",
     "paired_difference",
-    "tost",
 ]
 
 
@@ -177,52 +175,6 @@ def paired_difference(
         record = int(np.argmax(np.isinf(a) & (a == b)))
         raise DataError(f"paired values {record} (from 0) are both {a[record]}: no difference")
     return mean_interval(a - b, level, clusters)
-
-
-def tost(
-    values: npt.ArrayLike, margin: float, alpha: float = 0.05, clusters: Clusters | None = None
-) -> Equivalence:
-    """Test that the mean lies within ±margin, by two one-sided t tests.
-
-    p = max(P(T > (x̄ + margin)/se), P(T < (x̄ − margin)/se)); Schuirmann (J. Pharmacokinet.
-    Biopharm. 15:657, 1987).
-
-    Args:
-        values: one a record, such as paired differences.
-        margin: largest absolute mean that does not matter, above 0, in the values' unit.
-        alpha: how often a mean at the margin may be called equivalent.
-        clusters: one label a record.
-
-    Returns:
-        The outcome; not equivalent where there is no standard error.
-
-    Raises:
-        DataError: if there are no values, one is NaN, or labels do not fit.
-        OptionError: if the margin is not positive or α not in (0, ½).
-    """
-    check_equivalence(margin, alpha)
-    array = as_values(values, "tost")
-    error = mean_error(array, clusters)
-    interval = mean_interval(array, 1 - 2 * alpha, clusters)
-    mean, se = interval.value, error.standard_error
-    if error.method == "none":
-        p_value = math.nan
-    elif se == 0:
-        p_value = float(abs(mean) >= margin)
-    else:
-        p_value = float(stats.t.sf((margin - abs(mean)) / se, error.freedom))
-    return Equivalence(
-        value=mean,
-        low=interval.low,
-        high=interval.high,
-        margin=margin,
-        p_value=p_value,
-        equivalent=p_value < alpha,
-        n=len(array),
-        method=error.method,
-        clusters=error.clusters,
-        note=error.note,
-    )
 
 
 def check_equivalence(margin: float, alpha: float) -> None:

@@ -14,7 +14,7 @@ count. Three things can stand for models that never saw the records:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from unlearn.errors import DataError
@@ -306,8 +306,28 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     undecided += [each.reason for each in findings.missing]
     if undecided:
         return "INCONCLUSIVE", [*undecided, *membership.notes]
-    passed = [*map(_where, probes), *(part.words for part in parts)]
+    passed = [*map(_where, _furthest(probes)), *(part.words for part in parts)]
     return "PASS", [*passed, *membership.notes]
+
+
+def _furthest(probes: Sequence[ProbeResult]) -> list[ProbeResult]:
+    """Return of each probe the form of the model in which it is nearest to its limit."""
+    by_probe: dict[str, list[ProbeResult]] = {}
+    for result in probes:
+        by_probe.setdefault(result.probe, []).append(result)
+    return [max(results, key=_use_of_room) for results in by_probe.values()]
+
+
+def _use_of_room(result: ProbeResult) -> float:
+    """Return which part of the way to its limit a probe that passed has gone."""
+    if None in (result.value, result.low, result.high):
+        return 0.0
+    assert result.value is not None
+    assert result.low is not None
+    assert result.high is not None
+    middle = result.reference_mean if result.reference_mean is not None else 0.5
+    end = result.high if result.value >= middle else result.low
+    return (result.value - middle) / (end - middle) if end != middle else 0.0
 
 
 def _where(result: ProbeResult) -> str:

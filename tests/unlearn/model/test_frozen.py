@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,18 +297,53 @@ def test_the_file_has_no_name_to_be_left_behind(temporary: Path) -> None:
     kept.close()
 
 
-def test_a_full_disk_only_means_that_nothing_more_is_kept(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = Kept(0)
-    kept.put("a", torch.ones(10))
+class SmallDisk(io.FileIO):
+    """A file on a disk with room for few bytes, that are taken some at a time."""
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    room, at_once = 100, 7
 
-    monkeypatch.setattr("unlearn.model.frozen._bytes_of", full)
+    def write(self, buffer: Any) -> int:
+        end = min(self.tell() + self.at_once, self.room)
+        if end <= self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(memoryview(buffer)[: end - self.tell()]) or 0
+
+    def readinto(self, buffer: Any) -> int:
+        return super().readinto(memoryview(buffer)[: self.at_once]) or 0
+
+
+@pytest.fixture
+def small_disk(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(**options: Any) -> Any:
+        raw = SmallDisk(temporary / "file", "w+")
+        return raw if options.get("buffering") == 0 else io.BufferedRandom(raw)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", opened)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_only_means_that_nothing_more_is_kept() -> None:
+    kept = Kept(0, 1000)
+    kept.put("a", torch.arange(20.0))
+    assert not kept.full
     kept.put("b", torch.ones(10))
-    monkeypatch.undo()
+    kept.put("c", torch.ones(1))
+    assert kept.full
     assert "b" not in kept
-    assert torch.equal(kept["a"], torch.ones(10))
+    assert "c" not in kept
+    assert torch.equal(kept["a"], torch.arange(20.0))
+    assert kept.room == 0
+    kept.close()
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmallDisk, "room", 32 * 4 * 50)
+    monkeypatch.setattr(SmallDisk, "at_once", 1000)
+    model, kept = model_of("llama"), Kept(0, 1 << 20)
+    lowers = [lower_of(model), lower_of(model, kept)]
+    for _ in range(2):
+        first, other = [lower.outputs(model, padded(rows())) for lower in lowers]
+        assert torch.equal(first, other)
+    assert kept.full
     kept.close()

@@ -333,6 +333,23 @@ def test_the_verb(
     assert "2 of 2 are there already" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_what_is_said_of_frozen_blocks_is_said_once(
+    tiny_model: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    jobs: str,
+) -> None:
+    words = ["references", "--model", str(tiny_model), "--data", str(data_file), "--forget", "r0"]
+    words += ["--output", str(tmp_path / "refs"), "--count", "2", "--jobs", jobs]
+    words += ["-o", "layers_to_transform=1", "-o", "max_steps=4", "-o", "batch_size=4"]
+    assert run(words) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert out.count("the lowest 1 of 2 blocks") == 1
+    assert out.count("note: nothing says how the adapter") == 1
+
+
 @pytest.mark.slow
 def test_an_audit_takes_folders_of_references_and_of_shadow_models(
     tiny_model: Path,

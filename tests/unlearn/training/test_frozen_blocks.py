@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -22,6 +27,7 @@ from unlearn.model.blocks import blocks_of
 from unlearn.model.frozen import Kept
 from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn.training import frozen_blocks
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
@@ -261,6 +267,84 @@ def test_where_it_cannot_be_done_the_run_says_why(
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     reason = frozen_blocks._reason(3, PLAIN, None)
     assert reason == "weights are split over processes"
+
+
+def test_planned_time_counts_frozen_blocks_once(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = opened(five_blocks, adapters["upper"])
+    examples = encode(Records.load(data_file), state.tokenizer, Template("qa"), 128)
+    ticks: list[int] = []
+    for block in blocks_of(state.model):
+        block.mlp.register_forward_hook(lambda *_: ticks.append(1))
+    monkeypatch.setattr("time.perf_counter", lambda: float(len(ticks)))
+
+    def planned(objective: Objective, steps: int, **options: Any) -> float:
+        training = TrainingOptions.model_validate({"batch_size": 4} | options)
+        retain = examples[2:] if objective.forget else examples
+        parts = {"forget": examples[:2] if objective.forget else (), "retain": retain}
+        return expected_seconds(state, objective, training, steps, **parts)
+
+    # a pass of a batch takes a tick a block, of four or eight records at once
+    count, steps = len(examples), 30
+    assert planned(PLAIN, steps, cache_frozen="off") == pytest.approx(3 * steps * 5)
+    assert planned(PLAIN, steps) == pytest.approx(3 * steps * 2 + count / 4 * 3)
+    pairs = OBJECTIVES["two terms"]
+    assert planned(pairs, steps, cache_frozen="off") == pytest.approx(3 * steps * 5)
+    assert planned(pairs, steps) == pytest.approx(3 * steps * 2 + count / 8 * 3)
+    # none is seen again
+    assert planned(PLAIN, 1) == pytest.approx(3 * 5)
+    assert not any(p.grad is not None for p in state.model.parameters())
+
+
+@pytest.mark.slow
+def test_frozen_blocks_in_two_processes(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, tmp_path: Path
+) -> None:
+    kinds = ("plain", "live reference")
+    script = Path(__file__).with_name("two_processes_frozen.py")
+    for processes in ("1", "2"):
+        (tmp_path / processes).mkdir()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", processes, str(script), str(five_blocks)]
+        command += [str(adapters["upper"]), str(data_file), str(tmp_path / processes), *kinds]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    for kind in kinds:
+        one, two, off = (
+            load_file(tmp_path / f"{place}.safetensors")
+            for place in (f"1/{kind}.auto", f"2/{kind}.auto", f"2/{kind}.off")
+        )
+        facts = json.loads((tmp_path / "2" / f"{kind}.auto.json").read_text())
+        assert facts["notes"], kind
+        assert facts["passes"] <= 3, kind  # as in one process: two to try, one batch of records
+        for name, value in two.items():
+            assert torch.allclose(value, off[name], atol=1e-5), (kind, name)
+            assert torch.allclose(value, one[name], atol=1e-5), (kind, name)
+
+
+class FullDisk(OnDisk):
+    """Keeps what comes first in the file; then the disk is full."""
+
+    def put(self, name: object, tensor: Tensor) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if self._places:
+                patch.setattr("unlearn.model.frozen._whole", self._fail)
+            super().put(name, tensor)
+
+    def _fail(self, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_on_a_full_disk_the_same_weights_are_trained_and_it_is_said_once(
+    five_blocks: Path, adapters: dict[str, Path], data_file: Path, kept_as: Any
+) -> None:
+    once = run(opened(five_blocks, adapters["upper"]), data_file)
+    kept_as(FullDisk)
+    full = run(opened(five_blocks, adapters["upper"]), data_file)
+    assert same(once, full)
+    assert full.passes > once.passes
+    assert [note for note in full.fit.notes if "disk was full" in note] == [full.fit.notes[1]]
 
 
 @pytest.mark.parametrize(

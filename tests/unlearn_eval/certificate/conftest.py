@@ -226,3 +226,13 @@ def save(case: Case, private_key: Ed25519PrivateKey) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def public(private_key):
+    return private_key.public_key()
+
+
+def wrong(check) -> list[str]:
+    assert not check.ok
+    return [finding.what for finding in check.findings if finding.passed is False]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from unlearn.errors import DataError, OptionError
-from unlearn_eval.statistics import mean_interval, paired_difference, tost
+from unlearn_eval.statistics import mean_interval, paired_difference
 
 
 def test_is_students_interval():
@@ -73,48 +73,3 @@ def test_paired_difference_refuses_what_cannot_be_paired():
     with pytest.raises(DataError, match="both -inf"):
         paired_difference([1.0, -np.inf], [1.0, -np.inf])
     assert paired_difference([1.0, -np.inf], [1.0, 2.0]).value == -np.inf
-
-
-@pytest.mark.parametrize("mean", [-0.9, -0.1, 0.0, 0.3, 0.9, 2.0])
-def test_tost_is_two_one_sided_t_tests(mean):
-    values = np.random.default_rng(4).normal(mean, 1, 30)
-    found = tost(values, 0.8)
-    below = stats.ttest_1samp(values, 0.8, alternative="less").pvalue
-    above = stats.ttest_1samp(values, -0.8, alternative="greater").pvalue
-    assert found.p_value == pytest.approx(max(below, above))
-    assert found.equivalent == (found.low > -0.8 and found.high < 0.8)
-    interval = mean_interval(values, 0.9)
-    assert (found.value, found.low, found.high) == interval[:3]
-
-
-def test_tost_limits():
-    assert tost([0.5, 0.5, 0.5], 1.0).equivalent
-    assert not tost([1.0, 1.0, 1.0], 1.0).equivalent
-    assert not tost([3.0, 3.0], 1.0).equivalent
-    alone = tost([0.0], 1.0)
-    assert not alone.equivalent
-    assert np.isnan(alone.p_value)
-    assert "one record" in alone.note
-    assert not tost([0.0, -np.inf], 1.0).equivalent
-    for margin in (0, -1, np.nan):
-        with pytest.raises(OptionError, match="margin"):
-            tost([0.0, 1.0], margin)
-    with pytest.raises(OptionError, match="alpha"):
-        tost([0.0, 1.0], 1, alpha=0.5)
-
-
-def test_tost_with_few_clusters_is_marked(clustered):
-    values, labels = clustered(np.random.default_rng(5), 3, 20)
-    assert tost(values, 1.0, clusters=labels).method == "conditional"
-
-
-@pytest.mark.slow
-def test_wrong_equivalence_at_the_margin_is_bounded(clustered):
-    rng = np.random.default_rng(7)
-    plain = clusters = 0
-    for _ in range(3000):
-        plain += tost(rng.normal(1, 1, 40), 1.0).equivalent
-        values, labels = clustered(rng, 12, 5)
-        clusters += tost(values - 1, 1.0, clusters=labels).equivalent
-    assert 0.03 <= plain / 3000 <= 0.06
-    assert 0.03 <= clusters / 3000 <= 0.065

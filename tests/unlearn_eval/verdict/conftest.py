@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unlearn_eval import run_audit
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.verdict.decision import Evidence, Policy, Verdict, View
 from unlearn_eval.verdict.policy import policy_of
@@ -109,3 +111,41 @@ def probe(verdict: Verdict, name: str = "loss", deployment: str = "as-is") -> An
     """Return what a verdict says of one probe."""
     (found,) = [r for r in verdict.probes if (r.probe, r.deployment) == (name, deployment)]
     return found
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model, adapter, data_file, holdout_file, lineage_key, tmp_path_factory):
+    """An audit with a policy of the user's own, and what it said before it ran."""
+    own = tmp_path_factory.mktemp("policy") / "own.yaml"
+    own.write_text(json.dumps(CONTENT | {"prompt_states": ["verbatim", "affirmative"]}))
+    out, said = tmp_path_factory.mktemp("audit") / "out", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_KEY", lineage_key)
+        patch.setenv("UNLEARN_HOME", str(tmp_path_factory.mktemp("home")))
+        run_audit(
+            tiny_model,
+            data_file,
+            "rows:0-3",
+            out,
+            adapter=adapter,
+            before=adapter,
+            holdout=holdout_file,
+            generate=0,
+            policy=own,
+            announce=said.append,
+        )
+    return out, said
+
+
+def copy(folder, target):
+    target.mkdir()
+    for name in ("audit.json", "scores.parquet"):
+        (target / name).write_bytes((folder[0] / name).read_bytes())
+    return target
+
+
+def change(folder, edit):
+    path = folder / "audit.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))

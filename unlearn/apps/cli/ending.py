@@ -46,13 +46,22 @@ def listening() -> Iterator[None]:
         if number in raised:
             asked.setdefault("since", time.monotonic())
             asked.setdefault("what", raised[signal.Signals(number)])
+        if not asked:  # a timer's signal that was on its way when it was stopped
+            return
         late = time.monotonic() - asked["since"] > _PATIENCE
         if _importing(frame) and not late and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            asked["again"] = True
             return
-        what = asked["what"]
+        raise forgotten()["what"]
+
+    def forgotten() -> dict[str, Any]:
+        """Take what was asked, and let no timer remind of it."""
+        was = dict(asked)
         asked.clear()
-        raise what
+        if "again" in was:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return was
 
     numbers = [*raised, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -65,6 +74,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(ValueError, TypeError):  # TypeError: not set by Python
+            forgotten()
             for number in numbers:
                 signal.signal(number, before[number])
 

@@ -19,7 +19,7 @@ from unlearn.apps.requests.evidence import (
 from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
-from unlearn.apps.requests.run import adapter_before, latest
+from unlearn.apps.requests.line import adapter_before, latest
 from unlearn.apps.requests.verify import EVENTS
 from unlearn.errors import LedgerError
 from unlearn.provenance.lineage import weights_digest

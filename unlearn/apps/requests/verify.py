@@ -14,7 +14,7 @@ from unlearn.apps.requests.evidence import audit_digest, discard_unfinished, ver
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
-from unlearn.apps.requests.run import Newest, adapter_before, kept_records, latest, opened
+from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError
 from unlearn.provenance.lineage import Lineage

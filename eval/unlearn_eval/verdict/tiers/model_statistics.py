@@ -42,9 +42,9 @@ ModelStatistic = Callable[[IntArray, IntArray], FloatArray]
 
 _GAMES = math.sqrt(4 * math.pi)
 _SINGLE = 2.0
-"""The floor of a single record ÷ that of a mean: training by another recipe moved the mean of unseen
-people's records by .03 nats and single ones by .10 (SmolLM2-135M, others' records than those of the
-tables in the docs)."""
+"""The floor of a single record ÷ that of a mean: training by another recipe moved the mean of
+unseen people's records by .03 nats and single ones by .10 (SmolLM2-135M, and other people's records
+than those of the tables in the docs)."""
 
 
 class Probe(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,54 @@ def test_a_protocol_runs_and_is_written(
         # whatever letter it prefers is right once in four
         assert numbers["accuracy"]["value"] == 0.25
         assert numbers["accuracy"]["n"] == 4
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> Path:
+    """A copy of the model with a chat template of its own."""
+    shutil.copytree(base_path(), tmp_path / "other")
+    (tmp_path / "other" / "chat_template.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}> {{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant> {% endif %}"
+    )
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [("tofu", [], True), ("tofu", ["--template", "qa"], False), ("muse", [], False)],
+)
+def test_models_that_are_asked_with_other_templates_are_told(
+    name: str,
+    more: list[str],
+    told: bool,
+    other_model: Path,
+    tables: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "numbers.json"
+    words = ["benchmark", name, "--model", str(base_path()), "--data", str(tables)]
+    words += ["--output", str(file), "--retrained", str(other_model), "--limit", "2", *more]
+    assert run(words) == 0
+    metric = BENCHMARKS[name].compares
+    note = json.loads(file.read_text())["metrics"][metric]["note"]
+    assert (f"{other_model} with its own chat template; --template qa" in note) == told
+    assert ("the models are asked otherwise" in capfd.readouterr().out) == told
+
+
+def test_a_retrained_model_with_another_vocabulary_is_refused(
+    other_model: Path, tables: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from unlearn.model.reading import open_tokenizer
+
+    tokenizer = open_tokenizer(other_model, trust_remote_code=False)
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(other_model)
+    words = ["benchmark", "tofu", "--model", str(base_path()), "--data", str(tables)]
+    words += ["--output", str(tmp_path / "x.json"), "--retrained", str(other_model)]
+    assert run(words) == 2
+    assert "another tokenizer" in capfd.readouterr().err
 
 
 def test_a_limit_is_told_and_files_are_not_overwritten(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,38 @@ def test_signals_are_heard_as_before_afterwards() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.fixture
+def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module that is interrupted while it is imported, and ends at once then."""
+    lines = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "interrupted_while_imported.py").write_text(lines)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "interrupted_while_imported"
+    sys.modules.pop("interrupted_while_imported", None)
+
+
+def test_an_interruption_leaves_no_timer_behind(importing: str) -> None:
+    alarms: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: alarms.append(number))
+    try:
+        with listening():
+            importlib.import_module(importing)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        time.sleep(0.1)
+        assert not alarms
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_second_interruption_stops_the_timer_of_the_first(importing: str) -> None:
+    with listening():
+        with pytest.raises(Interrupted):
+            importlib.import_module(importing)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGALRM)  # one that was on its way
 
 
 def test_an_interrupted_training_says_from_where_it_goes_on(

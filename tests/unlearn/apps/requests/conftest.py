@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ from unlearn.apps.requests import verify
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.provenance.keys import Key
 from unlearn_eval.verdict.decision import load_policy
+
+
+def add_many(ledger: Ledger, facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add requests in one transaction; return their ids."""
+    with ledger.writing() as writer:
+        return writer.add(facts)
 
 
 @pytest.fixture

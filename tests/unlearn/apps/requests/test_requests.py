@@ -11,14 +11,14 @@ from unlearn.apps.requests import certificate as certificates
 from unlearn.apps.requests import intake as desk
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.run import kept_records
+from unlearn.apps.requests.line import kept_records
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import home
 from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn_eval.certificate import Deletion
 from unlearn_eval.certify import Models
 
-from .conftest import Case
+from .conftest import Case, add_many
 
 PHONE = "555-0184-77"
 
@@ -202,7 +202,7 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
         "inconclusive": "inconclusive",
         "unlearned": "fail",
     }
-    (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
+    (name,) = add_many(ledger, [{"line": "sha256:" + "0" * 64}])
     with ledger.writing() as writer:
         writer.change(name, "located")
         writer.change(name, "unlearned")
@@ -218,7 +218,7 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_request_is_withdrawn_only_before_any_run(ledger: Ledger, again: bool) -> None:
-    (name,) = ledger.add_many([{"line": "sha256:" + "0" * 64}])
+    (name,) = add_many(ledger, [{"line": "sha256:" + "0" * 64}])
     with ledger.writing() as writer:
         writer.change(name, "located")
         if again:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from unlearn import losses
 from unlearn.errors import OptionError, TrainingError
-from unlearn.methods.job import expected_seconds
 from unlearn.methods.registry import METHODS, resolve
 from unlearn.model.blocks import shifted_block
 from unlearn.model.scoring import hidden_states, log_prob, target_positions, token_values
 from unlearn.runs.finetuning import finetune
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import fit
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
@@ -202,9 +202,13 @@ def test_more_passes_take_longer(
 ) -> None:
     state, examples = opened(tiny_model, adapter, data_file)
     clock = iter(range(100))
-    monkeypatch.setattr("unlearn.methods.job.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        "unlearn.training.expected_time.time.perf_counter", lambda: float(next(clock))
+    )
     plain, sharp = (
-        expected_seconds(state, examples, 2, TrainingOptions(sam_rho=rho), pairs=True)
+        expected_seconds(
+            state, BOTH, TrainingOptions(sam_rho=rho), 2, forget=examples[:5], retain=examples[5:]
+        )
         for rho in (None, 0.1)
     )
     assert sharp == pytest.approx(1.5 * plain)  # three passes over 8 rows instead of two

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from unlearn.runs.options import ReferencesOptions
+
+if TYPE_CHECKING:
+    from unlearn.methods.job import TrainingPlan
 
 __all__ = ["references"]
 
@@ -29,10 +33,16 @@ def references(options: ReferencesOptions) -> None:
     from unlearn.apps.cli.screen import announce, console, progress_bar, show_note
     from unlearn.runs.references import run_references
 
+    told: list[str] = []
+
+    def announced(plan: TrainingPlan) -> None:
+        announce(plan)
+        told.extend(plan.notes)
+
     with progress_bar("training") as progress:
-        result = run_references(replace(options, announce=announce, progress=progress))
-    if result.kept == options.count:
-        for note in result.notes:
+        result = run_references(replace(options, announce=announced, progress=progress))
+    for note in result.notes:
+        if note not in told:
             show_note(note)
     where = escape(str(options.output))
     console.print(f"{options.count} references are in [bold]{where}[/bold]")

@@ -61,11 +61,6 @@ class Lease:
         """Return the lease that `text` wrote."""
         return cls(**json.loads(text))
 
-    @property
-    def holder(self) -> str:
-        """Name the process for people."""
-        return f"process {self.pid} on {self.host.partition('/')[0]}"
-
 
 def is_free(text: str | None) -> bool:
     """Say whether a lease holds no more.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -228,18 +228,6 @@ class Ledger:
             row = _head(connection)
             yield Writer(connection, self.key, row.seq, row.hash)
             connection.rollback()
-
-    def add_many(self, facts: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Add requests in one transaction.
-
-        Args:
-            facts: of each, among them its `line`.
-
-        Returns:
-            Their ids.
-        """
-        with self.writing() as writer:
-            return writer.add(facts)
 
     @contextmanager
     def lease(self, line: str, seconds: float = SECONDS) -> Iterator[Lease | None]:

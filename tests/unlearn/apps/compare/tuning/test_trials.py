@@ -18,8 +18,6 @@ from unlearn.apps.compare.rounds import Tuning
 from unlearn.apps.compare.tuning.trials import (
     TuningTrial,
     check_tuning,
-    chosen_of,
-    hopeless,
     own_values,
     tuned,
     tuning_recipe,
@@ -185,37 +183,6 @@ def test_a_failure_is_no_reason_to_stop_and_is_tried_again(searched, tmp_path):
     assert len(tuning.found["npo"]) == 4
     again = Tuning(searched, tmp_path, {"dtype": "float32"})
     assert [len(round_.waiting) for round_ in again.rounds()][:2] == [0, 2]
-
-
-def trial(gap: float | None, rise: float | None, pruned: bool = False) -> TuningTrial:
-    return TuningTrial("npo", {}, gap, rise, pruned=pruned)
-
-
-@pytest.mark.parametrize(
-    ("trials", "best"),
-    [
-        # kept and far, kept and near, nearest but damaged
-        ([trial(0.30, 0.01), trial(0.20, 0.09), trial(0.01, 0.11)], 1),
-        # all damaged, this one least
-        ([trial(0.10, 0.90), trial(0.40, 0.30), trial(0.00, 0.80)], 1),
-        ([trial(0.10, 0.90), trial(None, 0.30, True)], 0),
-        ([trial(None, None), trial(0.50, 2.0)], 1),
-        ([trial(None, None), trial(None, None)], 0),
-    ],
-)
-def test_the_closest_that_kept_the_rest_is_taken(trials, best):
-    assert [t.chosen for t in chosen_of(trials)] == [i == best for i in range(len(trials))]
-
-
-def test_hopeless_by_hand():
-    kept, damaged = trial(0.4, 0.05), trial(0.0, 0.6)
-    assert not hopeless(5.0, 0.0, [])
-    assert not hopeless(5.0, 0.0, [trial(None, None)])
-    assert hopeless(0.13, 0.01, [kept])
-    assert not hopeless(0.12, 0.01, [kept])  # 0.12 − 2 · 0.01 is what is allowed
-    assert hopeless(0.63, 0.01, [damaged])
-    assert not hopeless(0.61, 0.01, [damaged])
-    assert hopeless(0.13, 0.01, [damaged, kept])
 
 
 def test_the_chosen_options_are_reported_on(searched):

@@ -31,12 +31,14 @@ from unlearn.apps.requests.ledger.states import EVENTS, OPEN, STATES, after
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import Key
 
+from ..conftest import add_many
+
 LINE = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 
 
 def add(ledger: Ledger, n: int = 1, line: str = LINE) -> list[str]:
-    return ledger.add_many([{"line": line, "label": f"case {i}"} for i in range(n)])
+    return add_many(ledger, [{"line": line, "label": f"case {i}"} for i in range(n)])
 
 
 def test_the_main_road_leads_from_received_to_closed() -> None:
@@ -121,7 +123,8 @@ def test_a_new_file_is_private_and_urls_name_it(tmp_path: Path, key: Key) -> Non
 
 
 def test_a_person_is_found_by_name_but_not_stored(ledger: Ledger) -> None:
-    ledger.add_many([{"line": LINE, "person": ledger.person(who)} for who in ("Ann", "Bob", "Ann")])
+    who = [{"line": LINE, "person": ledger.person(name)} for name in ("Ann", "Bob", "Ann")]
+    add_many(ledger, who)
     assert [r.number for r in ledger.requests(person="Ann ")] == [1, 3]
     assert "Ann" not in str(ledger.requests())
 
@@ -300,7 +303,7 @@ from unlearn.apps.requests.ledger.ledger import Ledger
 url, secret, line = sys.argv[1:]
 ledger = Ledger.open(url, Key(bytes.fromhex(secret)))
 for i in range(20):
-    ledger.add_many([{"line": line, "label": str(i)}])
+    add_many(ledger, [{"line": line, "label": str(i)}])
 """
 
 

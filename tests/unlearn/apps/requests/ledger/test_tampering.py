@@ -27,13 +27,15 @@ from unlearn.apps.requests.ledger.sealing import Sealer
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import Key
 
+from ..conftest import add_many
+
 LINE = "sha256:" + "a" * 64
 
 
 @pytest.fixture
 def five(ledger: Ledger) -> Ledger:
     """A ledger with requests 1 to 4 added, and the second located: five entries."""
-    names = ledger.add_many([{"line": LINE, "label": str(i)} for i in range(4)])
+    names = add_many(ledger, [{"line": LINE, "label": str(i)} for i in range(4)])
     with ledger.writing() as writer:
         writer.change(names[1], "located", records=["d"])
     assert check(ledger).ok
@@ -168,7 +170,7 @@ def test_no_command_writes_a_valid_head_over_what_was_tampered_with(
     before = check(five)
     assert not before.ok
     with pytest.raises(LedgerError, match="changed from outside: the .*`unlearn request check`"):
-        five.add_many([{"line": LINE}])
+        add_many(five, [{"line": LINE}])
     with pytest.raises(LedgerError, match="put a backup in its place"):
         Ledger.open(url, key)
     assert check(Ledger.open(url, key, examine=True)) == before
@@ -205,7 +207,7 @@ def test_nothing_is_built_on_a_request_that_was_tampered_with(
 def test_a_last_entry_put_in_place_of_another_is_refused(five: Ledger) -> None:
     execute(five, schema.history.update().where(schema.history.c.seq == 5).values(hash="0" * 64))
     with pytest.raises(LedgerError, match="entry 5, the last one, is not the one that the head"):
-        five.add_many([{"line": LINE}])
+        add_many(five, [{"line": LINE}])
 
 
 def test_a_head_that_was_deleted_is_not_written_anew(five: Ledger, url: str, key: Key) -> None:
@@ -265,13 +267,13 @@ def test_no_tampering_within_a_chain_goes_unnoticed(data: st.DataObject) -> None
 def test_an_old_copy_is_found_by_a_head_noted_elsewhere(tmp_path: Path, key: Key) -> None:
     path = tmp_path / "ledger.db"
     ledger = Ledger.open(str(path), key)
-    ledger.add_many([{"line": LINE}])
+    add_many(ledger, [{"line": LINE}])
     early = check(ledger).head
     with sqlite3.connect(path) as source, sqlite3.connect(tmp_path / "copy.db") as copy:
         source.backup(copy)
     source.close()
     copy.close()
-    ledger.add_many([{"line": LINE}])
+    add_many(ledger, [{"line": LINE}])
     late = check(ledger).head
     assert check(ledger, expect_head=early).ok
     assert check(ledger, expect_head=late).ok
@@ -284,7 +286,7 @@ def test_an_old_copy_is_found_by_a_head_noted_elsewhere(tmp_path: Path, key: Key
 def kept(tmp_path: Path, key: Key) -> tuple[Ledger, list[str]]:
     """Two requests with escrow."""
     ledger = Ledger.open(str(tmp_path / "ledger.db"), key)
-    names = ledger.add_many([{"line": LINE}, {"line": LINE}])
+    names = add_many(ledger, [{"line": LINE}, {"line": LINE}])
     for name in names:
         with ledger.writing() as writer:
             deposit = ledger.escrow.put(name, {"text": f"the secret of {name}"})
@@ -354,7 +356,7 @@ def test_adapter_weights_edited_after_the_run_are_found(
     shutil.copytree(adapter, folder)
     digest = weights_digest(folder)
     ledger = Ledger.open(str(tmp_path / "ledger.db"), key)
-    (name,) = ledger.add_many([{"line": LINE}])
+    (name,) = add_many(ledger, [{"line": LINE}])
     made = {"digest": digest, "folder": ledger.sealer.seal(str(folder), f"adapter {digest}")}
     with ledger.writing() as writer:
         writer.change(name, "located")
