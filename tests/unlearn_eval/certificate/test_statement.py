@@ -209,6 +209,9 @@ def test_the_shape_is_exact(case) -> None:
                 target["surplus"] = 1
             elif change == "remove" and path and isinstance(place, dict):
                 del place[path[-1]]
+                if path == ("looks",):  # which statements had not before tries were counted
+                    assert fit(changed, STATEMENT, "s", exact=True) == statement
+                    continue
             elif change == "replace" and path:
                 place[path[-1]] = {"a": {}}
             else:
