@@ -179,6 +179,15 @@ def case(tmp_path: Path, verdict: dict[str, Any]) -> Case:
             "kept": 180,
         },
         "references": {},
+        "looks": {
+            "scope": "request",
+            "models": 1,
+            "nth": 1,
+            "models_elsewhere": 0,
+            "reference_sets": 1,
+            "unused_references": [],
+            "log": "holds",
+        },
         "rows": [],
     }
     trained = [_hex(f"t{i}") for i in range(180)]
