@@ -5,9 +5,10 @@ a model can be made to look better by leaving references out. Both are harmless 
 known. So every audit notes its look here before it computes a score.
 
 The log is `looks.jsonl` in the toolkit's home (`UNLEARN_HOME`, by default `~/.unlearn`), one line a
-look, never rewritten. A line names records, requests and settings by digests under the user's key,
-and models by the digests of their weights: no text and no id of a record. Lines of one key form a
-chain: each holds the MAC of the one before, and its own MAC is
+look, never rewritten; lines of another kind name models that had to be deleted. A line names
+records, requests and settings by digests under the user's key, and models by the digests of their
+weights: no text and no id of a record. Lines of one key form a chain: each holds the MAC of the one
+before, and its own MAC is
 
     HMAC-SHA256(key, "unlearn look" ‖ canonical content)
 
@@ -96,11 +97,13 @@ class History(NamedTuple):
         looks: in the order in which they were noted.
         at: the place of this one among them.
         log: whether the log holds. Of one that is broken these are the lines whose own MACs hold.
+        purged: digests of models that were deleted because they held records.
     """
 
     looks: tuple[Look, ...]
     at: int
     log: Log
+    purged: frozenset[str] = frozenset()
 
 
 class Looks(NamedTuple):
@@ -113,6 +116,8 @@ class Looks(NamedTuple):
         models_elsewhere: further models that were audited on the same records in the other scope.
         reference_sets: different sets of references so far.
         unused_references: digests of references of earlier looks that are missing from this one.
+        purged_references: how many others are missing because they were deleted since, as they held
+            records of another request.
         log: whether the log holds; where it does not, tries are not known.
     """
 
@@ -122,6 +127,7 @@ class Looks(NamedTuple):
     models_elsewhere: int
     reference_sets: int
     unused_references: tuple[str, ...]
+    purged_references: int
     log: Log
 
 
@@ -146,20 +152,22 @@ def counted(history: History) -> Looks:
 
     Returns:
         Their numbers. References are missing that were eligible in an earlier look of the same
-        scope at the same model, or at one of the same origin. Partial ones may give way to full
-        ones only, as the two are not mixed.
+        scope at the same model, or at one of the same origin, and were not purged since. Partial
+        ones may give way to full ones only, as the two are not mixed.
     """
     look = history.looks[history.at]
     own = [each for each in history.looks if each.scope == look.scope]
     models = list(dict.fromkeys(_model(each) for each in own))
     others = {_model(each) for each in history.looks} - set(models)
+    unused = _unused(look, own)
     return Looks(
         scope=look.scope,
         models=len(models),
         nth=1 + models.index(_model(look)),
         models_elsewhere=len(others),
         reference_sets=len({each.references for each in own if each.references}),
-        unused_references=tuple(sorted(_unused(look, own))),
+        unused_references=tuple(sorted(unused - history.purged)),
+        purged_references=len(unused & history.purged),
         log=history.log,
     )
 
@@ -212,9 +220,34 @@ class LookLog:
         """
         try:
             with self._held() as file:
-                return self._noted(file, look)
+                lines, holds = self._read(file)
+                looks = [_look(line) for line in lines if "request" in line]
+                known = look.name in [each.name for each in looks]
+                self._append(file, lines, holds, None if known else look._asdict())
         except (OSError, OutputError):
             return History((look,), 0, "none")
+        looks += [] if known else [look]
+        of_request = tuple(each for each in looks if each.request == look.request)
+        at = [each.name for each in of_request].index(look.name)
+        purged = frozenset(line["purged"] for line in lines if "purged" in line)
+        return History(of_request, at, "holds" if holds else "broken", purged)
+
+    def note_purge(self, weights: str) -> None:
+        """Note that a model was deleted because it held records that were to be deleted.
+
+        A half-split that serves several requests holds the records of some of them: as a reference
+        for others it is not missed any more. Where there is no log, or it cannot be written,
+        nothing is noted.
+
+        Args:
+            weights: digest of its weights.
+        """
+        if not self.path.exists():
+            return
+        with contextlib.suppress(OSError, OutputError), self._held() as file:
+            lines, holds = self._read(file)
+            known = any(line.get("purged") == weights for line in lines)
+            self._append(file, lines, holds, None if known else {"purged": weights})
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[BinaryIO]:
@@ -225,29 +258,39 @@ class LookLog:
             _lock(descriptor)
             yield file
 
-    def _noted(self, file: BinaryIO, look: Look) -> History:
+    def _read(self, file: BinaryIO) -> tuple[list[dict[str, Any]], bool]:
+        """Return the lines under the key, and whether the log holds; cut off what has no end.
+
+        That is of a process that was killed while it wrote: nothing followed from it.
+        """
         content = file.read()
-        # what has no end is of a process that was killed while it wrote: nothing followed from it
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             file.truncate(len(whole))
         lines, holds = self._chain(whole)
-        heads = self._heads()
-        if not lines and self._key.id not in heads:
-            self._write_head(heads, lines)
-        holds = holds and self._as_the_head_says(self._heads().get(self._key.id), lines)
-        looks = [_look(line) for line in lines]
-        if look.name not in [each.name for each in looks]:
-            lines = [*lines, self._line(look, lines)]
-            looks.append(look)
+        head = self._heads().get(self._key.id)
+        if head is None and not lines:
+            self._write_head(lines)
+            return lines, holds
+        return lines, holds and self._as_the_head_says(head, lines)
+
+    def _append(
+        self,
+        file: BinaryIO,
+        lines: list[dict[str, Any]],
+        holds: bool,
+        content: Mapping[str, Any] | None,
+    ) -> None:
+        """Add a line, if there is one to add; the head of a broken log stays, and so it is told."""
+        if content is not None:
+            before = lines[-1]["mac"] if lines else _START
+            line = {"key_id": self._key.id, "time": now(), "before": before, **content}
+            lines.append({**line, "mac": self._mac(line)})
             file.write(_canonical(lines[-1]) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if holds:  # the head of a broken log stays, so that the log stays broken
-            self._write_head(heads, lines)
-        of_request = [each for each in looks if each.request == look.request]
-        at = [each.name for each in of_request].index(look.name)
-        return History(tuple(of_request), at, "holds" if holds else "broken")
+        if holds:
+            self._write_head(lines)
 
     def _chain(self, content: bytes) -> tuple[list[dict[str, Any]], bool]:
         """Return the lines that were written under the key, and whether they are all, in order."""
@@ -269,11 +312,6 @@ class LookLog:
             lines.append(line)
         return lines, holds
 
-    def _line(self, look: Look, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        before = lines[-1]["mac"] if lines else _START
-        line = {"key_id": self._key.id, "time": now(), "before": before, **look._asdict()}
-        return {**line, "mac": self._mac(line)}
-
     def _mac(self, line: Mapping[str, Any]) -> str:
         content = {name: value for name, value in line.items() if name != "mac"}
         return self._key.mac(b"unlearn look\0" + _canonical(content))
@@ -290,7 +328,8 @@ class LookLog:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _write_head(self, heads: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+    def _write_head(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        heads = self._heads()
         last = lines[-1]["mac"] if lines else _START
         head = {"entries": len(lines), "last": last, "mac": self._head_mac(len(lines), last)}
         if heads.get(self._key.id) == head:

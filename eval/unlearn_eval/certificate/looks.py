@@ -27,6 +27,9 @@ def tries(looks: Mapping[str, Any]) -> str:
     text = f"{_models(models)} audited {here} (this is the {_ordinal(looks['nth'])})"
     if sets:
         text += f", with {sets} {'set' if sets == 1 else 'sets'} of references"
+    if purged := looks["purged_references"]:
+        was, it = ("was", "it") if purged == 1 else ("were", "they")
+        text += f", of which {purged} {was} deleted since, as {it} held records of other requests"
     if others:
         text += f"; on the same records {_models(others, 'more ')} audited {there}"
     if looks["log"] == "broken":

@@ -129,6 +129,7 @@ LOOKS = {
     "models_elsewhere": COUNT,
     "reference_sets": COUNT,
     "unused_references": [WEIGHTS],
+    "purged_references": COUNT,
     "log": one_of(["holds", "broken", "none"]),
 }
 """How many models and sets of references a request was looked at with, and whether that is sure."""

@@ -251,6 +251,21 @@ def test_half_splits_give_way_to_full_references_and_not_the_other_way() -> None
     assert unused(halves, both._replace(partial=both.eligible[:1])) == {1, 2, 3, 4}
 
 
+def test_a_reference_that_had_to_be_deleted_is_not_missed(log: LookLog) -> None:
+    log.note_purge("sha256:1")  # nothing was ever looked at: there is nothing to note
+    assert not log.path.exists()
+    first = look(references=range(5))
+    log.register(first)
+    for _ in range(2):
+        log.note_purge(first.references[1])
+    assert len(log.path.read_bytes().splitlines()) == 2
+    found = counted(log.register(look(1, (0, 2, 3))))
+    assert found.unused_references == (first.references[4],)
+    assert (found.purged_references, found.models, found.log) == (1, 2, "holds")
+    log.path.write_bytes(b"".join(log.path.read_bytes().splitlines(keepends=True)[::2]))
+    assert counted(log.register(look(2, (0, 2, 3))))[5:] == (first.references[1::3], 0, "broken")
+
+
 def test_a_policy_came_later_if_an_earlier_look_had_another() -> None:
     assert not policy_came_later(history(look(), look(references=range(5))))
     assert policy_came_later(history(look(policy=""), look()))

@@ -102,6 +102,7 @@ def test_a_look_is_noted_before_a_score_exists_and_a_rerun_is_the_same(
         "models_elsewhere": 0,
         "reference_sets": 0,
         "unused_references": (),
+        "purged_references": 0,
         "log": "holds",
     }
     assert load_audit(tmp_path / "audit").looks == result.looks | {"unused_references": []}

@@ -186,6 +186,7 @@ def case(tmp_path: Path, verdict: dict[str, Any]) -> Case:
             "models_elsewhere": 0,
             "reference_sets": 1,
             "unused_references": [],
+            "purged_references": 0,
             "log": "holds",
         },
         "rows": [],

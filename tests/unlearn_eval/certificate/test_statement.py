@@ -299,6 +299,11 @@ def test_without_ledger_and_lineage_the_model_before_is_the_parent(case) -> None
             "tries a model at the policy's margin passes at least once with probability up to 1 (",
             "39 sets",
         ),
+        (
+            {"models": 2, "nth": 2, "purged_references": 3},
+            "with 1 set of references, of which 3 were deleted since, as they held records of",
+            "purged",
+        ),
         ({"models": 22, "nth": 11, "log": "broken"}, "At least 22 models", "this log does not see"),
         ({"log": "broken"}, "does not hold: tries are not known", "With 1"),
         ({"log": "none"}, "how many models were audited is not known", "1st"),
@@ -316,7 +321,7 @@ def test_tries_are_said_with_what_they_are_worth(case, looks, said, unsaid) -> N
 
 def test_an_ordinal_reads_as_one_says_it() -> None:
     looks = {"scope": "comparison", "models": 112, "reference_sets": 0, "models_elsewhere": 1}
-    looks["log"] = "holds"
+    looks |= {"log": "holds", "purged_references": 0}
     ends = {
         1: "1st",
         2: "2nd",
