@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-__all__ = ["otherwise_trained", "surplus", "unfit"]
+__all__ = ["otherwise_trained", "surplus", "training_setting", "unfit"]
 
 _PLAIN = (
     "learning_rate",
@@ -71,15 +71,17 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     Returns:
         Names of settings; None where no lineage says.
     """
-    own = _setting(reference)
-    known = [setting for line in audited if line is not None and (setting := _setting(line))]
+    own = training_setting(reference)
+    known = [
+        setting for line in audited if line is not None and (setting := training_setting(line))
+    ]
     if not own or not known:
         return None
     differences = ([name for name in own if own[name] != one.get(name, own[name])] for one in known)
     return min(differences, key=len)
 
 
-def _setting(line: _Line) -> dict[str, Any]:
+def training_setting(line: _Line) -> dict[str, Any]:
     """Return how a model was first trained, by name; empty where that is not known."""
     training = (line.finetuned_with or {}).get("training") or {}
     if not training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from unlearn.data.records import Records
 from unlearn.errors import LineageError
 from unlearn.model.state import resolve_folder
-from unlearn.provenance.eligibility import otherwise_trained, surplus
+from unlearn.provenance.eligibility import otherwise_trained, surplus, training_setting
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.certificate.trained_on import trained_on
@@ -27,10 +28,13 @@ class LineageFacts(NamedTuple):
             forget it `saw`, how many of the `kept` ones, whether it was trained `from_base`, the
             audited model's, and not from another adapter, on how many records `surplus` to those of
             the audited model, and which settings were `otherwise`; None where no lineage says.
+        origins: keyed digests of how the audited model, and the one before, were first trained, and
+            on what base; of the base alone where no lineage says.
     """
 
     records: Mapping[str, Any]
     references: Mapping[str, Mapping[str, Any]]
+    origins: tuple[str, ...] = ()
 
     @property
     def partial(self) -> int:
@@ -97,8 +101,17 @@ def lineages_of(
             **_likeness(Lineage.read(folder), audited, before),
         }
     return LineageFacts(
-        {"key_id": key.id, "forget": sorted(forget_ids), "kept": len(kept_digests)}, reference_facts
+        {"key_id": key.id, "forget": sorted(forget_ids), "kept": len(kept_digests)},
+        reference_facts,
+        _origins(key, (audited, before), base),
     )
+
+
+def _origins(key: Key, lines: Sequence[Lineage | None], base: str | None) -> tuple[str, ...]:
+    """Name how models were first trained, so that those trained alike have the same name."""
+    known = [training_setting(line) for line in lines if line is not None] or [{}]
+    texts = {json.dumps([base, setting], sort_keys=True, default=str) for setting in known}
+    return tuple(sorted(key.mac(b"unlearn origin\0" + text.encode()) for text in texts))
 
 
 def _likeness(

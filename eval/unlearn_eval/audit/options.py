@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from unlearn.config import PYTHON_ONLY, Flag, Names, options
 from unlearn.model.opening import Opening
+from unlearn.provenance.looks import Scope
 from unlearn.runs.fields import (
     Adapters,
     Data,
@@ -178,6 +179,14 @@ class AuditOptions(Opening):
     ] = True
     seed: Seed = 0
     overwrite: Overwrite = False
+    scope: Annotated[
+        Scope,
+        PYTHON_ONLY,
+        Field(
+            description="What the model is measured for: a deletion request, or a comparison of "
+            "methods, whose tries are counted apart."
+        ),
+    ] = "request"
     progress: Annotated[
         Watcher,
         PYTHON_ONLY,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import encode
 from unlearn.methods.defaults import original_training
+from unlearn.provenance.looks import Looks, counted, policy_came_later
 from unlearn.training.options import USUAL_RATE
 from unlearn_eval.audit.inputs import Inputs
+from unlearn_eval.audit.looks import note_of, register_look
 from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.audit.preregistration import seen_without
 from unlearn_eval.audit.states import States, is_shadow
@@ -37,6 +39,8 @@ class Preparation:
         treatments: of the unlearned state and each reference.
         stamps: by model, a digest of all that decides what it computes.
         cache: where numbers are kept.
+        looks: how many models and sets of references the request was looked at with, this audit
+            included; noted before any score exists.
         notes: what the user should know.
     """
 
@@ -46,6 +50,7 @@ class Preparation:
     treatments: TreatmentRuns
     stamps: Mapping[str, str]
     cache: Cache
+    looks: Looks
     notes: tuple[str, ...]
 
     @property
@@ -64,27 +69,27 @@ def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparatio
     policy = _with_power(options, inputs, states)
     material, assumed = _material(options, inputs, states)
     passes = plan(inputs.passes, material)
-    stamps = states.stamps()
     cache = Cache.open(options.cache)
     original = original_training(states.lineage, states.folder)
     rate = original.options.get("learning_rate") or USUAL_RATE
+    treatments = TreatmentRuns(
+        inputs.treatments, Setting(rate, options.seed), cache, inputs.treatment_options
+    )
+    stamps = states.stamps()
+    digest = None if policy is None else policy.policy.sha256
+    history = register_look(states, digest, options.scope)
     preparation = Preparation(
         policy,
         material,
         passes,
-        TreatmentRuns(
-            inputs.treatments, Setting(rate, options.seed), cache, inputs.treatment_options
-        ),
+        treatments,
         stamps,
         cache,
-        (*states.notes, *assumed),
+        counted(history),
+        (*states.notes, *assumed, *note_of(history)),
     )
-    seen = seen_without(
-        None if policy is None else policy.policy.sha256,
-        cache,
-        preparation.state_stamps,
-        material.examples["forget"],
-    )
+    seen = seen_without(digest, cache, preparation.state_stamps, material.examples["forget"])
+    seen = seen or (policy is not None and policy_came_later(history))
     return replace(preparation, policy=policy and replace(policy, seen=seen))
 
 

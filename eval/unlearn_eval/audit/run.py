@@ -39,9 +39,10 @@ def audit_of(options: AuditOptions) -> Audit:
 
     `data`, `holdout`, `retain` and `neighbour` may also be given as records; `paraphrases` and
     `perturbed` as texts by record id; `robustness_options` as
-    `{"relearn": {"steps": 20, "seeds": [0, 1]}}`. A policy is stored with its hash before any score
-    exists; where the cache shows that the unlearned state was looked at before, on these records
-    and not by this policy, that is noted too.
+    `{"relearn": {"steps": 20, "seeds": [0, 1]}}`. Before any score exists, the look is noted in the
+    log of looks, and a policy is stored with its hash; where the log or the cache shows that the
+    unlearned state was looked at before, on these records and not by this policy, that is noted
+    too.
 
     Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
@@ -110,6 +111,7 @@ def _assembled(
         references=states.lineage_facts.references,
         policy=None if policy is None else policy.as_dict(),
         canaries=None if canaries is None else canaries.as_dict(),
+        looks=preparation.looks._asdict(),
     )
 
 

@@ -56,6 +56,15 @@ class States:
         """Where the unlearned adapter or model lies."""
         return self.unlearned.adapter or self.unlearned.folder
 
+    def stack_digests(self) -> list[str]:
+        """Return a digest of each folder that the unlearned state is made of, the base first."""
+        adapters = [
+            *self.adapters.below,
+            *([self.adapters.audited] if self.adapters.audited else []),
+        ]
+        folders = [resolve_folder(path, "adapter") for path in adapters]
+        return [folder_digest(folder) for folder in (self.unlearned.folder, *folders)]
+
     def stamps(self) -> dict[str, str]:
         """Return a digest of all that decides what each state computes, by its name."""
         form = setting(self.unlearned, self.opening)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unlearn_eval.certificate.looks import not_claimed_of_tries
+
 __all__ = ["not_claimed_by", "not_claimed_of_canaries"]
 
 _ALWAYS = (
@@ -37,6 +39,7 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "That the rules were fixed in advance: the policy was chosen after the audit, when its "
             "numbers could be seen."
         )
+    limits += not_claimed_of_tries(statement["looks"], statement["policy"]["content"].get("alpha"))
     references = statement["references"]
     silent = sum(each["saw"] is None for each in references)
     if silent:

@@ -14,6 +14,7 @@ from unlearn_eval.certificate.shape import (
     TEXT,
     TIME,
     WEIGHTS,
+    Later,
     Leaf,
     Maybe,
     one_of,
@@ -24,6 +25,7 @@ __all__ = [
     "AUDIT",
     "KINDS",
     "LINEAGE",
+    "LOOKS",
     "REFERENCE",
     "REQUEST",
     "STATEMENT",
@@ -120,6 +122,17 @@ REFERENCE = {
     "kept": Maybe(COUNT),
 }
 """A reference: how many records it was trained on, how many of the deleted and the kept ones."""
+LOOKS = {
+    "scope": one_of(["request", "comparison"]),
+    "models": COUNT,
+    "nth": COUNT,
+    "models_elsewhere": COUNT,
+    "reference_sets": COUNT,
+    "unused_references": [WEIGHTS],
+    "purged_references": COUNT,
+    "log": one_of(["holds", "broken", "none"]),
+}
+"""How many models and sets of references a request was looked at with, and whether that is sure."""
 AUDIT: dict[str, Any] = {
     "created": TIME,
     "states": OBJECT,
@@ -127,6 +140,7 @@ AUDIT: dict[str, Any] = {
     "records": Maybe({"key_id": TEXT, "forget": [HEX], "kept": COUNT}),
     "references": Maybe(OBJECT),
     "canaries": Maybe({"sha256": HEX, "planted": COUNT}),
+    "looks": Maybe(LOOKS),
 }
 LINEAGE: dict[str, Any] = {
     "created": TIME,
@@ -168,6 +182,7 @@ STATEMENT: dict[str, Any] = {
         "after": {"kind": LINEAGE["kind"], "weights": WEIGHTS, "files": Maybe(_FILES)},
     },
     "references": [REFERENCE],
+    "looks": Later(LOOKS),
     "method": {
         "name": TEXT,
         "options": OBJECT,

@@ -1,7 +1,7 @@
 """What a statement must look like, and what is taken over into one: a list of names, no more.
 
-A shape is a `Leaf`; a dictionary of shapes by key; a list of one shape for all its entries; or
-`Maybe` of a shape where null stands too.
+A shape is a `Leaf`; a dictionary of shapes by key; a list of one shape for all its entries;
+`Maybe` of a shape where null stands too; or `Later`, where older statements have no such key.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "TEXT",
     "TIME",
     "WEIGHTS",
+    "Later",
     "Maybe",
     "MisfitError",
     "fit",
@@ -56,6 +57,11 @@ class Maybe:
     """
 
     shape: Any
+
+
+@dataclass(frozen=True)
+class Later(Maybe):
+    """A shape, or null, of a key that was added later: where it is missing it counts as null."""
 
 
 def parse_time(text: str) -> datetime.datetime:
@@ -122,7 +128,7 @@ def fit(value: Any, shape: Any, where: str, *, exact: bool = False) -> Any:
         shape: what is wanted.
         where: what the value is, for messages.
         exact: refuse what the shape does not name, instead of leaving it out, and what is missing,
-            instead of putting null where the shape allows it.
+            instead of putting null where the shape allows it; but for what was added `Later`.
 
     Returns:
         Dictionaries, lists and single values.
@@ -142,7 +148,8 @@ def fit(value: Any, shape: Any, where: str, *, exact: bool = False) -> Any:
         return [fit(v, shape[0], f"{where}[{i}]", exact=exact) for i, v in enumerate(value)]
     if not isinstance(value, Mapping):
         raise MisfitError(f"{where}: an object expected")
-    needed = [name for name, part in shape.items() if exact or not isinstance(part, Maybe)]
+    optional = Later if exact else Maybe
+    needed = [name for name, part in shape.items() if not isinstance(part, optional)]
     missing = [name for name in needed if name not in value]
     if missing:
         raise MisfitError(f"{where}: {missing[0]!r} is missing")

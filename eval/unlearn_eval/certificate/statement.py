@@ -128,6 +128,7 @@ def build_certificate(
         "scope": facts.scope,
         "models": _models(facts, lineages.folder),
         "references": facts.references,
+        "looks": facts.audit["looks"],
         "method": _method(facts.after),
         "policy": decision["policy"],
         "controls": decision["gates"],

@@ -12,6 +12,7 @@ from typing import Any
 
 from unlearn.errors import CertificateError
 from unlearn_eval.certificate.envelope import UnverifiedError, unsigned_payload
+from unlearn_eval.certificate.looks import tries
 from unlearn_eval.certificate.policies import origin
 from unlearn_eval.certificate.schema import STATEMENT
 from unlearn_eval.certificate.shape import MisfitError, fit
@@ -212,6 +213,8 @@ def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     if counts["holdout"]:
         text = f"{_count(counts['holdout'], 'record')} that no model was trained on"
         facts.append(_entry("unseen records", text))
+    if statement["looks"]:
+        facts.append(_entry("tries", tries(statement["looks"])))
     when = {
         "before": "fixed before the measurements were made",
         "after": "chosen after the measurements: the numbers could be seen",

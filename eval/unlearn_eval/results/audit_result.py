@@ -132,6 +132,8 @@ class Audit:
             fixed before any score existed; None without one.
         canaries: `sha256` of their file, pairs `planted`, and `pairs` by id, included to left out,
             where they were measured instead of records.
+        looks: how many models and sets of references the request was looked at with, by the fields
+            of `unlearn.provenance.looks.Looks`; None in an audit from before they were counted.
     """
 
     model: str
@@ -152,6 +154,7 @@ class Audit:
     references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
     canaries: Mapping[str, Any] | None = None
+    looks: Mapping[str, Any] | None = None
 
     def get(
         self,
@@ -189,6 +192,7 @@ class Audit:
                 "unmeasured": dict(self.unmeasured),
                 "policy": None if self.policy is None else dict(self.policy),
                 "canaries": None if self.canaries is None else dict(self.canaries),
+                "looks": None if self.looks is None else dict(self.looks),
                 "rows": [asdict(row) for row in self.rows],
             },
             indent=1,

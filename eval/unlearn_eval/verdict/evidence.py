@@ -7,12 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from unlearn.errors import DataError
+from unlearn.provenance.looks import Looks
 from unlearn_eval.arrays import IntArray
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM, Policy, is_form
 
-__all__ = ["Evidence", "MissingError", "ProvenanceFact", "Twins", "View", "part_of", "reason"]
+__all__ = [
+    "Evidence",
+    "Looks",
+    "MissingError",
+    "ProvenanceFact",
+    "Twins",
+    "View",
+    "part_of",
+    "reason",
+]
 
 
 class MissingError(DataError):
@@ -72,6 +82,8 @@ class Evidence:
         unproven: by reference, why nothing shows that it never saw the records; they bar a PASS and
             excuse nothing. Whoever leaves it empty states that all of them are what they are
             called, as simulations may.
+        looks: how many models and sets of references the request was looked at with, this audit
+            included; None where nobody counted.
     """
 
     views: Mapping[View, Scores]
@@ -81,6 +93,7 @@ class Evidence:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     unproven: Mapping[str, str] = field(default_factory=dict)
+    looks: Looks | None = None
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):

@@ -20,6 +20,7 @@ from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
 from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
+from unlearn_eval.verdict.looks import facts_of_looks, looks_of
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
 __all__ = [
@@ -138,6 +139,7 @@ def load_audit(folder: str | Path) -> Audit:
         references=content.get("references", {}),
         policy=content.get("policy"),
         canaries=content.get("canaries"),
+        looks=content.get("looks"),
     )
 
 
@@ -171,7 +173,8 @@ def load_evidence(
     scores = file.views.get(View(), {})
     if "forget" not in scores.get("after", {}):
         raise DataError(f"{Path(folder) / SCORES}: no scores of the state 'after' to judge")
-    facts = [*_facts(content, scores), *_references(content, references)]
+    looks = looks_of(content)
+    facts = [*_facts(content, scores), *_references(content, references), *facts_of_looks(looks)]
     noted = content.get("canaries")
     paired: Twins | None
     if noted is not None:
@@ -194,7 +197,7 @@ def load_evidence(
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
     return Evidence(
-        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven
+        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven, looks
     )
 
 

@@ -179,6 +179,16 @@ def case(tmp_path: Path, verdict: dict[str, Any]) -> Case:
             "kept": 180,
         },
         "references": {},
+        "looks": {
+            "scope": "request",
+            "models": 1,
+            "nth": 1,
+            "models_elsewhere": 0,
+            "reference_sets": 1,
+            "unused_references": [],
+            "purged_references": 0,
+            "log": "holds",
+        },
         "rows": [],
     }
     trained = [_hex(f"t{i}") for i in range(180)]

@@ -27,7 +27,7 @@ def spoiled(value: Any, path: tuple[str, ...] = ()) -> Any:
         return {key: spoiled(part, (*path, key)) for key, part in value.items()}
     if isinstance(value, list):
         return [spoiled(part, path) for part in value]
-    fixed = {"outcome", "tier", "chosen", "kind", "cleaned", "algorithm"}
+    fixed = {"outcome", "tier", "chosen", "kind", "cleaned", "algorithm", "scope", "log"}
     times = re.compile(r"\d{4}-\d\d-\d\dT.*|(sha256:)?[0-9a-f]{64}")
     if not isinstance(value, str) or path[-1] in fixed or times.fullmatch(value):
         return value

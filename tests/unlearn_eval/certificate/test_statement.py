@@ -9,6 +9,8 @@ import pytest
 from unlearn.errors import CertificateError, LineageError
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.certificate.files import deciding_files
+from unlearn_eval.certificate.looks import tries
+from unlearn_eval.certificate.policies import content_hash
 from unlearn_eval.certificate.schema import STATEMENT
 from unlearn_eval.certificate.shape import MisfitError, fit
 
@@ -209,6 +211,9 @@ def test_the_shape_is_exact(case) -> None:
                 target["surplus"] = 1
             elif change == "remove" and path and isinstance(place, dict):
                 del place[path[-1]]
+                if path == ("looks",):  # which statements had not before tries were counted
+                    assert fit(changed, STATEMENT, "s", exact=True) == statement | {"looks": None}
+                    continue
             elif change == "replace" and path:
                 place[path[-1]] = {"a": {}}
             else:
@@ -275,3 +280,58 @@ def test_without_ledger_and_lineage_the_model_before_is_the_parent(case) -> None
     case.audit["states"]["before"] = stranger
     case.after["parent"] = None
     assert case.statement(request=None, lineage_before=None)
+
+
+@pytest.mark.parametrize(
+    ("looks", "said", "unsaid"),
+    [
+        ({}, "where this log does not see it", "the only try"),
+        (
+            {"models": 5, "nth": 5, "reference_sets": 2},
+            "the only try. 5 models were audited for this request (this is the 5th), with 2 sets "
+            "of references. With 5 tries a model at the policy's margin passes at least once with "
+            "probability up to 0.25 (a bound: 5 times 0.05, at most 1).",
+            "comparisons",
+        ),
+        (
+            {"models_elsewhere": 39},
+            "on the same records 39 more models were audited in comparisons of methods. With 40 "
+            "tries a model at the policy's margin passes at least once with probability up to 1 (",
+            "39 sets",
+        ),
+        (
+            {"models": 2, "nth": 2, "purged_references": 3},
+            "with 1 set of references, of which 3 were deleted since, as they held records of",
+            "purged",
+        ),
+        ({"models": 22, "nth": 11, "log": "broken"}, "At least 22 models", "this log does not see"),
+        ({"log": "broken"}, "does not hold: tries are not known", "With 1"),
+        ({"log": "none"}, "how many models were audited is not known", "1st"),
+        (None, "the audit did not count", "1st"),
+    ],
+)
+def test_tries_are_said_with_what_they_are_worth(case, looks, said, unsaid) -> None:
+    case.audit["looks"] = looks if looks is None else case.audit["looks"] | looks
+    claims = _claims(case)
+    assert said in claims
+    assert unsaid not in claims
+    case.verdict["policy"] |= {"content": {}, "sha256": content_hash({})}
+    assert "0.25" not in _claims(case)
+
+
+def test_an_ordinal_reads_as_one_says_it() -> None:
+    looks = {"scope": "comparison", "models": 112, "reference_sets": 0, "models_elsewhere": 1}
+    looks |= {"log": "holds", "purged_references": 0}
+    ends = {
+        1: "1st",
+        2: "2nd",
+        3: "3rd",
+        4: "4th",
+        11: "11th",
+        12: "12th",
+        21: "21st",
+        112: "112th",
+    }
+    for nth, word in ends.items():
+        assert f"in comparisons of methods (this is the {word})" in tries(looks | {"nth": nth})
+    assert "1 more model was audited for a request" in tries(looks | {"nth": 1})

@@ -91,7 +91,12 @@ def test_a_policy_that_follows_a_first_look_is_chosen_after(
     assert chosen("bare", "r4", policy=None) == "after"
     assert chosen("late", "r4") == "after"
     assert chosen("others", "r6") == "before"
-    # what was seen by an audit that kept nothing is not known
+    # nor does an audit that keeps no scores: its look is logged all the same
+    assert chosen("unkept", "r5", cache=False) == "before"
+    assert chosen("unkept", "r5", policy="standard", cache=False) == "after"
+    assert chosen("late", "r4", cache=False) == "after"
+    # what was seen in another home is not known
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "elsewhere"))
     assert chosen("late", "r4", cache=False) == "before"
 
 

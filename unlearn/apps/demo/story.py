@@ -360,6 +360,7 @@ def _audit(
         references=references,
         holdout=folder / "holdout.jsonl",
         show_text=True,  # nobody in these records exists
+        scope="comparison",  # nor does their request
         overwrite=True,
         progress=progress,
     )

@@ -59,14 +59,16 @@ def verify(options: VerifyFileOptions) -> None:
     if options.json:
         typer.echo(text)
     else:
-        _show(verdict, file, signed if options.adapter else None)
+        _show(verdict, options.audit, file, signed if options.adapter else None)
     raise typer.Exit(_CODES[verdict.outcome])
 
 
-def _show(verdict: Verdict, file: Path, signed: Path | None) -> None:
-    """Print a verdict for people, and where it is."""
+def _show(verdict: Verdict, audit: Path, file: Path, signed: Path | None) -> None:
+    """Print a verdict for people, on which try it is, and where it is."""
     from unlearn.apps.cli.screen import console
+    from unlearn_eval.certificate.looks import bound_of_tries, tries
     from unlearn_eval.certificate.policies import origin
+    from unlearn_eval.verdict.load import read_audit
 
     colour = _COLOURS[verdict.outcome]
     console.print(
@@ -87,6 +89,10 @@ def _show(verdict: Verdict, file: Path, signed: Path | None) -> None:
         f"{verdict.policy['chosen']} the audit; {escape(origin(verdict.policy))}. "
         f"{escape(verdict.power)}."
     )
+    looks = read_audit(audit).get("looks")
+    if looks is not None:
+        bound = bound_of_tries(looks, verdict.policy["content"].get("alpha"))
+        console.print(escape(f"{tries(looks)}. {bound}".rstrip()))
     console.print(f"Saved to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
     if signed is not None:
         page = escape(str(signed.with_suffix(".html")))

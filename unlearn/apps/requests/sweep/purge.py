@@ -14,6 +14,8 @@ from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.sweep.data_files import Matcher, rewrite
 from unlearn.apps.requests.sweep.sweep import Artifact, Swept, matcher_of, note_sweep, sweep_request
 from unlearn.errors import LedgerError, OutputError, UnlearnError
+from unlearn.provenance.digests import weights_digest
+from unlearn.provenance.looks import LookLog
 
 __all__ = ["purge", "purge_request"]
 
@@ -74,8 +76,11 @@ def _purge_all(
             )
         elif agreed(artifact):
             try:
+                weights = _weights(artifact)
                 purge(artifact, matcher, result.roots)
                 deleted.add(artifact.path)
+                if weights is not None:
+                    LookLog(ledger.key).note_purge(weights)
             except (UnlearnError, OSError) as error:
                 notes.append(f"{artifact.path} was not purged: {error}")
     there = [f for f in folders if f.exists()]
@@ -94,6 +99,13 @@ def _needed(ledger: Ledger, line: str) -> dict[Path, str]:
             folder = ledger.sealer.open(before["folder"], f"adapter {before['digest']}")
             needed[Path(os.path.realpath(str(folder)))] = request.id
     return needed
+
+
+def _weights(artifact: Artifact) -> str | None:
+    """Return the digest of a model that will go: it may be a reference of other requests."""
+    if artifact.action != "delete" or not any(artifact.path.glob("*.safetensors")):
+        return None
+    return weights_digest(artifact.path)
 
 
 def purge(artifact: Artifact, matcher: Matcher, roots: Iterable[Path]) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from unlearn.apps.requests import certificate as certificates
 from unlearn.apps.requests.sweep.sweep import _gone
+from unlearn.provenance.digests import weights_digest
+from unlearn.provenance.looks import Look, LookLog, counted
 
 from ..conftest import Case
 from ..test_requests import certifying
@@ -209,10 +211,14 @@ def test_what_a_purge_deleted_is_cleaned_wherever_it_lay(
 ) -> None:
     name, folder = swept
     (case.adapter / "README.md").unlink()  # so that the folder goes with its files
+    weights, log = weights_digest(case.adapter), LookLog(case.ledger.key)
+    log.register(Look("of another request", "sha256:a", "", (weights,), "", eligible=(weights,)))
     case.decides("PASS")
     case.json("verify", "--generate", "0")
     case.json("sweep", name, folder, "--purge", "--yes")
     assert not case.adapter.exists()
+    later = counted(log.register(Look("of another request", "sha256:a", "", (), "")))
+    assert (later.unused_references, later.purged_references) == ((), 1)
     assert statuses(case, name)["first"] == "cleaned"
     case.json("sweep", name)
     assert statuses(case, name)["first"] == "cleaned"
