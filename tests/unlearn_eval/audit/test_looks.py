@@ -47,7 +47,7 @@ def another(adapter: Path, folder: Path, seed: int, **line: Any) -> Path:
     file = folder / "adapter_model.safetensors"
     save_file({k: v * (1 + 0.002 * (seed + 1)) for k, v in load_file(file).items()}, file)
     content = json.loads((adapter / "lineage.json").read_text())
-    content |= {"digest": weights_digest(folder)} | line
+    content |= {"digest": weights_digest(folder), "seed": 100 + seed} | line
     (folder / "lineage.json").write_text(json.dumps(content))
     return folder
 
