@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,12 @@ def test_hopeless_by_hand():
     assert hopeless(0.63, 0.01, [damaged])
     assert not hopeless(0.61, 0.01, [damaged])
     assert hopeless(0.13, 0.01, [damaged, kept])
+    # where retraining itself raises it by .3, so much is no damage
+    wide = [replace(each, allowed=0.4) for each in (damaged, kept)]
+    assert [each.value for each in wide] == [pytest.approx(1.3), 0.4]
+    assert hopeless(0.43, 0.01, wide)
+    assert not hopeless(0.41, 0.01, wide)
+    assert replace(trial(0.2, 0.35), allowed=0.4).value == 0.2
 
 
 def test_the_chosen_options_are_reported_on(searched):
