@@ -8,6 +8,7 @@ words worse, never better.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -164,10 +165,10 @@ def _open(reading: Reading) -> str:
         f"{_what_comes_out(reading)} Whether the model still gives away that it once saw them is "
         f"not known: {_policy(verdict)} can decide neither way on these numbers."
     )
-    wanted = sorted(verdict.would_decide, key=lambda words: "references retrained" not in words)
+    wanted = sorted(verdict.would_decide, key=lambda words: not _REFERENCES.search(words))
     if wanted:
         more = len(wanted) - 1
-        text += f" What would decide it: {wanted[0]}"
+        text += f" What would decide it: {_plainly(wanted[0])}"
         text += f", and {more} more listed on the page." if more else "."
     elif verdict.outcome == "INCONCLUSIVE" and verdict.reasons:
         text += f" Why: {verdict.reasons[0]}."
@@ -176,6 +177,17 @@ def _open(reading: Reading) -> str:
             " The policy's own tests pass; something that it does not ask for speaks against it."
         )
     return text
+
+
+_REFERENCES = re.compile(r"\d references (?=retrained|instead)")
+
+
+def _plainly(words: str) -> str:
+    """Leave out which probe asks for more, and under what condition: the page lists both."""
+    text = re.sub(r"^\w+: (?=\d)", "", words.partition(", if ")[0])
+    return text.replace(
+        "references instead", "references (models trained without these records) instead"
+    )
 
 
 def _what_comes_out(reading: Reading) -> str:
@@ -212,7 +224,7 @@ def _bad(reading: Reading, given: dict[str, Answer]) -> str:
     elif rest == _BAD:
         text = f"{given[_REST].why[:1].upper()}{given[_REST].why[1:]}."
     elif told == _BAD:
-        text = f"{what} But the model {given[_TELL].why}."
+        text = f"{what.removesuffix('.')}, but the model {given[_TELL].why}."
     elif _BAD in (lasts, near):
         text = what
     else:
