@@ -35,7 +35,7 @@ def test_a_clean_deletion_is_open_until_equivalence_is_shown(good):
     assert head.sentence.startswith("? Open. No record came out in these tests.")
     assert "is not known: policy quick can decide neither way" in head.text
     assert "What would decide it: " in head.text
-    assert "references instead of 3" in head.text
+    assert "references (models trained without these records) instead of 3." in head.text
     assert "never saw them" not in head.text
     out, tell, rest, cost = said["found"]
     assert (out.tone, out.now) == ("shown", "0 of 20 given back word for word")
