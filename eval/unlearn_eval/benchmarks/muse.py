@@ -7,8 +7,8 @@ requests one after another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,11 +76,12 @@ class MuseScores:
     """What one model says, one value a record.
 
     Attributes:
-        verbatim: ROUGE-L F1 of the continuation of each forget text.
-        forget_answers: ROUGE-L F1 of the answer to each question about the forget texts.
+        verbatim: ROUGE-L F1 of the continuation of each forget text, of stemmed words.
+        forget_answers: the same of the answer to each question about the forget texts.
         retain_answers: the same about the retained texts.
         member: Min-40 % of each forget text, larger = more likely a member.
         nonmember: the same of the holdout.
+        unstemmed: the first three again, of words as they are written, by name.
     """
 
     verbatim: FloatArray
@@ -88,6 +89,7 @@ class MuseScores:
     retain_answers: FloatArray
     member: FloatArray
     nonmember: FloatArray
+    unstemmed: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def load_muse(source: str | Path = HUB, limit: int | None = None) -> MuseData:
@@ -137,9 +139,10 @@ def evaluate_muse(
 
     Verbatim: the beginning of a text is continued greedily by 128 tokens and compared with the next
     128 tokens of the text. Knowledge: after examples (ten in the published data) a question is
-    answered with 32 tokens, cut where the next question would begin. Words are not stemmed.
-    Membership: the mean of the lowest 40 % of the log-probabilities of a text's tokens, all but the
-    first. All as in the code of Shi et al. (arXiv 2407.06460).
+    answered with 32 tokens, cut where the next question would begin. Texts are compared twice: by
+    the stems of their words, as the published values are, and by the words themselves, which is
+    stricter (`unstemmed`). Membership: the mean of the lowest 40 % of the log-probabilities of a
+    text's tokens, all but the first. All else as in the code of Shi et al. (arXiv 2407.06460).
 
     Args:
         state: the opened model.
@@ -175,10 +178,10 @@ def evaluate_muse(
 
     def answer(
         qa: Sequence[tuple[str, str]], shots: Sequence[tuple[str, str]], what: str
-    ) -> FloatArray:
+    ) -> _Overlap:
         shown = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in shots)
         answers = write([f"{shown}Question: {q}\nAnswer: " for q, _ in qa], ANSWER_TOKENS, what)
-        return rouge.score([_cut(text) for text in answers], [a for _, a in qa], stem=False).f1
+        return _overlap([_cut(text) for text in answers], [a for _, a in qa])
 
     def likelihood(texts: Sequence[str], what: str) -> FloatArray:
         examples = [_whole(state, text, f"{what} {i}") for i, text in enumerate(texts)]
@@ -189,13 +192,29 @@ def evaluate_muse(
 
     outputs = write([prompt for prompt, _ in data.verbatim], VERBATIM_TOKENS, "verbatim row")
     known = [_decode(state, _ids(state, truth)[:VERBATIM_TOKENS]) for _, truth in data.verbatim]
+    compared = {
+        "verbatim": _overlap(outputs, known),
+        "forget_answers": answer(data.forget_qa, data.forget_shots, "forget question"),
+        "retain_answers": answer(data.retain_qa, data.retain_shots, "retain question"),
+    }
     return MuseScores(
-        verbatim=rouge.score(outputs, known, stem=False).f1,
-        forget_answers=answer(data.forget_qa, data.forget_shots, "forget question"),
-        retain_answers=answer(data.retain_qa, data.retain_shots, "retain question"),
+        **{name: both.stemmed for name, both in compared.items()},
         member=likelihood(data.forget, "forget text"),
         nonmember=likelihood(data.holdout, "holdout text"),
+        unstemmed={name: both.unstemmed for name, both in compared.items()},
     )
+
+
+class _Overlap(NamedTuple):
+    """ROUGE-L F1 of pairs of texts, by the stems of their words and by the words themselves."""
+
+    stemmed: FloatArray
+    unstemmed: FloatArray
+
+
+def _overlap(written: Sequence[str], truth: Sequence[str]) -> _Overlap:
+    """Compare what was written with what is true."""
+    return _Overlap(rouge.score(written, truth).f1, rouge.score(written, truth, stem=False).f1)
 
 
 def _ids(state: ModelState, text: str) -> IntArray:
@@ -255,14 +274,19 @@ def muse_metrics(
 
     Returns:
         `verbatim_memorisation`, `knowledge_memorisation`, `utility_preservation` (means of
-        ROUGE-L F1, from 0 to 1), `member_auc`, and `privacy_leakage` in per cent.
+        ROUGE-L F1 of stemmed words, from 0 to 1), the same with `_unstemmed` behind the name (of
+        words as they are written), `member_auc`, and `privacy_leakage` in per cent.
     """
-    metrics = {
-        "verbatim_memorisation": mean_interval(scores.verbatim, level),
-        "knowledge_memorisation": mean_interval(scores.forget_answers, level),
-        "utility_preservation": mean_interval(scores.retain_answers, level),
-        "member_auc": auc_interval(scores.member, scores.nonmember, level),
+    names = {
+        "verbatim": "verbatim_memorisation",
+        "forget_answers": "knowledge_memorisation",
+        "retain_answers": "utility_preservation",
     }
+    metrics = {names[k]: mean_interval(getattr(scores, k), level) for k in names}
+    metrics |= {
+        f"{names[k]}_unstemmed": mean_interval(v, level) for k, v in scores.unstemmed.items()
+    }
+    metrics["member_auc"] = auc_interval(scores.member, scores.nonmember, level)
     if retrained is not None:
         leak = privacy_leakage(
             metrics["member_auc"].value, auc(retrained.member, retrained.nonmember)

@@ -9,15 +9,13 @@ from statistics import fmean, stdev
 
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
+from unlearn_eval.comparison.rest import DAMAGE, EXPOSES, HARMED, rest_of
+from unlearn_eval.verdict.tone import Tone, least, tone_of
 
 __all__ = ["DAMAGE", "VERDICTS", "TableLine", "front", "lines"]
 
 VERDICTS = {"FAIL": "FAIL", "INCONCLUSIVE": "?", "PASS": "PASS"}
 """How a table writes each verdict."""
-
-DAMAGE = 0.1
-"""Rise of the retain loss, in nats a token, from which a model counts as damaged: 10 % of
-perplexity, as in the report of an audit."""
 
 _AIMS = ("gap", "rise", "wall_share")
 
@@ -37,6 +35,8 @@ class TableLine:
             being worse in another.
         verdicts: how many cells have each verdict.
         exact: whether its method retrains.
+        rest: what became of the records to keep, beside references: `damaged`, `exposes others`, or
+            nothing to say.
     """
 
     name: str
@@ -48,6 +48,7 @@ class TableLine:
     front: bool = False
     verdicts: Mapping[str, int] = field(default_factory=dict)
     exact: bool = False
+    rest: str = ""
 
     @property
     def whole(self) -> bool:
@@ -57,7 +58,20 @@ class TableLine:
     @property
     def damaged(self) -> bool:
         """Whether what should have been kept has suffered."""
-        return self.mean.get("rise", 0.0) > DAMAGE
+        return self.rest == HARMED
+
+    @property
+    def exposing(self) -> bool:
+        """Whether more of what should have been kept comes out than references explain."""
+        return self.rest == EXPOSES
+
+    @property
+    def tone(self) -> Tone | None:
+        """The worst tone of its verdicts, open where a cell has none; None without verdicts."""
+        if not self.verdicts:
+            return None
+        missing: list[Tone] = ["open"] * (sum(self.verdicts.values()) < self.cells + self.failed)
+        return least([*map(tone_of, self.verdicts), *missing])
 
     @property
     def ruled(self) -> str:
@@ -110,7 +124,14 @@ def lines(comparison: Comparison) -> list[TableLine]:
     nothing = [{**line.mean, "rise": 0.0, "wall_share": 0.0} for line in states[:1]]
     best = front(points, nothing=nothing if comparison.before else ())
     return states + [
-        replace(line, front=line.name in best, exact=line.name in comparison.exact)
+        replace(
+            line,
+            front=line.name in best,
+            exact=line.name in comparison.exact,
+            rest=""
+            if line.name in comparison.exact
+            else rest_of(comparison.of(line.name), comparison.references),
+        )
         for line in methods
     ]
 

@@ -18,6 +18,7 @@ from unlearn_eval.certificate.schema import STATEMENT
 from unlearn_eval.certificate.shape import MisfitError, fit
 from unlearn_eval.report.meanings import attacker
 from unlearn_eval.report.page import render
+from unlearn_eval.verdict.tone import Tone, tone_of
 
 __all__ = ["certificate_page"]
 
@@ -28,18 +29,15 @@ _SHOWN_DIGESTS = 3
 
 _VERDICTS = {
     "PASS": (
-        "good",
         "PASS",
         "In every test that the policy asks for, and within its margin, the cleaned model treats "
         "the deleted records as a model does that never saw them.",
     ),
     "FAIL": (
-        "bad",
         "FAIL",
         "The deletion does not meet the policy. Under reasons stands what was found.",
     ),
     "INCONCLUSIVE": (
-        "open",
         "NOT DECIDED",
         "These measurements can neither confirm that the records are gone nor show that they are "
         "not.",
@@ -74,7 +72,7 @@ _CONTROLS = {
     False: ("bad", "does not hold"),
     None: ("", "not applicable"),
 }
-_OUTCOMES = {"PASS": ("good", "passes"), "FAIL": ("bad", "fails")}
+_RESULTS = {"PASS": "passes", "FAIL": "fails"}
 
 
 def certificate_page(certificate: Mapping[str, Any]) -> str:
@@ -99,14 +97,14 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
     except (MisfitError, UnverifiedError) as error:
         raise CertificateError(f"cannot show this certificate: {error}") from None
     verdict, counts = statement["verdict"], statement["counts"]
-    tone, short, text = _VERDICTS[verdict["outcome"]]
+    short, text = _VERDICTS[verdict["outcome"]]
     k = counts["references"]
     compared = _COMPARED[verdict["tier"]].format(k=f"{_count(k, 'model')} " if k else "models ")
     return render(
         "certificate.html",
         title="Certificate of deletion" if short == "PASS" else "A deletion that is not confirmed",
         facts=_facts(statement),
-        tone=tone,
+        tone=tone_of(verdict["outcome"]),
         warnings=_warnings(statement, signed=signed),
         verdict={"short": short, "text": text, "compared": compared},
         reasons=verdict["reasons"],
@@ -243,7 +241,7 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
     probes = [_probe(probe) for probe in statement["probes"]]
     if extraction := statement["extraction"]:
         of = extraction["records"]
-        tone, result = _OUTCOMES.get(extraction["outcome"], ("open", "not decided"))
+        tone, result = _judged(extraction["outcome"])
         probes.append(
             {
                 "words": "Do the records come out?",
@@ -258,7 +256,7 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     if utility := statement["utility"]:
-        tone, result = _OUTCOMES.get(utility["outcome"], ("open", "not decided"))
+        tone, result = _judged(utility["outcome"])
         margin = utility["margin"]
         probes.append(
             {
@@ -276,14 +274,16 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
     return probes
 
 
+def _judged(outcome: str) -> tuple[Tone, str]:
+    """Return the tone of a part's outcome, and the outcome in words."""
+    return tone_of(outcome), _RESULTS.get(outcome, "not decided")
+
+
 def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
     mean, spread, k = probe["reference_mean"], probe["reference_sd"], probe["k"]
     others = _number(mean) if spread is None else f"{_number(mean)} ± {_number(spread)}"
-    tone, result = "open", "not decided"
-    if probe["failed"]:
-        tone, result = _OUTCOMES["FAIL"]
-    elif probe["passed"]:
-        tone, result = _OUTCOMES["PASS"]
+    outcome = "FAIL" if probe["failed"] else "PASS" if probe["passed"] else ""
+    tone, result = _judged(outcome)
     # with references a verdict gives the range that passes, otherwise the value's own interval
     span = _span(probe["low"], probe["high"])
     compared = bool(k) and mean is not None

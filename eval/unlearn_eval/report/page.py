@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from unlearn_eval.report.formats import duration, percent, state_name
+from unlearn_eval.verdict.tone import sign
 
 __all__ = ["render", "short"]
+
+_STYLES = {"shown": "good", "not forgotten": "bad"}
+"""Names of the tones in the style sheet."""
 
 
 def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
@@ -58,5 +62,7 @@ def _environment() -> Any:
         "percent": percent,
         "short": short,
         "state_name": state_name,
+        "style": lambda tone: _STYLES.get(tone, tone),
+        "sign": sign,
     }
     return environment

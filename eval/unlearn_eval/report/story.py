@@ -11,7 +11,7 @@ from unlearn_eval.report.audit import plots
 from unlearn_eval.report.audit.page import Picture
 from unlearn_eval.report.audit.reading import WHOLE, Reading, folded
 from unlearn_eval.report.audit.scope import scope
-from unlearn_eval.report.audit.words import Tone, answers, count, headline
+from unlearn_eval.report.audit.words import AnswerTone, Headline, answers, count, headline
 from unlearn_eval.report.formats import duration, span
 from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord
@@ -85,7 +85,7 @@ class OutcomeLine:
         name: the method, or the state.
         summary: what it does.
         link: its report.
-        tone: whether the verdict is good or bad news.
+        tone: that of its audit's headline; `plain` of the model before and of references.
         verdict: what its audit found.
         out: forget records given back word for word.
         wins: games of a hundred that the best attacker wins.
@@ -97,7 +97,7 @@ class OutcomeLine:
     name: str
     summary: str
     link: str
-    tone: Tone
+    tone: AnswerTone
     verdict: str
     out: str
     wins: str
@@ -116,10 +116,10 @@ def outcome(attempts: Sequence[Attempt]) -> list[OutcomeLine]:
         A line for the model before, one an attempt, one for the references where there are any.
     """
     first = Reading(attempts[0].audit)
-    lines = [_line(first, "before", "before", "as it was trained", "", ("", "plain"))]
+    lines = [_line(first, "before", "before", "as it was trained")]
     for attempt in attempts:
         reading = Reading(attempt.audit)
-        news = headline(answers(reading))
+        news = headline(reading, answers(reading))
         lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, news))
     references = first.references
     if references:
@@ -177,8 +177,8 @@ def _line(
     state: str,
     name: str,
     summary: str,
-    link: str,
-    news: tuple[str, Tone],
+    link: str = "",
+    news: Headline | None = None,
 ) -> OutcomeLine:
     out, retain_row = reading.row(state, "forget", *WHOLE), reading.row(state, "retain", *WHOLE)
     game, seconds = reading.game(state), reading.cost([state])
@@ -186,8 +186,8 @@ def _line(
         name=name,
         summary=summary,
         link=link,
-        tone=news[1],
-        verdict=news[0],
+        tone=news.tone if news else "plain",
+        verdict=f"{news.word}. {news.text}" if news else "",
         out=count(out) if out else "–",
         wins=f"{100 * game.wins:.0f} of 100" if game else "–",
         range=span(game.span) if game and game.span else "",

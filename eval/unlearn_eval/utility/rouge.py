@@ -28,8 +28,8 @@ def score(written: Sequence[str], truth: Sequence[str], *, stem: bool = True) ->
     """Compare texts by their longest common subsequence of words.
 
     Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (ACL W04-1013, section 3), as
-    the package `rouge-score` computes it. TOFU (arXiv 2401.06121) stems words, MUSE (arXiv
-    2407.06460) does not: so says the code of both. Limits: 0 where either text has no word.
+    the package `rouge-score` computes it. The published values of TOFU (arXiv 2401.06121) and MUSE
+    (arXiv 2407.06460) are of stemmed words. Limits: 0 where either text has no word.
 
     Args:
         written: what the model wrote.

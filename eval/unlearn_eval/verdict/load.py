@@ -28,6 +28,7 @@ __all__ = [
     "SCORES",
     "ScoreFile",
     "check_file",
+    "evidence_of",
     "load_audit",
     "load_evidence",
     "load_scores",
@@ -170,9 +171,42 @@ def load_evidence(
         LineageError: if a reference's folder holds no weights, or the lineage of others.
     """
     content, file = read_audit(folder), load_scores(folder)
+    return _evidence(Path(folder), content, file, twins, references, canaries)
+
+
+def evidence_of(audit: Audit) -> Evidence:
+    """Return the evidence of an audit in memory: what `load_evidence` reads from its folder.
+
+    Raises DataError if the audit has no scores to judge, or pairs of canaries that are not its own.
+    """
+    views: dict[View, dict[str, Mapping[str, TokenScores]]] = {View(): dict(audit.scores)}
+    for state, forms in audit.treated.items():
+        for deployment, splits in forms.items():
+            views.setdefault(View(deployment), {})[state] = splits
+    for state, asked in audit.prompted.items():
+        for prompt_state, forget_scores in asked.items():
+            views.setdefault(View(AS_IS, prompt_state), {})[state] = {"forget": forget_scores}
+    file = ScoreFile(views, {s: audit.subjects[s] for s in audit.subjects if _has(audit, s)})
+    return _evidence(Path(), json.loads(audit.as_json()), file)
+
+
+def _has(audit: Audit, split: str) -> bool:
+    """Say whether the audited model was scored on a split."""
+    return split in audit.scores.get("after", {})
+
+
+def _evidence(
+    folder: Path,
+    content: Mapping[str, Any],
+    file: ScoreFile,
+    twins: str | Path | None = None,
+    references: Sequence[str | Path] = (),
+    canaries: str | Path | None = None,
+) -> Evidence:
+    """Put evidence together from what an audit says and its scores; errors name the folder."""
     scores = file.views.get(View(), {})
     if "forget" not in scores.get("after", {}):
-        raise DataError(f"{Path(folder) / SCORES}: no scores of the state 'after' to judge")
+        raise DataError(f"{folder / SCORES}: no scores of the state 'after' to judge")
     looks = looks_of(content)
     facts = [*_facts(content, scores), *_references(content, references), *facts_of_looks(looks)]
     noted = content.get("canaries")
@@ -180,14 +214,14 @@ def load_evidence(
     if noted is not None:
         if twins is not None:
             raise DataError(f"{folder}: an audit of canaries has its pairs; drop --twins {twins}")
-        paired = _canaries(Path(folder) / AUDIT, noted, scores["after"])
+        paired = _canaries(folder / AUDIT, noted, scores["after"])
         if canaries is not None:
             check_file(canaries, noted)
         words = "the file of canaries is the one that the adapter's lineage commits to"
         facts.append(ProvenanceFact(words, True if canaries is not None else None))
     elif canaries is not None:
         raise DataError(
-            f"{Path(folder) / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
+            f"{folder / AUDIT}: no audit of canaries; run it again with --canaries {canaries}"
         )
     else:
         paired = None

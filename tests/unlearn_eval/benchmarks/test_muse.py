@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from unlearn.model.state import open_model
 from unlearn_eval.benchmarks.muse import (
     MuseData,
     MuseScores,
+    _overlap,
     evaluate_muse,
     load_muse,
     muse_metrics,
@@ -48,7 +50,15 @@ def test_metrics():
     assert "nothing can be compared" in muse_metrics(never, after)["privacy_leakage"].note
 
 
-def test_muse_does_not_stem():
+def test_stems_are_compared_as_published_and_words_beside_them():
+    both = _overlap(["running", "ran"], ["run", "ran"])
+    assert both.stemmed.tolist() == [1, 1]
+    assert both.unstemmed.tolist() == [0, 1]
+    after = replace(scores([3.0, 3.0], [1.0, 2.0]), unstemmed={"verbatim": both.unstemmed})
+    found = muse_metrics(after)
+    assert found["verbatim_memorisation_unstemmed"].value == 0.5
+    assert found["verbatim_memorisation"].value == pytest.approx(0.4)
+    assert "knowledge_memorisation_unstemmed" not in found
     assert rouge.score(["running"], ["run"], stem=False).f1.tolist() == [0]
     assert rouge.score(["running"], ["run"]).f1.tolist() == [1]
 
@@ -78,6 +88,7 @@ def test_a_live_model(state):
     assert found.forget_answers.shape == (2,)
     assert found.retain_answers.tolist() == [0, 0]
     assert found.member.min() > found.nonmember.max()
+    assert (found.unstemmed["forget_answers"] <= found.forget_answers).all()
     assert muse_metrics(found)["member_auc"].value == 1
 
 

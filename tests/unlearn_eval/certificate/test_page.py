@@ -35,10 +35,12 @@ def spoiled(value: Any, path: tuple[str, ...] = ()) -> Any:
 
 
 def test_the_verdict_comes_first_and_in_plain_words(case, private_key) -> None:
-    page = text(certificate_page(sign(case.statement(), private_key)))
+    whole = certificate_page(sign(case.statement(), private_key))
+    assert 'class="headline good"' in whole
+    page = text(whole)
     order = [
         "Certificate of deletion",
-        "PASS In every test",
+        "✓ PASS In every test",
         "Compared with 8 models trained in the same way without the records.",
         "Of what is listed under scope (7), 2 are not cleaned",
         "What was deleted",
@@ -62,7 +64,9 @@ def test_the_verdict_comes_first_and_in_plain_words(case, private_key) -> None:
 def test_other_verdicts_are_not_called_a_deletion(case, outcome, title, words) -> None:
     case.verdict |= {"outcome": outcome, "would_decide": ["Eight more references."], "tier": "C"}
     case.verdict["policy"]["chosen"] = "after"
-    page = text(certificate_page(case.statement()))
+    whole = certificate_page(case.statement())
+    assert f'class="headline {"bad" if outcome == "FAIL" else "open"}"' in whole
+    page = text(whole)
     assert title in page
     assert words in page
     assert "Eight more references." in page

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from unlearn_eval.results.rows import Audit, Measurement, audit_rows
 from unlearn_eval.scores.token_scores import SAMPLER, TokenScores
+from unlearn_eval.verdict.policy import load_policy
+from unlearn_eval.verdict.result import Verdict
 
 # What a hostile record might hold; none of it may ever run or break the page.
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
@@ -36,6 +39,12 @@ def _matrix(rng: np.random.Generator, records: int, loss: float, *, secret: bool
     )
 
 
+def chosen(name: str) -> dict[str, Any]:
+    """What an audit stores of a policy that was fixed before."""
+    known, policy = load_policy(name)
+    return {"name": known, "sha256": policy.sha256, "content": policy.content}
+
+
 @pytest.fixture(scope="session")
 def make_audit() -> MakeAudit:
     """Build an audit from the mean losses that each state shall have.
@@ -52,6 +61,7 @@ def make_audit() -> MakeAudit:
         training: dict[str, dict[str, Any]] | None = None,
         secret: bool = True,
         subjects: bool = False,
+        policy: str | None = "quick",
     ) -> Audit:
         given = {"forget": forget, "retain": retain, "holdout": holdout}
         sizes = {"forget": n, "retain": 3 * n, "holdout": 4 * n}
@@ -73,14 +83,27 @@ def make_audit() -> MakeAudit:
             }
             for state in forget
         }
+        states = {s: f"sha256:{i:016x}" + "0123456789abcdef" * 3 for i, s in enumerate(forget)}
         return Audit(
             model="model",
-            states=dict.fromkeys(forget, "sha256:" + "0123456789abcdef" * 4),
+            states=states,
             rows=audit_rows(scores, labels, measures=measures),
             scores=scores,
             measures=measures,
             training=training or {},
             subjects=labels,
+            references={
+                state: {
+                    "weights": digest,
+                    "saw": 0,
+                    "from_base": True,
+                    "surplus": 0,
+                    "otherwise": [],
+                }
+                for state, digest in states.items()
+                if state.startswith("reference:")
+            },
+            policy=None if policy is None else chosen(policy),
             notes=("no lineage names the template: assumed 'qa'",),
         )
 
@@ -88,17 +111,38 @@ def make_audit() -> MakeAudit:
 
 
 @pytest.fixture(scope="session")
+def passes() -> Callable[[Verdict], Verdict]:
+    """Turn a verdict into a PASS, whatever the rules say of its scores."""
+
+    def passing(verdict: Verdict) -> Verdict:
+        return replace(
+            verdict,
+            outcome="PASS",
+            tier="A",
+            would_decide=(),
+            counts={**verdict.counts, "references": 3},
+            gates=[replace(gate, passed=True) for gate in verdict.gates],
+            probes=[replace(probe, passed=True, failed=False) for probe in verdict.probes],
+            extraction=replace(verdict.extraction, outcome="PASS"),
+            utility=replace(verdict.utility, outcome="PASS"),
+        )
+
+    return passing
+
+
+@pytest.fixture(scope="session")
 def good(make_audit: MakeAudit) -> Audit:
     """Forgotten, like the references, and the rest is kept."""
-    states = ("before", "after", "reference:0", "reference:1", "base")
+    states = ("before", "after", "reference:0", "reference:1", "reference:2", "base")
     return make_audit(
-        dict(zip(states, (0.0, 3.0, 3.0, 3.1, 3.2), strict=True)),
-        dict(zip(states, (0.0, 0.0, 0.0, 0.0, 3.0), strict=True)),
-        dict(zip(states, (3.0, 3.0, 3.1, 3.0, 3.0), strict=True)),
+        dict(zip(states, (0.0, 3.0, 3.0, 3.1, 3.0, 3.2), strict=True)),
+        dict(zip(states, (0.0, 0.0, 0.0, 0.0, 0.0, 3.0), strict=True)),
+        dict(zip(states, (3.0, 3.0, 3.1, 3.0, 3.0, 3.0), strict=True)),
         training={
             "before": {"method": "finetune", "seed": 0, "seconds": 10.0, "tokens": 1000},
             "after": {"method": "npo", "seed": 1, "seconds": 2.0, "tokens": 300},
             "reference:0": {"method": "retrain", "seed": 2, "seconds": 9.0, "tokens": 900},
             "reference:1": {"method": "retrain", "seed": 3, "seconds": 11.0, "tokens": 900},
+            "reference:2": {"method": "retrain", "seed": 4, "seconds": 10.0, "tokens": 900},
         },
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unlearn.runs.saving import Result
 
 __all__ = [
+    "STYLES",
     "announce",
     "console",
     "overall",
@@ -31,6 +32,10 @@ __all__ = [
     "show_result",
     "table",
 ]
+
+
+STYLES = {"shown": "green", "open": "yellow", "not forgotten": "red", "plain": "default"}
+"""Colours of the tones of a verdict; the words beside them say the same."""
 
 
 class _Console(Console):

@@ -34,6 +34,7 @@ from unlearn.apps.compare.tuning.trials import (
 )
 from unlearn.config import without_auto
 from unlearn_eval.comparison import Comparison
+from unlearn_eval.comparison.rest import allowed_rise
 
 __all__ = ["Round", "Tuning"]
 
@@ -198,7 +199,8 @@ class Tuning:
                 continue
             name = trial_name(row, number)
             outcome, cell = outcomes[name], cells[name]
-            trial = TuningTrial(row, options[number], None, None)
+            allowed = allowed_rise(comparison.references)
+            trial = TuningTrial(row, options[number], None, None, allowed=allowed)
             if not outcome.error and cell.audit.done:
                 numbers = outcome.numbers
                 trial = replace(trial, gap=numbers.get("gap"), rise=numbers.get("rise"))

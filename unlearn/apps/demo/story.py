@@ -39,6 +39,9 @@ PLAINLY: Mapping[str, str] = {
 REFERENCES = 3
 """How many adapters are trained without the people, to compare with."""
 
+POLICY = "quick"
+"""What decides on each result: the policy that so few references suffice for."""
+
 Form = Literal["prompt", "messages"]
 TEMPLATES: Mapping[Form, str] = {"prompt": "qa", "messages": "chat"}
 TRAINING = {
@@ -359,6 +362,7 @@ def _audit(
         before=before,
         references=references,
         holdout=folder / "holdout.jsonl",
+        policy=POLICY if references else None,
         show_text=True,  # nobody in these records exists
         scope="comparison",  # nor does their request
         overwrite=True,

@@ -22,7 +22,7 @@ Returns:
 
 
 class RougeL(evaluate.Metric):  # type: ignore[misc]
-    """Mean ROUGE-L recall (as TOFU reports it) and F1 (as MUSE does, with stem=False)."""
+    """Mean ROUGE-L recall (as TOFU reports it) and F1 (as MUSE does), of stemmed words."""
 
     def _info(self) -> Any:
         text = datasets.Value("string")

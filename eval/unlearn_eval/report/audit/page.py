@@ -12,7 +12,7 @@ from unlearn_eval.report.audit import plots
 from unlearn_eval.report.audit.reading import WHOLE, Game, Reading
 from unlearn_eval.report.audit.robustness import COLUMNS, treatments
 from unlearn_eval.report.audit.scope import scope
-from unlearn_eval.report.audit.words import answers, headline
+from unlearn_eval.report.audit.words import Headline, answers, headline
 from unlearn_eval.report.formats import duration, percent, span
 from unlearn_eval.report.meanings import meaning
 from unlearn_eval.report.page import render
@@ -20,7 +20,7 @@ from unlearn_eval.report.texts import ShownRecord
 from unlearn_eval.results.rows import Audit, AuditRow
 from unlearn_eval.statistics import nonmembers_needed
 
-__all__ = ["Picture", "audit_page", "in_a_sentence"]
+__all__ = ["Picture", "audit_page", "in_a_sentence", "news"]
 
 _SPLITS = {
     "forget": "Records to forget",
@@ -57,6 +57,7 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
     """
     reading = Reading(audit)
     sections = answers(reading)
+    verdict = reading.verdict
     states = [s for s in ("before", "after") if reading.has(s)]
     tail = ["references"] if reading.references else []
     tail += ["base"] if reading.has("base") else []
@@ -71,8 +72,8 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
             for split, label in _SPLITS.items()
             if split in audit.scores["after"]
         },
-        headline=headline(sections)[0],
-        tone=headline(sections)[1],
+        headline=headline(reading, sections),
+        verdict=verdict,
         scope=scope(reading),
         answers=sections,
         pictures=_pictures(reading),
@@ -85,9 +86,15 @@ def audit_page(audit: Audit, texts: Sequence[ShownRecord] | None = None) -> str:
     )
 
 
+def news(audit: Audit) -> Headline:
+    """Return what an audit comes to, as the headline of its page says it."""
+    reading = Reading(audit)
+    return headline(reading, answers(reading))
+
+
 def in_a_sentence(audit: Audit) -> str:
     """Return what an audit found in a sentence or two without markup, as the headline says it."""
-    return headline(answers(Reading(audit)))[0]
+    return news(audit).sentence
 
 
 def _pictures(reading: Reading) -> list[Picture]:

@@ -19,6 +19,8 @@ from unlearn_eval.results.rows import calibration_data, cluster_labels
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.statistics import Interval, auc_interval, paired_difference
 from unlearn_eval.utility import loss
+from unlearn_eval.verdict.result import Verdict
+from unlearn_eval.verdict.tone import Tones, judged, tones_of
 
 __all__ = ["RETURNED", "Game", "Reading", "Return", "Side", "folded"]
 
@@ -117,6 +119,16 @@ class Reading:
     """
 
     audit: Audit
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict on these scores, by the audit's own policy or else the default one."""
+        return judged(self.audit)
+
+    @property
+    def tones(self) -> Tones:
+        """Which tones words about the audit may have, by its verdict."""
+        return tones_of(self.verdict)
 
     def row(self, state: str, split: str, probe: str, metric: str) -> AuditRow | None:
         """Return one row, or None where the audit has no such row or refused its value."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlearn_eval.report.audit.page import news
+from unlearn_eval.report.audit.words import Headline
 from unlearn_eval.results.rows import Audit, AuditRow
 
 __all__ = ["Summary", "estimate", "summary"]
@@ -53,12 +55,14 @@ class Summary(NamedTuple):
         rows: a label, then a number with its interval for each state.
         conditional: whether an interval takes records for independent.
         notes: why numbers were refused, and the audit's own notes.
+        headline: what they come to, with the tone of the verdict on the same scores.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     conditional: bool
     notes: Sequence[str]
+    headline: Headline
 
 
 def summary(audit: Audit) -> Summary:
@@ -77,6 +81,7 @@ def summary(audit: Audit) -> Summary:
         rows + _otherwise(audit, states),
         any(row.interval == "conditional" for row in by_name.values()),
         list(dict.fromkeys([*refused, *audit.notes])),
+        news(audit),
     )
 
 

@@ -1,8 +1,14 @@
-"""Say in plain words what an audit found. Every sentence is made from its numbers."""
+"""Say in plain words what an audit found. Every sentence is made from its numbers.
+
+How good or bad the news is, the verdict on the same scores says (`unlearn_eval.verdict.tone`). What
+a page sees besides, such as records that come back when the model is changed further, can make its
+words worse, never better.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,15 +17,17 @@ from unlearn_eval.report.audit.reading import SECRET, WHOLE, Reading, folded
 from unlearn_eval.report.formats import duration, percent, span
 from unlearn_eval.results.rows import AuditRow
 from unlearn_eval.statistics import Interval
+from unlearn_eval.verdict.result import Verdict
+from unlearn_eval.verdict.tone import MARKS, Tone, least
 
-__all__ = ["Answer", "answers", "count", "headline"]
+__all__ = ["Answer", "AnswerTone", "Headline", "answers", "count", "headline"]
 
-Tone = Literal["good", "bad", "open", "plain", "moot"]
+AnswerTone = Tone | Literal["plain", "moot"]
 
-# What counts as damage to the rest: a tenth of a nat a token is 10 % of perplexity, and a
-# twentieth of the records known by heart is more than the noise of one more training run.
-_LOSS_DAMAGE = 0.1
-_RECALL_DAMAGE = 0.05
+# What is worth words: a tenth of a nat a token is 10 % of perplexity, and a twentieth of the
+# records known by heart is more than the noise of one more training run.
+_LOSS_MOVED = 0.1
+_RECALL_MOVED = 0.05
 _NO_CHANGE = 0.005  # of a loss: it is shown with two digits
 
 
@@ -29,8 +37,8 @@ class Answer:
 
     Attributes:
         question: the question.
-        tone: whether the answer is good news, bad news, open, no matter of good and bad, or moot
-            because the model is damaged.
+        tone: that of the part of the verdict which answers it, or a worse one; `plain` where it is
+            no matter of good and bad, `moot` because the model is damaged.
         short: the answer in a few words.
         now: the number after unlearning, with what it counts.
         others: (label, number) of other states, to compare with.
@@ -39,12 +47,32 @@ class Answer:
     """
 
     question: str
-    tone: Tone
+    tone: AnswerTone
     short: str
     now: str
     others: Sequence[tuple[str, str]]
     text: str
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What an audit comes to.
+
+    Attributes:
+        tone: that of the verdict on the same scores, or a worse one.
+        word: the tone as a reader meets it.
+        text: a sentence or two.
+    """
+
+    tone: Tone
+    word: str
+    text: str
+
+    @property
+    def sentence(self) -> str:
+        """The word and the text, with the sign that says the same as a colour."""
+        return f"{MARKS[self.tone]} {self.word}. {self.text}"
 
 
 def count(row: AuditRow) -> str:
@@ -63,7 +91,7 @@ def answers(reading: Reading) -> list[Answer]:
         The answers, in the order of the page.
     """
     out, recognised, rest = _extracted(reading), _recognised(reading), _kept(reading)
-    if rest and rest.tone == "bad":
+    if reading.tones.utility == "not forgotten":
         # a model that knows nothing gives nothing away: no merit
         out = _moot(out, "Not in these tests, but the model is damaged")
         recognised = _moot(recognised, "Says nothing: the model is damaged")
@@ -72,52 +100,146 @@ def answers(reading: Reading) -> list[Answer]:
 
 
 def _moot(answer: Answer | None, short: str) -> Answer | None:
-    if answer is None or answer.tone == "bad":
+    if answer is None or answer.tone == "not forgotten":
         return answer
     return replace(answer, tone="moot", short=short)
 
 
-def headline(given: Sequence[Answer]) -> tuple[str, Tone]:
+def headline(reading: Reading, given: Sequence[Answer]) -> Headline:
     """Sum the answers up in a sentence or two.
 
+    The tone is that of the verdict on the same scores. It is a worse one where an attacker whom the
+    policy does not ask tells the records, where more of the rest comes out than out of models that
+    never saw the records, where further changes bring the records back, or where records like them
+    have suffered.
+
     Args:
+        reading: the audit.
         given: from `answers`.
 
     Returns:
-        (text, tone); it never says more than that nothing was found.
+        The headline; it says that equivalence was shown only where the verdict does.
     """
-    tones = {answer.question: answer.tone for answer in given}
-    why = {answer.question: answer.why for answer in given}
-    out, told, rest, lasts, near = (tones.get(q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
-    if out == "bad":
+    by_question = {answer.question: answer for answer in given}
+    seen = [_tone(by_question, question) for question in (_OUT, _TELL, _REST)]
+    found = [_tone(by_question, question) for question in (_LAST, _NEAR)]
+    tone = least([reading.tones.whole, *seen, *(each for each in found if each == _BAD)])
+    if tone == "shown":
+        return Headline(tone, "Shown", _shown(reading.verdict))
+    if tone == "open":
+        return Headline(tone, "Open", _open(reading))
+    return Headline(tone, _failing(by_question), _bad(reading, by_question))
+
+
+_BAD: Tone = "not forgotten"
+
+
+def _tone(given: dict[str, Answer], question: str) -> Tone:
+    """Return the tone of an answer; open where there is none, or none that is a matter of it."""
+    tone = given[question].tone if question in given else "open"
+    return "open" if tone == "plain" or tone == "moot" else tone
+
+
+def _shown(verdict: Verdict) -> str:
+    """Say what a PASS has shown."""
+    k = verdict.counts.get("references") or 0
+    like = {
+        "A": f"{k} models that were trained without them do",
+        "B": "a model does for which a coin left them out",
+        "C": "it treats records that it never saw",
+    }[verdict.tier]
+    return (
+        f"Equivalence shown by {_policy(verdict)}: in every test that it asks for, and within its "
+        f"margins, the model treats the records to forget as {like}, and still knows the rest."
+    )
+
+
+def _policy(verdict: Verdict) -> str:
+    return f"policy {verdict.policy['name']}" if verdict.policy["name"] else "the policy"
+
+
+def _open(reading: Reading) -> str:
+    """Say what is not known, and what would decide it."""
+    verdict = reading.verdict
+    text = (
+        f"{_what_comes_out(reading)} Whether the model still gives away that it once saw them is "
+        f"not known: {_policy(verdict)} can decide neither way on these numbers."
+    )
+    wanted = sorted(verdict.would_decide, key=lambda words: not _REFERENCES.search(words))
+    if wanted:
+        more = len(wanted) - 1
+        text += f" What would decide it: {_plainly(wanted[0])}"
+        text += f", and {more} more listed on the page." if more else "."
+    elif verdict.outcome == "INCONCLUSIVE" and verdict.reasons:
+        text += f" Why: {verdict.reasons[0]}."
+    elif verdict.outcome == "PASS":
+        text += (
+            " The policy's own tests pass; something that it does not ask for speaks against it."
+        )
+    return text
+
+
+_REFERENCES = re.compile(r"\d references (?=retrained|instead)")
+
+
+def _plainly(words: str) -> str:
+    """Leave out which probe asks for more, and under what condition: the page lists both."""
+    text = re.sub(r"^\w+: (?=\d)", "", words.partition(", if ")[0])
+    return text.replace(
+        "references instead", "references (models trained without these records) instead"
+    )
+
+
+def _what_comes_out(reading: Reading) -> str:
+    """Say how many records still come out, without saying what that means."""
+    row = reading.row("after", "forget", *WHOLE)
+    if row is None or row.value is None:
+        return ""
+    if row.value:
+        return f"Asked for once, {count(row)} records still come out word for word."
+    extracted = reading.verdict.extraction
+    if extracted.extracted:
+        return (
+            f"Asked for often, {extracted.extracted:,} of {extracted.records:,} records still come "
+            "out."
+        )
+    return "No record came out in these tests."
+
+
+def _failing(given: dict[str, Answer]) -> str:
+    """Name bad news by the worst of it."""
+    if _BAD in (_tone(given, _OUT), _tone(given, _TELL), _tone(given, _LAST)):
+        return "Not forgotten"
+    if _tone(given, _REST) == _BAD:
+        return given[_REST].short.removeprefix("No, it was ").capitalize()
+    return "Others have suffered" if _tone(given, _NEAR) == _BAD else "Not forgotten"
+
+
+def _bad(reading: Reading, given: dict[str, Answer]) -> str:
+    """Say what is wrong, the worst first."""
+    out, told, rest, lasts, near = (_tone(given, q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
+    what = _what_comes_out(reading)
+    if out == _BAD:
         text = "The records are still in the model: some can be got out of it."
-    elif rest == "bad":
-        text = f"The model was damaged: {why[_REST]}."
-    elif told == "bad":
-        text = f"The records no longer come out word for word, but the model {why[_TELL]}."
-    elif told == "good":
-        text = (
-            "The records no longer come out, and on them the model behaves like models that never "
-            "saw them, as far as these tests can see."
-        )
+    elif rest == _BAD:
+        text = f"{given[_REST].why[:1].upper()}{given[_REST].why[1:]}."
+    elif told == _BAD:
+        text = f"{what.removesuffix('.')}, but the model {given[_TELL].why}."
+    elif _BAD in (lasts, near):
+        text = what
     else:
-        text = (
-            "The records no longer come out. Whether the model still gives away that it once saw "
-            "them is open."
-        )
-    if rest == "bad" and out == "bad":
-        text += " What it should have kept has suffered, too."
-    if rest == "bad" and told == "bad":
-        text += " It gives away, too, that it once saw them."
-    if lasts == "bad" and out != "bad":
+        text = f"The verdict is FAIL: {'; '.join(reading.verdict.reasons)}."
+    if rest == _BAD and out == _BAD:
+        text += f" What should have been kept is not as it was: {given[_REST].why}."
+    if rest == _BAD and told == _BAD:
+        text += " The model gives away, too, that it once saw the records to forget."
+    if lasts == _BAD and out != _BAD:
         text += (
             " Changing the model further brings them back more than in models that never saw them."
         )
-    if near == "bad" and rest != "bad":
+    if near == _BAD and rest != _BAD:
         text += " Records like them, which should have stayed, have suffered."
-    bad = "bad" in (out, told, rest, lasts, near)
-    tone: Tone = "bad" if bad else "good" if told == "good" else "open"
-    return text, tone
+    return text
 
 
 _OUT = "Can anybody get the records out of the model?"
@@ -133,7 +255,6 @@ def _extracted(reading: Reading) -> Answer | None:
     if now is None or now.value is None:
         return None
     before = reading.row("before", "forget", *WHOLE)
-    leaks = now.value > max(reading.of_references("forget", *WHOLE), default=0.0)
     text = "Each of the records to forget was asked for once."
     if before:
         text += f" Before, the model gave {count(before)} back word for word; now"
@@ -148,13 +269,20 @@ def _extracted(reading: Reading) -> Answer | None:
     tries = reading.row("after", "forget", "extraction.discoverable", _MANY)
     if tries is not None and tries.value is not None:
         text += f" Ten thousand random answers would probably hold {count(tries)}."
-        others = reading.of_references("forget", "extraction.discoverable", _MANY)
-        leaks |= tries.value > max(others, default=0.0)
     sentence, secret_leak = _secrets(reading)
+    some = bool(now.value or reading.verdict.extraction.extracted)
+    tone = reading.tones.extraction
+    short = {
+        "not forgotten": "Yes",
+        "open": "Some come out; whether by chance is open" if some else "Open",
+        "shown": "No more than from models without them" if some else "Not in these tests",
+    }[tone]
+    if secret_leak and tone != _BAD:
+        tone, short = _BAD, "Parts of them"
     return Answer(
         _OUT,
-        "bad" if leaks or secret_leak else "good",
-        "Yes" if leaks else "Parts of them" if secret_leak else "Not in these tests",
+        tone,
+        short,
         f"{count(now)} given back word for word",
         [("before", count(before))] if before else [],
         text + sentence,
@@ -234,10 +362,15 @@ def _recognised(reading: Reading) -> Answer | None:
         shown.append(("before", f"{100 * folded(before):.0f} of 100"))
     if game.aim:
         shown.append(("retrained models", f"{span(game.aim)} of 100"))
-    good: Tone = "good" if game.aim and game.span else "open"
-    tone: Tone = good if game.open else "bad"
-    short = {"bad": "Yes", "good": "No difference was found", "open": "Open"}[tone]
-    worse = not game.open and game.auc.value < min(game.others or (0.5,))
+    tone = reading.tones.membership
+    if tone == "shown" and not game.open:
+        tone = "open"  # one whom the policy does not ask tells them
+    short = {
+        "not forgotten": "Yes",
+        "open": "Open",
+        "shown": "Not to an extent that matters",
+    }[tone]
+    worse = game.auc.value < min(game.others or (0.5,))
     why = (
         "now reacts so oddly to them that an attacker can tell they were taken out"
         if worse
@@ -274,19 +407,81 @@ def _lasting(reading: Reading) -> Answer | None:
             f"(from those others, {round(worst.others * worst.n):,})"
         )
     text += ". The records were hidden, not gone."
-    return Answer(_LAST, "bad", "No", f"{len(back)} of {ways} bring them back", [], text)
+    return Answer(_LAST, _BAD, "No", f"{len(back)} of {ways} bring them back", [], text)
 
 
 def _near(reading: Reading) -> Answer | None:
     """Say what became of records like those to forget, where some were named."""
-    return _remaining(reading, "neighbour", _NEAR, "Of the records like those to forget")
+    found = _remaining(reading, "neighbour", "Of the records like those to forget")
+    if found is None:
+        return None
+    lost = found.lost or (found.change is not None and found.change.low > _LOSS_MOVED)
+    tone: Tone = _BAD if lost else "open"
+    short = "No, it was damaged" if lost else "No damage was found"
+    if not found.compared:
+        short = "Nothing to compare with"
+    return Answer(_NEAR, tone, short, found.now, found.others, found.text, found.why)
 
 
 def _kept(reading: Reading) -> Answer | None:
-    return _remaining(reading, "retain", _REST, "Of the records to keep")
+    """Say whether the rest is known as before, and comes out no more than without the records."""
+    found = _remaining(reading, "retain", "Of the records to keep")
+    if found is None:
+        return None
+    tones = reading.tones
+    exposed = tones.exposure or ("open" if found.more else "shown")
+    tone = least([tones.utility, exposed, "open" if found.lost else "shown"])
+    text, why, short = found.text, "", "Yes"
+    if found.more:
+        text += f" It exposes others: {found.more}."
+    if tones.utility == _BAD:
+        short, why = "No, it was damaged", f"the model was damaged: {found.why}"
+    elif exposed == _BAD:
+        short = "Exposes others"
+        why = f"the model exposes others: {found.more or _exposure(reading.verdict)}"
+    elif exposed == "open" and found.more:
+        short = "More comes out than should"
+    elif found.lost:
+        short = "Not all of it comes out any more"
+    elif tone == "open":
+        short = "Open" if found.compared else "Nothing to compare with"
+    elif found.fewer:
+        short = "Nearly everything"
+    return Answer(_REST, tone, short, found.now, found.others, text, why)
 
 
-def _remaining(reading: Reading, split: str, question: str, which: str) -> Answer | None:
+def _exposure(verdict: Verdict) -> str:
+    return verdict.exposure.words if verdict.exposure else ""
+
+
+@dataclass(frozen=True)
+class _Remaining:
+    """What a split says of records that should have stayed.
+
+    Attributes:
+        now: how many come out word for word.
+        others: the same of other states.
+        text: what that means.
+        why: how they have suffered.
+        change: by how much their loss rose from before.
+        compared: whether there is anything to compare with.
+        lost: fewer come out than before, and than from any reference, by more than noise.
+        fewer: fewer come out than from any reference.
+        more: that more come out than from any reference, and how many; empty where it is not so.
+    """
+
+    now: str
+    others: Sequence[tuple[str, str]]
+    text: str
+    why: str
+    change: Interval | None
+    compared: bool
+    lost: bool
+    fewer: bool
+    more: str
+
+
+def _remaining(reading: Reading, split: str, which: str) -> _Remaining | None:
     now = reading.row("after", split, *WHOLE)
     if now is None or now.value is None:
         return None
@@ -298,24 +493,30 @@ def _remaining(reading: Reading, split: str, question: str, which: str) -> Answe
         shown.append(("retrained models", f"{_counts(others, now.n)} of {now.n:,}"))
     text = f"{which}, the model gives {count(now)} back word for word"
     text += f"; before, {count(before)}." if before else "."
-    damage = False
-    if before and before.value is not None and now.high is not None:
-        damage = before.value - now.high > _RECALL_DAMAGE
     if change is not None:
-        damage |= change.low > _LOSS_DAMAGE
         text += f" It predicts them {_moved(change)}"
         text += f", and records it never saw {_moved(unseen)}." if unseen else "."
-    known = before is not None or change is not None
-    tone: Tone = "bad" if damage else "good" if known else "open"
-    short = {"bad": "No, it was damaged", "good": "Yes", "open": "Nothing to compare with"}[tone]
-    if tone == "good" and now.value < min(others, default=0.0):
-        short = "Nearly everything"
+    usual = [*others, *([before.value] if before and before.value is not None else [])]
     why = f"it gives {count(now)} records that it should have kept back word for word"
     if before and before.value is not None and before.value > now.value:
         why += f", before {count(before)}"
     else:  # by heart still, and yet spoilt
         why = "it predicts the records that it should have kept much worse than before"
-    return Answer(question, tone, short, f"{count(now)} given back word for word", shown, text, why)
+    more = ""
+    if others and now.value > max(others):
+        more = f"{count(now)} kept records come out word for word, {_counts(others, now.n)}"
+        more += " in models that never saw the forgotten ones"
+    return _Remaining(
+        f"{count(now)} given back word for word",
+        shown,
+        text,
+        why,
+        change,
+        bool(usual) or change is not None,
+        now.high is not None and min(usual, default=0.0) - now.high > _RECALL_MOVED,
+        now.value < min(others, default=0.0),
+        more,
+    )
 
 
 def _moved(change: Interval) -> str:
@@ -323,7 +524,7 @@ def _moved(change: Interval) -> str:
     low, high = change.low, change.high
     if not math.isfinite(low):  # one record
         low = high = change.value
-    size = "a little " if abs(change.value) < _LOSS_DAMAGE else ""
+    size = "a little " if abs(change.value) < _LOSS_MOVED else ""
     if low <= 0 <= high or abs(change.value) < _NO_CHANGE:
         words = "about as well as before"
     else:

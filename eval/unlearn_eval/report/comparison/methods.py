@@ -13,6 +13,7 @@ from unlearn_eval.comparison.measures import TableMeasure
 from unlearn_eval.comparison.outcomes import Comparison, Outcome
 from unlearn_eval.report.comparison.curves import in_words, objective_curves, record_curves
 from unlearn_eval.report.comparison.records import key_of
+from unlearn_eval.verdict.tone import tone_of
 
 __all__ = ["MethodPage", "anchors", "cell_of", "method_pages"]
 
@@ -100,7 +101,8 @@ def cell_of(outcome: Outcome, measures: Sequence[TableMeasure]) -> dict[str, Any
         measures: those that are shown.
 
     Returns:
-        `outcome`; its `key`; `cells`, each number with its text; `verdict`, its word, and `why`.
+        `outcome`; its `key`; `cells`, each number with its text; `verdict`, its word, with its
+        `tone`, and `why`.
     """
     values = [outcome.numbers.get(measure.name) for measure in measures]
     ruling = outcome.ruling
@@ -112,6 +114,7 @@ def cell_of(outcome: Outcome, measures: Sequence[TableMeasure]) -> dict[str, Any
             for measure, value in zip(measures, values, strict=True)
         ],
         "verdict": VERDICTS.get(ruling.outcome, "–"),
+        "tone": tone_of(ruling.outcome) if ruling.outcome else "",
         "why": "; ".join([*ruling.reasons, *(f"would decide: {w}" for w in ruling.would_decide)]),
     }
 

@@ -26,6 +26,7 @@ from unlearn_eval.report.comparison.words import (
     advice,
     headline,
     stop_rules,
+    tone_of_headline,
 )
 from unlearn_eval.report.page import render
 
@@ -78,6 +79,7 @@ def comparison_page(
         title=f"Unlearning compared: {comparison.title}",
         made=now(),
         headline=headline(comparison, lines),
+        tone=tone_of_headline(lines),
         advice=advice(comparison, lines),
         summary=[
             ("wide", plots.trade_off("summary", drawn, reach, _WIDE)),

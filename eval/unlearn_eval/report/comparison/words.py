@@ -12,8 +12,16 @@ from unlearn_eval.comparison.lines import DAMAGE, TableLine
 from unlearn_eval.comparison.measures import MEASURES
 from unlearn_eval.comparison.outcomes import Comparison, Tuned
 from unlearn_eval.report.formats import percent
+from unlearn_eval.verdict.tone import Tone, least
 
-__all__ = ["about_contest", "about_tuning", "advice", "headline", "stop_rules"]
+__all__ = [
+    "about_contest",
+    "about_tuning",
+    "advice",
+    "headline",
+    "stop_rules",
+    "tone_of_headline",
+]
 
 _ALPHA = 0.05
 _LISTED = 8
@@ -36,10 +44,7 @@ def headline(comparison: Comparison, lines: Sequence[TableLine]) -> str:
     reach = comparison.reach("gap")
     sound = sorted((x for x in methods if not x.damaged), key=lambda x: x.mean["gap"])
     if not sound:
-        return (
-            f"Every method{some} damaged the model: the loss on the records to keep rose by more "
-            f"than {DAMAGE:g} nats a token."
-        )
+        return f"Every method{some} damaged the model: {_damage(comparison)}."
     best = sound[0]
     if not _moved(best, lines):
         return (
@@ -61,6 +66,8 @@ def headline(comparison: Comparison, lines: Sequence[TableLine]) -> str:
         )
     if "wall_share" in best.mean:
         text += f"; it takes {_share(best)} of the time of retraining"
+    if best.exposing:
+        text += ". It exposes others: more of the records to keep comes out than references explain"
     if best.verdicts:
         text += f". Verdicts on it under the policy {comparison.policy}: {_ruled(best.verdicts)}"
     return text + "."
@@ -93,8 +100,14 @@ def advice(comparison: Comparison, lines: Sequence[TableLine]) -> list[str]:
     harmed = [line.name for line in measured if line.damaged]
     if harmed:
         sentences.append(
-            f"Not as they were set here: {_names(harmed)}. The loss on the records to keep rose by "
-            f"more than {DAMAGE:g} nats a token."
+            f"Not as they were set here: {_names(harmed)}. They damaged the model: "
+            f"{_damage(comparison)}."
+        )
+    exposing = [line.name for line in measured if line.exposing]
+    if exposing:
+        sentences.append(
+            f"Others are exposed after {_names(exposing)}: the records to keep come out more, or "
+            "are predicted better, than by models that never saw the forgotten ones."
         )
     most = comparison.reach("forget_recall") or 0.0
     leaky = [x.name for x in methods if x.mean.get("forget_recall", 0.0) > most]
@@ -115,6 +128,26 @@ def advice(comparison: Comparison, lines: Sequence[TableLine]) -> list[str]:
             "left of them, and are not ranked or recommended."
         )
     return sentences
+
+
+def _damage(comparison: Comparison) -> str:
+    """Say what counts as damage, by what it was judged."""
+    if any("retain_loss" in o.numbers for o in comparison.references):
+        return (
+            f"the loss on the records to keep lies above that of retrained models by {DAMAGE:g} "
+            "nats a token or more, and farther than any of those lies from their mean"
+        )
+    return f"the loss on the records to keep rose by more than {DAMAGE:g} nats a token"
+
+
+def tone_of_headline(lines: Sequence[TableLine]) -> Tone:
+    """Return the tone of the headline: that of the verdicts on the method it names, or open."""
+    sound = [line for line in _measured(lines) if not line.damaged]
+    if not sound:
+        return "open"
+    best = min(sound, key=lambda x: x.mean["gap"])
+    tone = best.tone or "open"
+    return least([tone, "open"]) if best.exposing or not _moved(best, lines) else tone
 
 
 def _candidates(lines: Sequence[TableLine]) -> list[TableLine]:

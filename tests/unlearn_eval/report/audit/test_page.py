@@ -77,11 +77,11 @@ def test_limits_stand_above_the_results(page, good):
 
 
 def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
-    states = ("before", "after", "reference:0", "reference:1")
+    states = ("before", "after", "reference:0", "reference:1", "reference:2")
     unseen, kept = dict.fromkeys(states, 3.0), dict.fromkeys(states, 0.0)
 
     def tried(name: str, after: float, rest: float) -> Attempt:
-        losses = dict(zip(states, (0.0, after, 3.0, 3.1), strict=True))
+        losses = dict(zip(states, (0.0, after, 3.0, 3.1, 3.0), strict=True))
         return Attempt(name, "", make_audit(losses, kept | {"after": rest}, unseen), "")
 
     attempts = [tried("fine", 3.0, 0.0), tried("told", 12.0, 0.0), tried("wreck", 3.0, 9.0)]

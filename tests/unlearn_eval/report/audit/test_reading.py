@@ -15,14 +15,14 @@ from unlearn_eval.results.rows import audit_rows
 from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.statistics import auc_interval
 
-REFERENCES = ("reference:0", "reference:1")
+REFERENCES = ("reference:0", "reference:1", "reference:2")
 STATES = ("before", "after", *REFERENCES)
 
 
 def spread_out(make_audit):
     """After unlearning half of the records lie far below, and half far above, unseen ones."""
     audit = make_audit(
-        dict(zip(STATES, (0.0, 3.0, 3.0, 3.1), strict=True)),
+        dict(zip(STATES, (0.0, 3.0, 3.0, 3.1, 3.0), strict=True)),
         dict.fromkeys(STATES, 0.0),
         dict.fromkeys(STATES, 3.0),
         secret=False,
@@ -50,7 +50,7 @@ def test_an_attack_that_compares_with_references_can_be_the_strongest(make_audit
     assert game.auc.low < row.low  # wider: it was picked among many
     assert not game.open
     tell = answers(reading)[1]
-    assert tell.tone == "bad"
+    assert tell.tone == "not forgotten"
     assert "(deviation)" in tell.text
     assert "membership.deviation" in audit_page(reading.audit)
 
@@ -126,16 +126,17 @@ def test_a_treatment_that_brings_the_records_back(good, excess, now, theirs, err
     assert bool(found) is back
     said = answers(reading)
     lasting = next(a for a in said if "stay gone" in a.question)
-    text, tone = headline(said)
+    told_first = headline(reading, said)
+    text, tone = told_first.text, told_first.tone
     if back:
         assert (found[0].loss, found[0].out, found[0].n) == (2.0, 0.4, 15)
-        assert lasting.tone == "bad"
+        assert lasting.tone == "not forgotten"
         assert "6 of 15 come out word for word (from those others, 0)" in lasting.text
         assert "brings them back more than" in text
-        assert tone == "bad"
+        assert tone == "not forgotten"
     else:
         assert (lasting.tone, "brings them back" in text) == ("open", False)
-        assert tone == "good"
+        assert tone == "open"  # nothing was shown
 
 
 def test_without_treatments_nothing_is_said_of_them(good):
@@ -175,7 +176,7 @@ def test_several_treatments_share_the_error(good):
 
 def test_what_is_closest_to_the_forgotten_is_told_apart(make_audit):
     audit = make_audit(
-        dict(zip(STATES, (0.0, 3.0, 3.0, 3.1), strict=True)),
+        dict(zip(STATES, (0.0, 3.0, 3.0, 3.1, 3.0), strict=True)),
         dict.fromkeys(STATES, 0.0),
         dict.fromkeys(STATES, 3.0),
     )
@@ -184,11 +185,13 @@ def test_what_is_closest_to_the_forgotten_is_told_apart(make_audit):
         for s, splits in audit.scores.items()
     }
     near = replace(audit, scores=scores, rows=audit_rows(scores, audit.subjects))
-    said = answers(Reading(near))
+    reading = Reading(near)
+    said = answers(reading)
     told = next(a for a in said if "closest to them" in a.question)
-    assert told.tone == "bad"
+    assert told.tone == "not forgotten"
     assert "Of the records like those to forget" in told.text
-    text, tone = headline(said)
+    told_first = headline(reading, said)
+    text, tone = told_first.text, told_first.tone
     assert "should have stayed, have suffered" in text
-    assert tone == "bad"
+    assert tone == "not forgotten"
     assert "Records like those to forget" in audit_page(near)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from unlearn_eval.membership import ATTACKS
@@ -9,13 +11,16 @@ from unlearn_eval.report.audit.words import answers, headline
 from unlearn_eval.report.formats import duration, percent, span, state_name
 from unlearn_eval.report.meanings import meaning
 from unlearn_eval.statistics import Interval
+from unlearn_eval.verdict.result import Exposure
+from unlearn_eval.verdict.tone import judged
 
-REFERENCES = ("reference:0", "reference:1")
+REFERENCES = ("reference:0", "reference:1", "reference:2")
 
 
 def read(audit):
-    found = answers(Reading(audit))
-    return {a.question.split()[1]: a for a in found} | {"found": found}
+    reading = Reading(audit)
+    found = answers(reading)
+    return {"found": found, "headline": headline(reading, found)}
 
 
 def losses(**after):
@@ -23,29 +28,81 @@ def losses(**after):
     return {"before": 0.0, **after, **dict.fromkeys(REFERENCES, 3.0)}
 
 
-def test_a_clean_deletion(good):
+def test_a_clean_deletion_is_open_until_equivalence_is_shown(good):
     said = read(good)
-    text, tone = headline(said["found"])
-    assert tone == "good"
-    assert "no longer come out" in text
-    assert "as far as these tests can see" in text
+    head = said["headline"]
+    assert (head.tone, head.word) == ("open", "Open")
+    assert head.sentence.startswith("? Open. No record came out in these tests.")
+    assert "is not known: policy quick can decide neither way" in head.text
+    assert "What would decide it: " in head.text
+    assert "references (models trained without these records) instead of 3." in head.text
+    assert "never saw them" not in head.text
     out, tell, rest, cost = said["found"]
-    assert (out.tone, out.now) == ("good", "0 of 20 given back word for word")
+    assert (out.tone, out.now) == ("shown", "0 of 20 given back word for word")
     assert out.others == [("before", "20 of 20")]
     assert "now it gives 0 of 20" in out.text
-    assert tell.tone == "good"
-    assert tell.short == "No difference was found"
+    assert (tell.tone, tell.short) == ("open", "Open")
     assert "would go unseen" in tell.text  # never "no trace"
-    assert (rest.tone, rest.short) == ("good", "Yes")
+    assert (rest.tone, rest.short) == ("shown", "Yes")
     assert cost.short == "20% of retraining"
-    assert "10.0 s (mean of 2)" in cost.text or "10 s (mean of 2)" in cost.text
+    assert "10.0 s (mean of 3)" in cost.text or "10 s (mean of 3)" in cost.text
+
+
+def pronounced(monkeypatch, audit, verdict):
+    """Read an audit with a verdict that the rules would not give."""
+    monkeypatch.setattr(Reading, "verdict", verdict)
+    return read(audit)
+
+
+def test_equivalence_that_was_shown_is_said_with_its_policy(good, passes, monkeypatch):
+    said = pronounced(monkeypatch, good, passes(judged(good)))
+    head = said["headline"]
+    assert (head.tone, head.word) == ("shown", "Shown")
+    assert head.text.startswith("Equivalence shown by policy quick: in every test that it asks for")
+    assert "as 3 models that were trained without them do" in head.text
+    assert [a.tone for a in said["found"][:3]] == ["shown"] * 3
+    assert said["found"][1].short == "Not to an extent that matters"
+
+
+def test_an_attacker_whom_the_policy_does_not_ask_keeps_a_pass_open(good, passes, monkeypatch):
+    game = Game("recall", Interval(1.0, 0.9, 1.0, 20, 0.95, "delong"), (0.5, 0.6))
+    monkeypatch.setattr(Reading, "game", lambda self: game)
+    said = pronounced(monkeypatch, good, passes(judged(good)))
+    assert said["found"][1].tone == said["headline"].tone == "open"
+    assert "speaks against it" in said["headline"].text
+
+
+EXPOSED = dict(zip(("before", "after", *REFERENCES), (2.0, 0.0, 2.0, 2.1, 1.9), strict=True))
+
+
+def test_kept_records_that_come_out_more_are_never_a_green_yes(make_audit, passes, monkeypatch):
+    unseen = dict.fromkeys(EXPOSED, 3.0)
+    audit = make_audit(losses(after=3.0), EXPOSED, unseen)
+    said = pronounced(monkeypatch, audit, passes(judged(audit)))
+    rest = said["found"][2]
+    assert (rest.tone, rest.short) == ("open", "More comes out than should")
+    assert "It exposes others: 60 of 60 kept records come out word for word, 0" in rest.text
+    assert said["headline"].tone == "open"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tone"), [("PASS", "shown"), ("INCONCLUSIVE", "open"), ("FAIL", "not forgotten")]
+)
+def test_what_the_verdict_says_of_others_counts(good, passes, monkeypatch, outcome, tone):
+    exposure = Exposure(60, 40, 60, "60 kept records come out, 40 at most elsewhere", outcome)
+    verdict = replace(passes(judged(good)), exposure=exposure)
+    said = pronounced(monkeypatch, good, verdict)
+    assert said["found"][2].tone == said["headline"].tone == tone
+    if outcome == "FAIL":
+        assert said["headline"].word == "Exposes others"
+        assert "60 kept records come out, 40 at most" in said["headline"].text
 
 
 def test_records_that_still_come_out(make_audit):
     audit = make_audit(losses(after=0.0), losses(after=0.0), losses(after=3.0))
     said = read(audit)
-    assert headline(said["found"])[1] == "bad"
-    assert "still in the model" in headline(said["found"])[0]
+    assert said["headline"].tone == "not forgotten"
+    assert "still in the model" in said["headline"].text
     assert said["found"][0].short == "Yes"
     assert said["found"][0].now == "20 of 20 given back word for word"
 
@@ -57,28 +114,28 @@ def test_both_directions_give_records_away(make_audit, after, why):
     audit = make_audit(losses(after=after), kept, unseen, secret=False)
     said = read(audit)
     tell = said["found"][1]
-    assert tell.tone == "bad"
+    assert tell.tone == "not forgotten"
     assert tell.short == "Yes"
     assert why in tell.text
     assert "100 of 100" in tell.now or "99 of 100" in tell.now or "98 of 100" in tell.now
-    assert headline(said["found"])[1] == "bad"
+    assert said["headline"].tone == "not forgotten"
 
 
 def test_a_destroyed_model_is_never_good_news(make_audit):
     states = ("before", "after", *REFERENCES)
-    broken = dict(zip(states, (0.0, 9.0, 3.0, 3.0), strict=True))
-    kept = dict(zip(states, (0.0, 9.0, 0.0, 0.0), strict=True))
-    unseen = dict(zip(states, (3.0, 9.0, 3.0, 3.0), strict=True))
+    broken = dict(zip(states, (0.0, 9.0, 3.0, 3.0, 3.0), strict=True))
+    kept = dict(zip(states, (0.0, 9.0, 0.0, 0.0, 0.0), strict=True))
+    unseen = dict(zip(states, (3.0, 9.0, 3.0, 3.0, 3.0), strict=True))
     said = read(make_audit(broken, kept, unseen))
     rest = said["found"][2]
-    assert (rest.tone, rest.short) == ("bad", "No, it was damaged")
+    assert (rest.tone, rest.short) == ("not forgotten", "No, it was damaged")
     assert rest.now == "0 of 60 given back word for word"
     assert "worse than before" in rest.text
     out, tell = said["found"][:2]
     assert tell.tone == out.tone == "moot"  # a model that knows nothing gives nothing away
     assert "the model is damaged" in tell.short
-    text, tone = headline(said["found"])
-    assert tone == "bad"
+    text, tone = said["headline"].text, said["headline"].tone
+    assert tone == "not forgotten"
     assert "damaged" in text
 
 
@@ -90,16 +147,16 @@ def test_without_references_nothing_is_called_forgotten(make_audit):
     tell = said["found"][1]
     assert (tell.tone, tell.short) == ("open", "Open")
     assert "No model trained without the records was given" in tell.text
-    assert headline(said["found"])[1] == "open"
+    assert said["headline"].tone == "open"
     assert len(said["found"]) == 3  # no lineage, no cost
 
 
 def test_with_one_state_and_no_holdout(make_audit):
     audit = make_audit({"after": 3.0}, {"after": 0.0})
     said = read(audit)["found"]
-    assert [a.tone for a in said] == ["good", "open"]
+    assert [a.tone for a in said] == ["shown", "open"]
     assert said[1].short == "Nothing to compare with"
-    assert headline(said)[1] == "open"
+    assert read(audit)["headline"].tone == "open"
 
 
 def test_secrets_that_models_guess_anyway_are_no_leak(make_audit):
@@ -107,8 +164,8 @@ def test_secrets_that_models_guess_anyway_are_no_leak(make_audit):
     kept = dict.fromkeys(("before", "after", *REFERENCES), 0.0)
     leaky = make_audit(losses(after=0.6), kept)
     out = read(leaky)["found"][0]
-    assert out.tone == "bad"
-    both = make_audit({"before": 0.0, "after": 0.9, "reference:0": 0.9, "reference:1": 0.9}, kept)
+    assert out.tone == "not forgotten"
+    both = make_audit({"before": 0.0, "after": 0.9, **dict.fromkeys(REFERENCES, 0.9)}, kept)
     out = read(both)["found"][0]
     assert "models that never saw the records guess" in out.text
     assert "within 10,000" in out.text  # as many tries as in the picture and the table
@@ -167,7 +224,7 @@ def test_a_bet_the_other_way_is_told(good, monkeypatch):
     game = Game("loss", Interval(0.7, 0.6, 0.8, 20, 0.95, "delong"), (0.3, 0.3))
     monkeypatch.setattr(Reading, "game", lambda self: game)
     tell = read(good)["found"][1]
-    assert tell.tone == "bad"
+    assert tell.tone == "open"
     assert "wins 70, betting the other way" in tell.text
 
 
@@ -186,8 +243,6 @@ def test_the_scope_says_what_was_not_looked_at(good, make_audit):
 
 
 def test_few_people_are_a_limit_that_is_told_first(good):
-    from dataclasses import replace
-
     few = [replace(row, interval="conditional", clusters=4) for row in good.rows]
     first = scope(Reading(replace(good, rows=few))).not_shown[0]
     assert "4 people" in first

@@ -41,20 +41,18 @@ def audit(options: AuditFlags) -> None:
     """
     from unlearn.apps.cli.screen import console, progress_bar, show_note
     from unlearn_eval.audit.run import audit_of
-    from unlearn_eval.report import in_a_sentence
 
     with progress_bar("scoring", "records") as progress:
         result = audit_of(replace(options, announce=show_note, progress=progress))
     _show(result)
-    console.print(f"[bold]{escape(in_a_sentence(result))}[/bold]")
     where = escape(str(options.output))
     console.print(f"Saved to [bold]{where}[/bold] (audit.json, scores.parquet)")
     console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")
 
 
 def _show(result: Audit) -> None:
-    """Print the headline numbers, and what is to know of them."""
-    from unlearn.apps.cli.screen import console, show_note, table
+    """Print the headline numbers, what is to know of them, and what they come to."""
+    from unlearn.apps.cli.screen import STYLES, console, show_note, table
     from unlearn_eval.report.audit.summary import summary
 
     shown = summary(result)
@@ -67,3 +65,5 @@ def _show(result: Audit) -> None:
         )
     for note in shown.notes:
         show_note(note)
+    style = STYLES[shown.headline.tone]
+    console.print(f"[bold {style}]{escape(shown.headline.sentence)}[/bold {style}]")

@@ -22,10 +22,10 @@ def benchmark(options: BenchmarkFileOptions) -> None:
     and truth ratio; with --retrained, forget quality (a p-value). A folder of your own needs the
     tables forget10_perturbed, retain_perturbed, real_authors_perturbed and world_facts_perturbed.
 
-    MUSE (2407.06460): verbatim and knowledge memorisation, utility preservation, AUC of Min-40 %;
-    with --retrained, privacy leakage. Tables: verbmem/forget, knowmem/forget_qa,
-    knowmem/forget_qa_icl, knowmem/retain_qa, knowmem/retain_qa_icl, privleak/forget,
-    privleak/holdout.
+    MUSE (2407.06460): verbatim and knowledge memorisation, utility preservation (by stems of words,
+    as published, and by the words as written), AUC of Min-40 %; with --retrained, privacy leakage.
+    Tables: verbmem/forget, knowmem/forget_qa, knowmem/forget_qa_icl, knowmem/retain_qa,
+    knowmem/retain_qa_icl, privleak/forget, privleak/holdout.
 
     WMDP (2403.03218): accuracy of four-way choices; ¼ is chance. Table: wmdp-bio, wmdp-chem or
     wmdp-cyber.

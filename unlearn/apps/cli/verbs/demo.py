@@ -71,8 +71,9 @@ def _what_is_left(story: Story, chapters: list[Chapter]) -> None:
     """Print the outcome of each method beside the references."""
     from rich.padding import Padding
 
-    from unlearn.apps.cli.screen import console, table
+    from unlearn.apps.cli.screen import STYLES, console, table
     from unlearn_eval.report import COLUMNS, outcome, uncertain
+    from unlearn_eval.verdict.tone import sign
 
     attempts = story.attempts(chapters)
     lines = outcome(attempts)
@@ -82,5 +83,7 @@ def _what_is_left(story: Story, chapters: list[Chapter]) -> None:
         console.print(Padding(escape(paragraph), (0, 0, 0, 3)), width=_WIDTH)
     for line in lines:
         if line.verdict:
-            text = f"[bold]{line.name}[/bold]: {escape(line.verdict)}"
+            style = STYLES[line.tone]
+            said = escape(f"{sign(line.tone)} {line.verdict}")
+            text = f"[bold]{line.name}[/bold]: [{style}]{said}[/{style}]"
             console.print(Padding(text, (0, 0, 0, 3)), width=_WIDTH)

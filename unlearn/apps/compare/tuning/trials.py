@@ -17,7 +17,7 @@ from unlearn.config import without_auto
 from unlearn.errors import OptionError, SelectionError
 from unlearn.methods.registry import get_method, resolve
 from unlearn.training.options import USUAL_RATE
-from unlearn_eval.comparison.lines import DAMAGE
+from unlearn_eval.comparison.rest import DAMAGE
 
 __all__ = [
     "TuningTrial",
@@ -48,6 +48,7 @@ class TuningTrial:
             is that of a sample.
         chosen: whether the reported cells have these options.
         pruned: whether it was given up before its audit.
+        allowed: rise up to which it is not damaged: as far as references explain one.
     """
 
     method: str
@@ -56,17 +57,20 @@ class TuningTrial:
     rise: float | None
     chosen: bool = False
     pruned: bool = False
+    allowed: float = DAMAGE
 
     @property
     def value(self) -> float | None:
         """How bad it is, None where it failed.
 
         The gap, which is 1 at most, of a trial that raised the loss on the records to keep by no
-        more than `DAMAGE`; 1 + rise of any other.
+        more than is allowed; of any other 1 + rise − (allowed − `DAMAGE`).
         """
         if self.rise is None or (self.gap is None and not self.pruned):
             return None
-        return self.gap if self.rise <= DAMAGE and self.gap is not None else 1 + self.rise
+        if self.rise <= self.allowed and self.gap is not None:
+            return self.gap
+        return 1 + self.rise - (self.allowed - DAMAGE)
 
 
 def row_of(settings: MethodSettings) -> str:
@@ -115,7 +119,7 @@ def hopeless(rise: float, error: float, earlier: Sequence[TuningTrial]) -> bool:
     """Say whether a trial cannot become the best any more, going by its rise alone.
 
     It cannot if another kept the rest and it does not, or if another has damaged the rest less:
-    rise − 2 · error > max(`DAMAGE`, least value before − 1).
+    rise − 2 · error > max(allowed, least value before − 1 + allowed − `DAMAGE`).
 
     Args:
         rise: of the loss on a sample of the records to keep.
@@ -126,7 +130,10 @@ def hopeless(rise: float, error: float, earlier: Sequence[TuningTrial]) -> bool:
         Whether its audit may be spared. False for a row's first trial.
     """
     values = [trial.value for trial in earlier if trial.value is not None]
-    return bool(values) and rise - _SURE * error > max(DAMAGE, min(values) - 1)
+    allowed = max((trial.allowed for trial in earlier), default=DAMAGE)
+    return bool(values) and rise - _SURE * error > max(
+        allowed, min(values) - 1 + (allowed - DAMAGE)
+    )
 
 
 def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any
 def chosen_of(trials: Sequence[TuningTrial]) -> list[TuningTrial]:
     """Say which trial of a row is best.
 
-    Of those that raised the loss on the records to keep by no more than `DAMAGE`, the one that
+    Of those that raised the loss on the records to keep by no more than is allowed, the one that
     comes closest to the references; where all raised it by more, the one that raised it least;
     where all failed, the first, which is the recipe's own. A pruned trial is not taken: another was
     better when it was given up.

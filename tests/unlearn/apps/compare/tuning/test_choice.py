@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from unlearn.apps.compare.tuning.trials import TuningTrial, chosen_of, hopeless
@@ -35,4 +37,10 @@ def test_hopeless_by_hand():
     assert not hopeless(0.12, 0.01, [kept])  # 0.12 − 2 · 0.01 is what is allowed
     assert hopeless(0.63, 0.01, [damaged])
     assert not hopeless(0.61, 0.01, [damaged])
+    # where retraining itself raises it by .3, so much is no damage
+    wide = [replace(each, allowed=0.4) for each in (damaged, kept)]
+    assert [each.value for each in wide] == [pytest.approx(1.3), 0.4]
+    assert hopeless(0.43, 0.01, wide)
+    assert not hopeless(0.41, 0.01, wide)
+    assert replace(trial(0.2, 0.35), allowed=0.4).value == 0.2
     assert hopeless(0.13, 0.01, [damaged, kept])
