@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearn.canaries.pairs import Canaries
 from unlearn.errors import DataError
 from unlearn.provenance.eligibility import unfit
 from unlearn_eval.certificate.trained_on import folders_in, trained_on
@@ -21,13 +20,13 @@ from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
 from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
 from unlearn_eval.verdict.looks import facts_of_looks, looks_of
+from unlearn_eval.verdict.pairs import canaries_of, check_file, twins_of
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
 
 __all__ = [
     "AUDIT",
     "SCORES",
     "ScoreFile",
-    "check_file",
     "evidence_of",
     "load_audit",
     "load_evidence",
@@ -214,7 +213,7 @@ def _evidence(
     if noted is not None:
         if twins is not None:
             raise DataError(f"{folder}: an audit of canaries has its pairs; drop --twins {twins}")
-        paired = _canaries(folder / AUDIT, noted, scores["after"])
+        paired = canaries_of(folder / AUDIT, noted, scores["after"])
         if canaries is not None:
             check_file(canaries, noted)
         words = "the file of canaries is the one that the adapter's lineage commits to"
@@ -226,7 +225,7 @@ def _evidence(
     else:
         paired = None
         if twins is not None:
-            paired, claimed = _twins(Path(twins), scores["after"])
+            paired, claimed = twins_of(Path(twins), scores["after"])
             facts += [ProvenanceFact(_COIN, None)] if claimed else []
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
@@ -345,78 +344,3 @@ def _partial(content: Mapping[str, Any]) -> frozenset[str]:
     facts = content.get("references") or {}
     counts = {state: each.get("kept") for state, each in facts.items()}
     return frozenset(state for state, n in counts.items() if n is not None and n < total)
-
-
-def _twins(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]:
-    """Read the twins of each forgotten record, and whether the file says that a coin chose."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        named = dict(content["twins"].items())
-        claimed = bool(content.get("randomised", False))
-        return _paired(path, after, named, randomised=False), claimed
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not a file of twins: {error!r}; it holds "
-            '{"twins": {"forget id": ["holdout id"]}}'
-        ) from error
-
-
-def _canaries(path: Path, noted: Any, after: Mapping[str, TokenScores]) -> Twins:
-    """Read the pairs that an audit of canaries holds."""
-    try:
-        pairs = {str(name): [str(other)] for name, other in noted["pairs"].items()}
-        known = bool(noted["sha256"]) and set(pairs) == set(after["forget"].ids)
-    except (KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise DataError(f"{path}, canaries: not the pairs that were measured; run the audit again")
-    return _paired(path, after, pairs, randomised=True)
-
-
-def _paired(
-    path: Path, after: Mapping[str, TokenScores], pairs: Mapping[str, Any], *, randomised: bool
-) -> Twins:
-    """Find named twins among the scores; one is named by itself or in a list."""
-    named = {str(k): [v] if isinstance(v, str) else list(v) for k, v in pairs.items()}
-    unseen = after["holdout"].ids if "holdout" in after else ()
-    at = {name: i for i, name in enumerate(unseen)}
-    for name in after["forget"].ids:
-        if name not in named:
-            raise DataError(f"{path}: no twins of record {name!r}")
-        unknown = [twin for twin in named[name] if twin not in at]
-        if unknown:
-            raise DataError(f"{path}: the twin {unknown[0]!r} of {name!r} is not in the holdout")
-    counts = {len(named[name]) for name in after["forget"].ids}
-    if len(counts) > 1 or 0 in counts:
-        raise DataError(f"{path}: every record needs the same number of twins, one or more")
-    whose: dict[str, str] = {}
-    for name in after["forget"].ids:
-        for twin in named[name]:
-            if twin in whose:
-                raise DataError(
-                    f"{path}: {twin!r} is a twin of {whose[twin]!r} and again of {name!r}; pairs "
-                    "are taken to be independent: give every record twins of its own"
-                )
-            whose[twin] = name
-    positions = [[at[twin] for twin in named[name]] for name in after["forget"].ids]
-    return Twins(np.array(positions, dtype=np.int64), randomised)
-
-
-def check_file(file: str | Path, noted: Mapping[str, Any]) -> None:
-    """Refuse a file of canaries that is not the one an audit was made with.
-
-    Raises DataError naming the file and what does not agree.
-    """
-    canaries = Canaries.read(file)
-    if canaries.commitment.sha256 != noted["sha256"]:
-        raise DataError(
-            f"{file} is not the file of canaries that the audit was made with (SHA-256 "
-            f"{str(noted['sha256'])[:12]}…), to which the adapter's lineage commits"
-        )
-    known = {pair.included.id: pair.left_out.id for pair in canaries.pairs}
-    wrong = [name for name, other in noted["pairs"].items() if known.get(name) != other]
-    if wrong:
-        raise DataError(
-            f"{file}: {len(wrong)} pair(s) of the audit are not as the coin fell; run the audit "
-            "again"
-        )
