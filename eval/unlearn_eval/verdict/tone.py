@@ -68,11 +68,13 @@ def tones_of(verdict: Verdict) -> Tones:
 
     A part follows its own outcome, and membership its probes: shown if every one passed and the
     controls hold without which that means nothing, not forgotten if one failed. Where the files are
-    not of one story (G0) all parts are open, and so is membership where records that no model saw
-    are told apart (G2) and nothing better stands for models that never saw the records.
+    not of one story (G0), or the references are copies (G2), all parts are open, and so is
+    membership where records that no model saw are told apart (G2) and nothing better stands for
+    models that never saw the records.
     """
     gates = {gate.gate: gate.passed for gate in verdict.gates}
-    if gates.get("G0") is False:
+    copies = verdict.tier == "A" and gates.get("G2") is False
+    if gates.get("G0") is False or copies:
         return Tones("open", "open", "open", "open", None if verdict.exposure is None else "open")
     return Tones(
         tone_of(verdict.outcome),

@@ -105,7 +105,7 @@ def test_the_tone_is_that_of_the_outcome():
 
 def test_parts_follow_their_outcomes_and_controls(good, passes):
     verdict = passes(judged(good))
-    assert set(vars(tones_of(verdict)).values()) == {"shown", None}  # exposure: not examined
+    assert set(vars(tones_of(replace(verdict, exposure=None))).values()) == {"shown", None}
     gates = {gate.gate: gate for gate in verdict.gates}
 
     def without(name, passed=False):
@@ -114,7 +114,9 @@ def test_parts_follow_their_outcomes_and_controls(good, passes):
 
     assert tones_of(without("G1")).membership == "open"
     assert tones_of(replace(without("G2"), tier="C")).membership == "open"
-    assert tones_of(without("G2")).membership == "shown"  # references stand for it
+    copies = replace(without("G2"), exposure=None)  # of one model: nothing is known
+    assert set(vars(tones_of(copies)).values()) == {"open", None}
+    assert tones_of(without("G2", passed=None)).membership == "shown"  # no unseen people to ask
     exposed = replace(without("G0"), exposure=Exposure(1, 0, 9, "", "FAIL"))
     assert set(vars(tones_of(exposed)).values()) == {"open"}
     failed = [replace(probe, passed=False, failed=True) for probe in verdict.probes]

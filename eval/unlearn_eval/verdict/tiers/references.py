@@ -313,7 +313,7 @@ def _kept(evidence: Evidence, policy: Policy) -> _Place | None:
         return None
     values = np.array([float(np.mean(loss.score(scores[state]["retain"]))) for state in states])
     position = position_among(float(values[0]), values[1:], None, policy.utility_margin)
-    if math.isnan(position.mean):
+    if math.isnan(position.mean) or position.sd == 0:  # nothing tells how much models vary
         return None
     return _Place(position, values[1:] - values[1:].mean())
 

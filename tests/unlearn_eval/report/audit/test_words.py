@@ -29,13 +29,14 @@ def losses(**after):
 
 
 def test_a_clean_deletion_is_open_until_equivalence_is_shown(good):
-    said = read(good)
+    assert read(good)["headline"].tone == "shown"  # policy quick: three references decide
+    said = read(replace(good, policy=None))
     head = said["headline"]
     assert (head.tone, head.word) == ("open", "Open")
     assert head.sentence.startswith("? Open. No record came out in these tests.")
-    assert "is not known: policy quick can decide neither way" in head.text
+    assert "is not known: policy standard can decide neither way" in head.text
     assert "What would decide it: " in head.text
-    assert "references (models trained without these records) instead of 3." in head.text
+    assert "5 references" in head.text
     assert "never saw them" not in head.text
     out, tell, rest, cost = said["found"]
     assert (out.tone, out.now) == ("shown", "0 of 20 given back word for word")
@@ -80,9 +81,10 @@ def test_kept_records_that_come_out_more_are_never_a_green_yes(make_audit, passe
     audit = make_audit(losses(after=3.0), EXPOSED, unseen)
     said = pronounced(monkeypatch, audit, passes(judged(audit)))
     rest = said["found"][2]
-    assert (rest.tone, rest.short) == ("open", "More comes out than should")
-    assert "It exposes others: 60 of 60 kept records come out word for word, 0" in rest.text
-    assert said["headline"].tone == "open"
+    assert rest.tone == "not forgotten"
+    assert "xposes others" in rest.short
+    assert "60 of 60 kept records come out" in rest.text
+    assert said["headline"].tone != "shown"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_without_limits_nobody_is_accused(good, monkeypatch):
     assert game.open
     assert game.span is None
     monkeypatch.setattr(Reading, "game", lambda self: game)
-    tell = read(good)["found"][1]
+    tell = read(replace(good, policy=None))["found"][1]
     assert (tell.tone, tell.short) == ("open", "Open")
     assert "cannot show how much luck" in tell.text
     assert "nan" not in tell.text
