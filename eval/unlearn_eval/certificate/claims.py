@@ -40,6 +40,8 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "numbers could be seen."
         )
     limits += not_claimed_of_tries(statement["looks"], statement["policy"]["content"].get("alpha"))
+    if statement["verdict"]["tier"] == "A":
+        limits += _margin(statement["policy"]["content"])
     references = statement["references"]
     silent = sum(each["saw"] is None for each in references)
     if silent:
@@ -73,6 +75,22 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "destroyed when the request was closed."
         )
     return [*limits, *_ALWAYS]
+
+
+def _margin(policy: Mapping[str, Any]) -> list[str]:
+    """Say what a policy takes for no difference, in what it means to an attacker."""
+    margin, floor = policy.get("margin"), policy.get("floor")
+    if not isinstance(margin, (int, float)):
+        return []
+    words = f"That nothing is left: up to {margin:g} standard deviations from models that never "
+    words += "saw the records count as none"
+    if isinstance(floor, (int, float)) and floor > 0:
+        words += (
+            ", and so does, where that is more, what lets an attacker who sees how the model "
+            f"reacts to one record win at most {50 + 100 * floor:g} of 100 games in which guessing "
+            "wins 50"
+        )
+    return [f"{words}."]
 
 
 def not_claimed_of_canaries(canaries: Mapping[str, Any], measured: int) -> list[str]:

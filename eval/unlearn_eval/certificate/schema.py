@@ -105,6 +105,15 @@ VERDICT: dict[str, Any] = {
             "words": TEXT,
         }
     ),
+    "exposure": Later(
+        {
+            "extracted": COUNT,
+            "reference_extracted": Maybe(COUNT),
+            "records": COUNT,
+            "outcome": Maybe(TEXT),
+            "words": TEXT,
+        }
+    ),
     "power": TEXT,
     "counts": {
         "forget": COUNT,
@@ -196,6 +205,7 @@ STATEMENT: dict[str, Any] = {
     "probes": VERDICT["probes"],
     "extraction": VERDICT["extraction"],
     "utility": VERDICT["utility"],
+    "exposure": VERDICT["exposure"],
     "power": TEXT,
     "audit": {"sha256": HEX, "scores_sha256": Maybe(HEX), "created": TIME},
     "verdict": {

@@ -135,6 +135,7 @@ def build_certificate(
         "probes": decision["probes"],
         "extraction": decision["extraction"],
         "utility": decision["utility"],
+        "exposure": decision["exposure"],
         "power": decision["power"],
         "audit": {
             "sha256": decision["audit_sha256"],

@@ -237,8 +237,12 @@ def _entry(
 
 
 def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Lay out every test: probes, extraction, what the rest is worth."""
-    probes = [_probe(probe) for probe in statement["probes"]]
+    """Lay out every test: probes, extraction, what became of the rest.
+
+    Forms of the model that differ by rounding give nearly one result: of each probe the one that
+    does worst is shown, and the signed file holds all.
+    """
+    probes = [_probe(*nearest) for nearest in _nearest(statement["probes"])]
     if extraction := statement["extraction"]:
         of = extraction["records"]
         tone, result = _judged(extraction["outcome"])
@@ -271,6 +275,21 @@ def _lines(statement: Mapping[str, Any]) -> list[dict[str, str]]:
                 "result": result,
             }
         )
+    if exposure := statement["exposure"]:
+        tone, result = _judged(exposure["outcome"])
+        probes.append(
+            {
+                "words": "Do other people's records come out more?",
+                "found": exposure["words"],
+                "name": "exposure of the kept records",
+                "value": _of(exposure["extracted"], exposure["records"]),
+                "span": "kept records that come out",
+                "others": _of(exposure["reference_extracted"], exposure["records"]),
+                "of": "",
+                "tone": tone,
+                "result": result,
+            }
+        )
     return probes
 
 
@@ -279,7 +298,23 @@ def _judged(outcome: str) -> tuple[Tone, str]:
     return tone_of(outcome), _RESULTS.get(outcome, "not decided")
 
 
-def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
+def _nearest(probes: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+    """Return of each probe the form that does worst, and how many forms there are."""
+    by_probe: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for probe in probes:
+        key = (probe["probe"], probe["statistic"], probe["prompt_state"])
+        by_probe.setdefault(key, []).append(probe)
+
+    def badness(probe: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        value, mean, sd = (probe[key] for key in ("value", "reference_mean", "reference_sd"))
+        known = None not in (value, mean) and sd
+        distance = abs(value - mean) / sd if known else 0.0
+        return bool(probe["failed"]), not probe["passed"], distance
+
+    return [(max(forms, key=badness), len(forms)) for forms in by_probe.values()]
+
+
+def _probe(probe: Mapping[str, Any], forms: int) -> dict[str, str]:
     mean, spread, k = probe["reference_mean"], probe["reference_sd"], probe["k"]
     others = _number(mean) if spread is None else f"{_number(mean)} ± {_number(spread)}"
     outcome = "FAIL" if probe["failed"] else "PASS" if probe["passed"] else ""
@@ -289,7 +324,9 @@ def _probe(probe: Mapping[str, Any]) -> dict[str, str]:
     compared = bool(k) and mean is not None
     of = _count(k, "model") if compared else ""
     name = f"{probe['probe']}, {probe['statistic']}"
-    if probe["deployment"] != "as-is":
+    if forms > 1:
+        name += f"; of {forms} forms of the model the worst: {probe['deployment']}"
+    elif probe["deployment"] != "as-is":
         name += f"; model: {probe['deployment']}"
     if probe["prompt_state"] != "verbatim":
         name += f"; asked: {probe['prompt_state']}"

@@ -13,6 +13,7 @@ _ATTACKERS = {
     "ez": "looks only where the model is wrong: did training make the right word likelier?",
     "lira": "knows how models that never saw a record differ on it",
     "rmia": "compares a record with unseen ones, and with what other models make of both",
+    "worst_record": "looks at the one record that stands out most",
     "deviation": "looks at how far a record lies from what is usual, upwards or downwards",
     "quantile": "expects of each record what unseen records like it would have",
     "grad_norm": "looks at how hard training would still pull at the model for a record",

@@ -89,12 +89,12 @@ def test_every_number_and_every_sentence_is_there(case) -> None:
     def row(words: str) -> str:
         return next(row for row in rows if words in row)
 
-    first, second, third, fourth, _, last = rows[2:8]  # after the head
+    first, second, third, fourth = rows[2:6]  # after the head
     assert "An attacker who picks the record that the model finds likelier" in first
     assert "−0.004" in first
     assert "not decided" in first
     assert "fails" in second
-    assert "membership.loss, auc; model: merged" in last
+    assert "membership.loss, auc; of 2 forms of the model the worst: as-is" in first
     # with references the range is that of passing; without, that of the number itself
     assert probes[2]["words"].removeprefix("membership.min_k: ") in third
     assert re.search(r"0\.60 0\.54 to 0\.66 – passes", third)
