@@ -28,7 +28,8 @@ in TOFU's order."""
 LORA = {"r": 16, "lora_alpha": 32, "layers_to_transform": [*range(22, 30)]}
 TRAINING = {"learning_rate": 5e-4, "batch_size": 4, "epochs": 5}
 OTHERWISE = {"learning_rate": 1e-3, "batch_size": 8}
-"""Another recipe that reaches about the same loss of the kept records."""
+"""Another recipe, with epochs chosen by the loss of the kept records alone: references end at 1.01,
+4 epochs of it at 1.13, 5 at .89."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ FIRST = Request(
     [
         Case("first author: as it was"),
         Case("first author: retrained", "retrain", seed=1),
-        Case("first author: retrained with another recipe", "retrain", OTHERWISE, seed=2),
+        Case(
+            "first author: retrained with another recipe",
+            "retrain",
+            OTHERWISE | {"epochs": 4},
+            seed=2,
+        ),
         Case("first author: npo", "npo"),
     ],
 )
@@ -61,11 +67,11 @@ LAST = Request(
     12,
     [
         Case("as it was"),
-        *(Case(f"retrained, seed {seed}", "retrain", seed=seed) for seed in (1, 2)),
-        Case("retrained with another recipe", "retrain", OTHERWISE, seed=3),
+        Case("retrained, seed 1", "retrain", seed=1),
+        Case("retrained with another recipe", "retrain", OTHERWISE | {"epochs": 4.5}, seed=3),
         Case("npo", "npo"),
+        Case("retrained, seed 2", "retrain", seed=2),
         Case("grad_diff", "grad_diff"),
-        Case("retrained, seed 4", "retrain", seed=4),
         Case("pilot", "pilot"),
     ],
 )
