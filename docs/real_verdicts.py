@@ -11,7 +11,9 @@ from unlearn import Records, finetune, forget
 from unlearn.runs.references import train_references
 from unlearn_eval import run_audit
 from unlearn_eval.audit.options import GENERATED
-from unlearn_eval.verdict.decision import Verdict
+from unlearn_eval.verdict.decision import Verdict, leave_one_out
+from unlearn_eval.verdict.load import load_evidence
+from unlearn_eval.verdict.policy import load_policy
 
 POLICY = "standard"
 
@@ -135,3 +137,10 @@ def places(usage: str | None) -> tuple[Path, Path, Path]:
     model, full, folder = (Path(word).absolute() for word in sys.argv[1:])
     folder.mkdir(parents=True, exist_ok=True)
     return model, full, folder
+
+
+def each_by_the_others(audit: Path, count: int) -> str:
+    """Return the line of the table that says how references fare among themselves."""
+    found = leave_one_out(load_evidence(audit), load_policy(POLICY)[1])
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in found.counts.most_common())
+    return f"| each reference, by the {count - 1} others | {counts} | |"

@@ -2,10 +2,10 @@
 
     python docs/verdict_smollm2.py MODEL full.json FOLDER
 
-prints a table. It trains some thirty adapters of the upper eight blocks, which takes about
-three quarters of an hour on one core, and goes on where it was killed.
-Four authors are learned in five epochs. Constants of a verdict may be chosen on the first author;
-what they are worth is shown on the last one, judged by references of its own.
+prints a table. It trains some thirty adapters of the upper eight blocks and goes on where it was
+killed. Four authors are learned in five epochs. Constants of a verdict may be chosen on the first
+author; what they are worth is shown on the last one, judged by references of its own, of which each
+is judged by the others, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from real_verdicts import Case, Setting, far, places
+from real_verdicts import Case, Setting, each_by_the_others, far, places
 
 from unlearn import Records
 from unlearn_eval.verdict.verify import verify
@@ -98,6 +98,8 @@ def rows(setting: Setting) -> Iterator[str]:
         for case in request.cases:
             verdict = verify(setting.audited(case, request.asked, request.references))
             yield f"| {case.name} | {verdict.outcome} | {far(verdict)} |"
+    judged = setting.audited(LAST.cases[1], LAST.asked, LAST.references)
+    yield each_by_the_others(judged, LAST.references)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from real_verdicts import POLICY, Case, Setting, far, places
+from real_verdicts import Case, Setting, each_by_the_others, far, places
 
 from unlearn import Records
-from unlearn_eval.verdict.decision import leave_one_out
-from unlearn_eval.verdict.load import load_evidence
-from unlearn_eval.verdict.policy import load_policy
 from unlearn_eval.verdict.verify import verify
 
 TRAINED, UNSEEN = "rows:3800-3999", "rows:3600-3699"
@@ -53,9 +50,7 @@ def rows(setting: Setting) -> Iterator[str]:
             yield f"| {case.name} | {verdict.outcome} | {far(verdict)} |"
     retrained = next(case for case in CASES if case.name == "retrained, seed 1")
     judged = setting.audited(retrained, AUTHOR, REFERENCES)
-    found = leave_one_out(load_evidence(judged), load_policy(POLICY)[1])
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in found.counts.most_common())
-    yield f"| each reference, by the {REFERENCES - 1} others | {counts} | |"
+    yield each_by_the_others(judged, REFERENCES)
     yield f"\nSaid beforehand, with {REFERENCES} references: {verify(judged).power}"
 
 
