@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from unlearn.errors import DataError
-from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import loss
-from unlearn_eval.statistics import MaxT, VariancePrior, holm, variance_prior
-from unlearn_eval.verdict.evidence import Evidence, View, part_of, reason
-from unlearn_eval.verdict.policy import AS_IS, DEVIATION, WORST, Policy
+from unlearn_eval.statistics import holm
+from unlearn_eval.verdict.evidence import Evidence, View
+from unlearn_eval.verdict.policy import Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
-from unlearn_eval.verdict.tiers.model_statistics import STATISTICS, Probe, model_statistic
+from unlearn_eval.verdict.tiers.independence import independent
+from unlearn_eval.verdict.tiers.model_statistics import STATISTICS
+from unlearn_eval.verdict.tiers.placing import ABOVE, Family, Place, placed
 from unlearn_eval.verdict.tiers.position import (
     Limits,
     ReferencePosition,
@@ -28,122 +25,13 @@ from unlearn_eval.verdict.tiers.position import (
 )
 from unlearn_eval.verdict.tiers.unseen_groups import Group, unseen_groups
 
-__all__ = ["KEPT", "decide_by_references", "placed"]
+__all__ = ["KEPT", "decide_by_references"]
 
 KEPT = "kept"
 """Name of the place that the kept records have among the references."""
 
 _MORE = 100
 """Most references that are suggested."""
-_CHANCE = 0.005
-"""How often independent references may be taken for copies, because they agree on the forgotten
-records much better than on unseen people's."""
-_NEAR_COPIES = 0.1
-"""Two references that differ by less than this part of what two usually do are one model twice."""
-_ABOVE = {DEVIATION, WORST}
-"""Probes of which only values above the references' tell that the records were seen."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the audited model lies by one probe in one form.
-
-    Attributes:
-        position: among the references.
-        residuals: of the references' statistics, also those of unseen people, about their means.
-        agreeing: probability that independent references vary as little beside unseen people's
-            statistics in them; None without such.
-    """
-
-    position: ReferencePosition
-    residuals: FloatArray
-    agreeing: float | None = None
-
-
-class _Family(NamedTuple):
-    """One probe in all forms of the model: one test.
-
-    Attributes:
-        probe: its name.
-        views: the forms.
-        places: in each form, or why there is none.
-    """
-
-    probe: str
-    views: Sequence[View]
-    places: Sequence[_Place | str]
-
-    @property
-    def largest(self) -> MaxT:
-        """The distribution of the largest t over the forms."""
-        known = [place for place in self.places if isinstance(place, _Place)]
-        rows = np.stack([place.residuals for place in known])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            correlation = np.atleast_2d(np.corrcoef(rows))
-        np.fill_diagonal(correlation, 1.0)
-        return MaxT(correlation, min(place.position.freedom for place in known))
-
-    def p_value(self, i: int, largest: MaxT) -> float:
-        """Return p of one form, allowing for the others."""
-        place = self.places[i]
-        if isinstance(place, str):
-            return 1.0
-        where = place.position
-        below = self.probe in _ABOVE and where.value < where.mean
-        if below or math.isnan(where.distance) or where.sd == 0:
-            return 1.0
-        return largest.p_value(where.distance / math.sqrt(1 + 1 / where.k))
-
-    @property
-    def p_values(self) -> list[float]:
-        """P of each form; 1 where there is no statistic: it must not make others easier to fail."""
-        if all(isinstance(place, str) for place in self.places):
-            return [1.0] * len(self.places)
-        largest = self.largest
-        return [self.p_value(i, largest) for i in range(len(self.places))]
-
-
-def placed(
-    evidence: Evidence,
-    view: View,
-    probe: str,
-    floor: float,
-    groups: Sequence[Group],
-    judged: str = "after",
-) -> _Place | str:
-    """Return the place of a model by one probe in one form, or why there is none.
-
-    Args:
-        evidence: with references.
-        view: the form.
-        probe: the probe.
-        floor: least difference that matters, in AUC.
-        groups: unseen people of like size.
-        judged: the state in question.
-
-    Returns:
-        The place; words without one.
-    """
-    try:
-        scores, level = evidence.scores(view), not evidence.part_trained
-        ready = model_statistic(
-            probe, scores, judged, evidence.references, floor=floor, level=level
-        )
-    except DataError as error:
-        return reason(error)
-    values = ready.statistic(ready.forget, ready.holdout)
-    others, prior = _unseen(ready, groups, len(values) - 2)
-    known = np.isfinite(values[1:]).all()
-    least = ready.floor(ready.forget, values[1:]) if known else 0.0
-    position = position_among(float(values[0]), values[1:], prior, least)
-    if math.isnan(position.mean):
-        return "a score is infinite" if not np.isfinite(values).all() else "it has no spread"
-    rows = np.vstack([values[1:][None], others])
-    residuals = (rows - rows.mean(axis=1, keepdims=True)).ravel()
-    if prior is None or not prior.variance:
-        return _Place(position, residuals)
-    ratio = float(np.var(values[1:], ddof=1)) / prior.variance
-    return _Place(position, residuals, float(stats.f.cdf(ratio, position.k - 1, prior.freedom)))
 
 
 def _groups(evidence: Evidence) -> list[Group]:
@@ -151,22 +39,6 @@ def _groups(evidence: Evidence) -> list[Group]:
     part = evidence.plain["after"].get("holdout")
     labels = evidence.subjects.get("holdout") or [None] * (part.records if part else 0)
     return unseen_groups(evidence.forget_subjects, labels)
-
-
-def _unseen(
-    ready: Probe, groups: Sequence[Group], freedom: int
-) -> tuple[FloatArray, VariancePrior | None]:
-    """Return the references' statistics of unseen people, float64[G, k], and how these vary."""
-    empty: FloatArray = np.empty((0, freedom + 1))
-    if not groups:
-        return empty, None
-    first = ready.records
-    values: FloatArray = np.array(
-        [ready.statistic(first + each.records, first + each.rest)[1:] for each in groups]
-    )
-    if not np.isfinite(values).all():
-        return empty, None
-    return values, variance_prior(np.var(values, axis=1, ddof=1), freedom)
 
 
 def decide_by_references(
@@ -201,18 +73,18 @@ def decide_by_references(
     level = alpha if level is None else level
     views, groups = evidence.audited(policy), _groups(evidence)
     families = [
-        _Family(
+        Family(
             probe, views, [placed(evidence, view, probe, policy.floor, groups) for view in views]
         )
         for probe in policy.tested_by_references
     ]
     kept = _kept(evidence, policy)
     if kept is not None:
-        families.append(_Family(KEPT, [View()], [kept]))
+        families.append(Family(KEPT, [View()], [kept]))
     results: list[ProbeResult] = []
     advice: list[str] = []
     for family, failing, error in _tested(families, level):
-        largest = family.largest if any(isinstance(p, _Place) for p in family.places) else None
+        largest = family.largest if any(isinstance(p, Place) for p in family.places) else None
         for i, (view, place) in enumerate(zip(family.views, family.places, strict=True)):
             if isinstance(place, str) or largest is None:
                 results.append(_without(family.probe, view, str(place)))
@@ -223,7 +95,7 @@ def decide_by_references(
             if not (result.passed or result.failed):
                 advice.append(_advice(family.probe, place.position, policy, error))
     control = _before(evidence, policy, groups)
-    negative = Gate("G2", *_independent(evidence, families))
+    negative = Gate("G2", *independent(evidence, families))
     return TierJudgement(
         [result for result in results if result.probe != KEPT],
         [control, negative],
@@ -233,9 +105,7 @@ def decide_by_references(
     )
 
 
-def _tested(
-    families: Sequence[_Family], level: float
-) -> list[tuple[_Family, Sequence[bool], float]]:
+def _tested(families: Sequence[Family], level: float) -> list[tuple[Family, Sequence[bool], float]]:
     """Return each family, which of its forms Holm rejects, and at what error it was tried."""
     p_values = [family.p_values for family in families]
     least = [min(values) for values in p_values]
@@ -244,7 +114,7 @@ def _tested(
     # how many tests were undecided when each was tried, as Holm goes through them
     first = sorted(rejected, key=lambda i: least[i])
     remaining = {i: len(families) - rank for rank, i in enumerate(first)}
-    tested: list[tuple[_Family, Sequence[bool], float]] = []
+    tested: list[tuple[Family, Sequence[bool], float]] = []
     for i, family in enumerate(families):
         error = level / remaining.get(i, len(families) - len(rejected))
         tested.append((family, [i in rejected and p <= error for p in p_values[i]], error))
@@ -256,7 +126,7 @@ def _result(
 ) -> ProbeResult:
     """Decide one probe in one form of the model."""
     away = abs(position.value - position.mean)
-    below = probe in _ABOVE and position.value < position.mean
+    below = probe in ABOVE and position.value < position.mean
     alike = position.sd == 0 and position.distance == 0
     passed = bool(below or alike or away <= limits.equivalent)
     failed = bool(rejected and not below and away > limits.equivalent and away > position.floor)
@@ -265,7 +135,7 @@ def _result(
         probe,
         STATISTICS.get(probe, _KEPT if probe == KEPT else "forget − holdout, means"),
         position.value,
-        -math.inf if probe in _ABOVE else position.mean - half,
+        -math.inf if probe in ABOVE else position.mean - half,
         position.mean + half,
         passed,
         failed,
@@ -286,7 +156,7 @@ def _words(probe: str, position: ReferencePosition, limits: Limits, passed: bool
         equal = "as they do" if passed else "elsewhere: they do not say how much that matters"
         return f"{probe}: all {position.k} references have the same value, and the model {equal}"
     side = ""
-    if probe in _ABOVE:
+    if probe in ABOVE:
         side = " above" if position.value >= position.mean else " below"
     sd = position.sd
     text = (
@@ -305,7 +175,7 @@ def _without(probe: str, view: View, why: str) -> ProbeResult:
     return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
 
 
-def _kept(evidence: Evidence, policy: Policy) -> _Place | None:
+def _kept(evidence: Evidence, policy: Policy) -> Place | None:
     """Return the place of the kept records' mean log-probability among full references."""
     scores = evidence.plain
     states = ["after", *evidence.references]
@@ -315,7 +185,7 @@ def _kept(evidence: Evidence, policy: Policy) -> _Place | None:
     position = position_among(float(values[0]), values[1:], None, policy.utility_margin)
     if math.isnan(position.mean) or position.sd == 0:  # nothing tells how much models vary
         return None
-    return _Place(position, values[1:] - values[1:].mean())
+    return Place(position, values[1:] - values[1:].mean())
 
 
 def _advice(probe: str, position: ReferencePosition, policy: Policy, error: float) -> str:
@@ -370,52 +240,6 @@ def _before(evidence: Evidence, policy: Policy, groups: Sequence[Group]) -> Gate
     if strongest < needed:
         words += ": the records are not detectable even before"
     return Gate("G1", bool(strongest >= needed), words)
-
-
-def _independent(evidence: Evidence, families: Sequence[_Family]) -> tuple[bool | None, str]:
-    """G2: references are models of their own, and not copies of one.
-
-    On the forgotten records they vary as on unseen people's (F test over the probes), and no two of
-    them are far nearer to each other than two usually are.
-    """
-    if twice := _same_twice(evidence):
-        return False, f"references are not independent: {twice}; train them from different seeds"
-    agreeing = [
-        (place.agreeing, family.probe)
-        for family in families
-        for view, place in zip(family.views, family.places, strict=True)
-        if isinstance(place, _Place) and place.agreeing is not None and view.deployment == AS_IS
-    ]
-    if not agreeing:
-        return None, "not needed: references are the comparison"
-    least, probe = min(agreeing)
-    if least < _CHANCE / len(agreeing):
-        return False, (
-            f"references are not independent: by {probe} they agree on the forgotten records far "
-            "better than on unseen people's; train them from different seeds"
-        )
-    return True, "references vary on the forgotten records as on unseen people's"
-
-
-def _same_twice(evidence: Evidence) -> str:
-    """Name two references whose scores of all records are nearly the same, if there are such."""
-    states = evidence.references
-    try:
-        scores = np.stack([
-            np.concatenate([loss.score(part_of(evidence.plain, state, split))
-                            for split in ("forget", "holdout")])
-            for state in states
-        ])  # fmt: skip
-    except DataError:
-        return ""
-    pairs = list(combinations(range(len(states)), 2))
-    with np.errstate(invalid="ignore"):
-        apart = [float(np.sqrt(np.mean((scores[i] - scores[j]) ** 2))) for i, j in pairs]
-    least = int(np.argmin(apart))
-    if not apart[least] < _NEAR_COPIES * float(np.median(apart)):
-        return ""
-    first, second = (states[i] for i in pairs[least])
-    return f"{first} and {second} give nearly the same scores"
 
 
 def _notes(evidence: Evidence) -> list[str]:
