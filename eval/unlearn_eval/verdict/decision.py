@@ -48,6 +48,7 @@ from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim
 from unlearn_eval.verdict.tiers.references import decide_by_references
 from unlearn_eval.verdict.tiers.subject import decide_by_rank
 from unlearn_eval.verdict.tiers.twins import decide_by_twins
+from unlearn_eval.verdict.tiers.unseen_groups import unseen_groups
 
 __all__ = [
     "Evidence",
@@ -370,8 +371,8 @@ def _holdout(evidence: Evidence) -> int:
     return part.records if part is not None else 0
 
 
-def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int]:
-    """Return what `power_statement` asks: records, subjects, twins, references, partial ones."""
+def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int, int]:
+    """Return what `power_statement` asks: records, subjects, twins, references, people."""
     twins = _holdout(evidence)
     labels = evidence.subjects.get("holdout") or [None] * twins
     known = {label for label in labels if label is not None}
@@ -379,4 +380,5 @@ def _sizes(evidence: Evidence) -> tuple[int, int | None, int, int, int]:
     if known and (evidence.one_subject or (subjects or 0) < evidence.forget.records):
         twins = len(known) + sum(label is None for label in labels)
     references, partial = len(evidence.references), len(evidence.part_trained)
-    return evidence.forget.records, subjects, twins, references, partial
+    people = len(unseen_groups(evidence.forget_subjects, labels))
+    return evidence.forget.records, subjects, twins, references, partial, people

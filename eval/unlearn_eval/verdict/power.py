@@ -37,6 +37,7 @@ def power_statement(
     n_twins: int,
     k: int,
     partial: int = 0,
+    people: int = 0,
 ) -> str:
     """Say what can be decided, before anything is run.
 
@@ -50,6 +51,8 @@ def power_statement(
         n_twins: never-trained records, or subjects of which one subject is compared with.
         k: references.
         partial: how many of them were trained on part of the kept records only.
+        people: unseen people who can stand for the forgotten ones (`unseen_groups`); each shows
+            how much k references vary, as far as people are alike in that.
 
     Returns:
         One or two sentences.
@@ -60,7 +63,7 @@ def power_statement(
     if n_forget < 1 or n_twins < 0 or k < 0:
         raise OptionError(f"{n_forget} records, {n_twins} twins, {k} references: nothing to judge")
     if k >= policy.min_references:
-        return _by_references(policy, n_forget, k, partial)
+        return _by_references(policy, n_forget, k, partial, people)
     text = f"{_count(n_forget, 'record')}, {_count(n_twins, 'twin')}: "
     text += _by_twins(policy, n_forget, n_subjects, n_twins)
     more = references_needed(policy)
@@ -129,24 +132,26 @@ def detectable_theta(policy: Policy, records: int, twins: int) -> float:
     return 0.5 + policy.delta + z * error
 
 
-def _by_references(policy: Policy, n_forget: int, k: int, partial: int) -> str:
-    """Count on what k references show alone; unseen people make each test stronger."""
+def _by_references(policy: Policy, n_forget: int, k: int, partial: int, people: int) -> str:
+    """Say what k references can show, each test with k − 1 degrees of freedom for each person."""
     alpha = policy.level(k)
-    limits = prediction_limits(k, policy.margin, alpha)
-    # every form of a model is nearly the same test; the kept records are one more. Those of
-    # STATISTICS count upwards only
+    freedom = (k - 1) * (1 + people)
+    limits = prediction_limits(k, policy.margin, alpha, freedom)
+    # every form of a model is nearly the same test; the kept records are one more, of which unseen
+    # people say nothing. Those of STATISTICS count upwards only
     tests = len(policy.tested_by_references) + 1
-    missed = 1 - limits.power
-    least = 1 - missed * (tests - len(STATISTICS)) - missed / 2 * len(STATISTICS)
+    missed, kept = 1 - limits.power, 1 - prediction_limits(k, policy.margin, alpha).power
+    least = 1 - kept - missed * len(policy.probes) - missed / 2 * len(STATISTICS)
     scale = math.sqrt(1 + 1 / k)
-    limit = max(limits.equivalent, float(stats.t.isf(alpha / 2 / tests, k - 1)) * scale)
+    limit = max(limits.equivalent, float(stats.t.isf(alpha / 2 / tests, freedom)) * scale)
+    more = "" if people else "; unseen people as subjects of the holdout would make that sharper"
     return (
-        f"{_count(n_forget, 'record')}, {k} references{_halves(k, partial)}: a deleted model "
+        f"{_count(n_forget, 'record')}, {k} references{_halves(k, partial)}"
+        f"{f', {people} unseen people' if people else ''}: a deleted model "
         f"passes each of {tests} tests with probability {limits.power:.2f} (all of them with "
         f"{max(0.0, least):.2f} or more), within {limits.equivalent:.2f} of the references' SDs; "
         f"one that is {policy.margin:g} SDs away passes {100 * alpha:.2g} % of the time at most; "
-        f"beyond {limit:.2f} it fails{_floor(policy)}; unseen people as subjects of the holdout "
-        "make that sharper"
+        f"beyond {limit:.2f} it fails{_floor(policy)}{more}"
     )
 
 
@@ -155,8 +160,8 @@ def _floor(policy: Policy) -> str:
     if not policy.floor:
         return ""
     return (
-        f"; less than what lets an attacker who sees one record win {100 * policy.floor:g} games "
-        "of 100 more never matters"
+        f"; what lets an attacker who sees one record win {100 * policy.floor:g} games of 100 "
+        "more, or less, never matters"
     )
 
 

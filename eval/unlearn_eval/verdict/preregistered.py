@@ -11,6 +11,7 @@ from unlearn.data.records import Records
 from unlearn.provenance.lineage import now
 from unlearn_eval.verdict.policy import Policy, load_policy
 from unlearn_eval.verdict.power import power_statement
+from unlearn_eval.verdict.tiers.unseen_groups import unseen_groups
 
 __all__ = ["FixedPolicy"]
 
@@ -73,7 +74,8 @@ class FixedPolicy:
         if unseen is not None and subjects is not None and subjects < len(forget_records):
             known = [s for s in unseen.subjects if s is not None]
             twins = len(set(known)) + twins - len(known)
-        sizes = (len(forget_records), subjects, twins, references, partial)
+        people = unseen_groups(forget_records.subjects, () if unseen is None else unseen.subjects)
+        sizes = (len(forget_records), subjects, twins, references, partial, len(people))
         return replace(self, power=power_statement(self.policy, *sizes))
 
     def as_dict(self) -> dict[str, Any]:

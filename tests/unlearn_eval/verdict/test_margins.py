@@ -217,7 +217,15 @@ def test_a_look_has_the_error_of_its_count():
     assert standard.alpha == 0.05
     assert "1.8 %" not in power_statement(standard, 20, 1, 100, 8)
     assert "2.2 %" in power_statement(standard, 20, 1, 100, 8)
-    assert "win 3 games of 100 more" in power_statement(standard, 20, 1, 100, 8)
+    alone, beside = (power_statement(standard, 20, 1, 100, 8, people=n) for n in (0, 10))
+    assert "win 3 games of 100 more" in alone
+    # eight references show less of how much models vary than ten people in each of them
+    assert "with probability 0.92 (all of them with 0.67 or more), within 2.14" in alone
+    assert "unseen people as subjects of the holdout would" in alone
+    assert "10 unseen people: a deleted model passes each of 5 tests" in beside
+    assert "would make that sharper" not in beside
+    least = [float(text.split("all of them with ")[1].split()[0]) for text in (alone, beside)]
+    assert least[1] > least[0] + 0.1
 
 
 def test_a_failing_form_is_named_and_copies_do_not_make_it_harder(make_policy):
