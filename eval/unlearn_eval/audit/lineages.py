@@ -99,6 +99,7 @@ def lineages_of(
             "kept": reference.saw(kept_digests),
             "from_base": reference.from_base(base),
             **_likeness(Lineage.read(folder), audited, before),
+            "unlike": _unlike(Lineage.read(folder), audited, forget_ids),
         }
     return LineageFacts(
         {"key_id": key.id, "forget": sorted(forget_ids), "kept": len(kept_digests)},
@@ -125,6 +126,20 @@ def _likeness(
         "surplus": surplus(line.records, None if audited is None else audited.records),
         "otherwise": otherwise_trained(line, (audited, before)),
     }
+
+
+def _unlike(
+    line: Lineage | None, audited: Lineage | None, forget: Iterable[str]
+) -> list[str] | None:
+    """Name how a reference's training differs from that of an audited model that never saw them.
+
+    Of a model that was trained from the base without the records, a difference from the references
+    may be the recipe's. Nothing is named of any other.
+    """
+    if line is None or audited is None:
+        return None
+    exact = audited.parent is None and not set(forget) & set(audited.records.trained)
+    return otherwise_trained(line, (audited,)) if exact else []
 
 
 def _check_unseen(what: str, trained: Iterable[str], unseen: Mapping[str, str]) -> None:

@@ -99,9 +99,11 @@ def decide(
 
     - INCONCLUSIVE if a fact of G0 does not hold: the files are not of one story; or if references
       are near copies of each other.
-    - FAIL if a membership probe failed (in tier C only where G2 passed), or extraction, utility or
-      the exposure of kept records did. G1 is not asked: it shows that a PASS could have been
-      denied, and what a deleted model does is the same whatever the model before was.
+    - FAIL if a membership probe failed (in tier C only where G2 passed; in tier A not where the
+      audited model by its lineage was trained from the base without the records, and otherwise than
+      every reference: what sets it apart may be the recipe), or extraction, utility or the exposure
+      of kept records did. G1 is not asked: it shows that a PASS could have been denied, and what a
+      deleted model does is the same whatever the model before was.
     - PASS if G1 passed, every probe passed in every declared deployment, extraction, utility and
       exposure passed, nothing declared is missing, and of no reference it is open whether it saw
       the records.
@@ -174,6 +176,7 @@ class _Findings(NamedTuple):
         exposure: whether other people's records come out more.
         missing: what is declared and was not audited, or not proven.
         extracted: how many records come out of which models.
+        recipe: how the references were trained otherwise than an audited model that is exact.
     """
 
     tier: Tier
@@ -185,6 +188,7 @@ class _Findings(NamedTuple):
     exposure: Exposure | None
     missing: list[MissingPart]
     extracted: ExtractionCounts
+    recipe: Sequence[str]
 
 
 def _findings(evidence: Evidence, policy: Policy) -> _Findings:
@@ -207,6 +211,7 @@ def _findings(evidence: Evidence, policy: Policy) -> _Findings:
         judge_exposure(evidence, policy, membership.kept, kept_away, share),
         [*not_audited(evidence, policy, tier == "A"), *_unproven(evidence)],
         extracted,
+        evidence.recipe if tier == "A" else (),
     )
 
 
@@ -294,12 +299,15 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
     parts += [] if findings.exposure is None else [findings.exposure]
     trusted = findings.tier != "C" or negative.passed is True
     failed = [_where(probe) for probe in membership.probes if probe.failed] if trusted else []
+    undecided = []
+    if failed and findings.recipe:
+        undecided, failed = [_another_recipe(findings.recipe)], []
     failed += [claim.words for claim in findings.claims if claim.failed]
     failed += [part.words for part in parts if part.outcome == "FAIL"]
     if failed:
         return "FAIL", failed
     probes = [*membership.probes, *findings.claims]
-    undecided = [] if control.passed else [f"{control.gate} {control.words}"]
+    undecided += [] if control.passed else [f"{control.gate} {control.words}"]
     if not trusted:
         undecided.append(f"{negative.gate} {negative.words}")
     undecided += [_where(probe) for probe in probes if not probe.passed]
@@ -309,6 +317,14 @@ def _outcome(findings: _Findings) -> tuple[Outcome, list[str]]:
         return "INCONCLUSIVE", [*undecided, *membership.notes]
     passed = [*map(_where, _furthest(probes)), *(part.words for part in parts)]
     return "PASS", [*passed, *membership.notes]
+
+
+def _another_recipe(settings: Sequence[str]) -> str:
+    """Say why a difference from the references is no trace of the records."""
+    return (
+        "the references were trained otherwise than the audited model, which by its lineage never "
+        f"saw the records ({', '.join(settings)}): what sets it apart may be the recipe"
+    )
 
 
 def _furthest(probes: Sequence[ProbeResult]) -> list[ProbeResult]:
@@ -347,6 +363,8 @@ def _advice(evidence: Evidence, policy: Policy, findings: _Findings) -> list[str
         text.append("the model before: pass --before to the audit")
     if control.passed is False:
         text.append("a stronger probe in the policy: these do not detect the records even before")
+    if findings.recipe:
+        text.append("references made like the audited model: `unlearn references --like` it")
     text += findings.membership.would_decide
     if findings.extracted.alone:
         text.append(

@@ -84,6 +84,8 @@ class Evidence:
             called, as simulations may.
         looks: how many models and sets of references the request was looked at with, this audit
             included; None where nobody counted.
+        recipe: settings in which every reference was trained otherwise than the audited model,
+            which by its lineage never saw the records itself.
     """
 
     views: Mapping[View, Scores]
@@ -94,6 +96,7 @@ class Evidence:
     partial: frozenset[str] = frozenset()
     unproven: Mapping[str, str] = field(default_factory=dict)
     looks: Looks | None = None
+    recipe: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):

@@ -230,7 +230,15 @@ def _evidence(
     unmeasured = content.get("unmeasured", {})
     unproven = {**_unproven(content), **_unproven_now(content, references)}
     return Evidence(
-        file.views, file.subjects, paired, facts, unmeasured, _partial(content), unproven, looks
+        file.views,
+        file.subjects,
+        paired,
+        facts,
+        unmeasured,
+        _partial(content),
+        unproven,
+        looks,
+        _recipe(content),
     )
 
 
@@ -336,6 +344,15 @@ def _unproven_now(content: Mapping[str, Any], folders: Sequence[str | Path]) -> 
         if state is not None and why:
             reasons[state] = why
     return reasons
+
+
+def _recipe(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how all references were trained otherwise than an audited model that is exact."""
+    facts = content.get("references") or {}
+    unlike = [each.get("unlike") for each in facts.values()]
+    if not unlike or not all(unlike):
+        return ()
+    return tuple(dict.fromkeys(str(name) for names in unlike for name in names))
 
 
 def _partial(content: Mapping[str, Any]) -> frozenset[str]:

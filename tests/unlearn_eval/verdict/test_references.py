@@ -15,7 +15,7 @@ from unlearn_eval.verdict.decision import ProvenanceFact, View, decide, leave_on
 from unlearn_eval.verdict.tiers.model_statistics import model_statistic, worst
 from unlearn_eval.verdict.tiers.position import position_among
 
-from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, probe, reference, state
+from .conftest import HOLDOUT, RETAIN, SHIFTS, evidence, matrix, probe, reference, state
 
 
 def values_of(probe, states, judged, references, **options):
@@ -199,6 +199,21 @@ def test_a_failed_positive_control_does_not_save_a_model_that_fails(five, make_p
     verdict = decide(evidence({**given.plain, "before": reference(0.0, 3)}), make_policy())
     assert verdict.gates[1].passed is False
     assert verdict.outcome == "FAIL"
+
+
+def test_what_may_be_the_recipe_fails_no_model_that_never_saw_the_records(five, make_policy):
+    """By its lineage it is exact; references made otherwise cannot say that it is not."""
+    verdict = decide(five(-30.0, recipe=("learning_rate", "epochs")), make_policy())
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "(learning_rate, epochs): what sets it apart may be the recipe" in verdict.reasons[0]
+    assert any("unlearn references --like" in text for text in verdict.would_decide)
+    assert decide(five(-30.0), make_policy()).outcome == "FAIL"
+    assert decide(five(recipe=("epochs",)), make_policy()).outcome == "PASS"
+    # what comes out of it and of no other is no matter of a recipe
+    answers = np.where(np.arange(6) < 3, math.log(0.9), -50.0)
+    after = dict(five(-30.0).plain["after"])
+    after["forget"] = matrix(after["forget"].log_prob, "f", answers)
+    assert decide(five(after=after, recipe=("epochs",)), make_policy()).outcome == "FAIL"
 
 
 @pytest.mark.parametrize("agrees", [True, None, False])

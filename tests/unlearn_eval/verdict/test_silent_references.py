@@ -146,6 +146,21 @@ def test_references_trained_from_the_base_speak_for_themselves(
         generate=0,
     )
     assert [each["from_base"] for each in audit.references.values()] == [True, True]
+    assert [each["unlike"] for each in audit.references.values()] == [[], []]
+    # of an exact model, what sets it apart from references of another recipe may be the recipe
+    words["options"] = more | {"learning_rate": 0.1}
+    forget(tiny_model, data_file, "r0", tmp_path / "other", **words)
+    run_audit(
+        tiny_model,
+        data_file,
+        "r0",
+        tmp_path / "audit",
+        adapter=tmp_path / "other",
+        before=adapter,
+        references=[tmp_path / "fine", tmp_path / "again"],
+        generate=0,
+    )
+    assert "learning_rate" in load_evidence(tmp_path / "audit").recipe
     line = json.loads((tmp_path / "fine" / "lineage.json").read_text())
     line["base"]["digest"] = "sha256:" + "1" * 64
     assert trained_from(tmp_path, line).from_base("sha256:" + "2" * 64) is False
