@@ -5,9 +5,11 @@ STAMP := .venv/.installed
 PACKAGES := unlearn eval/unlearn_eval
 # More words for pytest or the demo: make test ARGS="-k npo"
 ARGS ?=
+# Words for the mutation run: make mutation MUTANTS="verdict --count 50", or MUTANTS=--all
+MUTANTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint imports types docstrings format docs bench stress wheel
+.PHONY: help install demo test check lint imports types docstrings format docs bench stress mutation wheel
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +54,15 @@ bench: $(STAMP)  ## Measure speed and memory, into out/
 	set -e; for script in tests/benchmarks/bench_*.py; do \
 		$(BIN)/python $$script out/$$(basename $$script .py).json; done
 
-stress: $(STAMP)  ## Run the long kill and soak tests
+stress: $(STAMP) mutation  ## Run the long kill and soak tests, and the mutation run
 	$(BIN)/python -m pytest -m stress $(ARGS)
+
+mutation: $(BIN)/mutmut  ## Break losses, statistics and verdict on purpose: do the tests notice?
+	$(BIN)/python tests/mutation/run.py $(MUTANTS)
+
+$(BIN)/mutmut: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	touch $@
 
 wheel: $(STAMP)  ## Build the wheel into dist/
 	rm -rf dist

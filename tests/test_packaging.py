@@ -46,7 +46,7 @@ PUBLIC = {
     },
 }
 # extras of tools alone: nothing in the packages imports them
-TOOLS = {"dev", "docs"}
+TOOLS = {"dev", "docs", "mutation"}
 # the distribution, where its name is not the module's
 DISTRIBUTION = {"yaml": "pyyaml"}
 # needed without an import: Trainer runs on the one, SQLAlchemy loads the other for PostgreSQL

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 from unlearn.errors import OptionError
 from unlearn_eval.statistics.common import (
     Clusters,
+    Grouping,
     Interval,
     as_values,
     check_level,
@@ -55,20 +55,23 @@ def auc_interval(
 ) -> Interval:
     """Return the AUC with a confidence interval.
 
-    For independent records the limits are all θ with (A − θ)² ≤ t²·r·V(θ), where
+    The limits are all θ with (A − θ)² ≤ t²·r·V(θ), where
 
         V(θ) = θ(1 − θ) [1 + (½(m + n) − 1) ((1 − θ)/(2 − θ) + θ/(1 + θ))] / (mn)
 
     is the variance that samples of equal shape have (Hanley and McNeil; Newcombe, Stat. Med.
     25:559, 2006, method 5), and r says how far these samples depart from that: r = (ν v̂/V(A) +
-    4)/(ν + 4), with v̂ DeLong's variance less its bias (`interaction`) and ν its degrees of freedom.
-    The estimate alone is too noisy near 0 and 1, and V(θ) alone is wrong for unequal shapes. t has
-    4 degrees of freedom more than Welch–Satterthwaite gives. For clusters the limits are
-    logit A ± t·√v̂/(A(1 − A)), with v̂ and its degrees of freedom as in `variance`.
+    4)/(ν + 4), with v̂ and its degrees of freedom ν as in `variance`. The estimate alone is too
+    noisy near 0 and 1, and V(θ) alone is wrong for unequal shapes. t has ν + 4 degrees of freedom.
 
-    Simulated coverage of nominal 95 %: 93 to 97 % from 10 records a side on, up to 98 % with 5 to 9
-    or at an AUC of .95; 93 to 97 % with 10 or more clusters a side of intra-class correlation .3,
-    equal, geometric or log-normal in size (92.8 % at an AUC of .95 with 10 against 40). It falls to
+    Of independent records v̂ is DeLong's variance less its bias (`interaction`). Of clusters m and n
+    in V are harmonic means of the numbers of records and of effective clusters, 1/Σ w_g² for shares
+    w_g: the sample sizes of records with intra-class correlation ½ (Kish's design effect). Where a
+    cluster is on both sides its effect cancels, and they are the numbers of records.
+
+    Simulated coverage of nominal 95 %, normal and t₃ scores, AUC .5 to .99, 10 to 100 records or 10
+    to 40 clusters a side: records 93 to 98 %; clusters of intra-class correlation .3, equal or very
+    unequal, 94 to 99 %. It is 92 to 98 % with correlation .6, and 90 to 98 % with .9. It falls to
     91 % (AUC .8) and 87 % (AUC .95) for 10 or 20 members whose scores vary twice as much as those
     of many non-members.
 
@@ -199,26 +202,33 @@ def _inference(
         return _Inference(area, len(x), "none", grouping.clusters, note, None, lambda _: math.nan)
     else:
         error = variance(above, below, unit)
-        if method == "cluster":
-            limits, beyond = _on_logit_scale(area, error.value, error.freedom)
-        else:
-            value = max(error.value - interaction(x, y, above, below), 0.0)
-            ratio = value / _equal_shape_variance(area, len(x), len(y))
-            ratio = (error.freedom * ratio + _PRIOR) / (error.freedom + _PRIOR)
-            limits, beyond = _by_score(area, len(x), len(y), ratio, error.plain + _PRIOR)
+        excess = 0.0 if method == "cluster" else interaction(x, y, above, below)
+        sizes = _working_sizes(unit)
+        ratio = max(error.value - excess, 0.0) / _equal_shape_variance(area, *sizes)
+        ratio = (error.freedom * ratio + _PRIOR) / (error.freedom + _PRIOR)
+        limits, beyond = _by_score(area, *sizes, ratio, error.freedom + _PRIOR)
     return _Inference(area, len(x), method, grouping.clusters, "; ".join(notes), limits, beyond)
 
 
 _Pair = tuple[Callable[[float], tuple[float, float]], Callable[[float], float]]
 
 
-def _equal_shape_variance(theta: float, m: int, n: int) -> float:
+def _working_sizes(unit: Grouping) -> tuple[float, float]:
+    """Return m and n of V(θ), see `auc_interval`: records, or fewer where they come in clusters."""
+    records = tuple(map(float, map(len, unit.codes)))
+    if unit.shared:
+        return records[0], records[1]
+    m, n = (2 / (1 / n + 1 / few) for n, few in zip(records, unit.effective, strict=True))
+    return m, n
+
+
+def _equal_shape_variance(theta: float, m: float, n: float) -> float:
     """Return V(θ), see `auc_interval`; it is 0 at θ = 0 and 1, and symmetric about ½."""
     bracket = (1 - theta) / (2 - theta) + theta / (1 + theta)
     return theta * (1 - theta) * (1 + ((m + n) / 2 - 1) * bracket) / (m * n)
 
 
-def _by_score(area: float, m: int, n: int, ratio: float, freedom: float) -> _Pair:
+def _by_score(area: float, m: float, n: float, ratio: float, freedom: float) -> _Pair:
     """Invert |A − θ| ≤ t √(r V(θ))."""
 
     def distance(theta: float) -> float:
@@ -234,22 +244,6 @@ def _by_score(area: float, m: int, n: int, ratio: float, freedom: float) -> _Pai
         return float(brentq(excess, 0.0, area)), float(brentq(excess, area, 1.0))
 
     return limits, lambda theta: _one_sided(distance(theta), theta, freedom)
-
-
-def _on_logit_scale(area: float, value: float, freedom: float) -> _Pair:
-    """Return logit A ± t·√v/(A(1 − A)), back on the scale of the AUC."""
-    width = math.sqrt(value) / (area * (1 - area))
-
-    def limits(level: float) -> tuple[float, float]:
-        half = width * t_quantile(level, freedom)
-        return float(expit(logit(area) - half)), float(expit(logit(area) + half))
-
-    def beyond(theta: float) -> float:
-        gap = float(logit(area) - logit(theta))
-        distance = gap / width if width > 0 else math.copysign(math.inf, gap) if gap else 0.0
-        return _one_sided(distance, theta, freedom)
-
-    return limits, beyond
 
 
 def _exact(area: float, pairs: int) -> _Pair:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit, logit
 
 from unlearn.errors import DataError, OptionError
 from unlearn_eval.statistics import auc, auc_interval, auc_tost
@@ -88,8 +87,8 @@ def degrees(variances, each):
     return sum(variances) ** 2 / sum(v**2 / d for v, d in zip(variances, each, strict=True))
 
 
-def limits(area: float, v, w, covariance: float = 0.0, shared: bool = False):
-    """Oracle: logit-t limits from what each unit adds to the error, v by members, w by others."""
+def check_limits(interval, v, w, sizes, covariance: float = 0.0, shared: bool = False):
+    """Oracle: score limits from what each unit adds to the error, v by members, w by others."""
 
     def part(z):
         units = len(z)
@@ -101,8 +100,13 @@ def limits(area: float, v, w, covariance: float = 0.0, shared: bool = False):
 
     (a, df_a), (b, df_b) = part(v), part(w)
     freedom = min(df_a, df_b) if shared else degrees((a, b), (df_a, df_b))
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(a + b + 2 * covariance) / (area * (1 - area))
-    return pytest.approx((expit(logit(area) - half), expit(logit(area) + half)), rel=1e-9)
+    area, variance = interval.value, a + b + 2 * covariance
+    ratio = (freedom * variance / equal_shape(area, *sizes) + 4) / (freedom + 4)
+    t = stats.t.ppf(0.975, freedom + 4)
+    for limit in (interval.low, interval.high):
+        spread = t * np.sqrt(ratio * equal_shape(limit, *sizes))
+        assert abs(limit - area) == pytest.approx(spread, rel=1e-9)
+    assert interval.low < area < interval.high
 
 
 def test_variance_is_delongs():
@@ -129,7 +133,7 @@ def test_variance_is_delongs():
     ratio = (found.freedom * (found.value - excess) / equal_shape(area, 30, 45) + 4) / (
         found.freedom + 4
     )
-    t = stats.t.ppf(0.975, found.plain + 4)
+    t = stats.t.ppf(0.975, found.freedom + 4)
     for limit in (interval.low, interval.high):
         assert abs(limit - area) == pytest.approx(t * np.sqrt(ratio * equal_shape(limit, 30, 45)))
     own = auc_interval(x, y, 0.95, range(30), range(30, 75))
@@ -164,7 +168,8 @@ def test_variance_is_obuchowskis_for_equal_clusters(clustered, shared):
     w = (wins.mean(axis=0) - area).reshape(groups, size).sum(axis=1) / n
     covariance = groups / (groups - 1) * np.sum(v * w) if shared else 0.0
     found = auc_interval(x + 0.7, y, 0.95, cx, cy if shared else cy + groups)
-    assert (found.low, found.high) == limits(area, v, w, covariance, shared)
+    # 48 records in 12 equal clusters weigh like 2/(1/48 + 1/12) independent ones
+    check_limits(found, v, w, (48, 48) if shared else (19.2, 19.2), covariance, shared)
     assert found.method == "cluster"
     assert found.clusters == (groups if shared else 2 * groups)
     if shared:  # a subject's effect moves both of its sides alike, so it cancels in the comparison
