@@ -226,7 +226,7 @@ def _same_settings(adapter: Path, again: Path) -> Finding:
 
 def _kept_loss(line: Lineage) -> Finding | None:
     """Say whether the kept records are known as well as before; None where no lineage tells."""
-    trail = (line.model_extra or {}).get("budget") or {}
+    trail = getattr(line, "budget", None) or {}
     losses = trail.get("kept_loss") or {}
     if not {"new", "target"} <= set(losses) or "quality" not in trail:
         return None

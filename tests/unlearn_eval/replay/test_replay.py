@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from unlearn.apps.cli import run
 from unlearn.errors import LineageError
+from unlearn.provenance.environment import fresh_environment
 from unlearn.provenance.lineage import Lineage
 from unlearn.runs.finetuning import finetune
 from unlearn.runs.forgetting import forget
 from unlearn.runs.references import train_references
+from unlearn.training.kernels import deterministic_kernels
 from unlearn_eval.replay.distance import apart_in_weights, otherwise_set, share
 from unlearn_eval.replay.result import Replay
 from unlearn_eval.replay.run import replay
@@ -325,6 +327,52 @@ def test_where_the_base_lies_is_no_setting(retrained: Path, tmp_path: Path) -> N
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"base_model_name_or_path": "x", "use_rslora": True}))
     assert otherwise_set(retrained, other) == ["use_rslora"]
+
+
+# utility
+
+
+@pytest.mark.parametrize(("new", "outcome"), [(1.25, "PASS"), (1.35, "INCONCLUSIVE")])
+def test_the_loss_on_kept_records_is_held_to_the_limit_of_the_lineage(
+    again: Again, retrained: Path, new: float, outcome: str
+) -> None:
+    rewritten(retrained, budget={"kept_loss": {"new": new, "target": 1.2}, "quality": 0.1})
+    result = again()
+    assert finding(result, "kept loss")[0] is (outcome == "PASS")
+    assert result.outcome == outcome
+
+
+# the fresh process
+
+
+def test_it_has_the_threads_and_switches_of_the_lineage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    facts = {"threads": 2, "switches": {"ATEN_CPU_CAPABILITY": "default", "PATH": "/elsewhere"}}
+    variables = fresh_environment(facts)
+    assert "MKL_CBWR" not in variables
+    assert variables["OMP_NUM_THREADS"] == variables["MKL_NUM_THREADS"] == "2"
+    assert variables["ATEN_CPU_CAPABILITY"] == "default"
+    assert variables["PATH"] != "/elsewhere"  # a lineage may come from anybody
+    assert fresh_environment({})["OMP_NUM_THREADS"] == "7"
+
+
+def test_plain_training_asks_for_deterministic_kernels_and_gives_them_back(
+    retrained: Path,
+) -> None:
+    line = Lineage.read(retrained)
+    assert line is not None
+    assert line.environment["deterministic kernels"] is True
+    assert {"threads", "kernels", "processor features", "number type"} <= set(line.environment)
+    assert {"training records", "training tokens"} <= set(line.made_from)
+    before = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    with deterministic_kernels(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory == before  # type: ignore[attr-defined]
+    with deterministic_kernels(False):
+        assert not torch.are_deterministic_algorithms_enabled()
 
 
 # the command
