@@ -43,7 +43,7 @@ _MEASURED_ONLY = Deletion()
 
 
 def certify(
-    audit: str | Path,
+    audit: str | Path | None,
     output: str | Path,
     models: Models,
     deletion: Deletion = _MEASURED_ONLY,
@@ -51,18 +51,20 @@ def certify(
     verdict: Mapping[str, Any] | None = None,
     key: str | Path | None = None,
     valid_days: int = VALID_DAYS,
+    replay: str | Path | None = None,
 ) -> Path:
     """Write the signed certificate of an audited and decided deletion, and its page beside it.
 
     Args:
         audit: folder of `audit.json`, `scores.parquet` and, unless `verdict` is given,
-            `verdict.json`.
+            `verdict.json`; None where a replay alone was decided on.
         output: the file to write, such as `certificate.json`; the page is the same with `.html`.
         models: which were measured.
         deletion: what was asked for, and what was done beside the unlearning.
         verdict: the content of `verdict.json`.
         key: file of the private key; without it the user's own, made on first use.
         valid_days: days until it expires.
+        replay: `replay.json` or its folder, where the verdict rests on it.
 
     Returns:
         `output`.
@@ -72,21 +74,20 @@ def certify(
         LineageError: if the audit was changed since the verdict, or is about other weights; or a
             reference is not one that was measured, or saw the records.
     """
-    folder, path = Path(audit), Path(output)
+    path = Path(output)
     if path.suffix == ".html":
         raise CertificateError(
             f"{path}: the page takes that name; let the certificate end in .json"
         )
-    measured, decision = _audit_and_verdict(folder, verdict)
+    measured, decision, scores_sha256 = _measured(audit, replay, verdict)
     refuse_hopeless(decision)
     _same_before(models.before, measured)
-    scores = folder / "scores.parquet"
     statement = build_certificate(
         decision,
         measured,
         _lineages(models),
         deletion,
-        scores_sha256=hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None,
+        scores_sha256=scores_sha256,
         valid_days=valid_days,
     )
     _look_again(models.references, statement)
@@ -111,6 +112,53 @@ def refuse_hopeless(verdict: Mapping[str, Any]) -> None:
             f"no certificate: the verdict could only be INCONCLUSIVE: {power}; "
             "audit again with as many"
         )
+
+
+def _measured(
+    audit: str | Path | None, replay: str | Path | None, verdict: Mapping[str, Any] | None
+) -> tuple[Any, Any, str | None]:
+    """Return what was measured, what was decided on it, and the digest of an audit's scores."""
+    if audit is None:
+        if replay is None:
+            raise CertificateError("a certificate takes an audit, or a replay")
+        file = Path(replay) / "replay.json" if Path(replay).is_dir() else Path(replay)
+        decision = verdict or _json(file.with_name("verdict.json"), "run `unlearn verify` first")
+        _same_replay(file, decision)
+        return _measured_by_replay(_json(file, "run `unlearn replay` first")), decision, None
+    folder = Path(audit)
+    measured, decision = _audit_and_verdict(folder, verdict)
+    if replay is not None:
+        _same_replay(
+            Path(replay) / "replay.json" if Path(replay).is_dir() else Path(replay), decision
+        )
+    scores = folder / "scores.parquet"
+    digest = hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None
+    return measured, decision, digest
+
+
+def _same_replay(file: Path, decision: Mapping[str, Any]) -> None:
+    """Refuse a replay that the verdict does not rest on."""
+    known = (decision.get("replay") or {}).get("sha256")
+    if hashlib.sha256(_bytes(file, "run `unlearn replay` first")).hexdigest() != known:
+        raise LineageError(f"{file} is not the replay that the verdict rests on; verify it again")
+
+
+def _measured_by_replay(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a replay holds, in the form of an audit's content."""
+    try:
+        adapter, records = content["adapter"], content["records"]
+        return {
+            "created": content["created"],
+            "states": {"after": adapter["weights"], "base": content["base"]["weights"]},
+            "files": adapter["files"],
+            "records": {
+                "key_id": records["key_id"],
+                "forget": records["forgotten"],
+                "kept": records["trained"],
+            },
+        }
+    except (KeyError, TypeError) as error:
+        raise CertificateError(f"the replay lacks {error}; run it again") from None
 
 
 def _audit_and_verdict(folder: Path, verdict: Mapping[str, Any] | None) -> tuple[Any, Any]:

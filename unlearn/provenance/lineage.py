@@ -88,8 +88,10 @@ class Lineage(_Model):
     `records.trained` holds every record that ever shaped the weights, those inherited from the
     parent included; `records.forgotten` those that a method was asked to take out. After exact
     retraining the forgotten records are not among the trained ones; after an approximate method
-    they are in both. `canaries` is handed down to what is made of the adapter. References say in
-    `made_from` what else decided their weights, as digests.
+    they are in both. `canaries` is handed down to what is made of the adapter. What is trained from
+    the base alone says in `made_from` what else decided its weights, as digests (the order of the
+    records among them), and in `environment` what rounded its sums, so that it can be trained
+    again.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -110,6 +112,7 @@ class Lineage(_Model):
     versions: dict[str, str] = Field(default_factory=dict)
     stopped: str | None = None
     made_from: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:

@@ -30,7 +30,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
-from unlearn.runs.signature import signature
+from unlearn.runs.signature import signature, trained_from
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, sample, total_steps
 from unlearn.training.objective import Objective
@@ -94,8 +94,9 @@ def run_finetune(options: FinetuneOptions) -> Result:
             progress=progress,
         )
     commitment = canaries.commitment if canaries else None
+    trained_state = (state, template, trained_from(facts, "training"))
     line = _saved(
-        options, target, (state, template), settings, record_digests, commitment, training_facts
+        options, target, trained_state, settings, record_digests, commitment, training_facts
     )
     after = {"train": measure(state, sample(examples))}
     return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
@@ -107,14 +108,14 @@ finetune = called_with(FinetuneOptions, run_finetune, "finetune")
 def _saved(
     options: FinetuneOptions,
     target: Path,
-    trained: tuple[ModelState, Template],
+    trained: tuple[ModelState, Template, Mapping[str, Any]],
     settings: Mapping[str, Any],
     records: RecordDigests,
     canaries: Planted | None,
     fit: Fit,
 ) -> Lineage:
     """Save what was trained, and return its lineage."""
-    state, template = trained
+    state, template, made_from = trained
     return save_result(
         state,
         target,
@@ -128,6 +129,7 @@ def _saved(
         options=settings["training"],
         finetuned_with=settings,
         seed=options.seed,
+        made_from=made_from,
         fit=fit,
     )
 

@@ -36,7 +36,7 @@ from unlearn.runs.saving import (
     encoding_notes,
     save_result,
 )
-from unlearn.runs.signature import signature, source_digest
+from unlearn.runs.signature import signature, source_digest, trained_from
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
@@ -105,6 +105,7 @@ def run_forget(options: ForgetOptions) -> Result:
         seed=options.seed,
         fit=fit,
         **_settings(resolved, fit, parent),
+        made_from=_made_from(method, facts),
     )
     if options.suppress:
         records = canaries.without(split.forget)
@@ -301,3 +302,13 @@ def _settings(resolved: Resolved, fit: Fit, parent: Lineage | None) -> dict[str,
     if resolved.method.kind == "exact":
         first["training"] = training
     return {"options": resolved.as_dict() | training, "finetuned_with": first}
+
+
+def _made_from(method: Method, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decided the weights of exact retraining, for those who train again."""
+    if method.kind != "exact":
+        return {}
+    made_from = trained_from(facts, "retain")
+    if not facts["adapters"]:  # of a full fine-tune the model that was opened is not the base
+        made_from = {name: fact for name, fact in made_from.items() if "base" not in name}
+    return made_from

@@ -17,6 +17,7 @@ from unlearn.methods.job import TrainingPlan
 from unlearn.model.opening import Opening
 from unlearn.model.shape import adapter_like
 from unlearn.model.state import ModelState, new_adapter
+from unlearn.provenance.environment import environment_of
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, library_versions, now, weights_digest
 from unlearn.runs.card import write_card
@@ -159,6 +160,9 @@ class ReferenceTrainer:
                 options=self.training.model_dump(),
                 cost=result.cost(),
                 versions=library_versions(),
+                environment=environment_of(
+                    state.model, state.device, deterministic=result.deterministic
+                ),
                 **reference.facts,
             )
             line.write(stage)

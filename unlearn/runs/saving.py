@@ -16,6 +16,7 @@ from unlearn.errors import OutputError
 from unlearn.files import staged_file, staged_folder
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
+from unlearn.provenance.environment import environment_of
 from unlearn.provenance.lineage import Base, Lineage, library_versions, now, weights_digest
 from unlearn.runs.card import write_card
 from unlearn.runs.quick_check import Measured
@@ -165,6 +166,7 @@ def save_result(
             cost=fit.cost(),
             versions=library_versions(),
             stopped=fit.stopped,
+            environment=environment_of(state.model, state.device, deterministic=fit.deterministic),
             **facts,
         )
         line.write(stage)

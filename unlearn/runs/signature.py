@@ -25,12 +25,30 @@ from unlearn.provenance.digests import settings_digest, weights_digest
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import library_versions
 
-__all__ = ["ROUNDING", "differences", "signature", "source_digest"]
+__all__ = [
+    "ROUNDING",
+    "differences",
+    "records_digest",
+    "signature",
+    "source_digest",
+    "trained_from",
+]
 
 Part = tuple[Sequence[str], Sequence[Example]]
 
 ROUNDING = ("device", "threads", "processes")
 """Facts that only round sums otherwise: of them a result depends in its last digits."""
+
+_OF_PLAIN_TRAINING = (
+    "base weights",
+    "base configuration or tokenizer",
+    "number types",
+    "4-bit",
+    "versions",
+    "template",
+    "chat template",
+    "key",
+)
 
 _SHOWN = 40  # characters of a value that a message shows
 
@@ -59,10 +77,24 @@ def signature(
         "key": key.id,
     }
     for name, (digests, examples) in parts.items():
-        facts[f"{name} records"] = _records_digest(digests, key)
+        facts[f"{name} records"] = records_digest(digests, key)
         facts[f"{name} tokens"] = _tokens_digest(examples, key)
     plain: dict[str, Any] = json.loads(json.dumps(facts, sort_keys=True, default=str))
     return plain
+
+
+def trained_from(facts: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return what decides the weights of a plain training from the base on the records of a split.
+
+    Args:
+        facts: the signature of the run.
+        split: the name of its part that is trained on.
+
+    Returns:
+        Facts by name, those of the part as of `training`; no threads and the like.
+    """
+    own = {name: facts[name] for name in _OF_PLAIN_TRAINING}
+    return own | {f"training {what}": facts[f"{split} {what}"] for what in ("records", "tokens")}
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -85,7 +117,7 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return causes or words
 
 
-def _records_digest(digests: Sequence[str], key: Key) -> str:
+def records_digest(digests: Sequence[str], key: Key) -> str:
     """Return a digest, under the key, of records in their order."""
     return key.mac(b"records in order\0" + " ".join(digests).encode())
 

@@ -25,6 +25,7 @@ from unlearn.model.scoring import TokenStatistics, score_examples
 from unlearn.model.state import ModelState
 from unlearn.processes import if_interrupted, world_size
 from unlearn.training.frozen_blocks import frozen_once
+from unlearn.training.kernels import deterministic_kernels
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
@@ -66,6 +67,7 @@ class Fit:
         rules: what would have ended it, in words.
         training: how it was trained.
         notes: what the user should know.
+        deterministic: whether deterministic kernels were asked for.
         history: Trainer's log.
     """
 
@@ -77,6 +79,7 @@ class Fit:
     rules: str
     training: TrainingOptions
     notes: tuple[str, ...] = ()
+    deterministic: bool = False
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def cost(self) -> dict[str, Any]:
@@ -161,6 +164,9 @@ def fit(
 ) -> Fit:
     """Train a state in place on an objective.
 
+    Plain training, where nothing is forgotten, asks for deterministic kernels: who has the same
+    records can train again and must get the same weights.
+
     Args:
         state: an opened state with trainable weights.
         objective: what to minimise.
@@ -196,6 +202,7 @@ def fit(
         only_blocks(state.model, blocks_that_train(training, state)),
         frozen_once(state, training, objective, wrappers, seen) as passes,
         _recomputing(state, training.gradient_checkpointing),
+        deterministic_kernels(not forget),
         quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None
@@ -221,6 +228,7 @@ def fit(
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
         notes=passes.notes,
+        deterministic=not forget,
         history=trainer.state.log_history,
     )
 

@@ -179,7 +179,12 @@ def _policy(policy: Mapping[str, Any]) -> Finding:
     return Finding("policy", None if posing(policy) else True, origin(policy))
 
 
-def _same_audit(certified: Mapping[str, Any], measured: tuple[str, str | None] | None) -> Finding:
+def _same_audit(
+    certified: Mapping[str, Any] | None, measured: tuple[str, str | None] | None
+) -> Finding:
+    if certified is None:
+        words = "the verdict rests on a replay, and on no audit"
+        return Finding("audit", None if measured is None else False, words)
     if measured is None:
         return Finding("audit", None, "not compared with an audit: none was given")
     numbers, scores = measured

@@ -39,9 +39,13 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "That the rules were fixed in advance: the policy was chosen after the audit, when its "
             "numbers could be seen."
         )
-    limits += not_claimed_of_tries(statement["looks"], statement["policy"]["content"].get("alpha"))
+    if statement["audit"] is not None:
+        alpha = statement["policy"]["content"].get("alpha")
+        limits += not_claimed_of_tries(statement["looks"], alpha)
     if statement["verdict"]["tier"] == "A":
         limits += _margin(statement["policy"]["content"])
+    if statement["replay"] is not None:
+        limits += _not_claimed_of_replay(statement["replay"])
     references = statement["references"]
     silent = sum(each["saw"] is None for each in references)
     if silent:
@@ -91,6 +95,18 @@ def _margin(policy: Mapping[str, Any]) -> list[str]:
             "wins 50"
         )
     return [f"{words}."]
+
+
+def _not_claimed_of_replay(replay: Mapping[str, Any]) -> list[str]:
+    """Say what training again did not look at, and how closely it came out."""
+    about = "Anything about what training again did not look at: "
+    limits = [about + each[:1].lower() + each[1:] for each in replay["not_looked_at"]]
+    if replay["kind"] == "up to rounding":
+        limits.append(
+            "That training again gave the same weights bit by bit: they agree up to rounding, on "
+            "another machine or with other versions."
+        )
+    return limits
 
 
 def not_claimed_of_canaries(canaries: Mapping[str, Any], measured: int) -> list[str]:

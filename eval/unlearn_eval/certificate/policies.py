@@ -16,6 +16,7 @@ SHIPPED: Mapping[str, str] = {
     "c0dffaa9b9c3bda8fa2e0b28325a62d61ba3f09e20bd8edfa6eb030eeacc2e34": "quick",
     "6512666e165008ea51c0a31d0a148a3b2530b723804fb2b68b120986f22a5009": "standard",
     "d8e1d7f0195a00a9daf1d74c4664c889f3071a65a42115310f23a266779e7cab": "strict",
+    "cd7e70339379fd6d484fadf74130630125ac925d2a7631375c4454bc9fe0c6bf": "replay",
 }
 """Names by hash. One that is changed gets a new line and keeps the old: certificates name it."""
 

@@ -54,10 +54,24 @@ REQUEST = {
     "escrow_destroyed": Maybe(FLAG),
     "ledger": Maybe({"id": TEXT, "entries": COUNT, "head": TEXT}),
 }
+REPLAYED = {
+    "sha256": HEX,
+    "created": TIME,
+    "outcome": one_of(["PASS", "FAIL", "INCONCLUSIVE"]),
+    "kind": Maybe(one_of(["exact", "up to rounding"])),
+    "weights": WEIGHTS,
+    "lineage": HEX,
+    "differ": [TEXT],
+    "not_looked_at": [TEXT],
+}
+"""What training again showed: of which weights and lineage, and in what the machines differ."""
+_HEX_OR_NOTHING = Leaf(
+    "64 hexadecimal digits, or nothing", lambda value: value == "" or HEX.test(value)
+)
 VERDICT: dict[str, Any] = {
     "schema": one_of([1]),
     "outcome": one_of(["PASS", "FAIL", "INCONCLUSIVE"]),
-    "tier": Maybe(one_of(["A", "B", "C"])),
+    "tier": Maybe(one_of(["A", "B", "C", "E"])),
     "reasons": [TEXT],
     "would_decide": [TEXT],
     "policy": {
@@ -121,8 +135,9 @@ VERDICT: dict[str, Any] = {
         "subjects": Maybe(COUNT),
         "references": Maybe(COUNT),
     },
-    "audit_sha256": HEX,
+    "audit_sha256": _HEX_OR_NOTHING,
     "created": TIME,
+    "replay": Later(REPLAYED),
 }
 REFERENCE = {
     "weights": WEIGHTS,
@@ -207,7 +222,8 @@ STATEMENT: dict[str, Any] = {
     "utility": VERDICT["utility"],
     "exposure": VERDICT["exposure"],
     "power": TEXT,
-    "audit": {"sha256": HEX, "scores_sha256": Maybe(HEX), "created": TIME},
+    "audit": Maybe({"sha256": HEX, "scores_sha256": Maybe(HEX), "created": TIME}),
+    "replay": Later(REPLAYED),
     "verdict": {
         "outcome": VERDICT["outcome"],
         "tier": VERDICT["tier"],

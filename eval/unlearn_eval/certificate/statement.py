@@ -141,7 +141,10 @@ def build_certificate(
             "sha256": decision["audit_sha256"],
             "scores_sha256": scores_sha256,
             "created": facts.audit["created"],
-        },
+        }
+        if decision["audit_sha256"]
+        else None,
+        "replay": decision["replay"],
         "verdict": {
             "outcome": decision["outcome"],
             "tier": decision["tier"],

@@ -43,11 +43,19 @@ _VERDICTS = {
         "not.",
     ),
 }
+_REPLAYED = {
+    "exact": "Training again from the base, without the deleted records, gave the same weights, "
+    "bit by bit: the cleaned model never saw them.",
+    "up to rounding": "Training again from the base, without the deleted records, gave the same "
+    "weights up to rounding: what is left of a difference is at most a hundredth of what chance "
+    "makes between two trainings.",
+}
 _COMPARED = {
     "A": "Compared with {k}trained in the same way without the records.",
     "B": "Compared with chance: before the training, coin flips decided which record of each of "
     "many prepared pairs was put in.",
     "C": "Compared with records of the same source that the model was never trained on.",
+    "E": "Trained again from the base without the records, and compared weight by weight.",
     None: "Nothing could stand for models that never saw the records.",
 }
 _KINDS = {
@@ -98,6 +106,8 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
         raise CertificateError(f"cannot show this certificate: {error}") from None
     verdict, counts = statement["verdict"], statement["counts"]
     short, text = _VERDICTS[verdict["outcome"]]
+    if (verdict["outcome"], verdict["tier"]) == ("PASS", "E"):
+        text = _REPLAYED[statement["replay"]["kind"]]
     k = counts["references"]
     compared = _COMPARED[verdict["tier"]].format(k=f"{_count(k, 'model')} " if k else "models ")
     return render(
@@ -224,9 +234,30 @@ def _how(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
             [policy["sha256"]],
             f"{when[policy['chosen']]}; {origin(policy)}",
         ),
-        _entry("measurements", f"made on {audit['created'][:10]}", [audit["sha256"]]),
+        *_rests_on(audit, statement["replay"]),
         _entry("decided", f"on {statement['verdict']['decided'][:10]}"),
     ]
+    return facts
+
+
+def _rests_on(
+    audit: Mapping[str, Any] | None, replay: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Name the files that a verdict rests on, and what can be repeated with which of them."""
+    facts = []
+    if audit is not None:
+        facts.append(_entry("measurements", f"made on {audit['created'][:10]}", [audit["sha256"]]))
+    if replay is not None:
+        found = {"exact": "gave the same weights", "up to rounding": "the same up to rounding"}
+        text = (
+            f"on {replay['created'][:10]}: {found.get(replay['kind'], 'shows nothing by itself')}"
+        )
+        note = (
+            "whoever has the adapter with this lineage.json, the base, the kept records and the "
+            "key of the digests can repeat it: unlearn replay ADAPTER --data FILE --model BASE"
+        )
+        digests = [replay["lineage"], replay["sha256"]]
+        facts.append(_entry("trained again", text, digests, note))
     return facts
 
 

@@ -19,7 +19,11 @@ __all__ = ["VerifyFileOptions", "VerifyOptions"]
 class VerifyOptions:
     """Of `verify`."""
 
-    audit: Annotated[Path, Field(description="What `unlearn audit` wrote."), Flag(metavar="DIR")]
+    audit: Annotated[
+        Path | None,
+        Field(description="What `unlearn audit` wrote; --replay can decide without."),
+        Flag(metavar="DIR"),
+    ] = None
     policy: Annotated[
         Place | None,
         Field(
@@ -29,6 +33,14 @@ class VerifyOptions:
         Flag(metavar="NAME|FILE"),
     ] = None
     _: KW_ONLY
+    replay: Annotated[
+        Path | None,
+        Field(
+            description="What `unlearn replay` wrote about the same adapter: where training again "
+            "gave the same weights, that decides (tier E)."
+        ),
+        Flag(metavar="DIR"),
+    ] = None
     twins: Annotated[
         Place | None,
         Field(

@@ -165,36 +165,40 @@ class Verdict:
     Attributes:
         outcome: PASS, FAIL or INCONCLUSIVE.
         tier: what stood for models that never saw the records: `A` references, `B` canaries, `C`
-            never-trained twins.
+            never-trained twins; `E` nothing had to, as training again without the records gave the
+            same weights.
         reasons: in plain words.
         would_decide: what would turn INCONCLUSIVE into a decision.
         policy: `name`, `sha256`, `chosen` (before or after the scores), `content`.
         gates: the controls.
         probes: membership.
-        extraction: at the policy's (n, p).
-        utility: of the kept records.
+        extraction: at the policy's (n, p); None without an audit.
+        utility: of the kept records; None without an audit.
         exposure: of the kept records: whether deleting others made them easier to get out; None
             where none were audited.
         power: what could have been found, said before looking.
         counts: `forget`, `holdout`, `subjects` (None if unknown), `references`.
         audit_sha256: digest of `audit.json`, or empty.
         created: ISO time, or empty.
+        replay: what a replay showed, if there was one: digests of `replay.json` and of what it is
+            about, its outcome and kind, and what it leaves open.
     """
 
     outcome: Outcome
-    tier: Literal["A", "B", "C"]
+    tier: Literal["A", "B", "C", "E"]
     reasons: Sequence[str]
     would_decide: Sequence[str]
     policy: Mapping[str, Any]
     gates: Sequence[Gate]
     probes: Sequence[ProbeResult]
-    extraction: Extracted
-    utility: Utility
+    extraction: Extracted | None
+    utility: Utility | None
     power: str
     exposure: Exposure | None = None
     counts: Mapping[str, int | None] = field(default_factory=dict)
     audit_sha256: str = ""
     created: str = ""
+    replay: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of `verdict.json`, schema 1: numbers that JSON has, or None."""

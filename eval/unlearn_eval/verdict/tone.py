@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from unlearn_eval.results.audit_result import Audit
-    from unlearn_eval.verdict.result import Verdict
+    from unlearn_eval.verdict.result import Extracted, Utility, Verdict
 
 __all__ = ["MARKS", "TONES", "Tone", "Tones", "judged", "least", "sign", "tone_of", "tones_of"]
 
@@ -79,10 +79,15 @@ def tones_of(verdict: Verdict) -> Tones:
     return Tones(
         tone_of(verdict.outcome),
         _membership(verdict, gates),
-        tone_of(verdict.extraction.outcome),
-        tone_of(verdict.utility.outcome),
+        _part(verdict, verdict.extraction),
+        _part(verdict, verdict.utility),
         None if verdict.exposure is None else tone_of(verdict.exposure.outcome),
     )
+
+
+def _part(verdict: Verdict, part: Extracted | Utility | None) -> Tone:
+    """Return the tone of a part; of a replay without an audit, which has none, of the whole."""
+    return tone_of(verdict.outcome if part is None else part.outcome)
 
 
 def _membership(verdict: Verdict, gates: dict[str, bool | None]) -> Tone:

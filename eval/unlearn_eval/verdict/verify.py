@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearn.config import called_with
-from unlearn.errors import DataError
+from unlearn.errors import DataError, OptionError
 from unlearn.provenance.lineage import now
 from unlearn_eval.verdict.decision import Verdict, decide
 from unlearn_eval.verdict.load import AUDIT, load_evidence, read_audit, sha256
 from unlearn_eval.verdict.options import VerifyOptions
 from unlearn_eval.verdict.policy import DEFAULT, load_policy, policy_of
+from unlearn_eval.verdict.replayed import decided_by_replay, with_replay
 
 __all__ = ["DEFAULT", "decided", "verify"]
 
@@ -22,10 +23,29 @@ def decided(options: VerifyOptions) -> Verdict:
     audit was the first look at the model on these records, as far as its cache could tell; with
     twins it counts as chosen after.
 
+    With a replay and no audit, the replay decides alone; with both, see `with_replay`.
+
     Raises UnlearnError if a file is missing or is not what it should be, or there is no such
     policy.
     """
-    audit, policy, twins = options.audit, options.policy, options.twins
+    if options.audit is None:
+        if options.replay is None:
+            raise OptionError("verify: name an audit with --audit, or a replay with --replay")
+        if options.policy or options.twins or options.references or options.canaries:
+            raise OptionError("verify: a replay alone is decided by its own rule: name an --audit")
+        return decided_by_replay(options.replay, now())
+    verdict = _by_audit(options, options.audit)
+    if options.replay is None:
+        return verdict
+    return with_replay(verdict, options.replay, read_audit(options.audit))
+
+
+verify = called_with(VerifyOptions, decided, "verify")
+
+
+def _by_audit(options: VerifyOptions, audit: Path) -> Verdict:
+    """Decide by an audit alone."""
+    policy, twins = options.policy, options.twins
     stored = read_audit(audit).get("policy")
     if stored is not None:
         where = f"{Path(audit) / AUDIT}, policy"
@@ -47,6 +67,3 @@ def decided(options: VerifyOptions) -> Verdict:
         audit_sha256=sha256(audit),
         created=now(),
     )
-
-
-verify = called_with(VerifyOptions, decided, "verify")

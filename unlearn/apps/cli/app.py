@@ -20,11 +20,13 @@ from unlearn.apps.cli.verbs.forget import forget
 from unlearn.apps.cli.verbs.key import key
 from unlearn.apps.cli.verbs.recipes import recipes
 from unlearn.apps.cli.verbs.references import references
+from unlearn.apps.cli.verbs.replay import replay
 from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
 from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
 from unlearn_eval.benchmarks.options import BenchmarkFileOptions
+from unlearn_eval.replay.options import ReplayFileOptions
 from unlearn_eval.verdict.options import VerifyFileOptions
 
 __all__ = ["command"]
@@ -55,7 +57,7 @@ def _root(
     Exit codes: 0 done; 2 the input is wrong (one line says what); 1 some cells of a comparison
     failed, a run of requests broke off, a sweep leaves something that is known to descend from the
     records, a check of a ledger found something, or a certificate does not verify; 3 FAIL and 4
-    INCONCLUSIVE of `verify`; 130 or 143 interrupted.
+    INCONCLUSIVE of `verify` and `replay`; 130 or 143 interrupted.
     """
 
 
@@ -76,6 +78,7 @@ def command() -> Any:
     add(app, ReferencesOptions, references, "references", _MEASURE)
     add(app, AuditFlags, audit, "audit", _MEASURE)
     add(app, VerifyFileOptions, verify, "verify", _MEASURE)
+    add(app, ReplayFileOptions, replay, "replay", _MEASURE)
     add(app, CompareOptions, compare, "compare", _MEASURE)
     add(app, BenchmarkFileOptions, benchmark, "benchmark", _MEASURE)
     add(app, DemoOptions, demo, "demo", _MEASURE)

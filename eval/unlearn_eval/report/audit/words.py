@@ -198,7 +198,7 @@ def _what_comes_out(reading: Reading) -> str:
     if row.value:
         return f"Asked for once, {count(row)} records still come out word for word."
     extracted = reading.verdict.extraction
-    if extracted.extracted:
+    if extracted is not None and extracted.extracted:
         return (
             f"Asked for often, {extracted.extracted:,} of {extracted.records:,} records still come "
             "out."
@@ -270,7 +270,8 @@ def _extracted(reading: Reading) -> Answer | None:
     if tries is not None and tries.value is not None:
         text += f" Ten thousand random answers would probably hold {count(tries)}."
     sentence, secret_leak = _secrets(reading)
-    some = bool(now.value or reading.verdict.extraction.extracted)
+    extracted = reading.verdict.extraction
+    some = bool(now.value or (extracted is not None and extracted.extracted))
     tone = reading.tones.extraction
     short = {
         "not forgotten": "Yes",

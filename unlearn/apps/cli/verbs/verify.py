@@ -22,6 +22,7 @@ _TIERS = {
     "A": "compared with references retrained without the records",
     "B": "compared with canaries that a coin left out",
     "C": "compared with records that were never trained on",
+    "E": "trained again without the records",
 }
 
 
@@ -30,17 +31,20 @@ def verify(options: VerifyFileOptions) -> None:
 
     PASS takes evidence that the model cannot be told from models that never saw the records; where
     there is too little of it, the verdict is INCONCLUSIVE and says what would decide. No model is
-    run.
+    run. With --replay, training again that gave the same weights decides, with no statistics.
 
     Exit codes: 0 PASS; 3 FAIL; 4 INCONCLUSIVE; 2 the input is wrong.
 
     Example: unlearn verify --audit audit --policy standard --adapter cleaned
     """
-    from unlearn.errors import OutputError
+    from unlearn.errors import OptionError, OutputError
     from unlearn.files import staged_file
     from unlearn_eval.verdict.verify import decided
 
-    folder = options.output or options.audit
+    folder = options.output or options.audit or options.replay
+    if folder is None:
+        raise OptionError("verify: name an audit with --audit, or a replay with --replay")
+    folder = folder.parent if folder.is_file() else folder
     file, signed = folder / "verdict.json", folder / "certificate.json"
     for known in [file, *([signed] if options.adapter else [])]:
         if known.exists() and not options.overwrite:
@@ -55,7 +59,7 @@ def verify(options: VerifyFileOptions) -> None:
         stage.write_text(text + "\n", encoding="utf-8")
     if options.adapter is not None:
         models = Models(options.adapter, options.before)
-        certify(options.audit, signed, models, verdict=verdict.as_dict())
+        certify(options.audit, signed, models, verdict=verdict.as_dict(), replay=options.replay)
     if options.json:
         typer.echo(text)
     else:
@@ -63,7 +67,7 @@ def verify(options: VerifyFileOptions) -> None:
     raise typer.Exit(_CODES[verdict.outcome])
 
 
-def _show(verdict: Verdict, audit: Path, file: Path, signed: Path | None) -> None:
+def _show(verdict: Verdict, audit: Path | None, file: Path, signed: Path | None) -> None:
     """Print a verdict for people, on which try it is, and where it is."""
     from unlearn.apps.cli.screen import console
     from unlearn_eval.certificate.looks import bound_of_tries, tries
@@ -84,12 +88,17 @@ def _show(verdict: Verdict, audit: Path, file: Path, signed: Path | None) -> Non
             console.print(f"[bold]{title}[/bold]")
         for line in lines:
             console.print(f"  · {escape(line)}")
+    replay = verdict.replay or {}
+    if replay:
+        console.print("[bold]Not looked at by the replay[/bold]")
+    for line in replay.get("not_looked_at", ()):
+        console.print(f"  · {escape(line)}")
     console.print(
         f"Policy {escape(verdict.policy['name'])} ({verdict.policy['sha256'][:12]}), chosen "
         f"{verdict.policy['chosen']} the audit; {escape(origin(verdict.policy))}. "
         f"{escape(verdict.power)}."
     )
-    looks = read_audit(audit).get("looks")
+    looks = None if audit is None else read_audit(audit).get("looks")
     if looks is not None:
         bound = bound_of_tries(looks, verdict.policy["content"].get("alpha"))
         console.print(escape(f"{tries(looks)}. {bound}".rstrip()))
