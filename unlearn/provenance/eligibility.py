@@ -86,12 +86,20 @@ def training_setting(line: _Line) -> dict[str, Any]:
     training = (line.finetuned_with or {}).get("training") or {}
     if not training:
         return {}
-    settings = {name: training[name] for name in _PLAIN if name in training}
-    if settings.get("max_steps"):
-        settings.pop("epochs", None)  # which it takes the place of
+    settings = _training(training)
+    # what a retraining with a budget did in place of all that
+    stages = [_training(each) for each in line.finetuned_with.get("stages") or ()]
+    settings |= {name: [each.get(name) for each in stages] for name in (stages or [{}])[0]}
     shape = line.finetuned_with.get("lora") or {}
     settings |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
     return settings | {"template": line.template}
+
+
+def _training(options: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: options[name] for name in _PLAIN if name in options}
+    if settings.get("max_steps"):
+        settings.pop("epochs", None)  # which it takes the place of
+    return settings
 
 
 def unfit(

@@ -89,7 +89,10 @@ class Lineage(_Model):
     parent included; `records.forgotten` those that a method was asked to take out. After exact
     retraining the forgotten records are not among the trained ones; after an approximate method
     they are in both. `canaries` is handed down to what is made of the adapter. References say in
-    `made_from` what else decided their weights, as digests.
+    `made_from` what else decided their weights, as digests. Retraining says in `budget` how much of
+    the original training it was asked for and took, and everything that decided it;
+    `finetuned_with.stages` is then how the weights were trained, `finetuned_with.training` still
+    how those of the original.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -110,6 +113,7 @@ class Lineage(_Model):
     versions: dict[str, str] = Field(default_factory=dict)
     stopped: str | None = None
     made_from: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:
