@@ -66,12 +66,17 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     Args:
         reference: its lineage.
         audited: lineages of the audited model and the one before: a retrained one may have been
-            trained otherwise than the one that it replaces; it is enough to be like either.
+            trained otherwise than the one that it replaces; it is enough to be like either, but
+            where the audited one was retrained with a budget.
 
     Returns:
         Names of settings; None where no lineage says.
     """
     own = training_setting(reference)
+    audited = list(audited)
+    first = next((line for line in audited if line is not None), None)
+    if first is not None and (first.finetuned_with or {}).get("stages"):
+        audited = [first]  # another recipe than the original's makes another kind of model
     known = [
         setting for line in audited if line is not None and (setting := training_setting(line))
     ]

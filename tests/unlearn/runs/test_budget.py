@@ -224,6 +224,9 @@ def test_references_train_as_the_retrained_adapter_did(
     assert otherwise_trained(line, [result.lineage]) == []
     original = Lineage.read(olds[SECRETS[0]])
     assert "learning_rate" in (otherwise_trained(line, [original]) or ())
+    # and no reference of the original's recipe is like a model that was retrained with a budget
+    assert otherwise_trained(original, [original, original]) == []  # type: ignore[arg-type]
+    assert "learning_rate" in (otherwise_trained(original, [result.lineage, original]) or ())  # type: ignore[arg-type]
 
 
 def test_several_stages_are_repeated_by_references(
