@@ -180,8 +180,13 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
+_AUTO_IS_A_VALUE = ("stop", "budget")
+
+
 def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options without those set to `auto`, which is to leave them open.
+
+    Of `stop` and `budget` it is a value.
 
     Args:
         options: the user's choices.
@@ -189,7 +194,9 @@ def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What is really chosen.
     """
-    return {key: value for key, value in options.items() if value != "auto" or key == "stop"}
+    return {
+        key: value for key, value in options.items() if value != "auto" or key in _AUTO_IS_A_VALUE
+    }
 
 
 def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:

@@ -7,12 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unlearn.config import validated
+from unlearn.errors import LineageError
 from unlearn.methods.registry import Resolved
 from unlearn.provenance.elsewhere import trained_elsewhere
 from unlearn.provenance.lineage import Lineage
-from unlearn.training.options import USUAL_RATE
+from unlearn.training.options import USUAL_RATE, TrainingOptions
 
-__all__ = ["LEAST_STEPS", "OriginalTraining", "decided", "original_training", "trained_with"]
+__all__ = [
+    "LEAST_STEPS",
+    "OriginalTraining",
+    "decided",
+    "original_training",
+    "same_training",
+    "trained_with",
+]
 
 LEAST_STEPS = 36
 """Optimizer steps below which a handful of records is not forgotten, however few they are: AdamW
@@ -136,3 +145,43 @@ def _rate_notes(original: OriginalTraining, part: float) -> list[str]:
         f"--learning-rate-was, or {part:g} times that one as -o learning_rate=…",
         *original.notes,
     ]
+
+
+# Without these nobody can say what "the same training" would be.
+_ESSENTIAL = ("learning_rate", "epochs")
+
+
+def same_training(
+    parent: Lineage | None,
+    given: Mapping[str, Any],
+    where: str,
+    original: OriginalTraining | None = None,
+) -> TrainingOptions:
+    """Return the settings of an adapter's original training.
+
+    Args:
+        parent: its lineage, if it has one.
+        given: what the user sets otherwise.
+        where: what is being configured, for messages.
+        original: how it was trained; by default what its lineage tells.
+
+    Returns:
+        The settings.
+
+    Raises:
+        LineageError: if they are known from nowhere.
+    """
+    known = dict((original or original_training(parent)).options)
+    missing = [k for k in _ESSENTIAL if k not in known and k not in given]
+    if "epochs" in missing and ("max_steps" in given or "max_steps" in known):
+        missing.remove("epochs")
+    if "epochs" in given and "max_steps" not in given:
+        known.pop("max_steps", None)
+    if missing:
+        flags = " ".join(f"-o {name}=…" for name in missing)
+        raise LineageError(
+            f"{where}: the adapter has no lineage that tells how it was trained, and no file "
+            f"beside it does; give its settings with {flags} (and batch_size, schedule, … where "
+            "they were not the defaults)"
+        )
+    return validated(TrainingOptions, known | dict(given), where)

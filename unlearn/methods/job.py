@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unlearn.data.tokenization import Example
-from unlearn.errors import ModelError, OptionError
-from unlearn.losses import HiddenLoss, Loss
-from unlearn.methods.defaults import OriginalTraining
+from unlearn.errors import LineageError, ModelError, OptionError
+from unlearn.losses import NLL, HiddenLoss, Loss
+from unlearn.methods.defaults import OriginalTraining, same_training
+from unlearn.methods.plans import Cost, TrainingPlan, tokens_of
 from unlearn.methods.registry import Resolved
 from unlearn.model.blocks import blocks_of
 from unlearn.model.opening import Opening
@@ -23,23 +24,6 @@ from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
 
 __all__ = ["Job", "TrainingPlan", "run_hidden", "run_loss"]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What is about to run, told before it starts.
-
-    Attributes:
-        text: what will be done, in words.
-        steps: optimizer steps at most.
-        seconds: expected wall time if all steps run.
-        notes: what the user should know.
-    """
-
-    text: str
-    steps: int
-    seconds: float
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,12 +102,13 @@ class Job:
         """
         how = training or self.resolved.training
         steps = total_steps(how, len(forget) or len(retain))
+        alternates = self.split.get("alternate", ()) if "alternates" in objective.needs else ()
         if self.announce:
-            text = f"{self.resolved.method.name}: {self.resolved.method.summary}"
             seconds = expected_seconds(
                 self.state, objective, how, steps, forget=forget, retain=retain
             )
-            self.announce(TrainingPlan(text, steps, seconds, self.notes))
+            tokens = tokens_of(how, steps, forget, retain, alternates)
+            self.announce(self.plan(steps, Cost(tokens, seconds)))
         return fit(
             self.state,
             objective,
@@ -131,12 +116,52 @@ class Job:
             forget=forget,
             retain=retain,
             holdout=self.split["holdout"],
-            alternates=self.split.get("alternate", ()) if "alternates" in objective.needs else (),
+            alternates=alternates,
             teacher=teacher,
             seed=self.seed,
             checkpoints=self.checkpoints,
             progress=self.progress,
         )
+
+    def plan(self, steps: int, cost: Cost, *notes: str, usual: float = 1.0) -> TrainingPlan:
+        """Say what is about to run, and what it takes beside retraining.
+
+        Args:
+            steps: optimizer steps at most.
+            cost: what they take.
+            *notes: what the user should know, beside the job's own notes.
+            usual: the part of them that is expected to run.
+
+        Returns:
+            The plan, with a word on retraining where an approximate method is no cheaper.
+        """
+        method = self.resolved.method
+        plan = TrainingPlan(
+            f"{method.name}: {method.summary}",
+            steps,
+            cost.seconds,
+            (*self.notes, *notes),
+            cost.tokens,
+            self._retraining(),
+            usual,
+        )
+        return plan if method.kind == "exact" else replace(plan, notes=(*plan.notes, *plan.advice))
+
+    def _retraining(self) -> Cost | None:
+        """Return what training again without the records takes; None where nobody knows."""
+        retain, own = self.split["retain"], self.resolved.method.extra
+        exact = self.resolved.method.kind == "exact"
+        given = {k: v for k, v in self.resolved.given.items() if exact and k not in own}
+        try:
+            training = same_training(self.parent, given, "retrain", self.original)
+        except (LineageError, OptionError):
+            return None
+        if not retain:
+            return None
+        steps = total_steps(training, len(retain))
+        plain = Objective(retain=NLL())
+        seconds = expected_seconds(self.state, plain, training, steps, retain=retain)
+        return Cost(tokens_of(training, steps, (), retain), seconds)
 
     def fresh_adapter(self) -> ModelState:
         """Open the base again, with a new adapter shaped like this job's one.

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unlearn.config import validated, without_auto
 from unlearn.errors import OptionError, did_you_mean
+from unlearn.methods.budget import budget_of
 from unlearn.training.options import TrainingOptions, check_wrappers
 
 __all__ = ["Kind", "Method", "Resolved", "resolve"]
@@ -199,6 +200,8 @@ def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:
         raise OptionError(f"{where}: alternate_count must be at least 1")
     if method.name == "pilot" and not _number(extra["pilot_epochs"], "pilot_epochs", "pilot") > 0:
         raise OptionError("pilot: pilot_epochs must be positive")
+    if method.name == "retrain":
+        budget_of(extra)
     share = extra.get("trainable_share", 1.0)
     if method.name == "loku" and not 0 < _number(share, "trainable_share", where) <= 1:
         raise OptionError("loku: trainable_share must be above 0 and at most 1")

@@ -26,7 +26,7 @@ measurements, and what was tried and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,13 +39,15 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import LineageError
 from unlearn.losses import NLL
 from unlearn.methods.defaults import original_training
-from unlearn.methods.job import Job, TrainingPlan
+from unlearn.methods.job import Job
+from unlearn.methods.plans import Cost, tokens_of
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.optimizers import all_matrices
 from unlearn.training.options import TrainingOptions
+from unlearn.training.stages import counting
 from unlearn.training.trainer import Objective, Teacher
 
 __all__ = ["run", "sharpness_for", "teacher_of"]
@@ -93,7 +95,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         short,
         retain=retain,
         seed=job.seed,
-        progress=_counting(job.progress, 0, total),
+        progress=counting(job.progress, 0, total),
     )
     sharpness = 1.0
     if job.split["holdout"]:
@@ -101,7 +103,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         sharpness = sharpness_for(pilot, job.split["holdout"], level)
     teacher = teacher_of(pilot, forget)
     del pilot
-    second = replace(job, announce=None, progress=_counting(job.progress, first.steps, total)).fit(
+    second = replace(job, announce=None, progress=counting(job.progress, first.steps, total)).fit(
         job.objective(replace(resolved.forget, sharpness=sharpness)),
         forget=forget,
         retain=retain if resolved.retain is not None else (),
@@ -151,27 +153,21 @@ def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps
     if not job.announce:
         return
     forget, retain = job.split["forget"], job.split["retain"]
-    notes = list(job.notes)
+    notes = []
     if not job.split["holdout"]:
         notes.append(
             "without --holdout nobody knows how sure of itself a model that never saw the records "
             "would be: they will end up easier for the model than unseen ones"
         )
-    steps_of_pilot = total_steps(short, len(retain))
+    first = total_steps(short, len(retain))
     plain = Objective(retain=NLL())
-    seconds = expected_seconds(job.state, plain, short, steps_of_pilot, retain=retain)
+    seconds = expected_seconds(job.state, plain, short, first, retain=retain)
     seconds += expected_seconds(
-        job.state, job.objective(), training, steps - steps_of_pilot, forget=forget, retain=retain
+        job.state, job.objective(), training, steps - first, forget=forget, retain=retain
     )
-    text = f"{job.resolved.method.name}: {job.resolved.method.summary}"
-    job.announce(TrainingPlan(text, steps, seconds, tuple(notes)))
-
-
-def _counting(
-    progress: Callable[[int, int], None] | None, before: int, total: int
-) -> Callable[[int, int], None] | None:
-    """Let two trainings fill one progress bar."""
-    return progress and (lambda step, _: progress(before + step, total))
+    tokens = tokens_of(short, first, (), retain)
+    tokens += tokens_of(training, steps - first, forget, retain)
+    job.announce(job.plan(steps, Cost(tokens, seconds), *notes))
 
 
 def _fresh(job: Job) -> ModelState:

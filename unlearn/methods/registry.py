@@ -311,6 +311,7 @@ METHODS: dict[str, Method] = {
             "first, whenever the data is still there: for adapters it is often cheap enough",
             "as the original training",
             kind="exact",
+            extra={"budget": 1.0, "quality": 0.1},
             run="unlearn.methods.retrain:run",
         ),
     )

@@ -7,66 +7,49 @@ from dataclasses import replace
 from typing import Any
 
 from unlearn.config import validated
-from unlearn.errors import LineageError
+from unlearn.errors import LineageError, OptionError
 from unlearn.losses import NLL
-from unlearn.methods.defaults import OriginalTraining, original_training
+from unlearn.methods.budget import FACTORS, Budget, Recipe, budget_of, watched
+from unlearn.methods.defaults import same_training
 from unlearn.methods.job import Job
+from unlearn.methods.plans import Cost, TrainingPlan, tokens_of
+from unlearn.methods.reduced import Old, Search, most_steps
 from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
+from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
-from unlearn.training.options import TrainingOptions
+from unlearn.training.options import TrainingOptions, total_steps
 from unlearn.training.trainer import Objective
 
-__all__ = ["run", "same_training"]
-
-# Without these nobody can say what "the same training" would be.
-_ESSENTIAL = ("learning_rate", "epochs")
+__all__ = ["run", "same_training", "stages_of"]
 
 
-def same_training(
-    parent: Lineage | None,
-    given: Mapping[str, Any],
-    where: str,
-    original: OriginalTraining | None = None,
-) -> TrainingOptions:
-    """Return the settings of an adapter's original training.
+def stages_of(parent: Lineage | None, given: Mapping[str, Any]) -> tuple[TrainingOptions, ...]:
+    """Return the trainings, one after another, that made an adapter retrained with a budget.
 
     Args:
         parent: its lineage, if it has one.
-        given: what the user sets otherwise.
-        where: what is being configured, for messages.
-        original: how it was trained; by default what its lineage tells.
+        given: options that are to be otherwise in each.
 
     Returns:
-        The settings.
+        How each trains; none where the adapter was trained at once.
 
     Raises:
-        LineageError: if they are known from nowhere.
+        OptionError: for an option that is unknown or impossible.
     """
-    known = dict((original or original_training(parent)).options)
-    missing = [k for k in _ESSENTIAL if k not in known and k not in given]
-    if "epochs" in missing and ("max_steps" in given or "max_steps" in known):
-        missing.remove("epochs")
-    if "epochs" in given and "max_steps" not in given:
-        known.pop("max_steps", None)
-    if missing:
-        flags = " ".join(f"-o {name}=…" for name in missing)
-        raise LineageError(
-            f"{where}: the adapter has no lineage that tells how it was trained, and no file "
-            f"beside it does; give its settings with {flags} (and batch_size, schedule, … where "
-            "they were not the defaults)"
-        )
-    return validated(TrainingOptions, known | dict(given), where)
+    stages = (parent.finetuned_with if parent else {}).get("stages") or ()
+    return tuple(validated(TrainingOptions, {**each, **given}, "retrain") for each in stages)
 
 
 def run(job: Job) -> tuple[ModelState, Fit]:
-    """Train again on the retain records, with the settings of the original training.
+    """Train again on the retain records, as the original training did or with a part of its rows.
 
     Settings come from the adapter's lineage, or from what another tool left beside it; options
     given by the user override them, and must give learning rate and epochs where nothing tells.
+    At `budget` 1 they are taken as they are; below, `unlearn.methods.reduced` says what is done.
 
     Args:
-        job: the job.
+        job: the job; options `budget`, `quality`.
 
     Returns:
         (the retrained state, what training did).
@@ -74,21 +57,66 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     Raises:
         LineageError: if the settings are known from nowhere, or a full fine-tune's base is.
     """
-    training = same_training(job.parent, job.resolved.given, "retrain", job.original)
-    if job.state.kind == "full":
-        if job.parent is None:
-            raise LineageError(
-                "retrain: this fully fine-tuned model has no lineage that names its base; run "
-                "`unlearn finetune --full` on the base with --exclude instead"
-            )
-        fresh = job.opening.open(job.parent.base.name, trainable=True)
-        if fresh.base_digest() != job.parent.base.digest:
-            raise LineageError(
-                f"retrain: the model at {job.parent.base.name} is not the base that the lineage "
-                "names: its weights changed"
-            )
-    else:
-        fresh = job.fresh_adapter()
-    again = replace(job, state=fresh)
-    result = again.fit(Objective(retain=NLL()), retain=job.split["retain"], training=training)
-    return fresh, result
+    own = job.resolved.method.extra
+    given = {name: value for name, value in job.resolved.given.items() if name not in own}
+    training = same_training(job.parent, given, "retrain", job.original)
+    budget = budget_of(job.resolved.extra)
+    if budget.whole:
+        again = replace(job, state=_fresh(job))
+        result = again.fit(Objective(retain=NLL()), retain=job.split["retain"], training=training)
+        return again.state, replace(result, trail={"asked": 1.0, "used": 1.0})
+    if job.checkpoints is not None:
+        raise OptionError("retrain: a budget below 1 keeps no checkpoints: leave save_steps out")
+    return _reduced(job, training, budget)
+
+
+def _reduced(job: Job, training: TrainingOptions, budget: Budget) -> tuple[ModelState, Fit]:
+    """Train with a part of the rows; of the old adapter one number enters, and only for `auto`."""
+    retain = job.split["retain"]
+    old = None
+    if budget.share is None:
+        examples = [retain[i] for i in watched(len(retain))]
+        old = Old.of(job.state, examples, _drift(job.parent))
+    fresh = _fresh(job)
+    if job.announce:
+        job.announce(_plan(replace(job, state=fresh), training, budget))
+    search = Search(fresh, retain, training, budget, job.seed, job.progress, old)
+    return fresh, search.run()
+
+
+def _drift(parent: Lineage | None) -> float:
+    """Return by how much an adapter missed the loss that its own retraining had to reach."""
+    losses = dict(parent.budget if parent else {}).get("kept_loss") or {}
+    return float(losses.get("drift") or 0.0)
+
+
+def _plan(job: Job, training: TrainingOptions, budget: Budget) -> TrainingPlan:
+    """Say what is about to be trained."""
+    retain = job.split["retain"]
+    recipe = Recipe(training, len(retain), budget.first)
+    steps = most_steps(recipe, budget)
+    stage = recipe.stage(budget.most, FACTORS[0])
+    plain = Objective(retain=NLL())
+    seconds = expected_seconds(job.state, plain, stage, steps, retain=retain)
+    cost = Cost(tokens_of(stage, steps, (), retain), seconds)
+    tried = max(0, steps - total_steps(stage, len(retain)))
+    first = tried + total_steps(recipe.stage(budget.first, FACTORS[0]), len(retain))
+    return job.plan(steps, cost, usual=first / steps if budget.share is None else 1.0)
+
+
+def _fresh(job: Job) -> ModelState:
+    """Open what the original training began with."""
+    if job.state.kind != "full":
+        return job.fresh_adapter()
+    if job.parent is None:
+        raise LineageError(
+            "retrain: this fully fine-tuned model has no lineage that names its base; run "
+            "`unlearn finetune --full` on the base with --exclude instead"
+        )
+    fresh = job.opening.open(job.parent.base.name, trainable=True)
+    if fresh.base_digest() != job.parent.base.digest:
+        raise LineageError(
+            f"retrain: the model at {job.parent.base.name} is not the base that the lineage "
+            "names: its weights changed"
+        )
+    return fresh

@@ -66,12 +66,17 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     Args:
         reference: its lineage.
         audited: lineages of the audited model and the one before: a retrained one may have been
-            trained otherwise than the one that it replaces; it is enough to be like either.
+            trained otherwise than the one that it replaces; it is enough to be like either, but
+            where the audited one was retrained with a budget.
 
     Returns:
         Names of settings; None where no lineage says.
     """
     own = training_setting(reference)
+    audited = list(audited)
+    first = next((line for line in audited if line is not None), None)
+    if first is not None and (first.finetuned_with or {}).get("stages"):
+        audited = [first]  # another recipe than the original's makes another kind of model
     known = [
         setting for line in audited if line is not None and (setting := training_setting(line))
     ]
@@ -86,12 +91,20 @@ def training_setting(line: _Line) -> dict[str, Any]:
     training = (line.finetuned_with or {}).get("training") or {}
     if not training:
         return {}
-    settings = {name: training[name] for name in _PLAIN if name in training}
-    if settings.get("max_steps"):
-        settings.pop("epochs", None)  # which it takes the place of
+    settings = _training(training)
+    # what a retraining with a budget did in place of all that
+    stages = [_training(each) for each in line.finetuned_with.get("stages") or ()]
+    settings |= {name: [each.get(name) for each in stages] for name in (stages or [{}])[0]}
     shape = line.finetuned_with.get("lora") or {}
     settings |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
     return settings | {"template": line.template}
+
+
+def _training(options: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: options[name] for name in _PLAIN if name in options}
+    if settings.get("max_steps"):
+        settings.pop("epochs", None)  # which it takes the place of
+    return settings
 
 
 def unfit(

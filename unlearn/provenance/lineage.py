@@ -91,7 +91,9 @@ class Lineage(_Model):
     they are in both. `canaries` is handed down to what is made of the adapter. What is trained from
     the base alone says in `made_from` what else decided its weights, as digests (the order of the
     records among them), and in `environment` what rounded its sums, so that it can be trained
-    again.
+    again. Retraining says in `budget` how much of the original training it was asked for and took,
+    and everything that decided it; `finetuned_with.stages` is then how the weights were trained,
+    `finetuned_with.training` still how those of the original.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -113,6 +115,7 @@ class Lineage(_Model):
     stopped: str | None = None
     made_from: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:

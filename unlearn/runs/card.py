@@ -95,6 +95,8 @@ def _facts(line: Lineage) -> Iterator[str]:
     for name, value in line.cost.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{name.replace('_', ' ')}: {value:g}"
+    if line.budget.get("used", 1.0) != 1.0:
+        yield f"part of the original training that was repeated: {line.budget['used']:g}"
     if line.stopped:
         yield f"training was ended by a rule: {_name(line.stopped)}"
     yield f"made on: {line.created[:10]}"

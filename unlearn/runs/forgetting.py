@@ -14,7 +14,7 @@ from unlearn.data.records import Records
 from unlearn.data.splits import check_disjoint, loaded, near_copies, retained
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
-from unlearn.errors import DataError, LineageError
+from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.files import check_output
 from unlearn.methods.alternates import Source, alternates
 from unlearn.methods.defaults import decided, original_training
@@ -40,7 +40,15 @@ from unlearn.runs.signature import signature, source_digest, trained_from
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
-__all__ = ["DEFAULT_METHOD", "Measured", "Result", "TrainingPlan", "forget", "run_forget"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "Measured",
+    "Result",
+    "TrainingPlan",
+    "forget",
+    "plan_forget",
+    "run_forget",
+]
 
 # What a first look before and after is taken of.
 _LOOKED_AT = ("forget", "retain", "holdout")
@@ -53,6 +61,8 @@ def run_forget(options: ForgetOptions) -> Result:
 
     Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
+    if options.plan:
+        raise OptionError("forget: call unlearn.runs.forgetting.plan_forget for a plan")
     target = check_output(options.output, overwrite=options.overwrite)
     resolved = _resolved(options)
     method, key = resolved.method, Key.load()
@@ -104,6 +114,7 @@ def run_forget(options: ForgetOptions) -> Result:
         method=method.name,
         seed=options.seed,
         fit=fit,
+        budget=_budget(fit, split.retain, key),
         **_settings(resolved, fit, parent),
         made_from=_made_from(method, facts),
     )
@@ -116,6 +127,39 @@ def run_forget(options: ForgetOptions) -> Result:
 
 
 forget = called_with(ForgetOptions, run_forget, "forget")
+
+
+class _ToldError(Exception):
+    """Ends a run once its plan is known."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        super().__init__(plan.text)
+        self.plan = plan
+
+
+def plan_forget(options: ForgetOptions) -> TrainingPlan:
+    """Return what `run_forget` would do and what it would take, and change nothing.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        The plan.
+
+    Raises:
+        OptionError: with `save_steps`, since checkpoints would have to be looked at.
+    """
+    if options.options.get("save_steps"):
+        raise OptionError("forget: a plan keeps no checkpoints: leave save_steps out")
+
+    def tell(plan: TrainingPlan) -> None:
+        raise _ToldError(plan)
+
+    try:
+        run_forget(replace(options, announce=tell, plan=False, progress=False, report_to=None))
+    except _ToldError as told:
+        return told.plan
+    raise AssertionError("a method began without telling its plan")
 
 
 @dataclass(frozen=True)
@@ -300,7 +344,8 @@ def _settings(resolved: Resolved, fit: Fit, parent: Lineage | None) -> dict[str,
     training = fit.training.model_dump()
     first = dict(parent.finetuned_with) if parent else {}
     if resolved.method.kind == "exact":
-        first["training"] = training
+        first.pop("stages", None)
+        first |= dict(fit.recipe) or {"training": training}
     return {"options": resolved.as_dict() | training, "finetuned_with": first}
 
 
@@ -312,3 +357,11 @@ def _made_from(method: Method, facts: Mapping[str, Any]) -> dict[str, Any]:
     if not facts["adapters"]:  # of a full fine-tune the model that was opened is not the base
         made_from = {name: fact for name, fact in made_from.items() if "base" not in name}
     return made_from
+
+
+def _budget(fit: Fit, retain: Records, key: Key) -> dict[str, Any]:
+    """Return what decided a retraining with a budget, its watched records by their digests."""
+    trail = dict(fit.trail)
+    if "watched" in trail:
+        trail["watched"] = [key.digest(retain[i]) for i in trail["watched"]]
+    return trail

@@ -169,6 +169,13 @@ class ForgetOptions(OriginalOptions):
         Flag(metavar="K"),
     ] = 0
     report_to: ReportTo = None
+    plan: Annotated[
+        bool,
+        Field(
+            description="Say what it takes, in tokens, in time and relative to retraining; change "
+            "nothing. In Python, call `unlearn.runs.forgetting.plan_forget` instead."
+        ),
+    ] = False
     suppress: Annotated[
         bool, Field(description="Never train on these records again on this machine.")
     ] = False

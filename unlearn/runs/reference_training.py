@@ -25,9 +25,10 @@ from unlearn.runs.fields import Progress
 from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import Tell, WorkerLostError, as_one_of, run_in_processes, threads_for
 from unlearn.training.expected_time import expected_seconds
-from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.fitting import Fit
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
+from unlearn.training.stages import fit_stages, steps_of
 
 __all__ = ["Reference", "ReferenceTrainer", "plan_of", "train_missing"]
 
@@ -88,6 +89,7 @@ class ReferenceTrainer:
         base: the opened base, if it is.
         like: the adapter whose shape and tokenizer they have, if one is named.
         changes: what of that shape was asked to be otherwise.
+        stages: how the adapters are trained where that takes several trainings, one after another.
     """
 
     model: str | Path
@@ -99,6 +101,7 @@ class ReferenceTrainer:
     base: ModelState | None = None
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[TrainingOptions] = ()
 
     def made_from(
         self, positions: Sequence[int], digests: Sequence[str], key: Key
@@ -114,12 +117,12 @@ class ReferenceTrainer:
 
     def steps(self, reference: Reference) -> int:
         """Return how many steps a reference takes."""
-        return total_steps(self.training, len(reference.positions))
+        return steps_of(self._stages, len(reference.positions))
 
     def seconds(self, reference: Reference, steps: int) -> float:
         """Return how long so many steps on the records of a reference are expected to take."""
         state, retain = self._fresh(reference)
-        seconds = expected_seconds(state, _PLAIN, self.training, steps, retain=retain)
+        seconds = expected_seconds(state, _PLAIN, self._stages[0], steps, retain=retain)
         self._take_off(state)
         return seconds
 
@@ -127,10 +130,15 @@ class ReferenceTrainer:
         """Train a reference and put it in place; return what the user should know."""
         state, retain = self._fresh(reference)
         seed = reference.facts["seed"]
-        result = fit(state, _PLAIN, self.training, retain=retain, seed=seed, progress=tell)
+        result = fit_stages(state, self._stages, retain, seed=seed, progress=tell)
         self._save(state, reference, result)
         self._take_off(state)
         return result.notes
+
+    @property
+    def _stages(self) -> Sequence[TrainingOptions]:
+        """The trainings that make a reference."""
+        return self.stages or (self.training,)
 
     def _fresh(self, reference: Reference) -> tuple[ModelState, list[Example]]:
         """Return a new adapter on the base, and the examples that it sees."""

@@ -20,8 +20,8 @@ from unlearn.errors import (
     SelectionError,
 )
 from unlearn.files import check_output
-from unlearn.methods.defaults import OriginalTraining, original_training
-from unlearn.methods.retrain import same_training
+from unlearn.methods.defaults import OriginalTraining, original_training, same_training
+from unlearn.methods.retrain import stages_of
 from unlearn.model.adapted_base import for_adapters
 from unlearn.model.folders import resolve_folder
 from unlearn.model.shape import shape_of
@@ -181,12 +181,20 @@ class _Settings:
         config: their shape, keyword arguments of `peft.LoraConfig`.
         like: the adapter whose shape that is, if one is named.
         changes: what of its shape was asked to be otherwise.
+        stages: how that adapter was trained, if it was retrained with a budget.
     """
 
     training: TrainingOptions
     config: Mapping[str, Any]
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[TrainingOptions, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What lineages say of them."""
+        facts = {"training": self.training.model_dump(), "lora": dict(self.config)}
+        return facts | ({"stages": [s.model_dump() for s in self.stages]} if self.stages else {})
 
 
 def _settings(
@@ -196,6 +204,7 @@ def _settings(
     original: OriginalTraining,
 ) -> _Settings:
     """Return how to train, and the shape of the adapters."""
+    stages: tuple[TrainingOptions, ...] = ()
     if like is None:
         if said := [name for name, value in options.was.items() if value is not None]:
             raise OptionError(
@@ -212,11 +221,13 @@ def _settings(
         shape_there = shape_of(like)
         training = same_training(parent, given, "references", original)
         check_wrappers(given, training, "references", forget=False, retain=True)
+        stages = stages_of(parent, given)
         chosen = validated(LoraOptions, own, "lora").model_dump()
         changes = {name: chosen[name] for name in own}
         config = shape_there | changes
     # a reference is kept when it is done: there is nothing between that could be resumed
-    return _Settings(training.model_copy(update={"save_steps": None}), config, like, changes)
+    training = training.model_copy(update={"save_steps": None})
+    return _Settings(training, config, like, changes, stages)
 
 
 def _prepared(
@@ -231,10 +242,7 @@ def _prepared(
     facts = {
         "base": Base(name=base.name, digest=base.base_digest()),
         "template": used.name,
-        "finetuned_with": {
-            "training": settings.training.model_dump(),
-            "lora": dict(settings.config),
-        },
+        "finetuned_with": settings.facts,
     }
     trainer = ReferenceTrainer(
         options.model,
@@ -246,6 +254,7 @@ def _prepared(
         base,
         settings.like,
         settings.changes,
+        settings.stages,
     )
     return trainer, facts
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from unlearn.training.kernels import deterministic_kernels
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
-from unlearn.training.options import TrainingOptions
+from unlearn.training.options import TrainingOptions, total_steps
 from unlearn.training.sampler import ALTERNATE, FORGET, Pairs
 from unlearn.training.stopping import Monitor, StopRules
 from unlearn.training.trackers import tracking
@@ -69,6 +68,9 @@ class Fit:
         notes: what the user should know.
         deterministic: whether deterministic kernels were asked for.
         history: Trainer's log.
+        recipe: where it was not all of the original training, how the original trained
+            (`training`) and this one (`stages`).
+        trail: what decided how it was trained.
     """
 
     steps: int
@@ -81,31 +83,12 @@ class Fit:
     notes: tuple[str, ...] = ()
     deterministic: bool = False
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    trail: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def cost(self) -> dict[str, Any]:
         """Return what the lineage stores of the cost."""
         return {"seconds": round(self.seconds, 3), "steps": self.steps, "tokens": self.tokens}
-
-
-def total_steps(training: TrainingOptions, records: int) -> int:
-    """Return the number of optimizer steps of a run.
-
-    Args:
-        training: options.
-        records: forget (or training) records.
-
-    Returns:
-        `max_steps`, or epochs × records / batch size, rounded up.
-
-    Raises:
-        OptionError: if neither is set.
-    """
-    if training.max_steps:
-        return training.max_steps
-    if training.epochs is None:
-        raise OptionError("how long to train is open: set epochs or max_steps")
-    # a product that is whole but for rounding makes no further step
-    return max(1, math.ceil(training.epochs * records / training.batch_size - 1e-9))
 
 
 def seen_by(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ __all__ = [
     "TrainingOptions",
     "check_wrappers",
     "finetuning_options",
+    "total_steps",
 ]
 
 USUAL_RATE = 2e-4
@@ -150,6 +152,27 @@ def finetuning_options(
     training = validated(TrainingOptions, FINETUNE_DEFAULTS | chosen, where)
     check_wrappers(chosen, training, where, forget=False, retain=True)
     return training, validated(LoraOptions, {**shape, **lora}, "lora")
+
+
+def total_steps(training: TrainingOptions, records: int) -> int:
+    """Return the number of optimizer steps of a run.
+
+    Args:
+        training: options.
+        records: forget (or training) records.
+
+    Returns:
+        `max_steps`, or epochs × records / batch size, rounded up.
+
+    Raises:
+        OptionError: if neither is set.
+    """
+    if training.max_steps:
+        return training.max_steps
+    if training.epochs is None:
+        raise OptionError("how long to train is open: set epochs or max_steps")
+    # a product that is whole but for rounding makes no further step
+    return max(1, math.ceil(training.epochs * records / training.batch_size - 1e-9))
 
 
 def check_wrappers(

@@ -91,7 +91,9 @@ def _part(verdict: Verdict, part: Extracted | Utility | None) -> Tone:
 
 
 def _membership(verdict: Verdict, gates: dict[str, bool | None]) -> Tone:
-    """Sum the membership probes up."""
+    """Sum the membership probes up; of a replay, which needs none, take the whole."""
+    if verdict.tier == "E":
+        return tone_of(verdict.outcome)
     if verdict.tier == "C" and not gates.get("G2"):
         return "open"
     if any(probe.failed for probe in verdict.probes):

@@ -57,7 +57,10 @@ _errors = _Console(stderr=True, highlight=False, quiet=_QUIET)
 def announce(plan: TrainingPlan) -> None:
     """Show what is about to run, before it starts."""
     console.print(f"[bold]{plan.text}[/bold]")
-    console.print(f"  at most {plan.steps:,} steps, about {duration(plan.seconds)} on this machine")
+    seconds = plan.seconds * plan.usual
+    console.print(f"  at most {plan.steps:,} steps, about {duration(seconds)} on this machine")
+    if plan.relative:
+        console.print(f"  {plan.relative}")
     for note in plan.notes:
         show_note(note)
 

@@ -19,6 +19,7 @@ from unlearn.apps.compare.study import Study
 from unlearn.config import validated, without_auto
 from unlearn.data.record import as_json, shown
 from unlearn.errors import OptionError
+from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided
 from unlearn.methods.registry import Method, Resolved, get_method
 from unlearn.recipe import recipe_path
@@ -211,7 +212,8 @@ def training_tokens(
     mine = {key: value for key, value in given.items() if key in TrainingOptions.model_fields}
     if method.kind == "exact":
         again = validated(TrainingOptions, finetune.model_dump() | mine, f"method {method.name}")
-        return _rows(again, retain) * tokens
+        most = budget_of(dict(method.extra) | given).most if "budget" in method.extra else 1.0
+        return _rows(again, retain) * tokens * most
     training = validated(TrainingOptions, mine, f"method {method.name}")
     training = decided(Resolved(method, training), None, forget)[0].training
     rows = _rows(training, forget)

@@ -64,6 +64,8 @@ def test_tokens_by_hand():
     # as the original training, on the retained records
     assert plain("retrain") == 15 * 16 * 10
     assert plain("retrain", epochs=1) == 5 * 16 * 10
+    assert plain("retrain", budget=0.25) == plain("retrain") / 4
+    assert plain("retrain", budget="auto") == plain("retrain")  # at most
 
 
 def test_operations():

@@ -22,7 +22,10 @@ def forget(options: ForgetOptions) -> None:
     --forget subject:ann --output cleaned
     """
     from unlearn.apps.cli.screen import announce, progress_bar, show_result
-    from unlearn.runs.forgetting import run_forget
+    from unlearn.runs.forgetting import plan_forget, run_forget
 
+    if options.plan:
+        announce(plan_forget(options))
+        return
     with progress_bar("unlearning") as progress:
         show_result(run_forget(replace(options, announce=announce, progress=progress)))
