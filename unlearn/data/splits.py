@@ -156,7 +156,10 @@ def retained(
                 "task_vector)"
             )
         if needed:
-            raise DataError(f"{kept.records.source}: no record is left to retain")
+            raise DataError(
+                f"{kept.records.source}: no record is left to retain, and retraining, like most "
+                "methods, needs some; flat, grad_ascent and task_vector need none"
+            )
     return kept
 
 

@@ -24,6 +24,9 @@ from unlearn.training.trainer import Objective
 __all__ = ["run", "same_training", "stages_of"]
 
 
+_APPROXIMATE = "or choose an approximate method, such as --method pilot, that needs none of this"
+
+
 def stages_of(parent: Lineage | None, given: Mapping[str, Any]) -> tuple[TrainingOptions, ...]:
     """Return the trainings, one after another, that made an adapter retrained with a budget.
 
@@ -59,7 +62,10 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     """
     own = job.resolved.method.extra
     given = {name: value for name, value in job.resolved.given.items() if name not in own}
-    training = same_training(job.parent, given, "retrain", job.original)
+    try:
+        training = same_training(job.parent, given, "retrain", job.original)
+    except LineageError as error:
+        raise LineageError(f"{error}; {_APPROXIMATE}") from error
     budget = budget_of(job.resolved.extra)
     if budget.whole:
         again = replace(job, state=_fresh(job))
@@ -111,7 +117,7 @@ def _fresh(job: Job) -> ModelState:
     if job.parent is None:
         raise LineageError(
             "retrain: this fully fine-tuned model has no lineage that names its base; run "
-            "`unlearn finetune --full` on the base with --exclude instead"
+            f"`unlearn finetune --full` on the base with --exclude instead; {_APPROXIMATE}"
         )
     fresh = job.opening.open(job.parent.base.name, trainable=True)
     if fresh.base_digest() != job.parent.base.digest:

@@ -26,7 +26,7 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
 from unlearn.provenance.suppression import check_suppressed, suppress
 from unlearn.recipe import ForgetRecipe, load_recipe
-from unlearn.runs.options import DEFAULT_METHOD, ForgetOptions
+from unlearn.runs.options import DEFAULT_METHOD, DEFAULT_OPTIONS, ForgetOptions
 from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import Measured, measure, warnings_of
 from unlearn.runs.saving import (
@@ -179,7 +179,9 @@ def _resolved(options: ForgetOptions) -> Resolved:
         if name in {None, recipe.method}:
             chosen = {**recipe.options, **chosen}
         name = name or recipe.method
-    return resolve(get_method(name or DEFAULT_METHOD), chosen)
+    if name is None:
+        name, chosen = DEFAULT_METHOD, {**DEFAULT_OPTIONS, **chosen}
+    return resolve(get_method(name), chosen)
 
 
 def _split(

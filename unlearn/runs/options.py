@@ -30,6 +30,7 @@ from unlearn.runs.fields import (
 
 __all__ = [
     "DEFAULT_METHOD",
+    "DEFAULT_OPTIONS",
     "REFERENCE_SEED",
     "FinetuneOptions",
     "ForgetOptions",
@@ -37,7 +38,10 @@ __all__ = [
     "ReferencesOptions",
 ]
 
-DEFAULT_METHOD = "pilot"
+DEFAULT_METHOD = "retrain"
+
+DEFAULT_OPTIONS = {"budget": "auto"}
+"""Options of the default method where no method is named; `--method retrain` alone is the whole."""
 
 REFERENCE_SEED = 1000
 """Seed of the first reference, far from those that adapters under audit usually have: one with
@@ -150,7 +154,10 @@ class ForgetOptions(OriginalOptions):
     adapter: Adapters = None
     method: Annotated[
         str | None,
-        Field(description=f"See `unlearn methods`. Default: {DEFAULT_METHOD}."),
+        Field(
+            description=f"See `unlearn methods`. Default: {DEFAULT_METHOD} with budget=auto, which "
+            "is exact."
+        ),
         Flag(metavar="NAME"),
     ] = None
     recipe: Annotated[

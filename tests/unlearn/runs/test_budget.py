@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unlearn import Records, finetune, forget
-from unlearn.errors import OptionError
+from unlearn.errors import LineageError, OptionError
 from unlearn.methods.plans import TrainingPlan
 from unlearn.provenance.eligibility import otherwise_trained
 from unlearn.provenance.keys import Key
@@ -298,3 +298,27 @@ def test_the_plan_is_what_is_done(retrain: Callable[..., Result]) -> None:
     result = retrain("1", budget=0.25, announce=told.append)
     assert told[0].steps == result.fit.steps
     assert told[0].tokens == pytest.approx(result.fit.tokens, rel=0.1)
+
+
+def test_without_a_method_the_budget_is_found_out(
+    tiny_model: Path,
+    olds: dict[str, Path],
+    lineage_key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
+    old, records = olds[SECRETS[0]], _records(SECRETS[0])
+    line = forget(tiny_model, records, "r5", tmp_path / "1", adapter=old).lineage
+    assert (line.method, line.parent, line.budget["asked"]) == ("retrain", None, "auto")
+    given = forget(
+        tiny_model, records, "r5", tmp_path / "2", adapter=old, options={"budget": 0.25}
+    ).lineage
+    assert given.budget["asked"] == 0.25
+    # where nothing says how it was trained, one line says so, and what else there is
+    bare = tmp_path / "bare"
+    shutil.copytree(old, bare, ignore=shutil.ignore_patterns("lineage.json", "README.md"))
+    with pytest.raises(LineageError, match="no lineage.*-o learning_rate=.*--method pilot") as told:
+        forget(tiny_model, records, "r5", tmp_path / "3", adapter=bare, template="qa")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "3").exists()

@@ -24,7 +24,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "npo": {"learning_rate": 1e-3, "epochs": 40, "stop": "none"},
     "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
 }
-"""The methods shown: the default, one that forgets too much, one that destroys the model."""
+"""The methods shown: one that comes near, one that forgets too much, one that breaks the model."""
 
 PLAINLY: Mapping[str, str] = {
     "pilot": (

@@ -287,7 +287,7 @@ def test_interrupting_leaves_nothing_behind(
         )
         try:
             assert process.stdout is not None
-            assert b"pilot" in process.stdout.readline()  # the plan is out: training begins
+            assert b"retrain" in process.stdout.readline()  # the plan is out: training begins
             time.sleep(0.5)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)

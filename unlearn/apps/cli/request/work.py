@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
+_METHOD = "pilot"
+"""Method where none is named: references that serve every request, as half-splits do, are trained
+as the original was, and a retraining with a budget is of another kind."""
+
 
 def run(options: RunOptions, given: frozenset[str]) -> None:
     """Take the records of all located requests out of their adapters.
@@ -40,12 +44,11 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
     from unlearn.apps.cli.request.show import broken, echo_json, ran
     from unlearn.apps.cli.screen import announce, progress_bar, show_note
     from unlearn.apps.requests.run import Settings, run_requests
-    from unlearn.runs.options import DEFAULT_METHOD
 
     ledger = options.open_ledger()
     chosen = [ledger.get(name) for name in options.names]
     settings = Settings(
-        method=options.method or DEFAULT_METHOD,
+        method=options.method or _METHOD,
         options=dict(options.options),
         seed=options.seed,
         output=str((options.output or ledger.folder("adapters")).absolute()),

@@ -12,11 +12,13 @@ __all__ = ["forget"]
 def forget(options: ForgetOptions) -> None:
     """Take records out of an adapter, and save a new one.
 
-    Retained are all other records of --data, or those of --retain. Give unseen records with
-    --holdout: pilot, the default, learns from them how sure the result should be of what it never
-    saw; most other methods stop when the forget records look like them, or when the retained ones
-    suffer (-o stop=none runs to the end). The old adapter is left as it is. Where proof is needed,
-    --method retrain is the sure way.
+    Retained are all other records of --data, or those of --retain. The default trains a new adapter
+    on these alone, with as much of the original training as its quality takes (retrain with
+    budget=auto): exact, and often at a quarter of the price. It must know how the adapter was
+    trained. Approximate methods start from the old adapter; give them unseen records with
+    --holdout: pilot learns from them how sure the result should be of what it never saw, most
+    others stop when the forget records look like them, or when the retained ones suffer
+    (-o stop=none runs to the end). The old adapter is left as it is.
 
     Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --output cleaned
