@@ -20,6 +20,7 @@ from unlearn_eval.statistics import sign_flip_test
 from unlearn_eval.verdict import load as _load
 from unlearn_eval.verdict.decision import Evidence, Twins, View, decide, load_policy
 from unlearn_eval.verdict.load import ScoreFile, load_evidence
+from unlearn_eval.verdict.pairs import twins_of
 from unlearn_eval.verdict.tiers.canaries import decide_by_canaries
 from unlearn_eval.verdict.verify import verify
 
@@ -233,7 +234,7 @@ def test_a_forged_coin_passes_nothing(monkeypatch, tmp_path):
     path = tmp_path / "twins.json"
     named = {f"f{i}": [f"h{j}"] for i, j in enumerate(near)}
     path.write_text(json.dumps({"randomised": True, "twins": named}))
-    twins, claimed = _load._twins(path, scores["after"])
+    twins, claimed = twins_of(path, scores["after"])
     assert claimed
     assert not twins.randomised
     content = {"states": {"after": "x"}, "rows": []}

@@ -129,6 +129,7 @@ def test_a_deleted_model_passes_and_the_words_say_why(five, make_policy):
     assert list(content) == [
         "schema", "outcome", "tier", "reasons", "would_decide", "policy", "gates", "probes",
         "extraction", "utility", "power", "exposure", "counts", "audit_sha256", "created",
+        "replay",
     ]  # fmt: skip
     assert content["policy"]["name"] == "mine"
     assert content["policy"]["chosen"] == "before"

@@ -303,7 +303,8 @@ from unlearn.apps.requests.ledger.ledger import Ledger
 url, secret, line = sys.argv[1:]
 ledger = Ledger.open(url, Key(bytes.fromhex(secret)))
 for i in range(20):
-    add_many(ledger, [{"line": line, "label": str(i)}])
+    with ledger.writing() as writer:
+        writer.add([{"line": line, "label": str(i)}])
 """
 
 
