@@ -159,6 +159,8 @@ def uncertain(attempts: Sequence[Attempt]) -> str:
         wins = f"{100 * game.wins:.0f}"
         if any(answer.tone == "moot" for answer in answers(reading)):
             parts.append(f"{attempt.name}'s {wins} says nothing, as its model is damaged")
+        elif reading.tones.membership == "not forgotten":
+            continue  # the verdict's probes tell more than this attacker does
         elif game.open and game.span and game.aim:
             parts.append(
                 f"{attempt.name}'s {wins} cannot be told from the models that were retrained "

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from unlearn.data.records import Records
 from unlearn_eval.report import Attempt, audit_page, outcome, shown_records, story_page, uncertain
+from unlearn_eval.report.audit.reading import Reading
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"
 
@@ -100,6 +102,18 @@ def test_the_story_says_how_far_off_a_figure_may_be(make_audit):
     assert lines["before"].time == "–"
     assert lines["retrained without"].kept == "60 of 60"
     assert uncertain(attempts[1:2]) == ""
+
+
+def test_the_story_excuses_no_figure_where_the_verdict_fails(make_audit, monkeypatch):
+    """An attacker who cannot tell does not speak for a model that another probe tells."""
+    states = ("before", "after", "reference:0", "reference:1", "reference:2")
+    losses = dict(zip(states, (0.0, 3.0, 3.0, 3.1, 3.0), strict=True))
+    flat = dict.fromkeys(states, 3.0)
+    attempt = Attempt("fine", "", make_audit(losses, dict.fromkeys(states, 0.0), flat), "")
+    assert "fine's" in uncertain([attempt])
+    told = replace(Reading(attempt.audit).tones, membership="not forgotten")
+    monkeypatch.setattr(Reading, "tones", told)
+    assert uncertain([attempt]) == ""
 
 
 def test_every_number_is_on_the_page_with_its_interval_and_meaning(page, good):
