@@ -8,10 +8,11 @@ from statistics import fmean
 
 from unlearn.provenance.lineage import now
 from unlearn_eval.report.audit import plots
+from unlearn_eval.report.audit.headline import Headline, headline
 from unlearn_eval.report.audit.page import Picture
 from unlearn_eval.report.audit.reading import WHOLE, Reading, folded
 from unlearn_eval.report.audit.scope import scope
-from unlearn_eval.report.audit.words import AnswerTone, Headline, answers, count, headline
+from unlearn_eval.report.audit.words import AnswerTone, answers, count
 from unlearn_eval.report.formats import duration, span
 from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord

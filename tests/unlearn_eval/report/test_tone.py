@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from unlearn_eval.comparison import Comparison, Outcome, Ruling, lines
 from unlearn_eval.report import Attempt, audit_page, in_a_sentence, outcome
+from unlearn_eval.report.audit.headline import headline
 from unlearn_eval.report.audit.reading import Reading
 from unlearn_eval.report.audit.summary import summary
-from unlearn_eval.report.audit.words import answers, headline
+from unlearn_eval.report.audit.words import answers
 from unlearn_eval.report.comparison.methods import cell_of
 from unlearn_eval.verdict.result import Exposure, Gate
 from unlearn_eval.verdict.tone import TONES, judged, least, sign, tone_of, tones_of
@@ -138,7 +139,7 @@ def test_the_page_says_its_tone_with_a_sign_and_what_would_decide(make_audit):
 @pytest.mark.parametrize(("tone", "style"), [("shown", "good"), ("not forgotten", "bad")])
 def test_tones_have_a_sign_beside_their_colour(tone, style, good, monkeypatch):
     from unlearn_eval.report.audit import page
-    from unlearn_eval.report.audit.words import Headline
+    from unlearn_eval.report.audit.headline import Headline
 
     monkeypatch.setattr(page, "headline", lambda *_: Headline(tone, "Word", "Text."))
     monkeypatch.setattr(page, "_pictures", lambda *_: [])

@@ -9,10 +9,11 @@ from typing import Any
 
 from unlearn.provenance.lineage import now
 from unlearn_eval.report.audit import plots
+from unlearn_eval.report.audit.headline import Headline, headline
 from unlearn_eval.report.audit.reading import WHOLE, Game, Reading
 from unlearn_eval.report.audit.robustness import COLUMNS, treatments
 from unlearn_eval.report.audit.scope import scope
-from unlearn_eval.report.audit.words import Headline, answers, headline
+from unlearn_eval.report.audit.words import answers
 from unlearn_eval.report.formats import duration, percent, span
 from unlearn_eval.report.meanings import meaning
 from unlearn_eval.report.page import render

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlearn_eval.report.audit.headline import Headline
 from unlearn_eval.report.audit.page import news
-from unlearn_eval.report.audit.words import Headline
 from unlearn_eval.results.rows import Audit, AuditRow
 
 __all__ = ["Summary", "estimate", "summary"]

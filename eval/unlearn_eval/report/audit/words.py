@@ -1,4 +1,4 @@
-"""Say in plain words what an audit found. Every sentence is made from its numbers.
+"""Say in plain words what an audit found, each sentence from its numbers: one answer a question.
 
 How good or bad the news is, the verdict on the same scores says (`unlearn_eval.verdict.tone`). What
 a page sees besides, such as records that come back when the model is changed further, can make its
@@ -8,7 +8,6 @@ words worse, never better.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,9 +17,21 @@ from unlearn_eval.report.formats import duration, percent, span
 from unlearn_eval.results.rows import AuditRow
 from unlearn_eval.statistics import Interval
 from unlearn_eval.verdict.result import Verdict
-from unlearn_eval.verdict.tone import MARKS, Tone, least
+from unlearn_eval.verdict.tone import Tone, least
 
-__all__ = ["Answer", "AnswerTone", "Headline", "answers", "count", "headline"]
+__all__ = [
+    "BAD",
+    "LAST",
+    "NEAR",
+    "OUT",
+    "REST",
+    "TELL",
+    "Answer",
+    "AnswerTone",
+    "answers",
+    "count",
+    "exposure_words",
+]
 
 AnswerTone = Tone | Literal["plain", "moot"]
 
@@ -55,26 +66,6 @@ class Answer:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Headline:
-    """What an audit comes to.
-
-    Attributes:
-        tone: that of the verdict on the same scores, or a worse one.
-        word: the tone as a reader meets it.
-        text: a sentence or two.
-    """
-
-    tone: Tone
-    word: str
-    text: str
-
-    @property
-    def sentence(self) -> str:
-        """The word and the text, with the sign that says the same as a colour."""
-        return f"{MARKS[self.tone]} {self.word}. {self.text}"
-
-
 def count(row: AuditRow) -> str:
     """Write a share of some records as how many of them."""
     assert row.value is not None
@@ -105,148 +96,13 @@ def _moot(answer: Answer | None, short: str) -> Answer | None:
     return replace(answer, tone="moot", short=short)
 
 
-def headline(reading: Reading, given: Sequence[Answer]) -> Headline:
-    """Sum the answers up in a sentence or two.
+BAD: Tone = "not forgotten"
 
-    The tone is that of the verdict on the same scores. It is a worse one where an attacker whom the
-    policy does not ask tells the records, where more of the rest comes out than out of models that
-    never saw the records, where further changes bring the records back, or where records like them
-    have suffered.
-
-    Args:
-        reading: the audit.
-        given: from `answers`.
-
-    Returns:
-        The headline; it says that equivalence was shown only where the verdict does.
-    """
-    by_question = {answer.question: answer for answer in given}
-    seen = [_tone(by_question, question) for question in (_OUT, _TELL, _REST)]
-    found = [_tone(by_question, question) for question in (_LAST, _NEAR)]
-    tone = least([reading.tones.whole, *seen, *(each for each in found if each == _BAD)])
-    if tone == "shown":
-        return Headline(tone, "Shown", _shown(reading.verdict))
-    if tone == "open":
-        return Headline(tone, "Open", _open(reading))
-    return Headline(tone, _failing(by_question), _bad(reading, by_question))
-
-
-_BAD: Tone = "not forgotten"
-
-
-def _tone(given: dict[str, Answer], question: str) -> Tone:
-    """Return the tone of an answer; open where there is none, or none that is a matter of it."""
-    tone = given[question].tone if question in given else "open"
-    return "open" if tone == "plain" or tone == "moot" else tone
-
-
-def _shown(verdict: Verdict) -> str:
-    """Say what a PASS has shown."""
-    k = verdict.counts.get("references") or 0
-    like = {
-        "A": f"{k} models that were trained without them do",
-        "B": "a model does for which a coin left them out",
-        "C": "it treats records that it never saw",
-    }[verdict.tier]
-    return (
-        f"Equivalence shown by {_policy(verdict)}: in every test that it asks for, and within its "
-        f"margins, the model treats the records to forget as {like}, and still knows the rest."
-    )
-
-
-def _policy(verdict: Verdict) -> str:
-    return f"policy {verdict.policy['name']}" if verdict.policy["name"] else "the policy"
-
-
-def _open(reading: Reading) -> str:
-    """Say what is not known, and what would decide it."""
-    verdict = reading.verdict
-    text = (
-        f"{_what_comes_out(reading)} Whether the model still gives away that it once saw them is "
-        f"not known: {_policy(verdict)} can decide neither way on these numbers."
-    )
-    wanted = sorted(verdict.would_decide, key=lambda words: not _REFERENCES.search(words))
-    if wanted:
-        more = len(wanted) - 1
-        text += f" What would decide it: {_plainly(wanted[0])}"
-        text += f", and {more} more listed on the page." if more else "."
-    elif verdict.outcome == "INCONCLUSIVE" and verdict.reasons:
-        text += f" Why: {verdict.reasons[0]}."
-    elif verdict.outcome == "PASS":
-        text += (
-            " The policy's own tests pass; something that it does not ask for speaks against it."
-        )
-    return text
-
-
-_REFERENCES = re.compile(r"\d references (?=retrained|instead)")
-
-
-def _plainly(words: str) -> str:
-    """Leave out which probe asks for more, and under what condition: the page lists both."""
-    text = re.sub(r"^\w+: (?=\d)", "", words.partition(", if ")[0])
-    return text.replace(
-        "references instead", "references (models trained without these records) instead"
-    )
-
-
-def _what_comes_out(reading: Reading) -> str:
-    """Say how many records still come out, without saying what that means."""
-    row = reading.row("after", "forget", *WHOLE)
-    if row is None or row.value is None:
-        return ""
-    if row.value:
-        return f"Asked for once, {count(row)} records still come out word for word."
-    extracted = reading.verdict.extraction
-    if extracted is not None and extracted.extracted:
-        return (
-            f"Asked for often, {extracted.extracted:,} of {extracted.records:,} records still come "
-            "out."
-        )
-    return "No record came out in these tests."
-
-
-def _failing(given: dict[str, Answer]) -> str:
-    """Name bad news by the worst of it."""
-    if _BAD in (_tone(given, _OUT), _tone(given, _TELL), _tone(given, _LAST)):
-        return "Not forgotten"
-    if _tone(given, _REST) == _BAD:
-        return given[_REST].short.removeprefix("No, it was ").capitalize()
-    return "Others have suffered" if _tone(given, _NEAR) == _BAD else "Not forgotten"
-
-
-def _bad(reading: Reading, given: dict[str, Answer]) -> str:
-    """Say what is wrong, the worst first."""
-    out, told, rest, lasts, near = (_tone(given, q) for q in (_OUT, _TELL, _REST, _LAST, _NEAR))
-    what = _what_comes_out(reading)
-    if out == _BAD:
-        text = "The records are still in the model: some can be got out of it."
-    elif rest == _BAD:
-        text = f"{given[_REST].why[:1].upper()}{given[_REST].why[1:]}."
-    elif told == _BAD:
-        text = f"{what.removesuffix('.')}, but the model {given[_TELL].why}."
-    elif _BAD in (lasts, near):
-        text = what
-    else:
-        text = f"The verdict is FAIL: {'; '.join(reading.verdict.reasons)}."
-    if rest == _BAD and out == _BAD:
-        text += f" What should have been kept is not as it was: {given[_REST].why}."
-    if rest == _BAD and told == _BAD:
-        text += " The model gives away, too, that it once saw the records to forget."
-    if lasts == _BAD and out != _BAD:
-        text += (
-            " Changing the model further brings them back more than in models that never saw them."
-        )
-    if near == _BAD and rest != _BAD:
-        text += " Records like them, which should have stayed, have suffered."
-    return text
-
-
-_OUT = "Can anybody get the records out of the model?"
-_TELL = "Can anybody tell that the model once saw them?"
-_REST = "Does the model still know everything else?"
-_LAST = "Do the records stay gone when the model is changed further?"
-_NEAR = "Does the model still know what is closest to them?"
+OUT = "Can anybody get the records out of the model?"
+TELL = "Can anybody tell that the model once saw them?"
+REST = "Does the model still know everything else?"
+LAST = "Do the records stay gone when the model is changed further?"
+NEAR = "Does the model still know what is closest to them?"
 _TIME = "What did it take?"
 
 
@@ -278,10 +134,10 @@ def _extracted(reading: Reading) -> Answer | None:
         "open": "Some come out; whether by chance is open" if some else "Open",
         "shown": "No more than from models without them" if some else "Not in these tests",
     }[tone]
-    if secret_leak and tone != _BAD:
-        tone, short = _BAD, "Parts of them"
+    if secret_leak and tone != BAD:
+        tone, short = BAD, "Parts of them"
     return Answer(
-        _OUT,
+        OUT,
         tone,
         short,
         f"{count(now)} given back word for word",
@@ -377,7 +233,7 @@ def _recognised(reading: Reading) -> Answer | None:
         if worse
         else "still reacts to them as to something it has seen, which an attacker can tell"
     )
-    return Answer(_TELL, tone, short, f"the attacker wins {wins} games", shown, text, why)
+    return Answer(TELL, tone, short, f"the attacker wins {wins} games", shown, text, why)
 
 
 def _lasting(reading: Reading) -> Answer | None:
@@ -394,7 +250,7 @@ def _lasting(reading: Reading) -> Answer | None:
     if not back:
         short = f"none of {ways} was seen to bring them back"
         text += " None was found to do that, which with few records says little."
-        return Answer(_LAST, "open", "No return was found", short, [], text)
+        return Answer(LAST, "open", "No return was found", short, [], text)
     worst = max(back, key=lambda found: (found.out - found.others, found.games, found.loss))
     moved = f"{worst.loss:+.2f}".replace("-", "−")
     text += (
@@ -408,7 +264,7 @@ def _lasting(reading: Reading) -> Answer | None:
             f"(from those others, {round(worst.others * worst.n):,})"
         )
     text += ". The records were hidden, not gone."
-    return Answer(_LAST, _BAD, "No", f"{len(back)} of {ways} bring them back", [], text)
+    return Answer(LAST, BAD, "No", f"{len(back)} of {ways} bring them back", [], text)
 
 
 def _near(reading: Reading) -> Answer | None:
@@ -417,11 +273,11 @@ def _near(reading: Reading) -> Answer | None:
     if found is None:
         return None
     lost = found.lost or (found.change is not None and found.change.low > _LOSS_MOVED)
-    tone: Tone = _BAD if lost else "open"
+    tone: Tone = BAD if lost else "open"
     short = "No, it was damaged" if lost else "No damage was found"
     if not found.compared:
         short = "Nothing to compare with"
-    return Answer(_NEAR, tone, short, found.now, found.others, found.text, found.why)
+    return Answer(NEAR, tone, short, found.now, found.others, found.text, found.why)
 
 
 def _kept(reading: Reading) -> Answer | None:
@@ -435,11 +291,11 @@ def _kept(reading: Reading) -> Answer | None:
     text, why, short = found.text, "", "Yes"
     if found.more:
         text += f" It exposes others: {found.more}."
-    if tones.utility == _BAD:
+    if tones.utility == BAD:
         short, why = "No, it was damaged", f"the model was damaged: {found.why}"
-    elif exposed == _BAD:
+    elif exposed == BAD:
         short = "Exposes others"
-        why = f"the model exposes others: {found.more or _exposure(reading.verdict)}"
+        why = f"the model exposes others: {found.more or exposure_words(reading.verdict)}"
     elif exposed == "open" and found.more:
         short = "More comes out than should"
     elif found.lost:
@@ -448,10 +304,11 @@ def _kept(reading: Reading) -> Answer | None:
         short = "Open" if found.compared else "Nothing to compare with"
     elif found.fewer:
         short = "Nearly everything"
-    return Answer(_REST, tone, short, found.now, found.others, text, why)
+    return Answer(REST, tone, short, found.now, found.others, text, why)
 
 
-def _exposure(verdict: Verdict) -> str:
+def exposure_words(verdict: Verdict) -> str:
+    """Return what the verdict says of other people's records; empty where nothing."""
     return verdict.exposure.words if verdict.exposure else ""
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from unlearn_eval.report import audit_page
+from unlearn_eval.report.audit.headline import headline
 from unlearn_eval.report.audit.reading import Reading
-from unlearn_eval.report.audit.words import answers, headline
+from unlearn_eval.report.audit.words import answers
 from unlearn_eval.results.audit_result import AuditRow
 from unlearn_eval.results.rows import audit_rows
 from unlearn_eval.scores.measures import Measurement

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from unlearn_eval.membership import ATTACKS
+from unlearn_eval.report.audit.headline import headline
 from unlearn_eval.report.audit.reading import Game, Reading
 from unlearn_eval.report.audit.scope import scope
-from unlearn_eval.report.audit.words import answers, headline
+from unlearn_eval.report.audit.words import answers
 from unlearn_eval.report.formats import duration, percent, span, state_name
 from unlearn_eval.report.meanings import meaning
 from unlearn_eval.statistics import Interval
