@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def tried(copy: Path, names: list[str], processes: int) -> dict[str, str]:
     mutmut = str(Path(sys.executable).with_name("mutmut"))
     command = [mutmut, "run", "--max-children", str(processes), *names]
     subprocess.run(command, cwd=copy, check=True)
-    from mutmut.models.results import status_by_exit_code
+    from mutmut.stats import status_by_exit_code
 
     codes: dict[str, int | None] = {}
     for file in sorted((copy / "mutants").rglob("*.meta")):
@@ -100,7 +101,7 @@ def explained() -> set[Mutant]:
 
 def run(area: str, count: int | None, seed: int, processes: int) -> bool:
     """Try an area's mutants, print what survived, and return whether that is few and known."""
-    copy = lay_out(area)
+    start, copy = time.monotonic(), lay_out(area)
     every = names_of(copy)
     names = every if count is None else random.Random(seed).sample(every, min(count, len(every)))
     states = tried(copy, names, processes)
@@ -116,7 +117,7 @@ def run(area: str, count: int | None, seed: int, processes: int) -> bool:
     share = 1 - len(alive) / len(names)
     print(
         f"{area}: {len(every)} mutants, {len(names)} tried, {len(names) - len(alive)} noticed "
-        f"({share:.1%}), {len(alive) - unknown} explained, {unknown} not explained",
+        f"({share:.1%}), {len(alive) - unknown} explained, {unknown} not explained, {time.monotonic() - start:.0f} s",
         flush=True,
     )
     return share >= NOTICED and not unknown
