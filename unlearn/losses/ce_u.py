@@ -30,7 +30,7 @@ def cross_entropy_without_target(
     Returns:
         float32 [n], in nats.
     """
-    others = logits.detach().scatter(-1, target[:, None], -torch.inf)
+    others = logits.detach().scatter(-1, target[..., None], -torch.inf)
     alone = others.isneginf().all(-1, keepdim=True)
     q = others.masked_fill(alone, 0.0).softmax(-1).masked_fill(alone, 0.0)
     return -torch.where(q > 0, q * logits.log_softmax(-1), 0.0).sum(-1)

@@ -16,8 +16,8 @@ __all__ = ["InvertedHinge", "probability_margin"]
 def probability_margin(logits: Tensor, target: Tensor, reference: Tensor | None = None) -> Tensor:
     """Return 1 + p_y − max_{v ≠ y} p_v of each row, in [0, 2]; float32 [n]."""
     p = logits.softmax(-1)
-    index = target[:, None]
-    return 1 + p.gather(-1, index)[:, 0] - p.scatter(-1, index, -1.0).amax(-1)
+    index = target[..., None]
+    return 1 + p.gather(-1, index)[..., 0] - p.scatter(-1, index, -1.0).amax(-1)
 
 
 @dataclass(frozen=True)

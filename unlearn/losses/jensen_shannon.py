@@ -42,7 +42,7 @@ def _part(log_p: Tensor, log_m: Tensor) -> Tensor:
     """Return Σ_v p (log p − log m), with 0·log 0 = 0 in value and gradient."""
     none = log_p.detach().isneginf()
     log_ratio = log_p.masked_fill(none, 0.0) - log_m.masked_fill(none, 0.0)
-    return (log_p.exp().masked_fill(none, 0.0) * log_ratio).sum(-1)
+    return (log_p.exp() * log_ratio).sum(-1)
 
 
 def js_from_one_hot(log_p: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ class UNDIAL:
 
         def adjusted(logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
             assert reference is not None
-            lowered = torch.full_like(target, -1, dtype=reference.dtype)[:, None] * self.beta
-            teacher = reference.scatter_add(-1, target[:, None], lowered).softmax(-1)
+            lowered = torch.full_like(target, -1, dtype=reference.dtype)[..., None] * self.beta
+            teacher = reference.scatter_add(-1, target[..., None], lowered).softmax(-1)
             return -torch.where(teacher > 0, teacher * logits.log_softmax(-1), 0.0).sum(-1)
 
         return adjusted

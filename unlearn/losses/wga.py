@@ -31,7 +31,7 @@ def weighted_ascent(log_p: Tensor, beta1: float, beta2: float) -> Tensor:
     impossible = log_p.detach().isneginf()
     p = log_p.detach().exp()
     weight = p**beta1 * (1 - p) ** beta2
-    return weight.masked_fill(impossible, 0.0) * log_p.masked_fill(impossible, 0.0)
+    return weight * log_p.masked_fill(impossible, 0.0)
 
 
 @dataclass(frozen=True)

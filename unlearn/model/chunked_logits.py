@@ -48,7 +48,7 @@ class TokenStatistic(Protocol):
 
 def log_prob(logits: Tensor, target: Tensor, reference: Tensor | None = None) -> Tensor:
     """Return log p(target) = z_y − logsumexp(z) of each row, float32 [n]."""
-    return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
+    return logits.gather(-1, target[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def chunks(hidden: Tensor, head: Head) -> Iterator[slice]:

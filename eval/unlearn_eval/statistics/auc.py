@@ -259,9 +259,7 @@ def _exact(area: float, pairs: int) -> _Pair:
 
     def beyond(theta: float) -> float:
         if area in (0.0, 1.0):
-            # only an AUC near the other end is made unlikely by pairs that all came out this way
-            against = theta < 0.5 if area == 1.0 else theta > 0.5
-            return (theta if area == 1.0 else 1 - theta) ** pairs if against else 1.0
+            return 1.0  # the larger of both p-values, and that of the end where the area lies
         return 0.5 * (1 - 2 * abs(theta - 0.5)) ** pairs
 
     return limits, beyond

@@ -149,7 +149,6 @@ def holm_intervals(
 
 
 @lru_cache(maxsize=1024)
-@lru_cache(maxsize=512)
 def prediction_limits(
     k: int, margin: float = 4.0, alpha: float = 0.05, freedom: float | None = None
 ) -> PredictionLimits:

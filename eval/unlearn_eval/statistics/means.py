@@ -17,7 +17,6 @@ from unlearn_eval.statistics.common import (
     as_values,
     check_level,
     group,
-    no_interval,
     t_quantile,
 )
 
@@ -139,8 +138,7 @@ def mean_interval(
     array = as_values(values, "mean")
     error = mean_error(array, clusters)
     mean = _mean(array)
-    if error.method == "none":
-        return no_interval(mean, len(array), level, error.clusters, error.note)
+    # NaN where there is no standard error
     half = t_quantile(level, error.freedom) * error.standard_error
     return Interval(
         mean, mean - half, mean + half, len(array), level, error.method, error.clusters, error.note
