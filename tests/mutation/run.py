@@ -117,7 +117,8 @@ def run(area: str, count: int | None, seed: int, processes: int) -> bool:
     share = 1 - len(alive) / len(names)
     print(
         f"{area}: {len(every)} mutants, {len(names)} tried, {len(names) - len(alive)} noticed "
-        f"({share:.1%}), {len(alive) - unknown} explained, {unknown} not explained, {time.monotonic() - start:.0f} s",
+        f"({share:.1%}), {len(alive) - unknown} explained, {unknown} not explained, "
+        f"{time.monotonic() - start:.0f} s",
         flush=True,
     )
     return share >= NOTICED and not unknown

@@ -222,7 +222,7 @@ def not_audited(evidence: Evidence, policy: Policy, by_references: bool) -> Iter
             yield MissingPart(f"{what} was {evidence.unmeasured[declared]}", remedy)
         elif declared != VERBATIM and not known:
             how = " --paraphrases FILE" if declared.startswith("paraphrase:") else ""
-            remedy = f"{what}: run `unlearn audit --also prompt_states`{how}"
+            remedy = f"{what}: run `unlearn audit --also prompt_states{how}`"
             yield MissingPart(f"not audited: {what}", remedy)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
-from torch import Tensor
 
 from unlearn.errors import OptionError
 from unlearn.losses import (

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from unlearn.errors import OptionError
 from unlearn_eval.verdict.decision import Extracted, Gate, ProbeResult, Utility, Verdict
 from unlearn_eval.verdict.result import Exposure
-from unlearn_eval.verdict.tone import Tones, least, sign, tone_of, tones_of
+from unlearn_eval.verdict.tone import Tones, judged, least, sign, tone_of, tones_of
+
+from .cases import policy
 
 OUTCOMES = {"PASS": "shown", "FAIL": "not forgotten", "INCONCLUSIVE": "open"}
 
@@ -132,3 +136,25 @@ def test_the_worst_tone_and_its_sign() -> None:
         "plain": "",
     }
     assert tone_of("pass") == "open"
+
+
+def test_an_audit_in_memory_is_judged_by_its_own_policy(
+    five: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, own = five(), policy(alpha=0.03)
+    monkeypatch.setattr("unlearn_eval.verdict.load.evidence_of", lambda audit: given)
+
+    def judge(stored: Any) -> tuple[Any, ...]:
+        found = judged(SimpleNamespace(policy=stored))  # type: ignore[arg-type]
+        return found.policy["name"], found.policy["content"]["alpha"], found.policy["chosen"]
+
+    stored = {"name": "mine", "content": own.content, "sha256": own.sha256}
+    assert judge(stored) == ("mine", 0.03, "before")
+    assert judge({**stored, "seen": False}) == ("mine", 0.03, "before")
+    # one that was named after somebody had looked, or by nobody before
+    assert judge({**stored, "seen": True}) == ("mine", 0.03, "after")
+    assert judge(None) == ("standard", 0.05, "after")
+    assert judge({"content": own.content})[0] == ""
+    for nothing in ({}, {"content": None}):
+        with pytest.raises(OptionError, match="the audit's policy"):
+            judge(nothing)
