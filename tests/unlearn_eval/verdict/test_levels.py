@@ -291,7 +291,7 @@ def test_a_rank_fails_at_the_level_over_all_probes(level: float | None) -> None:
     given, rules = cases.a_person_who_stands_out()
     found = decide_by_rank(given, rules, level)
     assert [probe.value for probe in found.probes] == pytest.approx([1 / 60, 1 / 60])
-    failed = 2 / 60 <= (0.05 if level is None else level)
+    failed = (0.05 if level is None else level) >= 2 / 60
     assert [probe.failed for probe in found.probes] == [failed, failed]
     assert not any(probe.passed for probe in found.probes)
     # exactly at the level, whatever binary makes of it
