@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
-_METHOD = "pilot"
-"""Method where none is named: references that serve every request, as half-splits do, are trained
-as the original was, and a retraining with a budget is of another kind."""
-
-
 def run(options: RunOptions, given: frozenset[str]) -> None:
     """Take the records of all located requests out of their adapters.
 
-    Requests on the same adapter share one run, which starts from the newest adapter that earlier
-    runs made of it; requests that are still open must then be verified again. A run that was killed
+    Where no method is named, a new adapter is trained on what is kept, with as much of the original
+    training as its quality takes (retrain with budget=auto, as `unlearn forget`): exact, and
+    provable by replay. Requests on the same adapter share one run, so that ten that wait cost as
+    much as one; it follows on the newest adapter that earlier runs made of it, and requests that are still open must then be verified again. A run that was killed
     or broke off is gone on with, as it was planned, by the same command or one without flags; given
     other settings, or the names of other requests, it is given up and planned anew. Named requests
     that failed or were inconclusive are tried again. Other data than what is to go is read from the
@@ -44,12 +41,14 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
     from unlearn.apps.cli.request.show import broken, echo_json, ran
     from unlearn.apps.cli.screen import announce, progress_bar, show_note
     from unlearn.apps.requests.run import Settings, run_requests
+    from unlearn.runs.options import DEFAULT_METHOD, DEFAULT_OPTIONS
 
     ledger = options.open_ledger()
     chosen = [ledger.get(name) for name in options.names]
+    usual = {} if options.method else DEFAULT_OPTIONS
     settings = Settings(
-        method=options.method or _METHOD,
-        options=dict(options.options),
+        method=options.method or DEFAULT_METHOD,
+        options={**usual, **options.options},
         seed=options.seed,
         output=str((options.output or ledger.folder("adapters")).absolute()),
         opening=options.as_dict(),
