@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
+
 def run(options: RunOptions, given: frozenset[str]) -> None:
     """Take the records of all located requests out of their adapters.
 
     Where no method is named, a new adapter is trained on what is kept, with as much of the original
     training as its quality takes (retrain with budget=auto, as `unlearn forget`): exact, and
     provable by replay. Requests on the same adapter share one run, so that ten that wait cost as
-    much as one; it follows on the newest adapter that earlier runs made of it, and requests that are still open must then be verified again. A run that was killed
-    or broke off is gone on with, as it was planned, by the same command or one without flags; given
-    other settings, or the names of other requests, it is given up and planned anew. Named requests
-    that failed or were inconclusive are tried again. Other data than what is to go is read from the
-    file given when the request was added, without any record that was ever asked to be deleted.
+    much as one. It follows on the newest adapter that earlier runs made of it; requests that are
+    still open must then be verified again. A run that was killed or broke off is gone on with, as
+    it was planned, by the same command or one without flags; given other settings, or the names of
+    other requests, it is given up and planned anew. Named requests that failed or were inconclusive
+    are tried again. Other data than what is to go is read from the file given when the request was
+    added, without any record that was ever asked to be deleted.
 
     What goes wrong on one adapter does not stop the runs on others. Exit codes: 0 all done; 2 some
     run cannot use what it was given; 1 some run broke off for another reason.
