@@ -224,6 +224,16 @@ class VerifyOptions(LedgerOptions, Opening):
     policy: Annotated[
         str | None, Field(description="By which to decide."), Flag(metavar="NAME")
     ] = None
+    replay: Annotated[
+        bool | None,
+        Field(
+            description="Train the adapter again, as `unlearn replay` does: where that gives the "
+            "same weights, the request passes (tier E), and no reference is needed. Default: where "
+            "retraining made the adapter, and neither references nor a policy are named. With "
+            "these, --replay is decided beside the audit; --no-replay only audits."
+        ),
+        Flag(("--replay/--no-replay",)),
+    ] = None
     canaries: Annotated[
         Place | None,
         Field(description="Where the canaries are now, if the file was moved."),

@@ -54,11 +54,11 @@ class Price:
     def noted(cls, facts: Mapping[str, Any]) -> Price | None:
         """Return what the ledger holds of a request's; None before a run."""
         known = facts.get("price")
-        return None if known is None else cls(**known)
+        return None if known is None else cls(**{k: v for k, v in known.items() if k != "run"})
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the ledger holds of it."""
-        return asdict(self)
+    def as_dict(self, run: str) -> dict[str, Any]:
+        """Return what the ledger holds of it, with the id of the run."""
+        return {"run": run, **asdict(self)}
 
     @property
     def words(self) -> str:

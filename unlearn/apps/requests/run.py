@@ -358,7 +358,7 @@ def _note_run(
             first = request.facts.get("before", before)  # of a second attempt: what it started from
             taken = canaries.taken_facts(ledger, request, plan.settings.canaries, beside)
             facts = {"run": None, "before": first, "after": after, "swept": None}
-            facts["price"] = price.as_dict()
+            facts["price"] = price.as_dict(plan.run)
             writer.change(request.id, "unlearned", **facts, **taken)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:

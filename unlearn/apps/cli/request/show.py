@@ -111,7 +111,9 @@ def verdicts(ledger: Ledger, requests: Sequence[Request]) -> None:
         said(f"[bold]{request.id}[/bold] {request.facts['verdict']['outcome']}, because")
         for reason in reasons:
             said(f"  · {escape(reason)}")
-        said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
+        files = [name for name in ("report.html", "replay.json") if (where / name).is_file()]
+        names = ", ".join([*files, "verdict.json"])
+        said(f"  all numbers: [bold]{escape(str(where))}[/bold] ({names})")
 
 
 def shown(ledger: Ledger, request: Request) -> None:

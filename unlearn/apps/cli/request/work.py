@@ -80,7 +80,14 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
 
 
 def verify(options: VerifyOptions) -> None:
-    """Measure the newest adapter for the records of each request, and decide.
+    """Show that the records of each request are gone from the newest adapter, and decide.
+
+    What retraining made is trained again, if neither references nor a policy are named: where that
+    gives the same weights, from records without those that were to go, nothing is left to chance
+    (tier E, as `unlearn replay`). One replay serves all requests that the adapter carries out.
+    Otherwise the adapter is measured; with --replay it is replayed, too, and as with `unlearn
+    verify` a PASS of the replay holds unless the audit FAILs. A replay after an audit of the same
+    adapter is laid beside that one.
 
     With --references, those trained on all kept records are preferred; where they are fewer than
     the policy asks for, adapters trained on half of the data (`unlearn references --kind half`)
@@ -115,6 +122,7 @@ def verify(options: VerifyOptions) -> None:
                 options.policy,
                 {**audit, "progress": progress},
                 None if options.canaries is None else str(options.canaries),
+                options.replay,
             )
             tell = None if options.json else show_note
             verified.append(verify_request(ledger, request, settings, announce=tell))
