@@ -15,6 +15,7 @@ from unlearn.methods.plans import Cost, TrainingPlan, tokens_of
 from unlearn.methods.registry import Resolved
 from unlearn.model.blocks import blocks_of
 from unlearn.model.opening import Opening
+from unlearn.model.save import load_trained
 from unlearn.model.shape import adapter_like
 from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
@@ -44,6 +45,7 @@ class Job:
         notes: what the user should know so far.
         original: how the adapter was trained, as far as that is known; None for what the lineage
             tells.
+        start: folder of an adapter that retraining begins with instead of a fresh one.
     """
 
     state: ModelState
@@ -57,6 +59,7 @@ class Job:
     opening: Opening
     notes: tuple[str, ...] = ()
     original: OriginalTraining | None = None
+    start: Path | None = None
 
     def run(self) -> tuple[ModelState, Fit]:
         """Run the method; return (the unlearned state, what training did)."""
@@ -164,7 +167,7 @@ class Job:
         return Cost(tokens_of(training, steps, (), retain), seconds)
 
     def fresh_adapter(self) -> ModelState:
-        """Open the base again, with a new adapter shaped like this job's one.
+        """Open the base again, with a new adapter shaped like this job's one, or its start.
 
         Returns:
             A trainable state.
@@ -179,7 +182,10 @@ class Job:
                 "into the base first"
             )
         assert self.state.adapter is not None
-        return adapter_like(self.opening.open(self.state.name), self.state.adapter, self.seed)
+        fresh = adapter_like(self.opening.open(self.state.name), self.state.adapter, self.seed)
+        if self.start is not None:
+            load_trained(fresh, self.start)
+        return fresh
 
 
 def run_loss(job: Job) -> tuple[ModelState, Fit]:

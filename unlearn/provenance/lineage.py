@@ -28,6 +28,7 @@ __all__ = [
     "Lineage",
     "Planted",
     "RecordDigests",
+    "Start",
     "library_versions",
     "now",
     "weights_digest",
@@ -75,6 +76,16 @@ class RecordDigests(_Model):
         return self
 
 
+class Start(Base):
+    """The adapter that a retraining began with instead of a fresh one.
+
+    `others` are keyed digests of the records that shaped it, and that the retraining itself did not
+    go through.
+    """
+
+    others: list[str] = Field(default_factory=list)
+
+
 class Planted(_Model):
     """Canaries that training included by a coin: how many pairs, and the SHA-256 of their file."""
 
@@ -93,7 +104,8 @@ class Lineage(_Model):
     records among them), and in `environment` what rounded its sums, so that it can be trained
     again. Retraining says in `budget` how much of the original training it was asked for and took,
     and everything that decided it; `finetuned_with.stages` is then how the weights were trained,
-    `finetuned_with.training` still how those of the original.
+    `finetuned_with.training` still how those of the original. `start` is the adapter that it began
+    with, if not a fresh one; the records of that one are among the trained ones.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -103,6 +115,7 @@ class Lineage(_Model):
     digest: str
     kind: Literal["adapter", "full"]
     parent: str | None = None
+    start: Start | None = None
     records: RecordDigests
     canaries: Planted | None = None
     template: str

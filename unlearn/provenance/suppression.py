@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from unlearn.data.readers import lines_of
@@ -13,7 +13,7 @@ from unlearn.errors import DataError, LineageError, SuppressedError
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import now
 
-__all__ = ["check_suppressed", "suppress"]
+__all__ = ["check_suppressed", "suppress", "suppressed_among"]
 
 
 def _suppression_file() -> Path:
@@ -66,6 +66,19 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
                 f"{key.id}: records deleted then cannot be recognised; set UNLEARN_KEY to that key"
             )
         yield number, digest
+
+
+def suppressed_among(digests: Collection[str], key: Key) -> int:
+    """Return how many of some keyed digests of records are on the suppression list.
+
+    Args:
+        digests: the digests.
+        key: their key.
+
+    Returns:
+        Their number.
+    """
+    return len({digest for _, digest in _suppressed(key)} & set(digests))
 
 
 def check_suppressed(

@@ -104,6 +104,8 @@ def _facts(line: Lineage) -> Iterator[str]:
     yield f"weights of the base: {_name(line.base.digest)}"
     if line.parent:
         yield f"weights it was made from: {_name(line.parent)}"
+    if line.start:
+        yield f"weights that training began with: {_name(line.start.digest)}"
     yield "versions: " + ", ".join(f"{k} {_name(v)}" for k, v in sorted(line.versions.items()))
 
 

@@ -37,6 +37,7 @@ from unlearn.runs.saving import (
     save_result,
 )
 from unlearn.runs.signature import signature, source_digest, trained_from
+from unlearn.runs.start import shown_start, with_start
 from unlearn.training.fitting import Fit, sample
 from unlearn.training.trackers import tracking_of
 
@@ -82,9 +83,14 @@ def run_forget(options: ForgetOptions) -> Result:
     examples = _encoded(split, state, template, resolved, options.seed)
     notes += encoding_notes([example for part in examples.values() for example in part])
     digests = _digests(split, key, parent, exact=method.kind == "exact")
+    begun, start = None, None
+    if options.start is not None:
+        begun, start = shown_start(options.start, state, method, key, digests.forgotten)
+    digests, start = with_start(digests, start, digests.forgotten)
     look = {name: sample(examples[name]) for name in _LOOKED_AT if examples[name]}
     before = {name: measure(state, part) for name, part in look.items()}
     facts = _signature(options, resolved, state, parent, template, split, examples)
+    facts |= {"start": start.digest} if start else {}
     checkpoints = checkpoint_folder(target, resolved.training, facts)
     with tracking_of(options.report_to, target), shown(options.progress, "unlearning") as progress:
         job = Job(
@@ -99,6 +105,7 @@ def run_forget(options: ForgetOptions) -> Result:
             options.opening,
             tuple(notes),
             original,
+            begun,
         )
         state, fit = job.run()
     after = {name: measure(state, part) for name, part in look.items()}
@@ -108,6 +115,7 @@ def run_forget(options: ForgetOptions) -> Result:
         overwrite=options.overwrite,
         verb="forget",
         parent=None if method.kind == "exact" else job.state.digest(),
+        start=start,
         records=digests,
         canaries=_handed_down(parent, canaries, method),
         template=template.name,

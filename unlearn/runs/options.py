@@ -176,6 +176,15 @@ class ForgetOptions(OriginalOptions):
         Flag(metavar="K"),
     ] = 0
     report_to: ReportTo = None
+    start: Annotated[
+        Place | None,
+        Field(
+            description="Begin retraining with this adapter instead of a fresh one (--method "
+            "retrain): one of the same base and shape that by its lineage never saw a record to "
+            "forget."
+        ),
+        Flag(metavar="ADAPTER"),
+    ] = None
     plan: Annotated[
         bool,
         Field(
@@ -229,6 +238,14 @@ class ReferencesOptions(OriginalOptions):
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)
+    start: Annotated[
+        Place | None,
+        PYTHON_ONLY,
+        Field(
+            description="An adapter of their shape that they begin with instead of a fresh one: "
+            "what is made so is a replay, and no reference."
+        ),
+    ] = None
     seed: Annotated[
         int,
         Field(ge=0, lt=2**62, description="Seed of the first reference; the others count on."),

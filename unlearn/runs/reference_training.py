@@ -15,6 +15,7 @@ from unlearn.files import staged_folder
 from unlearn.losses import NLL
 from unlearn.methods.job import TrainingPlan
 from unlearn.model.opening import Opening
+from unlearn.model.save import load_trained
 from unlearn.model.shape import adapter_like
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.environment import environment_of
@@ -58,6 +59,7 @@ class Reference:
             "base model": (line.base.digest, self.facts["base"].digest),
             "lineage key": (line.records.key_id, self.facts["records"].key_id),
             "records": (line.records.trained, self.facts["records"].trained),
+            "start": (line.start, self.facts.get("start")),
         }
         facts |= {
             name: (getattr(line, name), self.facts[name])
@@ -90,6 +92,7 @@ class ReferenceTrainer:
         like: the adapter whose shape and tokenizer they have, if one is named.
         changes: what of that shape was asked to be otherwise.
         stages: how the adapters are trained where that takes several trainings, one after another.
+        start: an adapter that each begins with instead of a fresh one.
     """
 
     model: str | Path
@@ -102,6 +105,7 @@ class ReferenceTrainer:
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[TrainingOptions] = ()
+    start: Path | None = None
 
     def made_from(
         self, positions: Sequence[int], digests: Sequence[str], key: Key
@@ -148,6 +152,8 @@ class ReferenceTrainer:
             state = new_adapter(self.base, dict(self.config), seed)
         else:
             state = adapter_like(self.base, self.like, seed, self.changes)
+        if self.start is not None:
+            load_trained(state, self.start)
         return state, [self.examples[p] for p in reference.positions]
 
     def _take_off(self, state: ModelState) -> None:

@@ -31,6 +31,8 @@ from unlearn.provenance.lineage import (
     Base,
     Lineage,
     RecordDigests,
+    Start,
+    weights_digest,
 )
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.fields import Selectors
@@ -239,11 +241,6 @@ def _prepared(
         base = for_adapters(base, [settings.like])
     used = choose_template(template, base.tokenizer, records)
     examples = encode_records(records, base, used, settings.training)
-    facts = {
-        "base": Base(name=base.name, digest=base.base_digest()),
-        "template": used.name,
-        "finetuned_with": settings.facts,
-    }
     trainer = ReferenceTrainer(
         options.model,
         options.opening,
@@ -255,7 +252,15 @@ def _prepared(
         settings.like,
         settings.changes,
         settings.stages,
+        None if options.start is None else resolve_folder(options.start, "adapter"),
     )
+    facts: dict[str, Any] = {
+        "base": Base(name=base.name, digest=base.base_digest()),
+        "template": used.name,
+        "finetuned_with": settings.facts,
+    }
+    if options.start is not None:
+        facts["start"] = Start(name=str(trainer.start), digest=weights_digest(options.start))
     return trainer, facts
 
 

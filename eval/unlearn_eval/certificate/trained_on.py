@@ -70,7 +70,8 @@ def trained_on(folder: str | Path, key_id: str) -> TrainedOn:
         line: Any = read_json(path.read_bytes())
         named, records = line["digest"], line["records"]
         key, trained = records["key_id"], frozenset(map(str, records["trained"]))
-        parent, base = line.get("parent"), (line.get("base") or {}).get("digest")
+        parent = line.get("parent") or (line.get("start") or {}).get("digest")
+        base = (line.get("base") or {}).get("digest")
     except (UnverifiedError, KeyError, TypeError, AttributeError) as error:
         raise LineageError(f"{path} is not a lineage of schema 1: {error}") from None
     if named != weights:

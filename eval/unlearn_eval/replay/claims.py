@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unlearn.data.near_duplicates import near_duplicates
+from unlearn.data.record import Record
 from unlearn.data.records import Records
 from unlearn.errors import LineageError
 from unlearn.methods.registry import METHODS
@@ -34,6 +35,7 @@ class Choice:
         forgotten: keyed digests of those to forget: the lineage's, and of records that were named.
         findings: whether the file holds what was trained on, and nothing to forget is among it.
         trains: whether training on them can show anything.
+        named: records that must be gone, in the file or not.
     """
 
     kept: Sequence[int]
@@ -41,6 +43,7 @@ class Choice:
     forgotten: Sequence[str]
     findings: Sequence[Finding] = field(default_factory=tuple)
     trains: bool = True
+    named: Sequence[Record] = ()
 
 
 def check_lineage(line: Lineage, adapter: Path) -> Finding:
@@ -71,7 +74,8 @@ def check_lineage(line: Lineage, adapter: Path) -> Finding:
         )
     if line.parent is not None:
         return Finding("lineage", None, "it was not trained from the base but from another adapter")
-    return Finding("lineage", True, "the lineage is of these weights, trained from the base alone")
+    whence = "the base alone" if line.start is None else "the base, and an adapter to begin with"
+    return Finding("lineage", True, f"the lineage is of these weights, trained from {whence}")
 
 
 def check_base(line: Lineage, folder: Path) -> Finding:
@@ -96,13 +100,14 @@ def check_base(line: Lineage, folder: Path) -> Finding:
     return Finding("base", True, "the base is the one that the lineage names, by its digest")
 
 
-def choose(line: Lineage, records: Records, named: Records | None, key: Key) -> Choice:
+def choose(line: Lineage, records: Records, named: Sequence[Record] | None, key: Key) -> Choice:
     """Find the records that an adapter was trained on in a file.
 
     Args:
         line: its lineage.
         records: of the file.
-        named: those of them that must not be among it; None for those that the lineage forgot.
+        named: records that must not be among it, of the file or not; None for those that the
+            lineage forgot.
         key: the user's; with another than the lineage's, contents alone can be compared.
 
     Returns:
@@ -115,9 +120,10 @@ def choose(line: Lineage, records: Records, named: Records | None, key: Key) -> 
     asked = {key.digest(record) for record in named or ()}
     forgotten = asked | set(line.records.forgotten)
     trained = set(line.records.trained)
-    kept = [i for i, digest in enumerate(digests) if digest in trained]
+    own = trained - set(line.start.others if line.start else ())  # the start's are its own matter
+    kept = [i for i, digest in enumerate(digests) if digest in own]
     gone = [i for i, digest in enumerate(digests) if digest in forgotten]
-    findings = [_complete(line, digests, kept, records, key)]
+    findings = [_complete(line, own, digests, kept, records, key)]
     if seen := len(trained & asked):
         words = f"{seen} of the {len(asked)} named record(s) are among those trained on, by its "
         findings.append(Finding("forgotten", False, f"{words}lineage", damning=True))
@@ -135,7 +141,7 @@ def choose(line: Lineage, records: Records, named: Records | None, key: Key) -> 
         words = f"none of the {len(forgotten)} forgotten record(s), nor a copy of one, was "
         findings.append(Finding("forgotten", True, f"{words}trained on"))
     trains = all(each.passed is not False for each in findings)
-    return Choice(kept, gone, sorted(forgotten), findings, trains)
+    return Choice(kept, gone, sorted(forgotten), findings, trains, tuple(named or ()))
 
 
 def near_copies_of(choice: Choice, records: Records) -> Finding | None:
@@ -148,12 +154,15 @@ def near_copies_of(choice: Choice, records: Records) -> Finding | None:
     Returns:
         What was found.
     """
-    if not choice.gone or len(choice.gone) + len(choice.kept) > _MOST_COMPARED:
+    there = {record.canonical: record for record in (*records.take(choice.gone), *choice.named)}
+    if not there or len(there) + len(choice.kept) > _MOST_COMPARED:
         return None
-    gone, kept = records.take(choice.gone), records.take(choice.kept)
-    near = list(dict.fromkeys(other for _, other, _ in near_duplicates(gone, kept)))
+    kept = records.take(choice.kept)
+    near = list(dict.fromkeys(other for _, other, _ in near_duplicates(there.values(), kept)))
     if not near:
-        return Finding("near-copies", True, "no kept record nearly repeats a forgotten one")
+        lost = len(choice.forgotten) - len(there)
+        more = f" of the {len(there)} at hand; {lost} more cannot be looked at" if lost > 0 else ""
+        return Finding("near-copies", True, f"no kept record nearly repeats a forgotten one{more}")
     names = ", ".join(map(repr, near[:_SHOWN])) + (", …" if len(near) > _SHOWN else "")
     return Finding(
         "near-copies",
@@ -173,13 +182,22 @@ def _claimed(line: Lineage) -> Finding | None:
 
 
 def _complete(
-    line: Lineage, digests: Sequence[str], kept: Sequence[int], records: Records, key: Key
+    line: Lineage,
+    trained: set[str],
+    digests: Sequence[str],
+    kept: Sequence[int],
+    records: Records,
+    key: Key,
 ) -> Finding:
     """Say whether a file holds all that was trained on, in its order."""
-    trained = set(line.records.trained)
     missing = len(trained - {digests[i] for i in kept})
     if missing:
-        why = "; canaries were planted in it, which the data does not hold" if line.canaries else ""
+        why = (
+            "; canaries were planted in it, which the data does not hold: name their file with "
+            "--canaries"
+            if line.canaries
+            else ""
+        )
         return Finding(
             "records",
             False,
@@ -201,7 +219,11 @@ def _complete(
 
 
 def _without_the_key(
-    line: Lineage, records: Records, named: Records | None, key: Key, claimed: Finding | None
+    line: Lineage,
+    records: Records,
+    named: Sequence[Record] | None,
+    key: Key,
+    claimed: Finding | None,
 ) -> Choice:
     """Choose by contents alone: all of the file but what is named."""
     gone_contents = {record.canonical for record in named or ()}
@@ -218,4 +240,5 @@ def _without_the_key(
     )
     if not kept:
         raise LineageError(f"{records.source}: --forget names every record, and none is left")
-    return Choice(kept, gone, sorted(line.records.forgotten), findings, claimed is None)
+    forgotten = sorted(line.records.forgotten)
+    return Choice(kept, gone, forgotten, findings, claimed is None, tuple(named or ()))

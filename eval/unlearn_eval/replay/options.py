@@ -10,7 +10,7 @@ from pydantic import Field
 
 from unlearn.config import PYTHON_ONLY, Flag, options
 from unlearn.model.opening import Opening
-from unlearn.runs.fields import Json, Place, Selectors
+from unlearn.runs.fields import Json, Place, Selectors, Source
 
 __all__ = ["ReplayFileOptions", "ReplayOptions"]
 
@@ -53,6 +53,28 @@ class ReplayOptions(Opening):
             "on them, too."
         ),
         Flag(metavar="FILE"),
+    ] = None
+    canaries: Annotated[
+        Place | None,
+        Field(
+            description="What `unlearn finetune --canaries` planted in it, ADAPTER.canaries.json: "
+            "the planted ones were trained on beside --data. The lineage must commit to this very "
+            "file."
+        ),
+        Flag(metavar="FILE"),
+    ] = None
+    start: Annotated[
+        Place | None,
+        Field(
+            description="The adapter that training began with, if `forget --start` named one. "
+            "Default: where the lineage says that it lies. It is trained again, too."
+        ),
+        Flag(metavar="ADAPTER"),
+    ] = None
+    forgotten: Annotated[
+        Source | None,
+        PYTHON_ONLY,
+        Field(description="Records that must be gone, where --data may hold them no more."),
     ] = None
     quiet: Annotated[bool, PYTHON_ONLY, Field(description="Show no progress of training.")] = False
 

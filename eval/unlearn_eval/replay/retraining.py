@@ -40,6 +40,8 @@ class Again:
         kept: positions of those to train on.
         opening: how the base is opened.
         quiet: show no progress.
+        canaries: file of those that were planted beside the records.
+        start: folder of the adapter that training began with.
     """
 
     line: Lineage
@@ -49,6 +51,8 @@ class Again:
     kept: Sequence[int]
     opening: Opening
     quiet: bool = False
+    canaries: str | None = None
+    start: Path | None = None
 
 
 def opening_of(line: Lineage, chosen: Opening) -> Opening:
@@ -92,6 +96,8 @@ def train_again(again: Again, output: Path, seed: int) -> Lineage:
         "seed": seed,
         "opening": again.opening.as_dict(),
         "quiet": again.quiet,
+        "canaries": again.canaries,
+        "start": None if again.start is None else str(again.start),
         "output": str(output),
     }
     file = output.with_name("job.json")

@@ -6,22 +6,25 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unlearn.canaries.pairs import Canaries, check_planted, joined
 from unlearn.config import called_with
+from unlearn.data.record import Record
 from unlearn.data.records import Records
+from unlearn.data.splits import loaded
 from unlearn.errors import LineageError, ModelError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.digests import reading_files
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import FILE_NAME, Lineage, now
+from unlearn.provenance.lineage import FILE_NAME, Lineage, Start, now
 from unlearn.runs.signature import differences
 from unlearn_eval.certificate.files import deciding_files, weights_digest
-from unlearn_eval.replay.claims import check_base, check_lineage, choose, near_copies_of
+from unlearn_eval.replay.claims import Choice, check_base, check_lineage, choose, near_copies_of
 from unlearn_eval.replay.distance import (
     LIMIT,
     WeightsApart,
@@ -56,34 +59,130 @@ def run_replay(options: ReplayOptions) -> Replay:
     line = Lineage.read(adapter)
     if line is None:
         raise LineageError(f"{adapter} has no {FILE_NAME}: nothing says how to train it again")
+    records = _records(options, line, adapter)
+    looked = _looked_at(options, adapter, line, records, _named(options, records))
+    if looked.shown.cost:
+        looked.shown.cost["whole"] = round(time.perf_counter() - begun, 3)
+    return _result(adapter, line, looked)
+
+
+replay = called_with(ReplayOptions, run_replay, "replay")
+
+
+def _records(options: ReplayOptions, line: Lineage, adapter: Path) -> Records:
+    """Return the data, followed by the canaries that were planted beside it, if they are given."""
+    records = Records.load(options.data)
+    if options.canaries is None:
+        return records
+    canaries = Canaries.read(options.canaries)
+    check_planted(canaries, options.canaries, line, Key.load(), adapter)
+    return joined(records, canaries.included)
+
+
+def _named(options: ReplayOptions, records: Records) -> list[Record] | None:
+    """Return the records that must be gone, of the data and others; None for the lineage's."""
+    if options.forget is None and options.forgotten is None:
+        return None
+    of_data = () if options.forget is None else records.select(options.forget)
+    return [*of_data, *(() if options.forgotten is None else loaded(options.forgotten))]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was found, what the second training showed, and digests of the forgotten records."""
+
+    findings: Sequence[Finding]
+    shown: _Shown
+    forgotten: Sequence[str]
+
+
+def _looked_at(
+    options: ReplayOptions,
+    adapter: Path,
+    line: Lineage,
+    records: Records,
+    named: Sequence[Record] | None,
+) -> _Looked:
+    """Check what a lineage claims, and train again where that can show anything."""
     lineage = check_lineage(line, adapter)
     if not lineage.passed:  # what it says of records is not of these weights, or proves nothing
-        return _result(adapter, line, line.records.forgotten, [lineage], _Shown())
-    records = Records.load(options.data)
-    named = None if options.forget is None else records.select(options.forget)
+        return _Looked([lineage], _Shown(), line.records.forgotten)
     choice = choose(line, records, named, Key.load())
     model = resolve_folder(options.model or line.base.name, "model")
     base, near = check_base(line, model), near_copies_of(choice, records)
     findings = [lineage, base, *choice.findings, *filter(None, (near, _kept_loss(line)))]
-    shown = _Shown()
-    if choice.trains and base.passed:
-        again = Again(
-            line,
-            adapter,
-            model,
-            str(options.data),
-            choice.kept,
-            opening_of(line, options.opening),
-            options.quiet,
+    if not (choice.trains and base.passed):
+        return _Looked(findings, _Shown(), choice.forgotten)
+    begun = _Begun()
+    if line.start is not None:
+        begun = _begun(options, line.start, records, choice)
+        findings += begun.findings
+    if begun.findings and begun.kind is None:
+        return _Looked(findings, _Shown(), choice.forgotten)
+    again = Again(
+        line,
+        adapter,
+        model,
+        str(options.data),
+        choice.kept,
+        opening_of(line, options.opening),
+        options.quiet,
+        None if options.canaries is None else str(options.canaries),
+        begun.folder,
+    )
+    unseen = None if options.holdout is None else Records.load(options.holdout)
+    with tempfile.TemporaryDirectory(prefix="unlearn-replay-") as scratch:
+        shown = _compared(again, records, unseen, Path(scratch))
+    if shown.kind and begun.kind == "up to rounding":
+        shown.kind = begun.kind
+    return _Looked([*findings, *shown.findings], shown, choice.forgotten)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What training began with: its folder, how closely it came out again, and what was found.
+
+    Nothing of it is there where training began with a fresh adapter.
+    """
+
+    findings: Sequence[Finding] = ()
+    folder: Path | None = None
+    kind: Kind | None = None
+
+
+def _begun(options: ReplayOptions, start: Start, records: Records, choice: Choice) -> _Begun:
+    """Find the adapter that training began with, and train that one again, too.
+
+    Without this, an old adapter beside the lineage of another could be named as the start.
+    """
+    folder = Path(options.start or start.name)
+    if not folder.is_dir():
+        return _open_start(
+            f"the adapter that training began with ({start.digest[:19]}…) does not lie at {folder}"
         )
-        unseen = None if options.holdout is None else Records.load(options.holdout)
-        with tempfile.TemporaryDirectory(prefix="unlearn-replay-") as scratch:
-            shown = _compared(again, records, unseen, Path(scratch))
-        shown.cost["whole"] = round(time.perf_counter() - begun, 3)
-    return _result(adapter, line, choice.forgotten, [*findings, *shown.findings], shown)
+    line = Lineage.read(folder)
+    if line is None or weights_digest(folder) != start.digest:
+        what = "has no lineage" if line is None else "is not the adapter that training began with"
+        return _open_start(f"{folder} {what}")
+    if seen := len(set(line.records.trained) & set(choice.forgotten)):
+        words = f"what training began with saw {seen} of the forgotten records, by its lineage"
+        return _Begun([Finding("start", False, words, damning=True)])
+    named = [*records.take(choice.gone), *choice.named]
+    nested = replace(options, start=None, holdout=None)
+    looked = _looked_at(nested, folder, line, records, named)
+    # how well it knows the kept records is its own matter, and digests were compared above
+    own = {"kept loss", "forgotten"}
+    wrong = [f for f in looked.findings if f.passed is not True and f.what not in own]
+    if wrong or looked.shown.kind is None:
+        words = "; ".join(f.words for f in wrong)
+        return _Begun([Finding("start", None, f"of what training began with: {words}")])
+    words = "what training began with was trained again, too, without a forgotten record"
+    return _Begun([Finding("start", True, words)], folder, looked.shown.kind)
 
 
-replay = called_with(ReplayOptions, run_replay, "replay")
+def _open_start(problem: str) -> _Begun:
+    """Say what is missing of a start."""
+    return _Begun([Finding("start", None, f"{problem}: name the folder of that one with --start")])
 
 
 @dataclass
@@ -97,14 +196,9 @@ class _Shown:
     cost: dict[str, float] = field(default_factory=dict)
 
 
-def _result(
-    adapter: Path,
-    line: Lineage,
-    forgotten: Sequence[str],
-    findings: Sequence[Finding],
-    shown: _Shown,
-) -> Replay:
+def _result(adapter: Path, line: Lineage, looked: _Looked) -> Replay:
     """Decide, and put together what was found."""
+    findings, shown = [*looked.findings], looked.shown
     outcome = _outcome(findings, shown.kind)
     return Replay(
         created=now(),
@@ -123,7 +217,7 @@ def _result(
         records={
             "key_id": line.records.key_id,
             "trained": len(line.records.trained),
-            "forgotten": list(forgotten),
+            "forgotten": list(looked.forgotten),
         },
         environment=shown.environment,
         distance=shown.distance,

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from unlearn.canaries.pairs import joined
+from unlearn.canaries.pairs import Canaries, joined
 from unlearn.data.record import Record
 from unlearn.data.records import Records
 from unlearn.errors import UnlearnError
@@ -39,7 +39,8 @@ def _train(job: dict[str, Any]) -> None:
     from unlearn.runs.finetuning import finetune
     from unlearn.runs.references import train_references
 
-    records = Records.load(job["data"]).take(job["kept"])
+    planted = Canaries.read(job["canaries"]).included if job["canaries"] else ()
+    records = joined(Records.load(job["data"]), planted).take(job["kept"])
     common = {
         **job["opening"],
         "template": job["template"],
@@ -59,6 +60,7 @@ def _train(job: dict[str, Any]) -> None:
         forget=gone.id,
         count=1,
         like=job["like"],
+        start=job["start"],
         **common,
     )
     (output.parent / "references" / "reference-00").rename(output)

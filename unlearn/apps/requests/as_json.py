@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def request_content(request: Request) -> dict[str, Any]:
         "secrets_in_kept_records": facts.get("elsewhere"),
         "run": (facts.get("after") or facts.get("run") or {}).get("run"),
         "adapter": (facts.get("after") or {}).get("digest"),
+        "price": facts.get("price"),
         "verdict": {k: verdict.get(k) for k in ("outcome", "tier", "policy")} if verdict else None,
         "artifacts": {status: counts.count(status) for status in ("found", "unclear", "cleaned")},
         "swept": facts.get("swept"),
@@ -98,7 +100,7 @@ def runs_content(result: Ran) -> dict[str, Any]:
         for each in result.failed
     ]
     return {
-        "runs": [vars(each) for each in result.done],
+        "runs": [asdict(each) for each in result.done],
         "busy": result.busy,
         "failed": failed,
         "notes": result.notes,

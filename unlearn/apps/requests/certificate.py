@@ -74,7 +74,13 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
             *_passed_over(request),
         ],
     )
-    file = certify(audit, Path(output).absolute(), models, deletion)
+    file = certify(
+        audit if (audit / "audit.json").is_file() else None,
+        Path(output).absolute(),
+        models,
+        deletion,
+        replay=audit if (audit / "replay.json").is_file() else None,
+    )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     sealed = ledger.sealer.seal(str(file), f"certificate of request {request.id}")
     with ledger.writing() as writer:
@@ -83,10 +89,14 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
 
 
 def _unchanged_audit(ledger: Ledger, request: Request) -> Path:
-    """Return the folder of the audit that the verdict rests on, refusing one that was changed."""
+    """Return the folder of what the verdict rests on, refusing one that was changed."""
     folder, _ = audit_of(ledger, request)
     verdict = request.facts["verdict"]
-    if not (folder / "audit.json").is_file() or audit_digest(folder) != verdict["audit"]:
+    try:
+        same = audit_digest(folder) == verdict["audit"]
+    except OSError:
+        same = False
+    if not same:
         raise LedgerError(f"the audit {folder} is gone or was changed; {_what_helps(request)}")
     if verdict_digest(folder) != verdict.get("file"):
         raise LedgerError(

@@ -116,4 +116,4 @@ def _unfit(
     if line.digest != weights_digest(path):
         return "under the lineage of other weights"
     more, settings = surplus(line.records, audited.records), otherwise_trained(line, [audited])
-    return unfit(line.parent is None, more, settings)
+    return unfit(line.parent is None and line.start is None, more, settings)

@@ -26,9 +26,15 @@ VERDICT = "verdict.json"
 
 
 def audit_digest(folder: Path) -> str:
-    """Return the SHA-256 of an audit's two files of numbers."""
+    """Return the SHA-256 of what a verdict rests on: an audit's two files of numbers, a replay.
+
+    Raises OSError where there is neither, or an audit is not whole.
+    """
     total = hashlib.sha256()
-    for name in ("audit.json", "scores.parquet"):
+    replayed = (folder / "replay.json").is_file()
+    audited = (folder / "audit.json").is_file() or not replayed
+    names = ["audit.json", "scores.parquet"] if audited else []
+    for name in [*names, *(["replay.json"] if replayed else [])]:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return total.hexdigest()
 

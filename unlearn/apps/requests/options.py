@@ -25,6 +25,7 @@ from unlearn.runs.fields import (
     Selectors,
     Template,
 )
+from unlearn.runs.options import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from unlearn.apps.requests.ledger.ledger import Ledger
@@ -167,7 +168,12 @@ class RunOptions(LedgerOptions, Opening):
     names: RequestNames = ()
     _: KW_ONLY
     method: Annotated[
-        str | None, Field(description="See `unlearn methods`."), Flag(metavar="NAME")
+        str | None,
+        Field(
+            description=f"See `unlearn methods`. Default: {DEFAULT_METHOD} with budget=auto, which "
+            "is exact."
+        ),
+        Flag(metavar="NAME"),
     ] = None
     options: Options = field(default_factory=dict)
     output: Annotated[
@@ -217,6 +223,16 @@ class VerifyOptions(LedgerOptions, Opening):
     ] = ()
     policy: Annotated[
         str | None, Field(description="By which to decide."), Flag(metavar="NAME")
+    ] = None
+    replay: Annotated[
+        bool | None,
+        Field(
+            description="Train the adapter again, as `unlearn replay` does: where that gives the "
+            "same weights, the request passes (tier E), and no reference is needed. Default: where "
+            "retraining made the adapter, and neither references nor a policy are named. With "
+            "these, --replay is decided beside the audit; --no-replay only audits."
+        ),
+        Flag(("--replay/--no-replay",)),
     ] = None
     canaries: Annotated[
         Place | None,

@@ -1,5 +1,8 @@
 """Carry out requests: one unlearning run for all that wait on a line of adapters.
 
+Exact retraining forgets all of them at once, and whatever was ever asked on the line: one run for
+ten requests takes as long as for one.
+
 What a run is about to do is written down before it starts (`planned`), and its output folder is
 new and named after it. The folder appears in one rename; then one transaction marks all requests of
 the batch. Killed in between, the next run finds the plan, recognises the finished folder by its
@@ -35,6 +38,7 @@ from unlearn.apps.requests.plans import (
     objection,
     pending,
 )
+from unlearn.apps.requests.price import Price
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.methods.registry import get_method, resolve
@@ -43,6 +47,7 @@ from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.provenance.suppression import suppress
 
 if TYPE_CHECKING:
+    from unlearn.methods.plans import TrainingPlan
     from unlearn.runs.saving import Result
 
 __all__ = [
@@ -68,6 +73,7 @@ class Done:
         adopted: whether the folder was there, finished by a run that was killed afterwards.
         untrained: how many of the records the adapter before never learned, by its lineage.
         copies: how many records of the data had their content under other ids.
+        price: what it took, and what it left of the kept records.
     """
 
     run: str
@@ -79,6 +85,7 @@ class Done:
     adopted: bool
     untrained: int = 0
     copies: int = 0
+    price: Price | None = None
 
 
 @dataclass(frozen=True)
@@ -264,10 +271,13 @@ def _carry_out(
         file, count = plan.settings.canaries, plan.settings.with_canaries
         beside = canaries.taken(ledger, file, count, setup, newest.folder)
         if adopted:
-            digest = _recognised(ledger, plan, batch, beside)
+            made = _recognised(ledger, plan, batch, beside)
+            price = Price.of(made)
         else:
-            result = _forget(ledger, line, setup, newest.folder, forget_records, plan, calls)
-            digest = result.lineage.digest
+            told = _Told(calls.get("announce"))
+            own = {**calls, "announce": told}
+            result = _forget(ledger, line, setup, newest.folder, forget_records, plan, own)
+            made, price = result.lineage, Price.of(result.lineage, told.retraining)
             for text in result.reading:
                 note(text)
     except UnlearnError:
@@ -275,19 +285,39 @@ def _carry_out(
         raise
     if plan.settings.suppress:
         suppress(forget_records, f"deletion request, run {plan.run}", ledger.key)
-    again = _note_run(ledger, lease, batch, plan, newest, digest, beside)
+    again = _note_run(ledger, lease, batch, plan, newest, (made.digest, price), beside)
     digests = (ledger.key.digest(record) for record in forget_records)
     return Done(
         run=plan.run,
         folder=str(plan.folder),
-        digest=digest,
+        digest=made.digest,
         requests=tuple(request.id for request in batch),
         again=again,
         records=len(forget_records),
         adopted=adopted,
         untrained=untrained(ledger, newest.folder, digests),
         copies=_copies(ledger, setup, forget_records),
+        price=price,
     )
+
+
+@dataclass
+class _Told:
+    """Hands a plan on, and keeps what retraining takes by it.
+
+    Attributes:
+        announce: whom to tell.
+        retraining: tokens of retraining, where the plan knows them.
+    """
+
+    announce: Callable[[TrainingPlan], None] | None
+    retraining: float | None = None
+
+    def __call__(self, plan: TrainingPlan) -> None:
+        """Take a plan."""
+        self.retraining = plan.retraining.tokens if plan.retraining else None
+        if self.announce is not None:
+            self.announce(plan)
 
 
 def _copies(ledger: Ledger, setup: Setup, forget_records: Records) -> int:
@@ -304,11 +334,11 @@ def _note_run(
     batch: Sequence[Request],
     plan: RunPlan,
     newest: Newest,
-    digest: str,
+    made: tuple[str, Price],
     beside: Sequence[str],
 ) -> tuple[str, ...]:
     """Mark a batch as carried out; return the requests to be verified again, on the new adapter."""
-    line = batch[0].line
+    line, (digest, price) = batch[0].line, made
 
     def sealed(folder: str, weights: str) -> str:
         return ledger.sealer.seal(folder, f"adapter {weights}")
@@ -328,6 +358,7 @@ def _note_run(
             first = request.facts.get("before", before)  # of a second attempt: what it started from
             taken = canaries.taken_facts(ledger, request, plan.settings.canaries, beside)
             facts = {"run": None, "before": first, "after": after, "swept": None}
+            facts["price"] = price.as_dict(plan.run)
             writer.change(request.id, "unlearned", **facts, **taken)
         others = [r.id for r in ledger.requests(decided, line=line) if r.id not in own]
         for name in others:
@@ -373,8 +404,8 @@ def _forget(
 
 def _recognised(
     ledger: Ledger, plan: RunPlan, batch: Sequence[Request], beside: Sequence[str]
-) -> str:
-    """Return the digest of a folder that this very run made, or refuse it."""
+) -> Lineage:
+    """Return the lineage of a folder that this very run made, or refuse it."""
     line = Lineage.read(plan.folder)
     parent = Lineage.read(plan.parent_folder)
     wanted = {digest for request in batch for digest in request.facts["records"]} | set(beside)
@@ -392,4 +423,4 @@ def _recognised(
             f"{plan.folder} is not what run {plan.run} was to make; it was left as it is, and the "
             "requests wait for another run"
         )
-    return line.digest
+    return line

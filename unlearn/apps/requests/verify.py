@@ -1,23 +1,33 @@
-"""Measure whether a request's records are gone from the newest adapter of its line, and decide."""
+"""Show whether a request's records are gone from the newest adapter of its line, and decide.
+
+By an audit, which measures; by a replay, which trains again; or by both.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.apps.requests import canaries
+from unlearn.apps.requests import canaries, replays
 from unlearn.apps.requests.choose_references import Chosen, choose_references
-from unlearn.apps.requests.evidence import audit_digest, discard_unfinished, verdict_digest
+from unlearn.apps.requests.evidence import (
+    VERDICT,
+    audit_digest,
+    discard_unfinished,
+    verdict_digest,
+)
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError
-from unlearn.provenance.lineage import Lineage
+from unlearn.provenance.lineage import Lineage, now
 
 __all__ = ["EVENTS", "AuditSettings", "verify_request"]
 
@@ -40,6 +50,8 @@ class AuditSettings:
         policy: by which to decide, fixed before the audit; None for `standard`.
         options: more arguments of `run_audit`.
         canaries: their file, where it is not where the last run found it.
+        replay: whether to train the adapter again; None for what can be replayed, where neither
+            references nor a policy are named.
     """
 
     output: str
@@ -48,6 +60,12 @@ class AuditSettings:
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     canaries: str | None = None
+    replay: bool | None = None
+
+    @property
+    def audits(self) -> bool:
+        """Whether anything is named that an audit alone needs."""
+        return bool(self.references or self.search or self.policy)
 
 
 def _decide(folder: Path, policy: str | None, /) -> Mapping[str, Any]:
@@ -64,13 +82,13 @@ def verify_request(
     *,
     announce: Announce | None = None,
 ) -> Request:
-    """Audit the newest adapter of a request's line for its records, and note the verdict.
+    """Audit or replay the newest adapter of a request's line, and note the verdict.
 
     Args:
         ledger: which.
         request: unlearned, or decided before.
-        settings: of the audit.
-        announce: told which references were found, and what the policy can decide with them.
+        settings: of the audit, or of the replay.
+        announce: told what is done, which references were found, and what they can decide.
 
     Returns:
         The request: verified, failed or inconclusive.
@@ -80,27 +98,42 @@ def verify_request(
             audit cannot be made.
     """
     with ledger.lease_of(request) as lease:
-        subject = _subject(ledger, ledger.get(request.id), settings.policy)
-        references = _references(ledger, subject, settings, announce)
-        output = _new_folder(ledger, subject, settings)
+        subject = _subject(ledger, ledger.get(request.id))
+        by_replay = _by_replay(ledger, subject, settings, announce)
         canary_file = canaries.measurable(ledger, request.line, settings.canaries)
         closed = canaries.closed_before(
             ledger, request.line, subject.newest.folder, canary_file is not None
         )
-        options = {
-            "before": adapter_before(ledger, subject.request),
-            "template": subject.setup.template,
-            "policy": settings.policy or DEFAULT_POLICY,  # before any score exists
-            **settings.options,
-        }
-        own = _measured(subject, output, references, settings.policy, announce, options)
-        result = own if canary_file is None else _with_canaries(subject, own, canary_file, options)
+        audited: _Result | None
+        if settings.audits or not by_replay:
+            audited = result = _audited(ledger, subject, settings, canary_file, announce)
+        else:
+            audited = _audited_before(ledger, subject, settings)
+            closed = None if audited is None else closed  # a replay is of their records, too
+        if by_replay:
+            result = _replayed(ledger, subject, settings, audited, announce)
         verdict = {
             **_noted(ledger, subject, result),
             "closed": asdict(closed) if closed else None,
         }
         with ledger.writing(lease, request.line) as writer:
             return writer.change(request.id, EVENTS[verdict["outcome"]], verdict=verdict)
+
+
+def _by_replay(
+    ledger: Ledger, subject: _Subject, settings: AuditSettings, announce: Announce | None
+) -> bool:
+    """Say whether the adapter is to be trained again; told where nobody asked for it."""
+    if settings.replay is not None:
+        return settings.replay
+    if settings.audits or not replays.can_be_replayed(ledger, subject.newest):
+        return False
+    if announce is not None:
+        announce(
+            "verified by replay: retraining made the adapter, and no references are named; "
+            "--no-replay audits it instead"
+        )
+    return True
 
 
 @dataclass(frozen=True)
@@ -139,13 +172,12 @@ class _Result:
     records: str | None = None
 
 
-def _subject(ledger: Ledger, request: Request, policy: str | None) -> _Subject:
+def _subject(ledger: Ledger, request: Request) -> _Subject:
     """Return what is to be measured, refusing a request that is not ready for it."""
     if request.state not in {"unlearned", *EVENTS.values()}:
         raise LedgerError(f"request {request.id} is {request.state}: run it first")
     setup = setup_of(ledger, request)
     newest = latest(ledger, request.line, setup)
-    _same_policy(request, newest.digest, policy)
     forget_records = escrowed(ledger, [request])
     retain_records = kept_records(ledger, request.line, setup)
     return _Subject(request, setup, newest, forget_records, retain_records)
@@ -172,6 +204,64 @@ def _new_folder(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> P
     parent.mkdir(parents=True, exist_ok=True)
     discard_unfinished(ledger, subject.request, parent)
     return parent / f"{subject.request.id}-{subject.newest.runs}-{secrets.token_hex(3)}"
+
+
+def _audited(
+    ledger: Ledger,
+    subject: _Subject,
+    settings: AuditSettings,
+    canary_file: str | None,
+    announce: Announce | None,
+) -> _Result:
+    """Audit the records, and the canaries that were taken out beside them, if any were."""
+    _same_policy(subject.request, subject.newest.digest, settings.policy)
+    references = _references(ledger, subject, settings, announce)
+    output = _new_folder(ledger, subject, settings)
+    options = {
+        "before": adapter_before(ledger, subject.request),
+        "template": subject.setup.template,
+        "policy": settings.policy or DEFAULT_POLICY,  # before any score exists
+        **settings.options,
+    }
+    own = _measured(subject, output, references, settings.policy, announce, options)
+    return own if canary_file is None else _with_canaries(subject, own, canary_file, options)
+
+
+def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> _Result | None:
+    """Return an audit of the same adapter that was decided on, copied: a replay leaves it no less.
+
+    None where there is none.
+    """
+    known = replays.standing_audit(ledger, subject.request, subject.newest)
+    if known is None:
+        return None
+    folder = _new_folder(ledger, subject, settings)
+    shutil.copytree(known["folder"], folder)
+    verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
+    return _Result(verdict, folder, [folder], known["references"], known["records"])
+
+
+def _replayed(
+    ledger: Ledger,
+    subject: _Subject,
+    settings: AuditSettings,
+    audited: _Result | None,
+    announce: Announce | None,
+) -> _Result:
+    """Train again, and decide by that, beside an audit where there is one."""
+    from unlearn_eval.verdict.replayed import decided_by_replay
+    from unlearn_eval.verdict.verify import verify
+
+    folder = audited.folder if audited else _new_folder(ledger, subject, settings)
+    options = {**settings.options, "canaries": settings.canaries}
+    replays.replay_into(folder, ledger, subject.request, subject.newest, options, announce)
+    if audited is None:
+        verdict = decided_by_replay(folder, now()).as_dict()
+        return _Result(canaries.write_verdict(folder, verdict), folder, [folder], [])
+    both = verify(folder, replay=folder).as_dict()
+    if audited.records is not None:  # canaries stand in for the records
+        both = {**both, "reasons": [*both["reasons"], audited.records]}
+    return replace(audited, verdict=canaries.write_verdict(folder, both))
 
 
 def _measured(
@@ -266,7 +356,7 @@ def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
     from unlearn_eval.verdict.decision import load_policy
 
     known = request.facts.get("verdict")
-    if known is None or known["adapter"] != adapter:
+    if known is None or known["adapter"] != adapter or known["policy"]["name"] == "replay":
         return
     name, wanted = load_policy(policy or DEFAULT_POLICY)
     if wanted.sha256 != known["policy"]["sha256"]:

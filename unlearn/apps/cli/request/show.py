@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from unlearn.apps.cli.screen import console, show_note, table
 from unlearn.apps.requests.as_json import request_content, whole_request
+from unlearn.apps.requests.price import Price
 from unlearn.errors import OptionError
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def verdicts(ledger: Ledger, requests: Sequence[Request]) -> None:
         said(f"[bold]{request.id}[/bold] {request.facts['verdict']['outcome']}, because")
         for reason in reasons:
             said(f"  · {escape(reason)}")
-        said(f"  all numbers: [bold]{escape(str(where))}[/bold] (report.html, verdict.json)")
+        files = [name for name in ("report.html", "replay.json") if (where / name).is_file()]
+        names = ", ".join([*files, "verdict.json"])
+        said(f"  all numbers: [bold]{escape(str(where))}[/bold] ({names})")
 
 
 def shown(ledger: Ledger, request: Request) -> None:
@@ -124,6 +127,8 @@ def shown(ledger: Ledger, request: Request) -> None:
     said(f"  {request.state}{outcome}; {told['records'] or 'no'} record(s) located")
     if due := due_words(request):
         said(f"  due {due}")
+    if (price := Price.noted(request.facts)) is not None:
+        said(f"  taken out by {escape(price.words)}")
     if told["secrets_in_kept_records"]:
         show_note(f"{told['secrets_in_kept_records']} kept record(s) hold one of its secrets")
     if told["verdict"]:
@@ -196,6 +201,8 @@ def ran(result: Ran) -> None:
             f"Run [bold]{each.run}[/bold] {how}: {each.records} record(s) of "
             f"{len(each.requests)} request(s) taken out"
         )
+        if each.price is not None:
+            said(f"  {escape(each.price.words)}")
         said(f"  saved to [bold]{escape(each.folder)}[/bold]")
         if each.untrained:
             show_note(

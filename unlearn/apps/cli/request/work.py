@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
-_METHOD = "pilot"
-"""Method where none is named: references that serve every request, as half-splits do, are trained
-as the original was, and a retraining with a budget is of another kind."""
-
 
 def run(options: RunOptions, given: frozenset[str]) -> None:
     """Take the records of all located requests out of their adapters.
 
-    Requests on the same adapter share one run, which starts from the newest adapter that earlier
-    runs made of it; requests that are still open must then be verified again. A run that was killed
-    or broke off is gone on with, as it was planned, by the same command or one without flags; given
-    other settings, or the names of other requests, it is given up and planned anew. Named requests
-    that failed or were inconclusive are tried again. Other data than what is to go is read from the
-    file given when the request was added, without any record that was ever asked to be deleted.
+    Where no method is named, a new adapter is trained on what is kept, with as much of the original
+    training as its quality takes (retrain with budget=auto, as `unlearn forget`): exact, and
+    provable by replay. Requests on the same adapter share one run, so that ten that wait cost as
+    much as one. It follows on the newest adapter that earlier runs made of it; requests that are
+    still open must then be verified again. A run that was killed or broke off is gone on with, as
+    it was planned, by the same command or one without flags; given other settings, or the names of
+    other requests, it is given up and planned anew. Named requests that failed or were inconclusive
+    are tried again. Other data than what is to go is read from the file given when the request was
+    added, without any record that was ever asked to be deleted.
 
     What goes wrong on one adapter does not stop the runs on others. Exit codes: 0 all done; 2 some
     run cannot use what it was given; 1 some run broke off for another reason.
@@ -44,12 +43,14 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
     from unlearn.apps.cli.request.show import broken, echo_json, ran
     from unlearn.apps.cli.screen import announce, progress_bar, show_note
     from unlearn.apps.requests.run import Settings, run_requests
+    from unlearn.runs.options import DEFAULT_METHOD, DEFAULT_OPTIONS
 
     ledger = options.open_ledger()
     chosen = [ledger.get(name) for name in options.names]
+    usual = {} if options.method else DEFAULT_OPTIONS
     settings = Settings(
-        method=options.method or _METHOD,
-        options=dict(options.options),
+        method=options.method or DEFAULT_METHOD,
+        options={**usual, **options.options},
         seed=options.seed,
         output=str((options.output or ledger.folder("adapters")).absolute()),
         opening=options.as_dict(),
@@ -79,7 +80,14 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
 
 
 def verify(options: VerifyOptions) -> None:
-    """Measure the newest adapter for the records of each request, and decide.
+    """Show that the records of each request are gone from the newest adapter, and decide.
+
+    What retraining made is trained again, if neither references nor a policy are named: where that
+    gives the same weights, from records without those that were to go, nothing is left to chance
+    (tier E, as `unlearn replay`). One replay serves all requests that the adapter carries out.
+    Otherwise the adapter is measured; with --replay it is replayed, too, and as with `unlearn
+    verify` a PASS of the replay holds unless the audit FAILs. A replay after an audit of the same
+    adapter is laid beside that one.
 
     With --references, those trained on all kept records are preferred; where they are fewer than
     the policy asks for, adapters trained on half of the data (`unlearn references --kind half`)
@@ -114,6 +122,7 @@ def verify(options: VerifyOptions) -> None:
                 options.policy,
                 {**audit, "progress": progress},
                 None if options.canaries is None else str(options.canaries),
+                options.replay,
             )
             tell = None if options.json else show_note
             verified.append(verify_request(ledger, request, settings, announce=tell))
