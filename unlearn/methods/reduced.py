@@ -32,6 +32,8 @@ from unlearn.training.stages import combined, counting, stage_seed, steps_of
 __all__ = ["Old", "Search", "most_steps"]
 
 _LEAST_SHARE = 0.1  # less of the rows is not worth a stage of its own
+_AMPLE = 1.25  # rows of a further stage, as a multiple of those that would just do
+_SLOWER = 0.3  # pace after a stage that led away from the target
 
 _FORWARD = 1 / 3
 """What scoring a row costs, where training on it costs 1."""
@@ -140,8 +142,8 @@ class Search:
         Without `auto` there is one stage. With it, stages follow until the watched loss is within
         `quality` of its target, or as many rows were seen as in the original training. Each goes
         through as many rows as all before it, or through fewer where at the speed of the last one
-        these would take the loss to its target; where a stage takes it too far down, the weights
-        before it stay if they are nearer.
+        these would take the loss to its target. Where a stage leads away from it, the weights
+        before it stay, and one slower stage is tried.
 
         Returns:
             What all tries did together; `recipe` and `trail` are for the lineage.
@@ -167,11 +169,14 @@ class Search:
         return min(losses, key=losses.__getitem__)
 
     def _first_stage(self, factor: float) -> float:
-        """Train the first stage, once more at a lower rate where the first one was too high."""
+        """Train the first stage, anew at a lower rate while the last one was too high."""
         outcomes = [self._outcome(factor)]
-        if self._too_high(outcomes[0].loss):
-            lower = max((each for each in FACTORS if each < factor), default=factor / 2)
-            outcomes.append(self._outcome(lower))
+        lower = sorted((each for each in FACTORS if each < factor), reverse=True)
+        for again in lower or [factor / 2]:
+            room = self._rows / self._recipe.rows + self.budget.first <= MOST
+            if not self._too_high(outcomes[-1].loss) or not (room or len(outcomes) == 1):
+                break
+            outcomes.append(self._outcome(again))
         best = min(outcomes, key=lambda each: self._distance(each.loss))
         if best.loss is None:
             raise TrainingError(
@@ -205,22 +210,25 @@ class Search:
     def _go_on(self, factor: float, loss: float, target: float) -> float:
         """Train further stages until the watched loss is near the target; return it."""
         before = self._fresh_loss() if loss - target > self.budget.quality else loss
-        share = self._used
+        share, pace = self._used, 1.0
         while loss - target > self.budget.quality and before > loss:
             left = min(1 - self._used, MOST - self._rows / self._recipe.rows)
             # as many rows again, or fewer where the loss falls so fast that these are too many
-            needed = max(_LEAST_SHARE, share * (loss - target) / (before - loss))
+            needed = max(_LEAST_SHARE, _AMPLE * share * (loss - target) / (before - loss))
             share = min(self._used, needed, left)
             if share < _LEAST_SHARE:
                 break
             weights = _weights(self.state)
-            training = self._recipe.further(self.stages[0], share, factor)
+            training = self._recipe.further(self.stages[0], share, factor, pace)
             after = self._try("stage", len(self.stages), training, factor, start=weights)
-            if after is None or self._distance(after) > self._distance(loss):
-                _put(weights, self.state)
+            if after is not None and self._distance(after) <= self._distance(loss):
+                self.stages.append(training)
+                before, loss = loss, after
+                continue
+            _put(weights, self.state)
+            if pace < 1:
                 break
-            self.stages.append(training)
-            before, loss = loss, after
+            pace = _SLOWER
         return loss
 
     @property
