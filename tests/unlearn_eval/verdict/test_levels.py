@@ -435,7 +435,8 @@ def test_limits_belong_to_what_passes() -> None:
         assert found.probes[0].passed is passed
         assert found.gates[1].passed is passed
         assert found.gates[1].words.endswith("are not shown to be comparable") is not passed
-    pairs = seen(given.plain, twins=Twins(np.arange(10)[:, None], randomised=True))
+    tied = np.full(40, -6.0)
+    pairs = beside(tied, tied, twins=Twins(np.arange(40)[:, None], randomised=True))
     interval = twin_theta(tied, tied, 1 - 2 * 0.05)
     edge = 0.5 - interval.low
     assert (0.5 - edge, 0.5 + edge) == (interval.low, interval.high)
