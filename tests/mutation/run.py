@@ -105,15 +105,15 @@ def run(area: str, count: int | None, seed: int, processes: int) -> bool:
     every = names_of(copy)
     names = every if count is None else random.Random(seed).sample(every, min(count, len(every)))
     states = tried(copy, names, processes)
-    alive = {name: state for name, state in states.items() if state not in ("killed", "timeout")}
-    known, unknown = explained(), 0
-    for name, state in sorted(alive.items()):
-        change = mutant(name)
-        word = "explained" if change in known else state
-        unknown += change not in known
-        print(f"{word}: {name}\n  function = {json.dumps(change.function, ensure_ascii=False)}")
-        print(f"  old = {json.dumps(change.old, ensure_ascii=False)}")
-        print(f"  new = {json.dumps(change.new, ensure_ascii=False)}")
+    # one that never ends is noticed; it is shown, as on a busy machine it may only be slow
+    shown = {name: state for name, state in states.items() if state != "killed"}
+    alive = {name: mutant(name) for name, state in shown.items() if state != "timeout"}
+    known = explained()
+    unknown = sum(change not in known for change in alive.values())
+    for name, state in sorted(shown.items()):
+        print(f"{'explained' if alive.get(name) in known else state}: {name}")
+        for key, value in mutant(name)._asdict().items():
+            print(f"  {key} = {json.dumps(value, ensure_ascii=False)}")
     share = 1 - len(alive) / len(names)
     print(
         f"{area}: {len(every)} mutants, {len(names)} tried, {len(names) - len(alive)} noticed "

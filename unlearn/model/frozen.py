@@ -21,16 +21,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unlearn.data.batching import token_budget_batches
+from unlearn.data.tokenization import Example
 from unlearn.model.blocks import block_outputs, blocks_of
 from unlearn.model.lm_head import hidden_states, unwrapped
 
-__all__ = ["FrozenLower", "Kept", "first_trained_block", "frozen_lower", "whole_pass"]
+__all__ = [
+    "FrozenLower",
+    "Kept",
+    "Tried",
+    "first_trained_block",
+    "frozen_lower",
+    "groups_of",
+    "passing",
+    "tried",
+    "whole_pass",
+]
 
 # Padded tokens of one batch below: enough for matrix products to be fast on a CPU.
 _TOKEN_BUDGET = 1024
@@ -59,6 +70,7 @@ class Kept:
 
     Attributes:
         full: whether the disk took less than it should have.
+        in_memory: bytes in memory.
     """
 
     def __init__(self, memory: int, disk: int | None = None) -> None:
@@ -67,7 +79,7 @@ class Kept:
         self._tensors: dict[Any, Tensor] = {}
         self._places: dict[Any, tuple[int, torch.Size, torch.dtype]] = {}
         self._file: FileIO | None = None
-        self._end = 0
+        self._end = self.in_memory = 0
         self.full = False
 
     def __contains__(self, name: object) -> bool:
@@ -86,7 +98,12 @@ class Kept:
     @property
     def room(self) -> int:
         """Bytes that still find room."""
-        return self._memory + self._disk - self._end
+        return self._memory - self.in_memory + self._disk - self._end
+
+    @property
+    def spilled(self) -> bool:
+        """Whether some of it is in the file."""
+        return self._file is not None
 
     def put(self, name: object, tensor: Tensor) -> None:
         """Keep a tensor on the CPU, if there is room for it.
@@ -96,8 +113,8 @@ class Kept:
             tensor: contiguous.
         """
         size = tensor.numel() * tensor.element_size()
-        if size <= self._memory:
-            self._memory -= size
+        if size <= self._memory - self.in_memory:
+            self.in_memory += size
             self._tensors[name] = tensor
             return
         if self._end + size > self._disk:
@@ -119,6 +136,7 @@ class Kept:
         """Forget all of it."""
         self._tensors.clear()
         self._places.clear()
+        self.in_memory = 0
         if self._file is not None:
             self._file.close()
         self._file = None
@@ -172,12 +190,12 @@ class FrozenLower:
             Hidden states [B, S, H]; what stands at padding means nothing.
         """
         start = self.outputs(model, batch, view)
-        with _passing(blocks_of(model)[: self.first], self.widths, start):
+        with passing(blocks_of(model)[: self.first], self.widths, start):
             return hidden_states(model, batch)
 
     def left_out(self, model: Any) -> contextlib.AbstractContextManager[None]:
         """Let passes skip the blocks below, as if they cost nothing; what comes out is nonsense."""
-        return _passing(blocks_of(model)[: self.first], self.widths)
+        return passing(blocks_of(model)[: self.first], self.widths)
 
     def outputs(self, model: Any, batch: Mapping[str, Tensor], view: str = "") -> Tensor:
         """Return what comes out of the frozen blocks, [B, S, H] with zeros at padding."""
@@ -189,6 +207,11 @@ class FrozenLower:
         for place, mask, row in zip(start, real, rows, strict=True):
             place[mask] = row
         return start.to(device)
+
+    def unknown(self, examples: Sequence[Example]) -> int:
+        """Return for how many different examples what comes out is not known yet."""
+        rows = {e.ids.tobytes() for e in examples}
+        return sum(("", row) not in self.kept for row in rows)
 
     def _row(self, model: Any, ids: Tensor, view: str) -> Tensor:
         """Return what comes out for one row, [S, H] on the CPU."""
@@ -210,7 +233,7 @@ def _name(ids: Tensor) -> bytes:
     return ids.numpy().tobytes()
 
 
-def _groups(rows: Sequence[Tensor]) -> dict[bytes, _Group]:
+def groups_of(rows: Sequence[Tensor]) -> dict[bytes, _Group]:
     """Put rows of like length, without copies, into batches that do not depend on their order."""
     unlike = {_name(row): row for row in rows}
     ordered = [unlike[name] for name in sorted(unlike)]
@@ -231,15 +254,7 @@ def first_trained_block(model: Any) -> int:
 def frozen_lower(
     model: Any, rows: Sequence[Tensor], kept: Kept, *, apart: bool = False
 ) -> FrozenLower | str:
-    """Try on a model whether the blocks below the first that trains can be computed once.
-
-    They can where, on the start of a record and a part of it, to the bit,
-
-    - nothing below trains, draws random numbers or differs between training and evaluation;
-    - the model's last hidden states do not change when the blocks below hand on what came out of
-      them before: an architecture whose blocks share more than hidden states shows it here.
-
-    The state of the random number generators is that of before afterwards.
+    """Let the blocks below the first that trains be computed once, where `tried` finds they can.
 
     Args:
         model: a causal language model with a block that is frozen, wrapped or not.
@@ -250,7 +265,44 @@ def frozen_lower(
     Returns:
         The blocks, or why they must be computed in every pass.
     """
-    first, net = first_trained_block(model), unwrapped(model)
+    first = first_trained_block(model)
+    lower = tried(model, first, rows)
+    if isinstance(lower, str):
+        return lower
+    groups = groups_of(rows)
+    size = len(b"".join(groups)) // rows[0].element_size() * lower.size * (1 + apart)
+    if size > kept.room + kept.in_memory:
+        return f"to keep it would take {size / 2**30:.1f} GiB, more than there is room for"
+    return FrozenLower(first, lower.widths, apart, groups, kept)
+
+
+class Tried(NamedTuple):
+    """Of the blocks below: the length of the tuple that each returns, and bytes of a vector."""
+
+    widths: tuple[int, ...]
+    size: int
+
+
+def tried(model: Any, first: int, rows: Sequence[Tensor]) -> Tried | str:
+    """Try on a model whether the blocks below one can be computed once.
+
+    They can where, on the start of a record and a part of it, to the bit,
+
+    - nothing below trains, draws random numbers or differs between training and evaluation;
+    - the model's last hidden states do not change when the blocks below hand on what came out of
+      them before: an architecture whose blocks share more than hidden states shows it here.
+
+    The state of the random number generators is that of before afterwards.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        first: the lowest block that is computed in every pass, above 0.
+        rows: token ids of the records, int64 [S] each, at least one.
+
+    Returns:
+        What is to be known of the blocks, or why they must be computed in every pass.
+    """
+    net = unwrapped(model)
     device = next(net.parameters()).device
     longest = max(rows, key=len)[:_PROBE]
     probe = [longest, longest[: len(longest) // 2 + 1]]
@@ -268,10 +320,6 @@ def frozen_lower(
         below, widths = seen[first - 1], tuple(lengths[i] for i in range(len(blocks)))
         if below.dim() != 3 or below.shape[:2] != batch["input_ids"].shape:
             return "more than one vector a token goes from block to block"
-        size = sum(map(len, {_name(row): row for row in rows}.values())) * (1 + apart)
-        size *= below.shape[-1] * below.element_size()
-        if size > kept.room:
-            return f"to keep it would take {size / 2**30:.1f} GiB, more than there is room for"
         net.train()
         trained = _training_pass(net, first, widths, batch)
         if trained.requires_grad:
@@ -280,7 +328,7 @@ def frozen_lower(
         if drew or not torch.equal(trained, below):
             return "dropout, or something else that only training does, happens below"
         net.eval()
-        with torch.no_grad(), _passing(blocks[:first], widths, below):
+        with torch.no_grad(), passing(blocks[:first], widths, below):
             again = hidden_states(net, batch)
         real = batch["attention_mask"].bool()
         if not torch.equal(whole[real], again[real]):
@@ -289,7 +337,7 @@ def frozen_lower(
         _set_random_states(device, drawn)
         for module, mode in modes:
             module.training = mode
-    return FrozenLower(first, widths, apart, _groups(rows), kept)
+    return Tried(widths, below.shape[-1] * below.element_size())
 
 
 def _training_pass(
@@ -299,7 +347,7 @@ def _training_pass(
     with (
         torch.enable_grad(),
         block_outputs(net, {first - 1}) as seen,
-        _passing(blocks_of(net)[first:], widths[first:]),
+        passing(blocks_of(net)[first:], widths[first:]),
     ):
         hidden_states(net, batch)
     return seen[first - 1]
@@ -332,7 +380,7 @@ def _below(model: Any, first: int, widths: tuple[int, ...], rows: _Group) -> Ten
     net = unwrapped(model)
     with (
         block_outputs(net, {first - 1}) as seen,
-        _passing(blocks_of(net)[first:], widths[first:]),
+        passing(blocks_of(net)[first:], widths[first:]),
     ):
         hidden_states(net, _padded(rows, next(net.parameters()).device))
     return seen[first - 1]
@@ -358,7 +406,7 @@ def _tuple_widths(blocks: nn.ModuleList) -> Iterator[dict[int, int]]:
 
 
 @contextlib.contextmanager
-def _passing(
+def passing(
     blocks: nn.ModuleList, widths: Sequence[int], last: Tensor | None = None
 ) -> Iterator[None]:
     """Let blocks hand on what they are given; the last one, `last` where it is told.

@@ -20,6 +20,7 @@ from torch import Tensor
 from unlearn.data.batching import collate, token_budget_batches
 from unlearn.data.tokenization import Example
 from unlearn.model.chunked_logits import Projection, TokenStatistic, chunks, log_prob, token_values
+from unlearn.model.frozen_outputs import scoring_passes
 from unlearn.model.lm_head import Head, hidden_states
 
 __all__ = [
@@ -168,6 +169,9 @@ def score_examples(
 ) -> tuple[TokenStatistics, npt.NDArray[np.int64]]:
     """Score examples with exactly one forward pass each, in eval mode.
 
+    Blocks below all adapters run once for a batch and base, to the bit, however many adapters are
+    scored (`unlearn.model.frozen_outputs`).
+
     Args:
         model: a causal language model; its mode is restored afterwards.
         head: its output projection.
@@ -185,24 +189,27 @@ def score_examples(
     offsets = np.concatenate([[0], np.cumsum([e.targets for e in examples])]).astype(np.int64)
     columns: list[Tensor] | None = None
     device = next(model.parameters()).device
+    batches = token_budget_batches([len(e.ids) for e in examples], token_budget)
+    rows = [[examples[i] for i in batch] for batch in batches]
     mode = model.training
     model.eval()
     try:
-        for batch in token_budget_batches([len(e.ids) for e in examples], token_budget):
-            inputs = {k: v.to(device) for k, v in collate([examples[i] for i in batch]).items()}
-            row, position, target = target_positions(inputs)
-            hidden = hidden_states(model, inputs)[row, position]
-            statistics = token_statistics(head, hidden, target, samplers)
-            if observe:
-                observe(batch, hidden)
-            parts = [*statistics[:6], *statistics.sampled.values()]
-            if columns is None:
-                columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
-            where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
-            for column, part in zip(columns, parts, strict=True):
-                column[torch.from_numpy(where)] = part
-            if progress:
-                progress(len(batch))
+        with scoring_passes(model, rows) as run:
+            for number, batch in enumerate(batches):
+                inputs = {k: v.to(device) for k, v in collate(rows[number]).items()}
+                row, position, target = target_positions(inputs)
+                hidden = run(inputs, number)[row, position]
+                statistics = token_statistics(head, hidden, target, samplers)
+                if observe:
+                    observe(batch, hidden)
+                parts = [*statistics[:6], *statistics.sampled.values()]
+                if columns is None:
+                    columns = [torch.empty(int(offsets[-1]), dtype=p.dtype) for p in parts]
+                where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
+                for column, part in zip(columns, parts, strict=True):
+                    column[torch.from_numpy(where)] = part
+                if progress:
+                    progress(len(batch))
     finally:
         model.train(mode)
     if columns is None:

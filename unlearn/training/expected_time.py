@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from unlearn.data.tokenization import Example
 from unlearn.model.blocks import only_blocks
 from unlearn.model.frozen import FrozenLower
+from unlearn.model.frozen_outputs import OUTPUTS
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
 from unlearn.training.fitting import blocks_that_train, seen_by
 from unlearn.training.frozen_blocks import frozen_once
+from unlearn.training.kernels import deterministic_kernels
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
 from unlearn.training.wrappers import wrappers_of
@@ -33,7 +35,7 @@ def expected_seconds(
 
     A backward pass costs about twice a forward one, so that a record costs three forwards each time
     it is trained on. Frozen blocks that are computed once for each record (`cache_frozen`) cost one
-    forward the first time and nothing later.
+    forward the first time, in this process and on this base, and nothing later.
 
     Args:
         state: the opened model, with the weights trainable that the run trains.
@@ -53,16 +55,17 @@ def expected_seconds(
     passes = steps * (rows + training.batch_size * (training.forget_passes - 1))
     seen = seen_by(training, steps, forget, retain)
     wrappers = wrappers_of(training, objective, state, retain=bool(retain))
-    score_examples(state.model, state.head, some[:1])  # the first call pays for warming up
+    _seconds(state, some[:1])  # the first call pays for warming up
+    whole = _seconds(state, some)
     with (
+        deterministic_kernels(not forget),
         only_blocks(state.model, blocks_that_train(training, state)),
         frozen_once(state, training, objective, wrappers, seen) as through,
     ):
-        whole = _seconds(state, some)
         if through.lower is None:
             return 3 * passes * whole
         above = min(whole, _seconds(state, some, without=through.lower))
-    once = sum(min(len(part), count) for part, count in seen)
+        once = sum(min(through.lower.unknown(part), count) for part, count in seen)
     return 3 * passes * above + once * (whole - above)
 
 
@@ -70,7 +73,8 @@ def _seconds(
     state: ModelState, examples: Sequence[Example], without: FrozenLower | None = None
 ) -> float:
     """Return the seconds that a record takes forward, with all blocks or without the lower ones."""
-    with without.left_out(state.model) if without else contextlib.nullcontext():
+    left_out = without.left_out(state.model) if without else contextlib.nullcontext()
+    with OUTPUTS.resting(), left_out:
         start = time.perf_counter()
         score_examples(state.model, state.head, examples)
         return (time.perf_counter() - start) / max(1, len(examples))

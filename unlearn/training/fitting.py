@@ -183,9 +183,9 @@ def fit(
     with (
         tempfile.TemporaryDirectory(prefix="unlearn-") as scratch,
         only_blocks(state.model, blocks_that_train(training, state)),
+        deterministic_kernels(not forget),
         frozen_once(state, training, objective, wrappers, seen) as passes,
         _recomputing(state, training.gradient_checkpointing),
-        deterministic_kernels(not forget),
         quiet(calls_back=True),
     ):
         save_steps = training.save_steps if checkpoints else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from unlearn.data.tokenization import Example
 from unlearn.losses import HiddenLoss
 from unlearn.model.blocks import blocks_of
 from unlearn.model.frozen import FrozenLower, Kept, first_trained_block, frozen_lower, whole_pass
+from unlearn.model.frozen_outputs import OUTPUTS, digest_of, lower_key
 from unlearn.model.lm_head import unwrapped
 from unlearn.model.state import ModelState
 from unlearn.processes import weights_are_split
@@ -66,7 +67,10 @@ def frozen_once(
     wrappers: Wrappers | None,
     seen: Sequence[tuple[Sequence[Example], int]],
 ) -> Iterator[Passes]:
-    """Say how a run goes through the model; what it keeps is gone afterwards, also after an error.
+    """Say how a run goes through the model.
+
+    What it keeps in memory is there for the next run on the same base and records
+    (`unlearn.model.frozen_outputs`); what is on disk is gone afterwards, also after an error.
 
     Args:
         state: the model, with only those weights trainable that the run trains.
@@ -78,39 +82,33 @@ def frozen_once(
     Yields:
         What runs the model, and what the user should know.
     """
-    kept = Kept(MEMORY)
-    try:
-        yield _chosen(state, training, objective, wrappers, seen, kept)
-    finally:
-        kept.close()
-
-
-def _chosen(
-    state: ModelState,
-    training: TrainingOptions,
-    objective: Objective,
-    wrappers: Wrappers | None,
-    seen: Sequence[tuple[Sequence[Example], int]],
-    kept: Kept,
-) -> Passes:
-    """Return how the run goes through the model, and what the user should know of it."""
-    if training.cache_frozen == "off":
-        return Passes()
-    first, depth = first_trained_block(state.model), len(blocks_of(state.model))
-    again = any(count > len(examples) > 0 for examples, count in seen)
-    if not first or not again:
-        return Passes()
-    blocks = f"the lowest {first} of {depth} blocks, which are frozen,"
+    first = 0 if training.cache_frozen == "off" else first_trained_block(state.model)
+    if not first or not any(count > len(examples) > 0 for examples, count in seen):
+        yield Passes()
+        return
+    blocks = f"the lowest {first} of {len(blocks_of(state.model))} blocks, which are frozen,"
     reason = _reason(first, objective, wrappers)
     if reason is None:
         apart = not state.stack or _adapters_below(state.model, first)
         rows = [torch.from_numpy(e.ids).long() for examples, _ in seen for e in examples]
-        lower = frozen_lower(state.model, rows, kept, apart=apart)
-        if not isinstance(lower, str):
-            note = f"what comes out of {blocks} was computed once for each record (cache_frozen)"
-            return Passes(note, lower)
+        key = None if apart else _key(state.model, first, rows)
+        with OUTPUTS.opened(key, lambda: Kept(MEMORY)) as kept:
+            lower = frozen_lower(state.model, rows, kept, apart=apart)
+            if not isinstance(lower, str):
+                note = (
+                    f"what comes out of {blocks} was computed once for each record (cache_frozen)"
+                )
+                yield Passes(note, lower)
+                return
         reason = lower
-    return Passes(f"{blocks} were computed in every pass: {reason}")
+    yield Passes(f"{blocks} were computed in every pass: {reason}")
+
+
+def _key(model: Any, first: int, rows: Sequence[Tensor]) -> Hashable | None:
+    """Return all that decides what comes out of the blocks below for these rows."""
+    lower = lower_key(model, first)
+    unlike = sorted({row.numpy().tobytes() for row in rows})
+    return None if lower is None else ("training", lower, digest_of(unlike))
 
 
 def _reason(first: int, objective: Objective, wrappers: Wrappers | None) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from unlearn_eval.statistics import auc_interval, prediction_limits, sign_flip_test, twin_theta
-from unlearn_eval.verdict.decision import Evidence, View, decide
+from unlearn_eval.verdict.decision import Evidence, Twins, View, decide
 from unlearn_eval.verdict.outcomes import judge_utility, not_audited
 from unlearn_eval.verdict.policy import is_form
 from unlearn_eval.verdict.result import ProbeResult, Utility
@@ -421,3 +421,24 @@ def test_extraction_takes_a_quarter_of_alpha_shared_with_the_kept_records() -> N
     assert shared is not None
     assert "2 or more are not chance" in alone.words
     assert ("2 or more" in shared.words) is False
+
+
+def test_limits_belong_to_what_passes() -> None:
+    """Ten pairs that are all tied: the interval ends where the margin does, exactly."""
+    tied = np.full(10, -6.0)
+    low = auc_interval(tied, tied, 1 - 2 * 0.05).low
+    assert low == pytest.approx(0.1 ** (1 / 10) / 2)
+    given = beside(tied, tied)
+    states = {**given.plain, "base": given.plain["after"]}
+    for delta, passed in ((0.5 - low, True), (0.999 * (0.5 - low), False)):
+        found = decide_by_twins(seen(states), policy(delta=delta))
+        assert found.probes[0].passed is passed
+        assert found.gates[1].passed is passed
+        assert found.gates[1].words.endswith("are not shown to be comparable") is not passed
+    tied = np.full(40, -6.0)
+    pairs = beside(tied, tied, twins=Twins(np.arange(40)[:, None], randomised=True))
+    interval = twin_theta(tied, tied, 1 - 2 * 0.05)
+    edge = 0.5 - interval.low
+    assert (0.5 - edge, 0.5 + edge) == (interval.low, interval.high)
+    for delta, passed in ((edge, True), (edge * 0.999, False)):
+        assert decide_by_canaries(pairs, policy(delta=delta)).probes[0].passed is passed

@@ -289,8 +289,8 @@ def test_who_stands_for_the_forgotten_by_position() -> None:
     # two people of three and two records: pairs of people, three records of each at most
     labels = list("aaaabbbcccddeeeffgghhhh")
     found = groups(["x", "x", "x", "y", "y"], labels)
-    assert [records for records, _ in found] == [[0, 1, 2, 4, 5, 6], [7, 8, 9, 10, 11],
-                                                 [12, 13, 14, 15, 16], [17, 18, 19, 20, 21]]  # fmt: skip
+    expected = [[0, 1, 2, 4, 5, 6], [7, 8, 9, 10, 11], [12, 13, 14, 15, 16], [17, 18, 19, 20, 21]]
+    assert [records for records, _ in found] == expected
     for (records, rest), people in zip(found, ("ab", "cd", "ef", "gh"), strict=True):
         assert rest == [i for i, label in enumerate(labels) if label not in people]
         assert set(records) <= {i for i, label in enumerate(labels) if label in people}
@@ -336,11 +336,10 @@ def test_the_positive_control_takes_twice_the_margin_or_twice_the_floor() -> Non
         given = seen(Models(45).request())
         rules = policy(floor=floor, probes=["loss"])
         control = decide(given, rules).gates[1]
-        best = max(
-            (placed(given, View(), probe, floor, [], "before") for probe in rules.tested_by_references),
-            key=lambda p: p.position.distance / 2 / max(4.0, p.position.floor / p.position.sd),
-        )  # fmt: skip
-        where = best.position  # type: ignore[union-attr]
+        places = [placed(given, View(), probe, floor, [], "before")
+                  for probe in rules.tested_by_references]  # fmt: skip
+        positions = [place.position for place in places if isinstance(place, Place)]
+        where = max(positions, key=lambda p: p.distance / max(4.0, p.floor / p.sd))
         twice = 2 * max(4.0, where.floor / where.sd)
         assert needed is None or twice == needed
         assert control.words.startswith(f"before: {where.distance:.1f} of the references' SDs away")

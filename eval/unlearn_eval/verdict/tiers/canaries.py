@@ -134,11 +134,7 @@ def _differences(scores: SplitScores) -> FloatArray:
     """Return included − left out; where one is infinite, only the order of every pair."""
     with np.errstate(invalid="ignore"):
         differences = scores.forget - scores.holdout
-    return (
-        differences
-        if np.isfinite(differences).all()
-        else np.sign(np.nan_to_num(differences, nan=0.0))
-    )
+    return differences if np.isfinite(differences).all() else np.sign(np.nan_to_num(differences))
 
 
 def _result(
