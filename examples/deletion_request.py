@@ -47,19 +47,10 @@ def main(folder: Path) -> None:
     )
     request = json.loads(added.text)["id"]
     run(f"request locate {request} --yes")
-    step("Take them out, in a fraction of the time of training again")
+    step("A new adapter without them, for a part of what training again takes")
     run("request run")
-    step("Adapters that never saw them, to compare with")
-    run(
-        f"references --model {base} --data records.jsonl --output references --count 5 "
-        f"--forget {shlex.quote('subject:' + person)} --like adapter"
-    )
-    step("Did it work? A policy, fixed before anything is measured, decides")
-    verify = f"request verify {request} --reference references --policy quick"
-    if run(verify, may_end=(0, 3, 4)).code:
-        step("Not shown: retrain without the records, which is certain, and decide again")
-        run(f"request run {request} --method retrain")
-        run(verify, may_end=(0, 3, 4))
+    step("Did it work? It is trained again from its lineage alone: the weights must come out equal")
+    run(f"request verify {request}", may_end=(0, 4))
     step("What else descends from the records?")
     run(f"request sweep {request} .", may_end=(0, 1))
     step("The signed certificate, and a check of it that needs no model and no ledger")

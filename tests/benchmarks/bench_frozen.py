@@ -33,6 +33,7 @@ from unlearn.data.batching import collate
 from unlearn.data.tokenization import Example
 from unlearn.model import frozen
 from unlearn.model.blocks import blocks_of
+from unlearn.model.frozen_outputs import OUTPUTS
 from unlearn.model.scoring import Head
 from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn.training.fitting import fit
@@ -78,6 +79,7 @@ def run(state: ModelState, objective: Objective, **options: object) -> Step:
     halves = (rows[: RECORDS // 2], rows[RECORDS // 2 :]) if objective.forget else ([], rows)
 
     def step() -> None:
+        OUTPUTS.clear()  # each run is the first on its base
         used = bool(fit(state, objective, training, forget=halves[0], retain=halves[1]).notes)
         assert used == (training.cache_frozen == "auto" and training.epochs != 1)
 
@@ -108,7 +110,7 @@ def below(state: ModelState) -> Step:
 
     def step() -> None:
         for i in range(0, len(rows), 8):
-            with torch.no_grad(), frozen._passing(blocks[first:], [0] * ABOVE):
+            with torch.no_grad(), frozen.passing(blocks[first:], [0] * ABOVE):
                 frozen.whole_pass(state.model, collate(rows[i : i + 8]))
 
     return step

@@ -232,8 +232,7 @@ def _by_score(area: float, m: float, n: float, ratio: float, freedom: float) -> 
     """Invert |A − θ| ≤ t √(r V(θ))."""
 
     def distance(theta: float) -> float:
-        spread = math.sqrt(ratio * _equal_shape_variance(theta, m, n))
-        return (area - theta) / spread if spread > 0 else math.copysign(math.inf, area - theta)
+        return (area - theta) / math.sqrt(ratio * _equal_shape_variance(theta, m, n))
 
     def limits(level: float) -> tuple[float, float]:
         t = t_quantile(level, freedom)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearn.errors import DataError, ModelError, OptionError
+from unlearn.model.frozen_outputs import OUTPUTS
 from unlearn.model.scoring import Head
 from unlearn.model.state import ModelState, new_adapter, open_model
 from unlearn_eval.robustness import TREATMENTS
@@ -118,6 +119,29 @@ def test_merging_alone_changes_nothing(shape, tiny_model, examples):
             for parameter, value in zip(factors, kept, strict=True):
                 parameter.copy_(value)
     assert same(log_probs(state, examples), scores)
+
+
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_states_on_one_base_share_frozen_blocks_to_the_bit(name, tiny_model, examples):
+    shape = {"target_modules": "all-linear", "layers_to_transform": [1]}
+    run = TREATMENTS[name].function()
+
+    def treated():
+        state = shaped(tiny_model, **shape)
+        return [
+            {split: matrix.log_prob for split, matrix in each.scores.items()}
+            for each in [*run(state, examples, SETTING), *run(state, examples, SETTING)]
+        ]
+
+    with OUTPUTS.resting():
+        alone = treated()
+    OUTPUTS.clear()
+    plain = score(shaped(tiny_model, **shape), examples)
+    for scores, expected in zip([*treated(), *treated()], [*alone, *alone], strict=True):
+        assert same(scores, expected)
+    assert OUTPUTS.in_memory > 0
+    again = score(shaped(tiny_model, **shape), examples)
+    assert all(np.array_equal(plain[s].log_prob, again[s].log_prob) for s in plain)
 
 
 def test_several_adapters_are_merged_together(open_state, adapter, examples):

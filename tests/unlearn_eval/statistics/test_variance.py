@@ -19,6 +19,7 @@ from unlearn_eval.statistics import (
     proportion_interval,
     records_for_equivalence,
     records_needed,
+    sign_flip_test,
     subject_rank_test,
     twin_theta,
     variance_prior,
@@ -179,6 +180,7 @@ def test_ranks_break_no_tie_by_rounding() -> None:
     assert (found.rank, found.subjects, found.p_value, found.note) == (20, 20, 1.0, "")
     found = subject_rank_test(0.1 + 0.2 - 1e-9, twins, "greater")
     assert found.rank == 20
+    assert subject_rank_test(0.0, np.zeros(19)).rank == 20
     found = subject_rank_test(0.3 + 1e-9, twins, "greater")
     assert found.rank == 1
 
@@ -314,6 +316,8 @@ def test_sizes_by_hand() -> None:
     assert records_needed(0.1, 2, 0.9) == next(
         n for n in range(1, 200) if stats.binom.cdf(2, n, 0.1) <= 0.1
     )
+    # two of three heads or fewer: exactly as likely as allowed
+    assert (records_needed(0.5, 1, 0.5), records_needed(0.5, 2, 0.5)) == (3, 5)
     with pytest.raises(OptionError, match=r"^-1 hits: 0 or more are possible$"):
         records_needed(0.1, -1)
     with pytest.raises(OptionError, match=r"^confidence level 0.0 is not between 0 and 1$"):
@@ -334,6 +338,13 @@ def test_ranks_of_too_few() -> None:
     assert three.p_value == pytest.approx(math.exp(-2.0))  # χ² = 4 with two degrees
     tied = friedman([[1.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
     assert 0 < tied.p_value < 1
+
+
+def test_a_sample_of_flips_is_that_of_its_seed() -> None:
+    d = np.random.default_rng(5).normal(0.2, 1.0, 45)
+    assert sign_flip_test(d, seed=0) == sign_flip_test(d)
+    assert sign_flip_test(d, seed=1) != sign_flip_test(d)
+    assert sign_flip_test(d).pairs == 45
 
 
 def test_proportions_of_clusters_at_both_ends() -> None:

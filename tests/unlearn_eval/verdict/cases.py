@@ -229,6 +229,11 @@ def not_told_apart_before() -> Case:
     return seen({**states, "before": models(0.1)}), policy()
 
 
+def one_record_by_references() -> Case:
+    """Every unseen record stands for it."""
+    return seen(Models(46, n=1).request()), policy(floor=0.02)
+
+
 def facts_that_do_not_hold() -> Case:
     wrong = [ProvenanceFact("the losses agree", False), ProvenanceFact("the states agree", False)]
     return seen(Models(23).request(4.0), facts=[*WORDS, *wrong]), policy()
@@ -291,6 +296,14 @@ def people_beside_people() -> Case:
 def too_few_people() -> Case:
     labels = {"forget": ["a", "b", "c"] * 5, "holdout": ["x", "y", "z"] * 10}
     return beside(ladder(15), ladder(30), kept=0.04, subjects=labels), policy(utility_margin=0.01)
+
+
+def beside_two_references() -> Case:
+    """Too few to decide: what they give away of the kept records alone counts for nothing."""
+    given, models = beside(ladder(20), ladder(20)), Models(47, n=20, unseen=20)
+    states = {**given.plain, "reference:0": models(), "reference:1": models()}
+    states = giving_away(states, "forget", after=(2, 4), reference_0=(2,), base=(4,))
+    return seen(giving_away(states, "retain", reference_1=(3,))), policy(delta=0.15)
 
 
 def matched_twins() -> Case:
@@ -402,6 +415,7 @@ CASES: dict[str, Callable[[], Case]] = {
         references_that_agree,
         a_record_ruled_out,
         not_told_apart_before,
+        one_record_by_references,
         facts_that_do_not_hold,
         no_fact_checked,
         beside_twins,
@@ -411,6 +425,7 @@ CASES: dict[str, Callable[[], Case]] = {
         twins_that_differ,
         people_beside_people,
         too_few_people,
+        beside_two_references,
         matched_twins,
         without_base_or_before,
         without_kept_records,

@@ -279,6 +279,12 @@ def test_a_claim_is_refuted_at_alpha() -> None:
         assert (claim.passed, claim.failed) == (p > 0.05, p <= 0.05)
         word = "refuted" if p <= 0.05 else "not refuted"
         assert claim.words == f"claimed ε = {epsilon:g}: {word}, p = {p:.3f}"
+    # α itself is enough
+    for p in (0.05, 0.5**5):
+        given, ours = planted(5, 3.0), policy(epsilon=0.0, alpha=p)
+        claim = judge_claim(given, ours)
+        assert claim is not None
+        assert (claim.value, claim.failed) == (pytest.approx(1 / 32), True)
     assert judge_claim(given, policy()) is None
     untested = judge_claim(beside(ladder(9), ladder(9)), policy(epsilon=1.0))
     assert untested is not None

@@ -61,6 +61,12 @@ def test_a_verdict_as_recorded(name: str) -> None:
     compared(name, content)
 
 
+def test_what_is_not_said_of_a_verdict_stays_open() -> None:
+    found = decide(*CASES["by_references"]())
+    assert (found.policy["name"], found.policy["chosen"]) == ("", "after")
+    assert (found.audit_sha256, found.created, found.replay) == ("", "", None)
+
+
 def test_each_reference_by_the_others_as_recorded() -> None:
     given, _ = CASES["by_references"]()
     found = leave_one_out(given, policy(min_references=5, margin=3.0))

@@ -14,10 +14,12 @@ from unlearn_eval.membership import ATTACKS
 from unlearn_eval.statistics import moderated, prediction_limits, variance_prior
 from unlearn_eval.verdict.decision import View, decide
 from unlearn_eval.verdict.evidence import MissingError
+from unlearn_eval.verdict.policy import load_policy
 from unlearn_eval.verdict.tiers.independence import independent
 from unlearn_eval.verdict.tiers.model_statistics import deviation, gap, model_statistic, worst
 from unlearn_eval.verdict.tiers.placing import Family, Place, placed
 from unlearn_eval.verdict.tiers.position import ReferencePosition, limits_of, position_among
+from unlearn_eval.verdict.tiers.references import _advice as advice
 from unlearn_eval.verdict.tiers.references import decide_by_references
 from unlearn_eval.verdict.tiers.unseen_groups import unseen_groups
 
@@ -345,3 +347,54 @@ def test_the_positive_control_takes_twice_the_margin_or_twice_the_floor() -> Non
         assert control.words.startswith(f"before: {where.distance:.1f} of the references' SDs away")
         assert f"; {twice:.3g} are needed" in control.words
         assert control.passed is bool(where.distance >= twice)
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strict"])
+def test_the_least_number_of_references_that_would_decide_is_named(name: str) -> None:
+    """Also where fewer would FAIL a model than PASS it, and where a look has less error."""
+    rules, seen_sides = load_policy(name)[1], set()
+    for k, away, prior in ((5, 1.85, 0), (5, 2.7, 0), (5, 3.1, 0), (5, 3.4, 0), (8, 3.6, 0),
+                           (8, 2.45, 30), (12, 3.0, 0), (97, 2.4, 0)):  # fmt: skip
+        freedom, error = k - 1 + prior, rules.level(k) / 5
+        place = ReferencePosition(-2 * away, 0.0, 2.0, k, away, 0.5, freedom)
+
+        def leads_to(j: int, away: float = away, error: float = error, prior: int = prior) -> str:
+            inside = prediction_limits(j, rules.margin, rules.level(j), j - 1 + prior).equivalent
+            beyond = stats.t.isf(error / 2, j - 1 + prior) * math.sqrt(1 + 1 / j)
+            return "PASS" if away <= inside else "FAIL" if away > max(inside, beyond) else ""
+
+        said = advice("loss", place, rules, error)
+        first = next((j for j in range(k + 1, 101) if leads_to(j)), None)
+        if first is None:
+            assert said == "loss: more than 100 references"
+            continue
+        seen_sides.add(leads_to(first))
+        assert said == (
+            f"loss: {first} references instead of {k}, if the model stays {away:.2f} of their SDs "
+            f"away ({leads_to(first)})"
+        )
+    assert seen_sides == {"PASS", "FAIL"}
+
+
+def test_a_hundred_references_are_the_most_that_are_suggested() -> None:
+    rules = policy()
+    inside = [prediction_limits(k, 4.0, 0.05).equivalent for k in (99, 100)]
+    for away, words in (
+        (np.mean(inside), "100 references instead of 5, if the model stays"),
+        (inside[1] + 1e-6, "more than 100 references"),
+    ):
+        place = ReferencePosition(float(away), 0.0, 1.0, 5, float(away), 0.5, 4)
+        assert advice("loss", place, rules, 1e-9).startswith(f"loss: {words}")
+    apart = ReferencePosition(1.0, 0.0, 0.0, 5, math.nan, 1.0, 4)
+    words = "loss: references from different seeds, so that they vary"
+    assert advice("loss", apart, rules, 0.05) == words
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_what_differs_by_rounding_is_the_same(size: float) -> None:
+    for by, tied in ((1e-13, True), (1e-11, False)):
+        references = size * np.array([1.0, 1.0 + by, 1.0])
+        assert (position_among(size, references).sd == 0.0) is tied
+        found = position_among(size * (1 + by), np.full(3, size))
+        assert (found.distance == 0.0) is tied
+        assert math.isnan(found.distance) is not tied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from scipy import stats
@@ -192,20 +193,24 @@ def _advice(probe: str, position: ReferencePosition, policy: Policy, error: floa
     """Say how many references would decide, if the model keeps its distance."""
     if not math.isfinite(position.distance):
         return f"{probe}: references from different seeds, so that they vary"
-    found = {}
-    for side in ("PASS", "FAIL"):
-        # both limits come nearer to the margin the more references there are
-        counts = range(position.k + 1, _MORE + 1)
-        first = bisect_left(counts, True, key=lambda k: side == _side(position, k, policy, error))
-        if first < len(counts):
-            found[side] = counts[first]
-    if not found:
+    k = _deciding(position, policy, error)
+    if k is None:
         return f"{probe}: more than {_MORE} references"
-    side = min(found, key=found.__getitem__)
     return (
-        f"{probe}: {found[side]} references instead of {position.k}, if the model stays "
-        f"{position.distance:.2f} of their SDs away ({side})"
+        f"{probe}: {k} references instead of {position.k}, if the model stays "
+        f"{position.distance:.2f} of their SDs away ({_side(position, k, policy, error)})"
     )
+
+
+def _deciding(position: ReferencePosition, policy: Policy, error: float) -> int | None:
+    """Return the least number of references that would decide; None if it is too large."""
+    for _, stretch in groupby(range(position.k + 1, _MORE + 1), key=policy.level):
+        # at one α the limits come nearer to each other, so that what is decided once stays so
+        counts = list(stretch)
+        first = bisect_left(counts, True, key=lambda k: bool(_side(position, k, policy, error)))
+        if first < len(counts):
+            return counts[first]
+    return None
 
 
 def _side(position: ReferencePosition, k: int, policy: Policy, error: float) -> str:

@@ -133,7 +133,7 @@ def decide_by_twins(
     probes += [_refused(view, probe, reason) for (view, probe), reason in broken.items()]
     gates = [_before(evidence, policy), _negative(evidence, policy)]
     notes = []
-    if evidence.subject_count is None and evidence.forget.records > 1:
+    if evidence.subject_count is None:
         notes.append("no record has a subject: all were taken to be independent")
     return TierJudgement(probes, gates, _advice(evidence, policy, probes), notes)
 

@@ -23,8 +23,11 @@ from .conftest import Case, add_many
 PHONE = "555-0184-77"
 
 
-def certifying(audit: Path, output: Path, models: Models, deletion: Deletion) -> Path:
+def certifying(
+    audit: Path, output: Path, models: Models, deletion: Deletion, *, replay: Path | None
+) -> Path:
     assert (audit / "audit.json").is_file()
+    assert replay is None
     told = {key: getattr(deletion, key) for key in ("records", "artifacts", "not_claimed")}
     digest = weights_digest(models.after)
     output.write_text(json.dumps({**(deletion.request or {}), **told, "after": digest}))
