@@ -46,7 +46,8 @@ MOST = 1.1
 ROUNDED = 2
 """Decimals of the one number of the old adapter that enters."""
 
-_HIGHEST = 20.0  # rates above this multiple of the original's are not tried
+_HIGHEST = 20.0  # rates above this multiple of the original's are not tried,
+_CEILING = 1e-2  # nor are rates above this, unless the original's was: adapters break there
 _PROBES = 1 / 30  # part of retraining that all candidates may cost before the winner's run
 _LEAST_PROBE = 8  # steps below which a candidate shows nothing
 _FEW_STEPS = 64  # steps below which batches of 4 become batches of 2
@@ -177,7 +178,7 @@ class Recipe:
         """Return how a stage is trained: AdamW, a short warm-up, linearly to zero, clipped at 1.
 
         Its rate makes the sum of rates over its steps `factor` times that of the original training,
-        but is no more than 20 times the original rate.
+        but is no more than 20 times the original rate, nor more than 1e-2 where that was less.
 
         Args:
             share: its rows, as a part of those of the original training.
@@ -204,7 +205,8 @@ class Recipe:
         }
         shape = path_length(whole.model_copy(update=update | {"learning_rate": 1.0}), steps)
         original = path_length(whole, total_steps(whole, self.records))
-        rate = min(factor * original / shape, _HIGHEST * whole.learning_rate)
+        highest = min(_HIGHEST * whole.learning_rate, max(whole.learning_rate, _CEILING))
+        rate = min(factor * original / shape, highest)
         return whole.model_copy(update=update | {"learning_rate": rate})
 
     def further(

@@ -213,9 +213,10 @@ class Search:
         share, pace = self._used, 1.0
         while loss - target > self.budget.quality and before > loss:
             left = min(1 - self._used, MOST - self._rows / self._recipe.rows)
-            # as many rows again, or fewer where the loss falls so fast that these are too many
-            needed = max(_LEAST_SHARE, _AMPLE * share * (loss - target) / (before - loss))
-            share = min(self._used, needed, left)
+            # as many rows again, or fewer where the loss falls so fast that these are too many;
+            # in whole tenths, so that a slightly other target decides alike
+            needed = _AMPLE * share * (loss - target) / (before - loss)
+            share = min(self._used, _LEAST_SHARE * math.ceil(needed / _LEAST_SHARE), left)
             if share < _LEAST_SHARE:
                 break
             weights = _weights(self.state)

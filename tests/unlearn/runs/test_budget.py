@@ -89,7 +89,7 @@ def test_the_content_of_the_forgotten_records_does_not_enter(
     budget: Any, retrain: Callable[..., Result]
 ) -> None:
     one, other = (
-        retrain(str(i), secret, budget=budget, quality=0.3) for i, secret in enumerate(SECRETS)
+        retrain(str(i), secret, budget=budget, quality=0.6) for i, secret in enumerate(SECRETS)
     )
     told = [dict(each.lineage.budget) for each in (one, other)]
     losses = [each.pop("kept_loss") for each in told]
