@@ -29,6 +29,7 @@ from unlearn.losses import (
     js_divergence,
     kl_divergence,
 )
+from unlearn.losses.ce_u import cross_entropy_without_target
 from unlearn.losses.flatness import squared_logit_margin
 from unlearn.losses.rmu import random_direction
 from unlearn.losses.uniform import divergence_from_uniform
@@ -76,6 +77,17 @@ def test_a_hidden_state_has_the_same_value_alone(loss: HiddenLoss) -> None:
     torch.testing.assert_close(apart, together.view(2, 3), rtol=0, atol=0)
 
 
+def test_a_token_without_another_leaves_the_others_as_they_are() -> None:
+    """Nothing is left to learn instead of the first, and of the second what there is."""
+    logits = torch.tensor([[0.3, -math.inf, -math.inf], [0.3, 0.2, -1.0]], dtype=torch.float64)
+    target = torch.tensor([0, 0])
+    found = cross_entropy_without_target(logits, target)
+    assert found[0] == 0.0
+    assert found[1] == cross_entropy_without_target(logits[1:], target[1:])[0]
+    apart = cross_entropy_without_target(logits.view(2, 1, 3), target.view(2, 1))
+    assert torch.equal(apart, found.view(2, 1))
+
+
 def test_divergences_are_those_of_scipy() -> None:
     p, q = special.softmax(LOGITS.numpy(), -1), special.softmax(REFERENCE.numpy(), -1)
     m = (p + q) / 2
@@ -104,6 +116,15 @@ def test_the_direction_has_the_precision_of_what_it_is_compared_with() -> None:
     torch.testing.assert_close(
         MisdirectByNorm(0, 0.3, 4).hidden_statistic(hidden, before), expected, rtol=1e-14, atol=0
     )
+
+
+@pytest.mark.parametrize("loss", HIDDEN)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_distances_have_the_precision_of_the_hidden_states(
+    loss: HiddenLoss, dtype: torch.dtype
+) -> None:
+    hidden = torch.ones(2, 3, dtype=dtype)
+    assert loss.hidden_statistic(hidden, hidden).dtype == dtype
 
 
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (5.0, 1.0)])

@@ -208,6 +208,22 @@ def test_a_probe_that_cannot_be_computed_keeps_no_other_from_being_a_control() -
     assert (found.probes[2].passed, found.probes[2].failed) == (False, False)
 
 
+def test_records_of_a_person_are_one_observation_with_their_twins() -> None:
+    """Beside their own twins, and all beside all."""
+    rng = np.random.default_rng(34)
+    x, y = rng.normal(size=24), rng.normal(size=24)
+    order = rng.permutation(24)
+    people, others = [f"p{i // 2}" for i in range(24)], [f"q{i // 2}" for i in range(24)]
+    labels = {"forget": people, "holdout": others}
+    matched = beside(x - 9, y - 9, subjects=labels, twins=Twins(order[:, None]))
+    found = theta(matched, SplitScores(x, y), 0.9)
+    assert found == twin_theta(x, y[order], 0.9, people)
+    assert found.method == "cluster"
+    found = theta(replace(matched, twins=None), SplitScores(x, y), 0.9)
+    assert found == auc_interval(x, y, 0.9, people, others)
+    assert (found.method, found.clusters) == ("cluster", 24)
+
+
 def test_one_subject_has_no_theta() -> None:
     given = beside(ladder(3), ladder(9), subjects={"forget": ["me"] * 3})
     found = theta(given, SplitScores(ladder(3), ladder(9)), 0.9)
