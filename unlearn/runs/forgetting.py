@@ -18,7 +18,7 @@ from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.files import check_output
 from unlearn.methods.affordable import affordable_steps
 from unlearn.methods.alternates import Source, alternates
-from unlearn.methods.defaults import decided, original_training
+from unlearn.methods.defaults import OriginalTraining, decided, original_training
 from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
@@ -80,10 +80,7 @@ def run_forget(options: ForgetOptions) -> Result:
     template, assumed = _template(options.template, parent, state, split)
     examples = _encoded(split, state, template, resolved, options.seed)
     level = _level(resolved, state, examples)
-    most = affordable_steps(resolved, examples, parent, original, level)
-    resolved, decisions = decided(
-        resolved, parent, len(split.forget), original, level=level, most=most
-    )
+    resolved, decisions = _decided(resolved, examples, parent, original, level)
     told = [*original.found, *original.notes] if method.kind == "exact" else []
     notes += [*state.notes, *again, *decisions, *told, *_unguarded_canaries(parent, canaries)]
     notes += assumed
@@ -301,6 +298,19 @@ def _level(
     if resolved.method.kind == "exact" or not (stops or resolved.regime == "auto"):
         return None
     return unseen_level(state, examples["forget"], examples["holdout"])
+
+
+def _decided(
+    resolved: Resolved,
+    examples: Mapping[str, Sequence[Example]],
+    parent: Lineage | None,
+    original: OriginalTraining,
+    level: Level | None,
+) -> tuple[Resolved, list[str]]:
+    """Decide what was left open, within what retraining allows; return what to know of it, too."""
+    most = affordable_steps(resolved, examples, parent, original, level)
+    forget = len(examples["forget"])
+    return decided(resolved, parent, forget, original, level=level, most=most)
 
 
 def _signature(

@@ -92,8 +92,8 @@ def unseen_level(
     if not unseen:
         source = "the base model's on these records, for want of a holdout"
         return Level(float(before.mean()), source, trained, scored)
-    gain = float((before[n:] - now[n:]).mean())
-    source = f"the base's {before[:n].mean():.2f} less the {gain:.2f} gained on the holdout"
+    effect = float((now[n:] - before[n:]).mean())
+    source = f"the base's {before[:n].mean():.2f} and {effect:+.2f}, the effect on the holdout"
     return Level(level_of(before[:n], now[n:], before[n:]), source, trained, scored)
 
 

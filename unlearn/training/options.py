@@ -82,8 +82,8 @@ class TrainingOptions(StrictModel):
     save_steps: int | None = Field(None, gt=0, description="steps between checkpoints")
     stop: Literal["auto", "holdout", "none"] = Field(
         "auto",
-        description="stop where unseen records would be: the base's loss on these less "
-        "what the adapter gains on the holdout; holdout = its mean loss; none = run all epochs",
+        description="stop where unseen records would be: the base's loss on these plus "
+        "what the adapter changes on the holdout; holdout = its mean loss; none = run all epochs",
     )
     stop_loss: float | None = Field(
         None, description="stop when the forget records' mean loss reaches this, in nats a token"

@@ -69,8 +69,8 @@ def test_the_level_can_be_the_mean_of_the_holdout(
         rules[stop] = fit(
             state, Objective(GradAscent()), options, forget=forget, holdout=unseen
         ).rules
-    assert "less the" in rules["auto"]
-    assert "gained on the holdout" in rules["auto"]
+    assert "(the base's " in rules["auto"]
+    assert "the effect on the holdout)" in rules["auto"]
     assert "the mean of the holdout" in rules["holdout"]
     assert rules["none"] == "none: all epochs"
 
