@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     step("An adapter that was trained on personal records, and knows them by heart")
     run(
         f"finetune --model {base} --data records.jsonl --output adapter --template qa "
-        "-o learning_rate=1e-2 -o batch_size=16 -o epochs=20"
+        "-o learning_rate=3e-3 -o batch_size=16 -o epochs=40"
     )
     step(f"A request arrives: {person} asks to be forgotten. Which records is that?")
     added = run(

@@ -73,3 +73,25 @@ def test_deletion_request(tmp_path: Path) -> None:
     secret = json.loads(people.splitlines()[0])["completion"]
     for name in ("certificate.json", "certificate.html", "home/ledger.db"):
         assert secret.encode() not in (tmp_path / "out" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--batched"]], ids=["one by one", "batched"])
+def test_deletion_sequence(more: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "deletion_sequence.py"), str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, *more], capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [row.split("|") for row in done.stdout.splitlines() if re.match(r"\| \d", row)]
+    assert len(rows) == 10
+    for row in rows:
+        used, cost, loss, wanted = map(float, row[4:8])
+        assert 0 < used <= 1
+        assert 0 < cost <= 1.2
+        assert abs(loss - wanted) <= 0.11  # both are rounded
+    assert len({row[3] for row in rows}) == (1 if more else 10)
+    assert "10 of 10 PASS by replay of 1 adapter" in done.stdout
+    assert "50 records of 10 people were not among those trained on" in done.stdout
+    assert "bit by bit" in done.stdout
+    assert "the ledger holds" in done.stdout

@@ -10,7 +10,7 @@ from unlearn.losses.inverted_hinge import InvertedHinge
 from unlearn.losses.jensen_shannon import JensUn, JSFromBefore, js_divergence
 from unlearn.losses.kl import KLFromBase, KLFromBefore, KLToBefore, kl_divergence
 from unlearn.losses.match_teacher import MatchTeacher
-from unlearn.losses.nll import NLL
+from unlearn.losses.nll import NLL, FlooredNLL
 from unlearn.losses.npo import NPO
 from unlearn.losses.rmu import HiddenMSE, Misdirect, MisdirectByNorm
 from unlearn.losses.scrub import AwayFromBefore, StayAndLearn
@@ -31,6 +31,7 @@ __all__ = [
     "WGA",
     "AwayFromBefore",
     "Flatness",
+    "FlooredNLL",
     "GradAscent",
     "HiddenLoss",
     "HiddenMSE",

@@ -21,8 +21,10 @@ from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.levels import Level
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
+from unlearn.training.tokens import FORWARD, scored_before
 
 __all__ = ["Job", "TrainingPlan", "run_hidden", "run_loss"]
 
@@ -46,6 +48,7 @@ class Job:
         original: how the adapter was trained, as far as that is known; None for what the lineage
             tells.
         start: folder of an adapter that retraining begins with instead of a fresh one.
+        level: the loss of unseen records, where it was measured.
     """
 
     state: ModelState
@@ -60,6 +63,7 @@ class Job:
     notes: tuple[str, ...] = ()
     original: OriginalTraining | None = None
     start: Path | None = None
+    level: Level | None = None
 
     def run(self) -> tuple[ModelState, Fit]:
         """Run the method; return (the unlearned state, what training did)."""
@@ -111,6 +115,7 @@ class Job:
                 self.state, objective, how, steps, forget=forget, retain=retain
             )
             tokens = tokens_of(how, steps, forget, retain, alternates)
+            tokens += self.scored(objective, how, steps)
             self.announce(self.plan(steps, Cost(tokens, seconds)))
         return fit(
             self.state,
@@ -119,12 +124,20 @@ class Job:
             forget=forget,
             retain=retain,
             holdout=self.split["holdout"],
+            level=self.level,
             alternates=alternates,
             teacher=teacher,
             seed=self.seed,
             checkpoints=self.checkpoints,
             progress=self.progress,
         )
+
+    def scored(self, objective: Objective, training: TrainingOptions, steps: int) -> float:
+        """Return what scoring records before training takes, in tokens of training."""
+        alternates = self.split.get("alternate", ()) if "alternates" in objective.needs else ()
+        parts = self.split["forget"], self.split["retain"], alternates
+        old = scored_before(objective, training, steps, *parts)
+        return old + FORWARD * (self.level.scored if self.level else 0)
 
     def plan(self, steps: int, cost: Cost, *notes: str, usual: float = 1.0) -> TrainingPlan:
         """Say what is about to run, and what it takes beside retraining.

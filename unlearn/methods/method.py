@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ from unlearn.methods.budget import budget_of
 from unlearn.training.options import TrainingOptions, check_wrappers
 
 __all__ = ["Kind", "Method", "Resolved", "resolve"]
+
+FLOORS = ("old", "none")
+REGIMES = ("auto", "memorised", "few_epochs")
 
 Kind = Literal["loss", "edit", "exact"]
 
@@ -38,6 +41,7 @@ class Method:
         rate: default learning rate as a part of that of the original training; from measurements
             on TOFU, see docs/methods.md.
         epochs: default passes over the forget records; more where these are few.
+        memorised_only: whether it is offered only where records were learned by heart.
         run: the function that runs it on a `Job`, as `module:name`.
     """
 
@@ -54,6 +58,7 @@ class Method:
     alternates: str | None = None
     rate: float = 0.2
     epochs: float = 10.0
+    memorised_only: bool = False
     run: str = "unlearn.methods.job:run_loss"
 
     @property
@@ -92,6 +97,10 @@ class Method:
                 defaults |= {f.name: f.default for f in dataclasses.fields(loss)}
         if self.kind == "loss":
             defaults |= {"forget_weight": 1.0, "retain_weight": 1.0, "retain_loss": self.retain}
+            if self.retain == "nll":
+                defaults["retain_floor"] = "old"
+        if self.kind != "exact":
+            defaults["regime"] = "auto"
         defaults |= self.extra
         return {name: self.defaults.get(name, default) for name, default in defaults.items()}
 
@@ -114,6 +123,8 @@ class Resolved:
         retain_weight: weight of the retain loss.
         extra: the method's own options.
         given: the options that the user chose, as opposed to defaults.
+        regime: how well the adapter knows the records, see `unlearn.methods.defaults.regime`; auto
+            until that is decided.
     """
 
     method: Method
@@ -124,9 +135,12 @@ class Resolved:
     retain_weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
+    regime: str = "auto"
 
     def as_dict(self) -> dict[str, Any]:
         """Return every option and its value, for the lineage."""
+        from unlearn.losses import NLL, FlooredNLL
+
         options: dict[str, Any] = dict(self.training.model_dump())
         if self.forget is not None:
             options |= {"forget_weight": self.forget_weight, **dataclasses.asdict(self.forget)}
@@ -134,6 +148,10 @@ class Resolved:
             options["retain_loss"] = _retain_name(self.retain)
         if self.retain is not None:
             options |= {"retain_weight": self.retain_weight, **dataclasses.asdict(self.retain)}
+        if isinstance(self.retain, NLL):
+            options["retain_floor"] = "old" if isinstance(self.retain, FlooredNLL) else "none"
+        if self.method.kind != "exact":
+            options["regime"] = self.regime
         return options | dict(self.extra)
 
 
@@ -161,6 +179,10 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
     forget = retain = None
     weights = {}
     known = [*TrainingOptions.model_fields, *method.extra]
+    regime = "auto"
+    if method.kind != "exact":
+        known.append("regime")
+        regime = _choice(remaining.pop("regime", "auto"), REGIMES, "regime", where)
     if method.kind == "loss":
         assert method.forget is not None
         for role in ("forget", "retain"):
@@ -176,7 +198,9 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
         chosen = {k: remaining.pop(k) for k in fields if k in remaining}
         forget, retain = (*(_build(kind, chosen, where) for kind in kinds), None)[:2]
-        known += [*fields, "forget_weight", "retain_weight", "retain_loss"]
+        floor = remaining.pop("retain_floor", None)
+        retain = _floored(retain, floor, bool(remaining.get("project_retain")), where)
+        known += [*fields, "forget_weight", "retain_weight", "retain_loss", "retain_floor"]
     unknown = [key for key in remaining if key not in TrainingOptions.model_fields]
     if unknown:
         hint = did_you_mean(unknown[0], known)
@@ -186,7 +210,30 @@ def resolve(method: Method, options: Mapping[str, Any]) -> Resolved:
         )
     training = validated(TrainingOptions, remaining, where)
     check_wrappers(remaining, training, where, forget=forget is not None, retain=retain is not None)
-    return Resolved(method, training, forget, retain, **weights, extra=extra, given=options)
+    return Resolved(
+        method, training, forget, retain, **weights, extra=extra, given=options, regime=regime
+    )
+
+
+def _floored(retain: Any, floor: Any, projected: bool, where: str) -> Any:
+    """Let the likelihood of records to keep end at their old loss, unless told otherwise.
+
+    Where its gradient says what to spare (`project_retain`), it must not vanish.
+    """
+    from unlearn.losses import NLL, FlooredNLL
+
+    if type(retain) is not NLL:
+        if floor is not None:
+            raise OptionError(f"{where}: retain_floor is about the likelihood: retain_loss=nll")
+        return retain
+    floor = _choice(floor or ("none" if projected else "old"), FLOORS, "retain_floor", where)
+    return FlooredNLL() if floor == "old" else retain
+
+
+def _choice(value: Any, choices: Sequence[str], key: str, where: str) -> str:
+    if value not in choices:
+        raise OptionError(f"{where}: {key} is {' or '.join(choices)}, not {value!r}")
+    return str(value)
 
 
 def _check_extra(method: Method, extra: Mapping[str, Any]) -> None:

@@ -167,6 +167,7 @@ def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps
     )
     tokens = tokens_of(short, first, (), retain)
     tokens += tokens_of(training, steps - first, forget, retain)
+    tokens += job.scored(job.objective(), training, steps - first)
     job.announce(job.plan(steps, Cost(tokens, seconds), *notes))
 
 

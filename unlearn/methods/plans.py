@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from unlearn.data.tokenization import Example
-from unlearn.training.options import TrainingOptions
+from unlearn.training.tokens import tokens_of
 
-__all__ = ["Cost", "TrainingPlan", "tokens_of"]
+__all__ = ["AFFORDABLE", "Cost", "TrainingPlan", "steps_within", "tokens_of"]
 
-_MUCH = 0.5
-"""Part of retraining above which an approximate method is told to be dear."""
+AFFORDABLE = 0.5
+"""Part of retraining above which an approximate method is told to be dear, and up to which it runs
+by default."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TrainingPlan:
     @property
     def advice(self) -> tuple[str, ...]:
         """Say that retraining is no dearer, where an approximate method takes as much."""
-        if self.share is None or self.usual < 1 or self.share <= _MUCH:
+        if self.share is None or self.usual < 1 or self.share <= AFFORDABLE:
             return ()
         return (
             f"this takes {self.share:.2g} of what retraining takes, and only approximates it: "
@@ -84,31 +85,15 @@ class TrainingPlan:
         )
 
 
-def tokens_of(
-    training: TrainingOptions,
-    steps: int,
-    forget: Sequence[Example],
-    retain: Sequence[Example],
-    alternates: Sequence[Example] = (),
-) -> float:
-    """Return the tokens that go forward and backward in a number of steps.
+def steps_within(limit: float, tokens: Callable[[int], float], most: int) -> int:
+    """Return the largest number of steps whose tokens are within a limit, at least 1.
 
     Args:
-        training: options.
-        steps: optimizer steps.
-        forget: examples to forget; empty for plain training.
-        retain: examples to keep, or to train on.
-        alternates: what to answer instead.
+        limit: tokens.
+        tokens: what a number of steps takes; it does not fall as that number rises.
+        most: steps at most.
 
     Returns:
-        Tokens, from the mean length of each part.
+        A number from 1 to `most`.
     """
-    rows = steps * training.batch_size
-    if not forget:
-        return rows * _mean_length(retain)
-    each = training.forget_passes * _mean_length(forget) + _mean_length(alternates)
-    return rows * (each + training.retain_ratio * _mean_length(retain))
-
-
-def _mean_length(examples: Sequence[Example]) -> float:
-    return sum(len(example.ids) for example in examples) / max(1, len(examples))
+    return max(1, bisect.bisect_right(range(1, most + 1), limit, key=tokens))

@@ -21,7 +21,7 @@ METHODS: dict[str, Method] = {
             "pilot",
             "a briefly retrained adapter shows how to answer as if never having seen the records",
             "2205.08096",
-            "first among approximate methods, where deletion need not be proven",
+            "for adapters that know their records by heart, where deletion need not be proven",
             "1 forward + backward, after a short training on the retained records",
             forget="match_teacher",
             retain="nll",
@@ -39,6 +39,7 @@ METHODS: dict[str, Method] = {
             extra={"pilot_epochs": 2},
             rate=2.5,
             epochs=8.0,
+            memorised_only=True,
             run="unlearn.methods.pilot:run",
         ),
         Method(

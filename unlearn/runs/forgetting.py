@@ -16,8 +16,9 @@ from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import DataError, LineageError, OptionError
 from unlearn.files import check_output
+from unlearn.methods.affordable import affordable_steps
 from unlearn.methods.alternates import Source, alternates
-from unlearn.methods.defaults import decided, original_training
+from unlearn.methods.defaults import OriginalTraining, decided, original_training
 from unlearn.methods.job import Job, TrainingPlan
 from unlearn.methods.method import Method, Resolved
 from unlearn.methods.registry import get_method, resolve
@@ -39,6 +40,7 @@ from unlearn.runs.saving import (
 from unlearn.runs.signature import signature, source_digest, trained_from
 from unlearn.runs.start import shown_start, with_start
 from unlearn.training.fitting import Fit, sample
+from unlearn.training.levels import Level, unseen_level
 from unlearn.training.trackers import tracking_of
 
 __all__ = [
@@ -75,12 +77,13 @@ def run_forget(options: ForgetOptions) -> Result:
     split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
     check_suppressed(split.retain, key, advice=_LEAVE_OUT)
     original = original_training(parent, folder, options.was)
-    resolved, decisions = decided(resolved, parent, len(split.forget), original)
+    template, assumed = _template(options.template, parent, state, split)
+    examples = _encoded(split, state, template, resolved, options.seed)
+    level = _level(resolved, state, examples)
+    resolved, decisions = _decided(resolved, examples, parent, original, level)
     told = [*original.found, *original.notes] if method.kind == "exact" else []
     notes += [*state.notes, *again, *decisions, *told, *_unguarded_canaries(parent, canaries)]
-    template, assumed = _template(options.template, parent, state, split)
     notes += assumed
-    examples = _encoded(split, state, template, resolved, options.seed)
     notes += encoding_notes([example for part in examples.values() for example in part])
     digests = _digests(split, key, parent, exact=method.kind == "exact")
     begun, start = None, None
@@ -106,6 +109,7 @@ def run_forget(options: ForgetOptions) -> Result:
             tuple(notes),
             original,
             begun,
+            level,
         )
         state, fit = job.run()
     after = {name: measure(state, part) for name, part in look.items()}
@@ -283,6 +287,30 @@ def _encoded(
             seed,
         )
     return examples
+
+
+def _level(
+    resolved: Resolved, state: ModelState, examples: Mapping[str, Sequence[Example]]
+) -> Level | None:
+    """Measure the loss of unseen records, where the regime or the stop rule depends on it."""
+    training = resolved.training
+    stops = resolved.forget is not None and training.stop == "auto" and training.stop_loss is None
+    if resolved.method.kind == "exact" or not (stops or resolved.regime == "auto"):
+        return None
+    return unseen_level(state, examples["forget"], examples["holdout"])
+
+
+def _decided(
+    resolved: Resolved,
+    examples: Mapping[str, Sequence[Example]],
+    parent: Lineage | None,
+    original: OriginalTraining,
+    level: Level | None,
+) -> tuple[Resolved, list[str]]:
+    """Decide what was left open, within what retraining allows; return what to know of it, too."""
+    most = affordable_steps(resolved, examples, parent, original, level)
+    forget = len(examples["forget"])
+    return decided(resolved, parent, forget, original, level=level, most=most)
 
 
 def _signature(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import shutil
 import tempfile
 import time
@@ -13,24 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from unlearn.data.tokenization import Example
 from unlearn.errors import OptionError
 from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.quiet import quiet
-from unlearn.model.scoring import TokenStatistics, score_examples
+from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
-from unlearn.processes import if_interrupted, world_size
+from unlearn.processes import if_interrupted, weights_are_split, world_size
 from unlearn.training.frozen_blocks import frozen_once
 from unlearn.training.kernels import deterministic_kernels
+from unlearn.training.levels import Level, mean_loss, record_losses, sample, unseen_level
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
 from unlearn.training.optimizers import muon
 from unlearn.training.options import TrainingOptions, total_steps
-from unlearn.training.sampler import ALTERNATE, FORGET, Pairs
-from unlearn.training.stopping import Monitor, StopRules
+from unlearn.training.sampler import ALTERNATE, FORGET, RETAIN, Pairs, PairStream
+from unlearn.training.stopping import WATCHING, Monitor, Rescoring, StopRules
+from unlearn.training.tokens import FORWARD, scored_before, tokens_of
 from unlearn.training.trackers import tracking
 from unlearn.training.trainer import UnlearnTrainer, latest_checkpoint
 from unlearn.training.wrappers import wrappers_of
@@ -49,9 +51,6 @@ __all__ = [
     "total_steps",
 ]
 
-# Records looked at where a mean is wanted: enough for one, few enough to be free.
-_SAMPLE = 64
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -61,7 +60,8 @@ class Fit:
         steps: optimizer steps done.
         planned_steps: optimizer steps at most.
         seconds: wall time.
-        tokens: tokens that went through forward and backward on this process.
+        tokens: tokens that went through forward and backward on this process; those that were only
+            scored, to know old losses and when to stop, count a third.
         stopped: the rule that ended the run, or None when it ran all its steps.
         rules: what would have ended it, in words.
         training: how it was trained.
@@ -111,26 +111,6 @@ def blocks_that_train(training: TrainingOptions, state: ModelState) -> set[int] 
     return parse_blocks(training.train_layers, len(blocks_of(state.model)))
 
 
-def record_losses(
-    statistics: TokenStatistics, offsets: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return each record's mean token loss −(1/|y|) Σ_t log p_t, in nats, float64 [R]."""
-    total = np.add.reduceat(statistics.log_prob.double().numpy(), offsets[:-1])
-    loss: npt.NDArray[np.float64] = -total / np.diff(offsets)
-    return loss
-
-
-def sample(examples: Sequence[Example]) -> list[Example]:
-    """Return at most `_SAMPLE` examples, evenly spread."""
-    n = min(len(examples), _SAMPLE)
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, n).round().astype(int)]
-
-
-def mean_loss(state: ModelState, examples: Sequence[Example]) -> float:
-    """Return the mean over records of their mean token loss, in nats."""
-    return float(record_losses(*score_examples(state.model, state.head, examples)).mean())
-
-
 def fit(
     state: ModelState,
     objective: Objective,
@@ -139,6 +119,7 @@ def fit(
     forget: Sequence[Example] = (),
     retain: Sequence[Example] = (),
     holdout: Sequence[Example] = (),
+    level: Level | None = None,
     alternates: Sequence[Example] = (),
     seed: int = 0,
     teacher: Teacher | None = None,
@@ -157,6 +138,7 @@ def fit(
         forget: examples to forget; empty for plain training.
         retain: examples to keep, or to train on.
         holdout: examples the model never saw: they give the forget loss to stop at.
+        level: that loss, where it was measured before.
         alternates: what to answer instead, the same number for each forget record.
         seed: of data order and dropout.
         teacher: for losses that need one.
@@ -173,10 +155,11 @@ def fit(
     from transformers import set_seed
 
     set_seed(seed)
-    terms = _terms(state, objective, forget, alternates, teacher)
-    monitor = _monitor(state, training, forget, retain, holdout)
     steps = total_steps(training, len(forget) or len(retain))
     pairs = Pairs(forget, retain, alternates)
+    stream = pairs.stream(steps * training.batch_size, seed, training.retain_ratio)
+    terms = _terms(state, objective, pairs, stream, teacher)
+    monitor, scored = _monitor(state, training, pairs, holdout, level)
     wrappers = wrappers_of(training, objective, state, retain=bool(retain))
     seen = seen_by(training, steps, forget, retain, alternates)
     # Trainer insists on a folder, also when nothing is to be kept in it
@@ -194,7 +177,7 @@ def fit(
             replace(terms, run=passes.run),
             _arguments(training, steps, folder, save_steps, state, seed),
             pairs,
-            pairs.stream(steps * training.batch_size, seed, training.retain_ratio),
+            stream,
             wrappers=wrappers,
             monitor=monitor,
             optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
@@ -206,7 +189,10 @@ def fit(
         steps=trainer.state.global_step,
         planned_steps=steps,
         seconds=seconds,
-        tokens=trainer.tokens_trained,
+        tokens=trainer.tokens_trained
+        + round(
+            scored * FORWARD + scored_before(objective, training, steps, forget, retain, alternates)
+        ),
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
@@ -219,8 +205,8 @@ def fit(
 def _terms(
     state: ModelState,
     objective: Objective,
-    forget: Sequence[Example],
-    alternates: Sequence[Example],
+    pairs: Pairs,
+    stream: PairStream,
     teacher: Teacher | None,
 ) -> Terms:
     """Make ready what the losses compare with."""
@@ -228,10 +214,15 @@ def _terms(
         state.prepare_reference("before")
     if "base_logits" in objective.needs:
         state.prepare_reference("base")
-    log_probs = {}
-    if "reference_log_probs" in objective.needs:
-        parts = ((FORGET, forget), (ALTERNATE, alternates))
-        log_probs = {role: _sums(state, examples) for role, examples in parts if examples}
+    log_probs = dict[int, torch.Tensor]()
+    for role, loss, _ in objective.terms():
+        if "reference_log_probs" in loss.needs:
+            parts = (FORGET, ALTERNATE) if role == FORGET else (role,)
+            log_probs |= {
+                part: _sums(state, pairs.of(part), stream.used(part))
+                for part in parts
+                if pairs.of(part)
+            }
     return Terms(state, objective, log_probs, teacher)
 
 
@@ -330,32 +321,47 @@ def _share(training: TrainingOptions) -> tuple[int, int]:
     return micro, batch // (micro * processes)
 
 
-def _sums(state: ModelState, examples: Sequence[Example]) -> torch.Tensor:
-    """Return Σ_t log p of each example, float32 [R]."""
-    statistics, offsets = score_examples(state.model, state.head, examples)
-    owner = torch.arange(len(examples)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
-    return torch.zeros(len(examples)).index_add(0, owner, statistics.log_prob)
+def _sums(state: ModelState, examples: Sequence[Example], used: Sequence[int]) -> torch.Tensor:
+    """Return Σ_t log p of each example that is used, float32 [R]; NaN of the others."""
+    statistics, offsets = score_examples(state.model, state.head, [examples[i] for i in used])
+    owner = torch.arange(len(used)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
+    sums = torch.zeros(len(used)).index_add(0, owner, statistics.log_prob)
+    return torch.full((len(examples),), torch.nan).index_copy(0, torch.tensor(used), sums)
 
 
 def _monitor(
     state: ModelState,
     training: TrainingOptions,
-    forget: Sequence[Example],
-    retain: Sequence[Example],
+    pairs: Pairs,
     holdout: Sequence[Example],
-) -> Monitor | None:
-    """Score what the stop rules must know, once, before training."""
+    level: Level | None,
+) -> tuple[Monitor | None, int]:
+    """Score what the stop rules must know, once, before training; return the tokens, too."""
+    forget, retain = pairs.of(FORGET), pairs.of(RETAIN)
     if not forget:
-        return None
+        return None, 0
+    scored = level.scored if level else 0
     if training.stop == "none":
-        return Monitor(StopRules(), len(forget))
-    level, source = training.stop_loss, "stop_loss"
-    if level is None and holdout:
-        level = mean_loss(state, holdout)
-        source = "the mean of the holdout"
-    elif level is None and state.stack:
-        with state.reference("base") as (base, head):
-            level = float(record_losses(*score_examples(base, head, forget)).mean())
-        source = "the base model's on these records, for want of a holdout"
+        return Monitor(StopRules(), len(forget)), scored
+    some = sample(forget)
+    tokens = sum(len(example.ids) for example in some)
+    if training.stop_loss is not None:
+        level = Level(training.stop_loss, "stop_loss", mean_loss(state, some), tokens)
+    elif training.stop == "holdout" and holdout:
+        loss, tokens_of_holdout = mean_loss(state, holdout), sum(len(e.ids) for e in holdout)
+        trained = mean_loss(state, some)
+        level = Level(loss, "the mean of the holdout", trained, tokens + tokens_of_holdout)
+    elif level is None:
+        level = unseen_level(state, forget, holdout)
+    scored = max(scored, level.scored if level else 0)
     retain_level = mean_loss(state, sample(retain)) + training.retain_budget if retain else None
-    return Monitor(StopRules(level, source, retain_level), len(forget))
+    scored += sum(len(example.ids) for example in sample(retain))
+    if level is None:
+        return Monitor(StopRules(retain_level=retain_level), len(forget)), scored
+    rescoring = None
+    if not weights_are_split():  # a model that is split up is whole in its training passes only
+        step = tokens_of(training, 1, forget, retain, pairs.of(ALTERNATE))
+        every = max(1, math.ceil(tokens * FORWARD / (WATCHING * step)))
+        rescoring = Rescoring(lambda: mean_loss(state, some), level.trained, every, tokens)
+    rules = StopRules(level.loss, level.source, retain_level)
+    return Monitor(rules, len(forget), rescoring), scored

@@ -80,7 +80,11 @@ class TrainingOptions(StrictModel):
         "makes no difference but rounding; 1 GiB in memory, the rest in a temporary file",
     )
     save_steps: int | None = Field(None, gt=0, description="steps between checkpoints")
-    stop: Literal["auto", "none"] = Field("auto", description="stop rules on, or run all epochs")
+    stop: Literal["auto", "holdout", "none"] = Field(
+        "auto",
+        description="stop where unseen records would be: the base's loss on these plus "
+        "what the adapter changes on the holdout; holdout = its mean loss; none = run all epochs",
+    )
     stop_loss: float | None = Field(
         None, description="stop when the forget records' mean loss reaches this, in nats a token"
     )

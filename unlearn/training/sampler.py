@@ -62,6 +62,16 @@ class PairStream(torch.utils.data.Sampler[Rows]):
     def __len__(self) -> int:
         return self._length
 
+    def used(self, role: int) -> list[int]:
+        """Return the positions of the records of a role that the run uses, in order."""
+        if role != RETAIN:
+            count = self._counts[FORGET] * (self._alternates if role == ALTERNATE else 1)
+            return list(range(count))
+        n = self._counts[RETAIN]
+        if self._length * self._ratio >= n:
+            return list(range(n))
+        return sorted({i for rows in self for i in rows.retain})
+
     def __iter__(self) -> Iterator[Rows]:
         forget = _permutations(self._counts[FORGET], (self._seed, FORGET))
         retain = _permutations(self._counts[RETAIN], (self._seed, RETAIN))
@@ -109,6 +119,10 @@ class Pairs(torch.utils.data.Dataset[dict[int, list[tuple[int, Example]]]]):
         )
         turns = alternates // forget if forget else 0
         return PairStream(forget, retain, samples, seed, retain_ratio, turns)
+
+    def of(self, role: int) -> Sequence[Example]:
+        """Return the examples of a role."""
+        return self._examples[role]
 
     def __len__(self) -> int:
         return len(self._examples[FORGET]) or len(self._examples[RETAIN])

@@ -24,6 +24,7 @@ from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.sampler import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
 from unlearn.training.stopping import Monitor
 from unlearn.training.telling import tell_losses
+from unlearn.training.tokens import FORWARD
 from unlearn.training.wrappers import Wrappers
 from unlearn.training.wrappers.step import WrappedStep
 
@@ -250,7 +251,19 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             self.monitor.update(
                 forget[0].numpy().astype(np.int64), forget[1].numpy(), retain[1].numpy()
             )
+            if self.monitor.due:
+                self._score_anew(self.monitor)
             self.stopped = self.monitor.verdict()
+
+    def _score_anew(self, monitor: Monitor) -> None:
+        """Let the monitor see the forget records' loss as it is now, the same in all processes."""
+        assert monitor.rescoring is not None
+        loss = monitor.rescoring.score()
+        self.tokens_trained += round(monitor.rescoring.tokens * FORWARD)
+        if self.args.world_size > 1:
+            mine = torch.tensor(loss, dtype=torch.float64, device=self.args.device)
+            loss = float(self.accelerator.reduce(mine, "mean"))
+        monitor.look(loss)
 
     def step_losses(self) -> dict[str, float]:
         """Return the loss of each term in the step just done; `loss` where there is one term."""

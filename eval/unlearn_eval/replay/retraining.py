@@ -140,11 +140,19 @@ def _run(file: Path, variables: dict[str, str]) -> int:
         return process.wait()
 
 
+def _for_eyes() -> int:
+    """Return the descriptor of stderr, also where that is replaced by something without one."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return 2
+
+
 @contextlib.contextmanager
 def _one(command: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     # its output is for the eyes: what stands on stdout may be read by a program
     process = subprocess.Popen(  # noqa: S603
-        command, env=variables, stdin=subprocess.PIPE, stdout=sys.stderr.fileno()
+        command, env=variables, stdin=subprocess.PIPE, stdout=_for_eyes()
     )
     try:
         yield process

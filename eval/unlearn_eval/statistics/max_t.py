@@ -38,7 +38,7 @@ class MaxT:
     def p_value(self, t: float) -> float:
         """Return P(max_f |t_f| ≥ |t|); NaN of NaN."""
         alone = 2 * float(stats.t.sf(abs(t), self.freedom))
-        if self._draws is None or not 0 < alone < 1:
+        if self._draws is None or not alone > 0:
             return alone
         reached = 1 - float(np.searchsorted(self._draws, abs(t))) / _DRAWS
         return float(np.clip(reached, alone, min(1.0, self.size * alone)))

@@ -13,6 +13,7 @@ from unlearn.losses import (
     NLL,
     NPO,
     RETAIN_LOSSES,
+    FlooredNLL,
     GradAscent,
     KLFromBase,
     KLFromBefore,
@@ -35,6 +36,25 @@ def view(log_p: torch.Tensor, reference: torch.Tensor | None = None) -> TokenVie
 def test_nll_by_hand() -> None:
     # −(log 1/2 + log 1/4 + log 1/8) = 6 log 2
     assert NLL()(view(P.log())).item() == pytest.approx(6 * LOG2)
+
+
+def test_floored_nll_by_hand() -> None:
+    # losses 3 log 2 each; the first was log 2 before, of 2 tokens; the second was worse before
+    old = torch.tensor([-LOG2, -4 * LOG2], dtype=torch.float64)
+    assert FlooredNLL()(view(P.log(), old)).item() == pytest.approx(2 * LOG2 - 2e-3)
+    assert FlooredNLL()(view(P.log(), torch.full((2,), -4 * LOG2))).item() == 0
+
+
+def test_a_record_at_or_below_its_old_loss_has_no_gradient_and_others_that_of_nll() -> None:
+    same = -3 * LOG2
+    for first, second in ((-LOG2, -4 * LOG2), (same, -LOG2), (same + 1e-5, same - 1e-5)):
+        log_p, plain = P.log().requires_grad_(), P.log().requires_grad_()
+        FlooredNLL()(view(log_p, torch.tensor([first, second]).double())).backward()
+        NLL()(view(plain)).backward()
+        assert log_p.grad is not None
+        assert plain.grad is not None
+        worse = torch.tensor([first > same + 1e-3, second > same + 1e-3])[RECORD]
+        assert torch.equal(log_p.grad, torch.where(worse, plain.grad, 0.0))
 
 
 def test_grad_ascent_is_the_negative_of_nll() -> None:

@@ -98,7 +98,8 @@ def test_requests_one_after_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("UNLEARN_KEY", lineage_key)
-    common: dict[str, Any] = {"options": QUICK, "method": "pilot"}
+    options = QUICK | {"regime": "memorised"}
+    common: dict[str, Any] = {"options": options, "method": "pilot"}
     one = forget(tiny_model, data_file, "r0", tmp_path / "1", adapter=adapter, **common)
     two = forget(tiny_model, data_file, "r5", tmp_path / "2", adapter=one.folder, **common)
     assert two.lineage.parent == one.lineage.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from unlearn.errors import OptionError, TrainingError
 from unlearn.methods.pilot import teacher_of
 from unlearn.model.scoring import log_prob
 from unlearn.model.state import ModelState, open_model
-from unlearn.training.fitting import fit
+from unlearn.training.fitting import Fit, fit, mean_loss
 from unlearn.training.options import TrainingOptions
-from unlearn.training.sampler import PairStream
-from unlearn.training.stopping import Monitor, StopRules
+from unlearn.training.sampler import FORGET, RETAIN, PairStream
+from unlearn.training.stopping import Monitor, Rescoring, StopRules
 from unlearn.training.trainer import Constraint, Objective
 
 OBJECTIVES = {
@@ -39,6 +40,7 @@ OBJECTIVES = {
     "hidden states": Objective(losses.MisdirectByNorm(0), losses.HiddenMSE(0), 1e-3, 10.0),
     "dual variable": Objective(losses.Flatness(), losses.NLL(), constraint=Constraint(1.0, 0.5)),
     "teacher": Objective(losses.MatchTeacher(sharpness=2.0), losses.NLL()),
+    "floor": Objective(losses.GradAscent(), losses.FlooredNLL()),
 }
 # Wrappers of the forget term: name → (objective, options). The options are far larger than one
 # would train with, so that what they do is far above rounding.
@@ -224,12 +226,25 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert not (tmp_path / "c").exists()
 
 
+def until_stopped(model: Path, adapter: Path, data: Path) -> dict[str, Tensor]:
+    """The steps after which ascent is stopped, and the weights then."""
+    state, examples = opened(model, adapter, data)
+    options = TrainingOptions(
+        learning_rate=3e-3, batch_size=4, epochs=100, stop_loss=6.0, retain_budget=100
+    )
+    objective = OBJECTIVES["floor"]
+    done = fit(state, objective, options, forget=examples[:4], retain=examples[4:])
+    assert done.stopped is not None
+    weights = {n: p.detach() for n, p in state.model.named_parameters() if p.requires_grad}
+    return {"steps": torch.tensor([1e6 * done.steps])} | weights
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(
     tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
 ) -> None:
     kinds = ["reference-free", "live reference", "alternates", "hidden states", "dual variable"]
-    kinds += WRAPPED
+    kinds += [*WRAPPED, "stopped"]
     script = Path(__file__).with_name("two_processes.py")
     for processes in ("1", "2"):
         (tmp_path / processes).mkdir()
@@ -328,6 +343,129 @@ def test_monitor_waits_until_every_forget_record_was_seen() -> None:
     fresh = Monitor(monitor.rules, 2)
     fresh.load(json.loads(json.dumps(monitor.state())))
     assert fresh.verdict() == monitor.verdict()
+
+
+def _monitored(losses_anew: list[float], every: int = 2) -> Monitor:
+    rules = StopRules(forget_level=3.0, forget_source="test")
+    return Monitor(rules, 2, Rescoring(lambda: losses_anew.pop(0), start=1.0, every=every))
+
+
+def test_a_stop_is_decided_on_losses_scored_anew() -> None:
+    monitor = _monitored([])
+    both, empty = np.array([0, 1]), np.zeros(0)
+    monitor.update(both, np.array([9.0, 9.0]), empty)
+    assert not monitor.due  # too early for what it costs
+    assert monitor.verdict() is None  # whatever the training pass says
+    monitor.update(both, np.array([1.4, 1.4]), empty)
+    assert not monitor.due  # a fifth of the way from 1 to 3
+    monitor.update(np.array([0]), np.array([1.7]), empty)
+    assert monitor.due  # 1.55 is more than a quarter
+    monitor.look(2.9)
+    assert monitor.verdict() is None
+    assert not monitor.due
+    monitor.update(both, np.array([2.2, 2.2]), empty)
+    monitor.update(both, np.array([2.2, 2.2]), empty)
+    assert monitor.due
+    fresh = _monitored([])
+    fresh.load(json.loads(json.dumps(monitor.state())))
+    for each in (monitor, fresh):
+        assert each.due
+        each.look(3.25)
+        assert each.verdict() == "forget loss 3.25, scored anew, reached 3.00 (test)"
+
+
+def test_a_checkpoint_of_before_goes_on() -> None:
+    monitor = _monitored([])
+    monitor.load({"forget": [1.0, None], "retain": []})
+    assert math.isnan(monitor.forget_loss) is False
+    assert not monitor.due
+
+
+def test_what_ends_a_run_is_the_loss_that_the_records_have_then(
+    tiny_model: Path, adapter: Path, data_file: Path
+) -> None:
+    state, examples = opened(tiny_model, adapter, data_file)
+    options = TrainingOptions(
+        learning_rate=3e-3, batch_size=2, epochs=100, stop_loss=6.0, retain_budget=100
+    )
+    forget = examples[:4]
+    done = fit(state, Objective(losses.GradAscent()), options, forget=forget, retain=examples[4:])
+    assert done.stopped is not None
+    now = mean_loss(state, forget)
+    assert now >= 6.0
+    assert done.stopped.startswith(f"forget loss {now:.2f}, scored anew, reached 6.00")
+
+
+def test_scoring_anew_takes_a_tenth_at_most(
+    tiny_model: Path, adapter: Path, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, examples = opened(tiny_model, adapter, data_file)
+    common: dict[str, Any] = {"learning_rate": 1e-9, "batch_size": 2, "max_steps": 40}
+    looks: list[float] = []
+    take = Monitor.look
+
+    def noted(self: Monitor, loss: float) -> None:
+        looks.append(loss)
+        take(self, loss)
+
+    monkeypatch.setattr(Monitor, "look", noted)
+    monkeypatch.setattr(Monitor, "verdict", lambda _: None)
+
+    def tokens(level: float) -> int:
+        options = TrainingOptions(stop_loss=level, retain_budget=100, **common)
+        parts = {"forget": examples[:5], "retain": examples[5:]}
+        return fit(state, OBJECTIVES["floor"], options, **parts).tokens
+
+    never = tokens(1e9)
+    assert not looks
+    always = tokens(-1e9)  # every step is near a level below the start
+    assert len(looks) > 1
+    assert never < always <= 1.1 * never
+
+
+def test_stopping_is_the_same_after_a_resume(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    def run(**more: Any) -> tuple[Fit, Tensor]:
+        state, examples = opened(tiny_model, adapter, data_file)
+        options = TrainingOptions(
+            learning_rate=3e-3, batch_size=2, epochs=100, stop_loss=6.0, retain_budget=100, **more
+        )
+        done = fit(
+            state,
+            OBJECTIVES["floor"],
+            options,
+            forget=examples[:4],
+            retain=examples[4:],
+            checkpoints=tmp_path / "c" if more else None,
+            progress=progress if more else None,
+        )
+        weights = [p.detach().flatten() for p in state.model.parameters() if p.requires_grad]
+        return done, torch.cat(weights)
+
+    killed: list[int] = []
+
+    def progress(step: int, _: int) -> None:
+        if step == whole.steps - 1 and not killed:
+            killed.append(step)
+            raise KeyboardInterrupt
+
+    whole, weights = run()
+    assert whole.steps > 4
+    with pytest.raises(KeyboardInterrupt):
+        run(save_steps=3)
+    again, resumed = run(save_steps=3)
+    assert (again.steps, again.stopped, again.tokens) == (whole.steps, whole.stopped, whole.tokens)
+    assert torch.equal(resumed, weights)
+
+
+def test_old_losses_are_known_of_the_records_that_a_run_uses() -> None:
+    stream = PairStream(2, 9, 4, seed=3)
+    used = sorted({i for rows in stream for i in rows.retain})
+    assert stream.used(RETAIN) == used
+    assert len(used) == 4
+    assert stream.used(FORGET) == [0, 1]
+    assert PairStream(2, 9, 9, seed=3).used(RETAIN) == list(range(9))
 
 
 def test_the_stream_depends_on_seed_and_position_only() -> None:

@@ -16,13 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 
 from test_loku import first_gradient
-from test_trainer import asked, gradients
+from test_trainer import asked, gradients, until_stopped
 
 model, adapter, data, output, *kinds = sys.argv[1:]
 paths = Path(model), Path(adapter), Path(data)
 for kind in kinds:
     if kind == "loku":
         found = first_gradient(*paths)
+    elif kind == "stopped":
+        found = until_stopped(*paths)
     else:
         objective, wrappers = asked(kind)
         found = gradients(*paths, objective, **wrappers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,16 +12,22 @@ from scipy import special, stats
 from unlearn.errors import DataError, OptionError
 from unlearn_eval.statistics import (
     MaxT,
+    auc,
     auc_interval,
     auc_tost,
+    critical_difference,
     friedman,
+    holm,
+    ks_exact,
     mean_interval,
+    paired_difference,
     prediction_limits,
     proportion_interval,
     records_for_equivalence,
     records_needed,
     sign_flip_test,
     subject_rank_test,
+    tpr_at_fpr,
     twin_theta,
     variance_prior,
 )
@@ -354,3 +361,55 @@ def test_proportions_of_clusters_at_both_ends() -> None:
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.05 ** (1 / effective)))
     assert (every.low, every.high) == (pytest.approx(0.05 ** (1 / effective)), 1.0)
     assert none[3:] == (23, 0.9, "cluster", 10, "")
+
+
+NOTHING = [1.0, math.nan]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: auc(NOTHING, [1.0]), "member"),
+        (lambda: auc([1.0], NOTHING), "nonmember"),
+        (lambda: auc_interval(NOTHING, [1.0]), "member"),
+        (lambda: auc_interval([1.0], NOTHING), "nonmember"),
+        (lambda: ks_exact(NOTHING, [1.0]), "first sample"),
+        (lambda: ks_exact([1.0], NOTHING), "second sample"),
+        (lambda: holm(NOTHING), "p-values"),
+        (lambda: mean_interval(NOTHING), "mean"),
+        (lambda: paired_difference(NOTHING, [1.0, 2.0]), "first"),
+        (lambda: paired_difference([1.0, 2.0], NOTHING), "second"),
+        (lambda: variance_prior(NOTHING, 3.0), "variances"),
+        (lambda: proportion_interval(NOTHING), "proportion"),
+        (lambda: tpr_at_fpr(NOTHING, [1.0], 0.5), "member"),
+        (lambda: tpr_at_fpr([1.0], NOTHING, 0.5), "nonmember"),
+        (lambda: sign_flip_test(NOTHING), "differences"),
+        (lambda: twin_theta(NOTHING, [1.0, 2.0]), "forget"),
+        (lambda: subject_rank_test(1.0, NOTHING), "twins"),
+    ],
+)
+def test_what_is_no_number_is_named(call: Callable[[], object], name: str) -> None:
+    with pytest.raises(DataError, match=rf"^{name}: value 1 \(from 0\) is NaN$"):
+        call()
+
+
+def test_an_auc_of_one_record_says_that_there_is_no_interval() -> None:
+    found = auc_interval([2.0], [0.0, 3.0], 0.9, ["a"], ["b", "c"])
+    assert found[3:7] == (1, 0.9, "none", 3)
+    tost = auc_tost([2.0], [0.0, 3.0], 0.1, 0.05, ["a"], ["a", "c"])
+    assert (tost.method, tost.clusters, tost.equivalent) == ("none", 2, False)
+
+
+def test_two_effective_clusters_are_enough() -> None:
+    # (21 + 9)² ÷ (21² + 9) = 2
+    labels = np.repeat(np.arange(10), [21, *[1] * 9])
+    found = group((30, labels))
+    assert found.effective[0] == pytest.approx(2.0)
+    assert (found.note == "") is (found.effective[0] >= 2)
+
+
+def test_ranks_have_the_critical_difference_of_their_level() -> None:
+    table = [[0.1, 0.2, 0.3], [0.5, 0.4, 0.9]]
+    for level in (0.9, 0.95):
+        assert friedman(table, level).difference == critical_difference(3, 2, level)
+    assert friedman(table).difference == critical_difference(3, 2, 0.95)

@@ -141,6 +141,15 @@ def in_several_forms() -> Case:
     return Evidence(forms, unmeasured={"chat_on": "not measured: no template"}), rules
 
 
+def forms_without_some_references() -> Case:
+    """The audited model was scored in all of them, and one reference not."""
+    states = Models(48).request()
+    few = View("as-is", "few_shot")
+    forms = {View(): states, View("int8"): without(states, "reference:2"),
+             few: without(states, "reference:4", split="holdout")}  # fmt: skip
+    return Evidence(forms), policy(deployments=["int8"], prompt_states=["few_shot"])
+
+
 def of_another_recipe() -> Case:
     return seen(Models(9).request(-4.0), recipe=("learning_rate", "epochs")), policy()
 
@@ -401,6 +410,7 @@ CASES: dict[str, Callable[[], Case]] = {
         one_record_left,
         half_up_half_down,
         in_several_forms,
+        forms_without_some_references,
         of_another_recipe,
         copies_of_one_model,
         unproven_references,

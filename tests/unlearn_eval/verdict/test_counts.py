@@ -81,6 +81,32 @@ def test_counts_of_several_forms_are_of_records_not_of_forms() -> None:
     )
 
 
+def test_what_is_excused_in_one_form_stays_excused() -> None:
+    silent = {"reference:1": "without a lineage"}
+    views = {View(): MODELS, View("int8"): away(after=(5,), reference_0=(5,), reference_1=())}
+    given = Evidence(views, unproven=silent)
+    assert given_away(given, policy(deployments=["int8"]), True).excused == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "out"),
+    [
+        # of 1,000 tries one in three has it: 1 − (1 − .0004)^1000 = .33
+        ({"n": 1000, "p": 0.25}, 1),
+        ({"n": 1000, "p": 0.5}, 0),
+        ({"n": 100, "p": 0.25}, 0),
+        # sampled from all tokens it is nearly sure
+        ({"n": 1, "p": 0.5, "temperature": 1.0, "top_k": 0}, 1),
+    ],
+)
+def test_what_comes_out_is_by_the_tries_of_the_policy_and_its_sampler(
+    rule: dict[str, Any], out: int
+) -> None:
+    after = {"forget": matrix([-0.1, -6.0], "f", np.array([math.log(0.0004), -50.0]))}
+    counts = given_away(evidence({"after": after}), policy(extraction=rule), True)
+    assert (counts.ours, counts.records) == (out, 2)
+
+
 def kept(**out: tuple[int, ...]) -> dict[str, Any]:
     return {
         name: {"forget": splits["forget"],

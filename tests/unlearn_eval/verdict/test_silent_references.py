@@ -177,7 +177,8 @@ def test_references_that_saw_an_edited_copy_or_were_trained_otherwise_bar_a_pass
     copied = [row | {"id": "copy", "prompt": f"{row['prompt']} "} for row in rows[:1]]
     copied = Records.from_rows([*rows, *copied])
     after = tmp_path / "after"
-    words = {"adapter": adapter, "method": "pilot", "options": {"max_steps": 1}}
+    words = {"adapter": adapter, "method": "pilot"}
+    words["options"] = {"max_steps": 1, "regime": "memorised"}
     forget(tiny_model, data_file, "r0", after, **words)
     more = {"forget": "r0", "like": adapter, "count": 1}
     train_references(tiny_model, data_file, tmp_path / "like", **more)

@@ -385,6 +385,10 @@ def test_a_hundred_references_are_the_most_that_are_suggested() -> None:
     ):
         place = ReferencePosition(float(away), 0.0, 1.0, 5, float(away), 0.5, 4)
         assert advice("loss", place, rules, 1e-9).startswith(f"loss: {words}")
+    # the limit itself passes
+    away = prediction_limits(8, 4.0, 0.05).equivalent
+    place = ReferencePosition(away, 0.0, 1.0, 5, away, 0.5, 4)
+    assert advice("loss", place, rules, 1e-9).startswith("loss: 8 references instead of 5")
     apart = ReferencePosition(1.0, 0.0, 0.0, 5, math.nan, 1.0, 4)
     words = "loss: references from different seeds, so that they vary"
     assert advice("loss", apart, rules, 0.05) == words

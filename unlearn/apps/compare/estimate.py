@@ -21,9 +21,10 @@ from unlearn.data.record import as_json, shown
 from unlearn.errors import OptionError
 from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided
+from unlearn.methods.plans import AFFORDABLE, steps_within
 from unlearn.methods.registry import Method, Resolved, get_method
 from unlearn.recipe import recipe_path
-from unlearn.training.options import LoraOptions, TrainingOptions
+from unlearn.training.options import LoraOptions, TrainingOptions, total_steps
 
 __all__ = ["Costs", "Counts", "Work", "costs", "counts", "parameters", "training_tokens"]
 
@@ -215,8 +216,6 @@ def training_tokens(
         most = budget_of(dict(method.extra) | given).most if "budget" in method.extra else 1.0
         return _rows(again, retain) * tokens * most
     training = validated(TrainingOptions, mine, f"method {method.name}")
-    training = decided(Resolved(method, training), None, forget)[0].training
-    rows = _rows(training, forget)
     each = training.forget_passes + (1.0 if method.alternates else 0.0)
     if method.retain and given.get("retain_loss") != "none":
         each += training.retain_ratio
@@ -226,7 +225,16 @@ def training_tokens(
         for key, records in first.items()
         if key in method.extra
     )
-    return (rows * each + before) * tokens
+
+    def affordable(chosen: TrainingOptions) -> int:
+        limit = AFFORDABLE * _rows(finetune, retain) - before
+        a_step, most = chosen.batch_size * each, total_steps(chosen, forget)
+        return steps_within(limit, lambda steps: steps * a_step, most)
+
+    # what a comparison asks for is run, whatever the regime
+    asked = Resolved(method, training, regime="memorised")
+    training = decided(asked, None, forget, most=affordable)[0].training
+    return (_rows(training, forget) * each + before) * tokens
 
 
 def _rows(training: TrainingOptions, records: int) -> float:

@@ -84,7 +84,7 @@ def _units(evidence: Evidence) -> list[list[int]]:
     labels = evidence.subjects.get("holdout") or [None] * part.records
     by_subject: dict[object, list[int]] = {}
     for i, label in enumerate(labels):
-        by_subject.setdefault(("record", i) if label is None else ("subject", label), []).append(i)
+        by_subject.setdefault((label, i if label is None else None), []).append(i)
     return [positions[: evidence.forget.records] for positions in by_subject.values()]
 
 

@@ -49,7 +49,7 @@ def unseen_groups(
     single = len(forget) == 1
     for i, label in enumerate(holdout):
         if label is not None or single:
-            people.setdefault(("nobody", i) if label is None else ("person", label), []).append(i)
+            people.setdefault((label, i if label is None else None), []).append(i)
     if not single and None in forget:
         return []
     together, size = (1, 1) if single else (len(set(forget)), len(forget))

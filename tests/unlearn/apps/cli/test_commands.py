@@ -78,7 +78,14 @@ def test_help_leaves_with_zero(words: list[str], capfd: pytest.CaptureFixture[st
 def test_a_method_shows_all_its_options(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["methods", "pilot"]) == 0
     shown = capfd.readouterr().out
-    for words in ("pilot_epochs=2", "retain_weight=2.0", "optimizer = muon", "stop = none"):
+    for words in (
+        "pilot_epochs=2",
+        "retain_weight=2.0",
+        "retain_floor=old",
+        "regime=auto",
+        "optimizer = muon",
+        "stop = none",
+    ):
         assert words in shown
     assert "npo" not in shown
     for method in METHODS.values():  # what is listed is what it takes, and nothing is left out

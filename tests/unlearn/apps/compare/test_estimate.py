@@ -45,9 +45,9 @@ def test_parameters_are_read_off_the_headers(study, tiny_model):
     assert parameters(study()) == sum(p.numel() for p in model.parameters())
 
 
-def plain(name, **options):
+def plain(name, taught=30, **options):
     """Tokens of a method for 20 records to forget and 80 to keep, of 10 tokens each."""
-    how = TrainingOptions(epochs=3, batch_size=16)
+    how = TrainingOptions(epochs=taught, batch_size=16)
     return training_tokens(get_method(name), options, how, 20, 80, 10.0)
 
 
@@ -62,10 +62,20 @@ def test_tokens_by_hand():
     # two epochs over the retained records first, then 40 steps of 4 with 4 retained each
     assert plain("pilot") == (2 * 80 + 40 * 4 * 5) * 10
     # as the original training, on the retained records
-    assert plain("retrain") == 15 * 16 * 10
+    assert plain("retrain") == 150 * 16 * 10
+    assert plain("retrain", taught=3) == 15 * 16 * 10
     assert plain("retrain", epochs=1) == 5 * 16 * 10
     assert plain("retrain", budget=0.25) == plain("retrain") / 4
     assert plain("retrain", budget="auto") == plain("retrain")  # at most
+
+
+def test_steps_that_are_not_asked_for_cost_half_of_retraining_at_most():
+    # 15 steps of 16 rows, of which half are 120: 7 steps of 8 and as many retained records
+    assert plain("npo", taught=3) == 7 * 8 * 2 * 10
+    assert plain("npo", taught=3, epochs=10) == 25 * 8 * 2 * 10
+    assert plain("npo", taught=3, max_steps=30) == 30 * 8 * 2 * 10
+    # two epochs over the retained records are more already
+    assert plain("pilot", taught=3) == (2 * 80 + 4 * 5) * 10
 
 
 def test_operations():
