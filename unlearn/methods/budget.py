@@ -20,6 +20,7 @@ from unlearn.processes import world_size
 from unlearn.training.options import TrainingOptions, total_steps
 
 __all__ = [
+    "BY_HEART",
     "FACTORS",
     "FIRST_SHARE",
     "MOST",
@@ -42,6 +43,11 @@ tried. 5 is what brought a quarter of the rows to the quality of the whole on Sm
 
 MOST = 1.1
 """What `auto` costs at most, relative to retraining."""
+
+BY_HEART = 0.25
+"""Part of the loss before any training below which the old adapter's says that it knew the kept
+records by heart: then `auto` trains as the original did, since less does not bring that back (on
+SmolLM2-135M, half of the rows did at .3, and at .06 nothing below the whole did)."""
 
 ROUNDED = 2
 """Decimals of the one number of the old adapter that enters."""
@@ -124,11 +130,11 @@ def rows_of(training: TrainingOptions, records: int) -> int:
 def watched(records: int) -> list[int]:
     """Return the positions of the kept records whose loss is watched, evenly spread.
 
-    A fifth of them, at least 8 and at most 32: all that is decided here is decided on these. They
+    A sixth of them, at least 8 and at most 32: all that is decided here is decided on these. They
     are trained on like all others, by the old adapter and the new one, so that their losses
     compare.
     """
-    count = min(records, max(8, min(32, records // 5)))
+    count = min(records, max(8, min(32, records // 6)))
     return [int(i) for i in np.linspace(0, records - 1, count).round()]
 
 
@@ -208,6 +214,19 @@ class Recipe:
         highest = min(_HIGHEST * whole.learning_rate, max(whole.learning_rate, _CEILING))
         rate = min(factor * original / shape, highest)
         return whole.model_copy(update=update | {"learning_rate": rate})
+
+    def candidate(self, share: float, factor: float) -> TrainingOptions:
+        """Return how a few rows are trained to see what the rate of the first stage does.
+
+        Args:
+            share: rows to try it on, as a part of those of the original training.
+            factor: of the first stage.
+
+        Returns:
+            Its options.
+        """
+        rate = self.stage(self.share, factor).learning_rate
+        return self.stage(share, factor).model_copy(update={"learning_rate": rate})
 
     def further(
         self, first: TrainingOptions, share: float, factor: float, pace: float = 1.0

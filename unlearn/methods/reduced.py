@@ -14,6 +14,7 @@ from unlearn.data.tokenization import Example
 from unlearn.errors import TrainingError
 from unlearn.losses import NLL
 from unlearn.methods.budget import (
+    BY_HEART,
     FACTORS,
     MOST,
     ROUNDED,
@@ -34,6 +35,8 @@ __all__ = ["Old", "Search", "most_steps"]
 _LEAST_SHARE = 0.1  # less of the rows is not worth a stage of its own
 _AMPLE = 1.25  # rows of a further stage, as a multiple of those that would just do
 _SLOWER = 0.3  # pace after a stage that led away from the target
+
+_BY_HEART = "the kept records were known by heart, so training was the original's, whole"
 
 _FORWARD = 1 / 3
 """What scoring a row costs, where training on it costs 1."""
@@ -68,7 +71,8 @@ class Try:
     """A training that was tried.
 
     Attributes:
-        kind: `candidate` for a short one that only shows which rate to take, else `stage`.
+        kind: `candidate` for a short one that only shows which rate to take, `whole` for the
+            original's, else `stage`.
         stage: its number.
         factor: its path, as a multiple of the original's.
         learning_rate: its highest rate.
@@ -139,7 +143,8 @@ class Search:
     def run(self) -> Fit:
         """Choose a rate, train stage after stage, and say what was done.
 
-        Without `auto` there is one stage. With it, stages follow until the watched loss is within
+        Without `auto` there is one stage. With it, and an old adapter that knew its records by heart,
+        training is the original's, whole. Else stages follow until the watched loss is within
         `quality` of its target, or as many rows were seen as in the original training. Each goes
         through as many rows as all before it, or through fewer where at the speed of the last one
         these would take the loss to its target. Where a stage leads away from it, the weights
@@ -151,6 +156,8 @@ class Search:
         Raises:
             TrainingError: if the loss is not finite at any rate.
         """
+        if self.old is not None and self.old.target <= BY_HEART * self._fresh_loss():
+            return self._whole()
         factor = self._best_factor()
         loss = self._first_stage(factor)
         if self.old is not None:
@@ -162,11 +169,37 @@ class Search:
         share = probe_share(self._recipe)
         if share is None:
             return FACTORS[0]
+        # where rates are at their ceiling, several factors are one candidate
+        rates = {factor: self._recipe.candidate(share, factor) for factor in reversed(FACTORS)}
         losses = {}
-        for factor in FACTORS:
-            loss = self._try("candidate", 0, self._recipe.stage(share, factor), factor)
+        for factor, training in {t.learning_rate: (f, t) for f, t in rates.items()}.values():
+            loss = self._try("candidate", 0, training, factor)
             losses[factor] = math.inf if loss is None else loss
         return min(losses, key=losses.__getitem__)
+
+    def _whole(self) -> Fit:
+        """Train as the original did."""
+        _put(self._fresh, self.state)
+        result = fit(
+            self.state,
+            Objective(retain=NLL()),
+            self.whole,
+            retain=self.retain,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        self._fits.append(result)
+        loss = self._loss()
+        rate, rows = self.whole.learning_rate, self._recipe.rows
+        assert rate is not None
+        whole = Try("whole", 0, 1.0, rate, result.steps, rows, result.tokens, self.seed, loss)
+        self.tries.append(whole)
+        cost = self._cost(result.tokens)["of_retraining"]
+        return replace(
+            result,
+            notes=(*result.notes, _BY_HEART, *self._notes(loss, 1.0, cost)),
+            trail=self._trail(loss, 1.0, result.tokens),
+        )
 
     def _first_stage(self, factor: float) -> float:
         """Train the first stage, anew at a lower rate while the last one was too high."""
@@ -292,35 +325,37 @@ class Search:
 
     def _done(self, loss: float) -> Fit:
         """Return what was done, with what the lineage says of it."""
-        total = combined(self._fits)
-        used = self._used
-        cost = self._cost(total.tokens)
+        total, used = combined(self._fits), self._used
+        trail = self._trail(loss, used, total.tokens)
         epochs = sum(stage.epochs or 0 for stage in self.stages)
-        losses: dict[str, Any] = {"new": round(loss, 4)}
-        if self._start is not None:
-            losses["start"] = round(self._start, 4)
-        if self.old is not None:
-            losses |= {"old": self.old.loss, "target": self.old.target}
-            losses["drift"] = round(loss - self.old.target, 4)
-        trail = {
-            "asked": self.budget.asked,
-            "used": round(used, 4),
-            "quality": self.budget.quality,
-            "watched": watched(len(self.retain)),
-            "kept_loss": losses,
-            "tries": [asdict(each) for each in self.tries],
-            "cost": cost,
-        }
         return replace(
             total,
             training=self.stages[0].model_copy(update={"epochs": epochs}),
-            notes=(*total.notes, *self._notes(loss, used, cost["of_retraining"])),
+            notes=(*total.notes, *self._notes(loss, used, trail["cost"]["of_retraining"])),
             recipe={
                 "training": self.whole.model_dump(),
                 "stages": [stage.model_dump() for stage in self.stages],
             },
             trail=trail,
         )
+
+    def _trail(self, loss: float, used: float, tokens: int) -> dict[str, Any]:
+        """Return what decided the training."""
+        losses: dict[str, Any] = {"new": round(loss, 4)}
+        if self._start is not None:
+            losses["start"] = round(self._start, 4)
+        if self.old is not None:
+            losses |= {"old": self.old.loss, "target": self.old.target}
+            losses["drift"] = round(loss - self.old.target, 4)
+        return {
+            "asked": self.budget.asked,
+            "used": round(used, 4),
+            "quality": self.budget.quality,
+            "watched": watched(len(self.retain)),
+            "kept_loss": losses,
+            "tries": [asdict(each) for each in self.tries],
+            "cost": self._cost(tokens),
+        }
 
     def _cost(self, tokens: int) -> dict[str, Any]:
         """Return the rows and tokens of all tries, and their part of those of retraining."""
@@ -356,7 +391,7 @@ class Search:
 def most_steps(recipe: Recipe, budget: Budget) -> int:
     """Return the steps of all stages that a budget allows, and of all candidates."""
     share = probe_share(recipe)
-    tried = [recipe.stage(share, factor) for factor in FACTORS] if share else []
+    tried = [recipe.candidate(share, factor) for factor in FACTORS] if share else []
     return steps_of([*tried, recipe.stage(budget.most, FACTORS[0])], recipe.records)
 
 

@@ -16,7 +16,10 @@ from unlearn_eval.report.audit.words import AnswerTone, answers, count
 from unlearn_eval.report.formats import duration, span
 from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord
+from unlearn_eval.replay.result import Replay
 from unlearn_eval.results.rows import Audit
+from unlearn_eval.verdict.replayed import beside_audit
+from unlearn_eval.verdict.tone import tone_of
 
 __all__ = ["COLUMNS", "Attempt", "OutcomeLine", "outcome", "story_page", "uncertain"]
 
@@ -33,12 +36,28 @@ class Attempt:
         summary: what it does, in half a sentence.
         audit: what came of it, audited with the same records and references as the others.
         link: its own report, relative to the page.
+        replay: what training again showed, of a way that can be proven so.
     """
 
     name: str
     summary: str
     audit: Audit
     link: str
+    replay: Replay | None = None
+
+    def news(self, reading: Reading) -> Headline:
+        """Sum up what came of it, in the tone of the verdict on its audit and its replay."""
+        audited = headline(reading, answers(reading))
+        if self.replay is None or self.replay.outcome == "INCONCLUSIVE":
+            return audited
+        tone = tone_of(beside_audit(self.replay.outcome, reading.verdict.outcome))
+        words = self.replay.words
+        told = f"{words[:1].upper()}{words[1:]}."
+        if self.replay.outcome == "FAIL":
+            return Headline(tone, "Not forgotten", told)
+        if tone == "shown":
+            return Headline(tone, "Shown", told)
+        return Headline(tone, "Open", f"{told} Its audit all the same: {audited.text}")
 
 
 def story_page(
@@ -120,7 +139,7 @@ def outcome(attempts: Sequence[Attempt]) -> list[OutcomeLine]:
     lines = [_line(first, "before", "before", "as it was trained")]
     for attempt in attempts:
         reading = Reading(attempt.audit)
-        news = headline(reading, answers(reading))
+        news = attempt.news(reading)
         lines.append(_line(reading, "after", attempt.name, attempt.summary, attempt.link, news))
     references = first.references
     if references:

@@ -13,7 +13,7 @@ from unlearn_eval.certificate.policies import content_hash
 from unlearn_eval.replay.result import FILE, read_replay
 from unlearn_eval.verdict.result import Gate, Outcome, Verdict
 
-__all__ = ["REPLAY_POLICY", "decided_by_replay", "with_replay"]
+__all__ = ["REPLAY_POLICY", "beside_audit", "decided_by_replay", "with_replay"]
 
 REPLAY_POLICY: Mapping[str, Any] = {
     "tier": "E",
@@ -65,6 +65,17 @@ def decided_by_replay(path: str | Path, created: str) -> Verdict:
     )
 
 
+def beside_audit(replayed: Outcome, audited: Outcome) -> Outcome:
+    """Decide by the outcomes of a replay and of an audit.
+
+    A replay that PASSes decides, unless the audit FAILs; one that FAILs decides; one that is
+    INCONCLUSIVE leaves the audit's outcome as it is.
+    """
+    if replayed == "INCONCLUSIVE":
+        return audited
+    return "INCONCLUSIVE" if replayed == "PASS" and audited == "FAIL" else replayed
+
+
 def with_replay(verdict: Verdict, path: str | Path, audited: Mapping[str, Any]) -> Verdict:
     """Decide by a replay beside an audit of the same adapter and records.
 
@@ -96,7 +107,7 @@ def with_replay(verdict: Verdict, path: str | Path, audited: Mapping[str, Any]) 
         return replace(
             verdict, outcome="FAIL", tier="E", reasons=reasons, gates=gates, replay=facts
         )
-    outcome: Outcome = "INCONCLUSIVE" if verdict.outcome == "FAIL" else "PASS"
+    outcome = beside_audit(content["outcome"], verdict.outcome)
     would_decide = (
         [
             "it never saw the records and shows them all the same: look for kept records that say "

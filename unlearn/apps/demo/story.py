@@ -6,31 +6,36 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from unlearn.apps.demo import base_path
 from unlearn.apps.demo.generator import records
 from unlearn.data.records import Record, Records
 from unlearn.files import staged_file
+from unlearn.provenance.lineage import Lineage
 from unlearn.runs.finetuning import finetune
 from unlearn.runs.forgetting import forget
+from unlearn.runs.references import reference_folders, train_references
 from unlearn_eval.audit.run import Audit, run_audit
+from unlearn_eval.replay.result import Replay
+from unlearn_eval.replay.run import replay
 from unlearn_eval.report import Attempt, ShownRecord, shown_records, story_page
 
 __all__ = ["METHODS", "REFERENCES", "Chapter", "Form", "Story", "tell"]
 
+EXACT = "retrain"
+"""The method that needs no statistics: what it makes is trained again, and compared."""
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "pilot": {},
+    EXACT: {"budget": "auto"},
     "npo": {"learning_rate": 1e-3, "epochs": 40, "stop": "none"},
     "grad_ascent": {"learning_rate": 1e-3, "epochs": 20, "stop": "none"},
 }
-"""The methods shown: one that comes near, one that forgets too much, one that breaks the model."""
+"""The methods shown: the exact default, one that forgets too much, one that breaks the model."""
 
 PLAINLY: Mapping[str, str] = {
-    "pilot": (
-        "this toolkit's own method: a helper, trained briefly without these records, shows how to "
-        "answer as if never having seen them"
-    ),
+    EXACT: "a new adapter, trained from the start on the other records alone: the default",
     "npo": "trained away from these records while repeating the rest",
     "grad_ascent": "trained to get these records wrong; nothing protects the rest",
 }
@@ -68,11 +73,13 @@ class Chapter:
         name: the method.
         seconds: time of its training.
         audit: what is left, beside the references.
+        replay: what training again showed, where that proves something.
     """
 
     name: str
     seconds: float
     audit: Audit
+    replay: Replay | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,33 @@ class Story:
         """Positions of a few forget records with a secret, all of one person."""
         return [i for i, record in enumerate(self.gone) if record.secrets][:_SHOWN]
 
-    def retrain_references(self, progress: Progress | None = None) -> float:
-        """Train the adapters that never saw the people.
+    def forget(self, name: str, progress: Progress | None = None) -> float:
+        """Take the people out with one method.
+
+        Args:
+            name: one of `METHODS`.
+            progress: called with (steps done, steps planned).
+
+        Returns:
+            Time of training, in seconds.
+        """
+        made = forget(
+            base_path(),
+            self.data,
+            _ids(self.folder),
+            self._adapter(name),
+            adapter=self.folder / "adapter",
+            method=name,
+            holdout=self.folder / "holdout.jsonl",
+            options=METHODS[name],
+            seed=self.seed + 1,
+            overwrite=True,
+            progress=progress,
+        )
+        return made.fit.seconds
+
+    def train_references(self, progress: Progress | None = None) -> float:
+        """Train the adapters that never saw the people, as the exact method has trained.
 
         Args:
             progress: called with (steps done, steps planned).
@@ -124,38 +156,54 @@ class Story:
         Returns:
             Mean time of training, in seconds.
         """
-        made = [
-            self._forget("retrain", {}, self._reference(i), self.seed + 100 + i, progress)
-            for i in range(REFERENCES)
-        ]
-        return sum(made) / len(made)
+        trained = train_references(
+            base_path(),
+            self.data,
+            self.folder / "references",
+            forget=_ids(self.folder),
+            like=self._adapter(EXACT),
+            count=REFERENCES,
+            seed=self.seed + 100,
+            overwrite=True,
+            progress=progress,
+        )
+        lines = [Lineage.read(folder) for folder in trained.folders]
+        return fmean(line.cost["seconds"] for line in lines if line)
 
-    def forget(self, name: str, progress: Progress | None = None) -> Chapter:
-        """Take the people out with one method, and audit the result.
+    def measure(self, name: str, seconds: float, progress: Progress | None = None) -> Chapter:
+        """Audit what a method has made, and train it again where that is a proof.
 
         Args:
             name: one of `METHODS`.
-            progress: called with (steps done, steps planned).
+            seconds: time of its training.
+            progress: called with (records done, in all).
 
         Returns:
             What came of it.
         """
-        adapter = self.folder / name / "adapter"
-        seconds = self._forget(name, METHODS[name], adapter, self.seed + 1, progress)
         audit = _audit(
             self.folder,
-            adapter,
+            self._adapter(name),
             self.folder / name / "audit",
             progress,
             before=self.folder / "adapter",
-            references=[self._reference(i) for i in range(REFERENCES)],
+            references=self._references,
         )
-        return Chapter(name, seconds, audit)
+        replayed = None
+        if name == EXACT:
+            replayed = replay(
+                self._adapter(name),
+                self.folder / "records.jsonl",
+                model=base_path(),
+                forget=_ids(self.folder),
+                quiet=True,
+            )
+        return Chapter(name, seconds, audit, replayed)
 
     def attempts(self, chapters: Sequence[Chapter]) -> list[Attempt]:
         """Return what was tried, for the page and the table."""
         return [
-            Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html")
+            Attempt(c.name, PLAINLY[c.name], c.audit, f"{c.name}/audit/report.html", c.replay)
             for c in chapters
         ]
 
@@ -189,31 +237,12 @@ class Story:
             stage.write_text(page, encoding="utf-8")
         return file
 
-    def _reference(self, i: int) -> Path:
-        return self.folder / "references" / str(i)
+    @property
+    def _references(self) -> list[Path]:
+        return [Path(each) for each in reference_folders(self.folder / "references")]
 
-    def _forget(
-        self,
-        name: str,
-        options: Mapping[str, Any],
-        output: Path,
-        seed: int,
-        progress: Progress | None,
-    ) -> float:
-        made = forget(
-            base_path(),
-            self.data,
-            _ids(self.folder),
-            output,
-            adapter=self.folder / "adapter",
-            method=name,
-            holdout=self.folder / "holdout.jsonl",
-            options=options,
-            seed=seed,
-            overwrite=True,
-            progress=progress,
-        )
-        return made.fit.seconds
+    def _adapter(self, name: str) -> Path:
+        return self.folder / name / "adapter"
 
     def _texts(self, chapters: Sequence[Chapter]) -> Sequence[ShownRecord]:
         """Return one person's records with what the model says before and after each method."""
@@ -272,19 +301,23 @@ COMMANDS = (
     (
         "Take records out of a LoRA adapter: BASE is the model it lies over, records.jsonl what it "
         "was trained on, one record a line, with an id and prompt and completion (or text, or "
-        "messages).",
+        "messages). A new adapter is trained without them.",
         "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
         "--output cleaned",
     ),
     (
-        "Train again without them, to compare with: they were never in it. For an adapter this is "
-        "often cheap enough to be the answer.",
-        "unlearn forget --model BASE --adapter ADAPTER --data records.jsonl --forget id1,id2 "
-        "--output retrained --method retrain",
+        "Prove it: train it again from its lineage, and compare the weights, bit by bit.",
+        "unlearn replay cleaned --data records.jsonl --model BASE --forget id1,id2",
     ),
     (
-        "Measure what is left, with records the model never saw to compare with.",
-        "unlearn audit --model BASE --adapter cleaned --before ADAPTER --reference retrained "
+        "Or measure what is left of them, beside adapters that never saw them, with records that "
+        "no model saw.",
+        "unlearn references --model BASE --data records.jsonl --forget id1,id2 --like cleaned "
+        "--output references",
+    ),
+    (
+        "",
+        "unlearn audit --model BASE --adapter cleaned --before ADAPTER --reference references "
         "--data records.jsonl --forget id1,id2 --holdout unseen.jsonl --output audit",
     ),
 )

@@ -27,17 +27,19 @@ def forgetting(story: Story, progress: Progress, show: Callable[[str], None]) ->
         f"[bold]3. {len(set(story.gone.subjects))} people ask to be forgotten "
         f"({len(story.gone)} records)[/bold]"
     )
-    seconds = story.retrain_references(progress)
+    times = {name: story.forget(name, progress) for name in METHODS}
+    seconds = story.train_references(progress)
     show(
-        f"   to compare with: {REFERENCES} adapters trained without them, {duration(seconds)} each"
+        f"   to compare with: {REFERENCES} more adapters trained without them, "
+        f"{duration(seconds)} each"
     )
     chapters: list[Chapter] = []
-    for name in METHODS:
-        chapters.append(story.forget(name, progress))
+    for name, seconds in times.items():
+        chapters.append(story.measure(name, seconds, progress))
         answer = _short(chapters[-1].audit.said["after"][story.shown[0]])
         show(f"   after {name}: {questions[0]}  →  {answer}")
     answer = _short(chapters[0].audit.said["reference:0"][story.shown[0]])
-    show(f"   retrained without: {questions[0]}  →  {answer}")
+    show(f"   never saw them: {questions[0]}  →  {answer}")
     return chapters
 
 
