@@ -72,7 +72,7 @@ LAST = Request(
         Case("npo", "npo"),
         Case("retrained, seed 2", "retrain", seed=2),
         Case("grad_diff", "grad_diff"),
-        Case("pilot", "pilot"),
+        Case("pilot", "pilot", {"regime": "memorised", "epochs": 8}),
     ],
 )
 

@@ -10,7 +10,7 @@ from unlearn.methods.defaults import OriginalTraining, same_training
 from unlearn.methods.plans import AFFORDABLE, steps_within, tokens_of
 from unlearn.methods.registry import Resolved
 from unlearn.provenance.lineage import Lineage
-from unlearn.training.levels import Level
+from unlearn.training.levels import Level, sample
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, total_steps
 from unlearn.training.stopping import WATCHING
@@ -30,7 +30,7 @@ def affordable_steps(
 
     Formula: the largest n with T_first + T_scored(n) + 1.1·T(n) ≤ .5·T_retraining, T(n) being the
     tokens of n steps, T_first what a method trains before, T_scored what is scored for old losses
-    and the level (a third of its tokens), and a tenth more what scoring anew may take.
+    and the stop rules (a third of its tokens), and a tenth more what scoring anew may take.
 
     Args:
         resolved: the method with its options.
@@ -56,7 +56,9 @@ def affordable_steps(
     first = trained_first(resolved.extra, forget, retain) + FORWARD * (level.scored if level else 0)
 
     def steps(training: TrainingOptions) -> int:
-        watching = 0 if training.stop == "none" else WATCHING
+        stops = objective.forget is not None and training.stop != "none"
+        watching = WATCHING if stops else 0
+        kept = FORWARD * sum(len(example.ids) for example in sample(own)) if stops else 0
 
         def tokens(count: int) -> float:
             trained = (
@@ -65,7 +67,7 @@ def affordable_steps(
                 else tokens_of(training, count, (), forget)
             )
             scored = scored_before(objective, training, count, forget, own, others)
-            return first + scored + (1 + watching) * trained
+            return first + kept + scored + (1 + watching) * trained
 
         return steps_within(limit, tokens, total_steps(training, len(forget)))
 

@@ -160,6 +160,7 @@ def fit(
     stream = pairs.stream(steps * training.batch_size, seed, training.retain_ratio)
     terms = _terms(state, objective, pairs, stream, teacher)
     monitor, scored = _monitor(state, training, pairs, holdout, level)
+    scored += scored_before(objective, training, steps, forget, retain, alternates)
     wrappers = wrappers_of(training, objective, state, retain=bool(retain))
     seen = seen_by(training, steps, forget, retain, alternates)
     # Trainer insists on a folder, also when nothing is to be kept in it
@@ -189,10 +190,7 @@ def fit(
         steps=trainer.state.global_step,
         planned_steps=steps,
         seconds=seconds,
-        tokens=trainer.tokens_trained
-        + round(
-            scored * FORWARD + scored_before(objective, training, steps, forget, retain, alternates)
-        ),
+        tokens=trainer.tokens_trained + round(scored),
         stopped=trainer.stopped,
         rules=monitor.rules.describe() if monitor else "all epochs",
         training=training,
@@ -335,14 +333,14 @@ def _monitor(
     pairs: Pairs,
     holdout: Sequence[Example],
     level: Level | None,
-) -> tuple[Monitor | None, int]:
-    """Score what the stop rules must know, once, before training; return the tokens, too."""
+) -> tuple[Monitor | None, float]:
+    """Score what the stop rules must know, once, before training; return what that took, too."""
     forget, retain = pairs.of(FORGET), pairs.of(RETAIN)
     if not forget:
         return None, 0
-    scored = level.scored if level else 0
+    given, scored = level, level.scored if level else 0
     if training.stop == "none":
-        return Monitor(StopRules(), len(forget)), scored
+        return Monitor(StopRules(), len(forget)), scored * FORWARD
     some = sample(forget)
     tokens = sum(len(example.ids) for example in some)
     if training.stop_loss is not None:
@@ -353,15 +351,16 @@ def _monitor(
         level = Level(loss, "the mean of the holdout", trained, tokens + tokens_of_holdout)
     elif level is None:
         level = unseen_level(state, forget, holdout)
-    scored = max(scored, level.scored if level else 0)
+    if level is not None and level is not given:
+        scored += level.scored
     retain_level = mean_loss(state, sample(retain)) + training.retain_budget if retain else None
     scored += sum(len(example.ids) for example in sample(retain))
     if level is None:
-        return Monitor(StopRules(retain_level=retain_level), len(forget)), scored
+        return Monitor(StopRules(retain_level=retain_level), len(forget)), scored * FORWARD
     rescoring = None
     if not weights_are_split():  # a model that is split up is whole in its training passes only
         step = tokens_of(training, 1, forget, retain, pairs.of(ALTERNATE))
         every = max(1, math.ceil(tokens * FORWARD / (WATCHING * step)))
         rescoring = Rescoring(lambda: mean_loss(state, some), level.trained, every, tokens)
     rules = StopRules(level.loss, level.source, retain_level)
-    return Monitor(rules, len(forget), rescoring), scored
+    return Monitor(rules, len(forget), rescoring), scored * FORWARD

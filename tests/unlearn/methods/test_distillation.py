@@ -1,4 +1,4 @@
-"""Distilling the old adapter on the kept records is no deletion: a part of what it knew comes along.
+"""Distilling the old adapter on kept records is no deletion: a part of what it knew comes along.
 
 A student is a fresh adapter that sees kept records only, and learns to predict them as the old
 adapter does. No method here offers that: this says why.
