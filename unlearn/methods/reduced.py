@@ -143,8 +143,8 @@ class Search:
     def run(self) -> Fit:
         """Choose a rate, train stage after stage, and say what was done.
 
-        Without `auto` there is one stage. With it, and an old adapter that knew its records by heart,
-        training is the original's, whole. Else stages follow until the watched loss is within
+        Without `auto` there is one stage. With it, training is the original's, whole, where the old
+        adapter knew the kept records by heart; else stages follow until the watched loss is within
         `quality` of its target, or as many rows were seen as in the original training. Each goes
         through as many rows as all before it, or through fewer where at the speed of the last one
         these would take the loss to its target. Where a stage leads away from it, the weights

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from unlearn.provenance.lineage import now
+from unlearn_eval.replay.result import Replay
 from unlearn_eval.report.audit import plots
 from unlearn_eval.report.audit.headline import Headline, headline
 from unlearn_eval.report.audit.page import Picture
@@ -16,7 +17,6 @@ from unlearn_eval.report.audit.words import AnswerTone, answers, count
 from unlearn_eval.report.formats import duration, span
 from unlearn_eval.report.page import render
 from unlearn_eval.report.texts import ShownRecord
-from unlearn_eval.replay.result import Replay
 from unlearn_eval.results.rows import Audit
 from unlearn_eval.verdict.replayed import beside_audit
 from unlearn_eval.verdict.tone import tone_of
