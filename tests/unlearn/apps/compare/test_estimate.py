@@ -21,7 +21,9 @@ from unlearn.recipe import load_recipe, recipe_names, recipe_path
 from unlearn.training.options import TrainingOptions
 
 OURS = [name for name in recipe_names() if name.startswith("compare/")]
-GIVEN = {"compare/tofu_small": ["model=demo", "data=demo:800"]}
+GIVEN = {
+    name: ["model=demo", "data=demo:800"] for name in ("compare/tofu_small", "compare/smollm2")
+}
 
 
 def test_counts_are_of_the_records_themselves(study, tiny_model):

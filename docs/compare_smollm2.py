@@ -1,0 +1,80 @@
+"""Methods beside each other on a real chat model, in two regimes.
+
+    python docs/compare_smollm2.py SmolLM2-135M-Instruct full.json FOLDER [KEY=VALUE…]
+
+writes the records of `recipes/compare/smollm2.yaml` and runs it twice: after five passes over the
+records, and after as many as it takes to know them by heart. It goes on where it was killed, and
+prints a table a regime. Values change the recipe, such as `seeds=[0]`; JOBS is the number of
+processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from verdict_smollm2 import written
+
+from unlearn.apps.compare.comparing import compare
+from unlearn.apps.compare.execution.runner import Workers
+from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.recipe import load_recipe
+
+RECIPE = "compare/smollm2"
+
+AUTHORS = (*range(196, 200), *range(190, 194), *range(184, 190))
+"""TOFU's authors that are learned, that methods look at, and that they are judged by."""
+
+EPOCHS = {"few": 5, "by heart": 20}
+"""Passes over the records in each regime; chosen by the loss of the learned records alone."""
+
+NEAR = 0.05
+"""A distance to the references' mean AUC up to which a cell counts as near them."""
+
+
+def recipe_of(regime: str, model: str, records: Path, values: Sequence[str]) -> CompareRecipe:
+    """Return the recipe of a regime, with values changed."""
+    given = [f"model={model}", f"data={records}", f"finetune.options.epochs={EPOCHS[regime]}"]
+    return load_recipe(RECIPE, CompareRecipe, [*given, *values])
+
+
+def near(table: Path) -> Iterator[str]:
+    """Yield how often each method comes near the references, and what that costs."""
+    yield "| method | cells | near the references | tokens ÷ retraining (median) |"
+    yield "|---|---|---|---|"
+    with table.open(encoding="utf-8", newline="") as file:
+        cells = [row for row in csv.DictReader(file) if row["gap"]]
+    for method in dict.fromkeys(row["method"] for row in cells):
+        own = [row for row in cells if row["method"] == method]
+        close = sum(float(row["gap"]) <= NEAR for row in own)
+        shares = [float(row["tokens_share"]) for row in own if row["tokens_share"]]
+        cost = f"{median(shares):.2f}" if shares else "–"
+        yield f"| {method} | {len(own)} | {close} | {cost} |"
+
+
+def tables(model: str, full: Path, folder: Path, values: Sequence[str]) -> Iterator[str]:
+    """Run both regimes, and yield the lines of their tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = folder / "records.jsonl"
+    written(full, AUTHORS, records)
+    for regime, epochs in EPOCHS.items():
+        recipe = recipe_of(regime, model, records, values)
+        workers = Workers(jobs=int(os.environ.get("JOBS", "1")))
+        result = compare(recipe, folder / regime, workers=workers)
+        yield f"\n{regime}: {epochs} epochs\n"
+        for row in (result.heads, ["---"] * len(result.heads), *result.rows):
+            yield f"| {' | '.join(row)} |"
+        yield ""
+        yield from near(folder / regime / "comparison.csv")
+        yield from result.failures
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    for line in tables(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]):
+        print(line, flush=True)
