@@ -26,6 +26,9 @@ _WINDOW = 32
 # within the first epoch, the mean of those seen is at half of the way when they are there.
 _NEAR = 0.25
 
+# Part of the way from which looks that were saved up are spent, one a step.
+_CLOSE = 0.75
+
 
 @dataclass(frozen=True)
 class StopRules:
@@ -58,7 +61,7 @@ class Rescoring:
     Attributes:
         score: returns their mean loss as the model is now, in nats a token.
         start: the same before training.
-        every: optimizer steps from one look to the next, at least.
+        every: optimizer steps for each look, at least.
         tokens: tokens that a look takes forward.
     """
 
@@ -81,7 +84,7 @@ class Monitor:
     def __init__(self, rules: StopRules, n_forget: int, rescoring: Rescoring | None = None) -> None:
         self.rules = rules
         self.rescoring = rescoring
-        self._steps = self._looked = 0
+        self._steps = self._looked = self._looks = 0
         self._fresh = math.nan
         self._forget: npt.NDArray[np.float64] = np.full(n_forget, np.nan)
         self._retain: list[float] = []
@@ -117,13 +120,18 @@ class Monitor:
     def due(self) -> bool:
         """Whether the forget records are to be scored anew: near the level, and not too often."""
         level, look = self.rules.forget_level, self.rescoring
-        if level is None or look is None or self._steps - self._looked < look.every:
+        if level is None or look is None or (self._looks + 1) * look.every > self._steps:
             return False
-        return self.forget_loss >= look.start + _NEAR * (level - look.start)
+        way = level - look.start
+        if np.nanmax([self.forget_loss, self._fresh]) >= look.start + _CLOSE * way:
+            return True
+        rested = self._steps - self._looked >= look.every
+        return rested and self.forget_loss >= look.start + _NEAR * way
 
     def look(self, loss: float) -> None:
         """Take in the forget records' mean loss as it is now."""
         self._looked, self._fresh = self._steps, loss
+        self._looks += 1
 
     def verdict(self) -> str | None:
         """Return the rule that says stop, in words, or None."""
@@ -142,13 +150,13 @@ class Monitor:
         """Return what a checkpoint must hold."""
         forget = [None if math.isnan(x) else x for x in self._forget.tolist()]
         fresh = None if math.isnan(self._fresh) else self._fresh
-        looks = [float(self._steps), float(self._looked), fresh]
+        looks = [*map(float, (self._steps, self._looked, self._looks)), fresh]
         return {"forget": forget, "retain": list(self._retain), "looks": looks}
 
     def load(self, state: dict[str, list[float | None]]) -> None:
         """Take up the state of a checkpoint."""
         self._forget = np.array([math.nan if x is None else x for x in state["forget"]])
         self._retain = [x for x in state["retain"] if x is not None]
-        steps, looked, fresh = state.get("looks", [0, 0, None])
-        self._steps, self._looked = int(steps or 0), int(looked or 0)
+        *counts, fresh = state.get("looks", [0, 0, 0, None])
+        self._steps, self._looked, self._looks = (int(count or 0) for count in counts)
         self._fresh = math.nan if fresh is None else fresh

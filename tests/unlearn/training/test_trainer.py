@@ -374,6 +374,21 @@ def test_a_stop_is_decided_on_losses_scored_anew() -> None:
         assert each.verdict() == "forget loss 3.25, scored anew, reached 3.00 (test)"
 
 
+def test_looks_that_were_saved_up_are_spent_close_to_the_level() -> None:
+    monitor, both, empty = _monitored([]), np.array([0, 1]), np.zeros(0)
+    for _ in range(4):  # far from the level: enough for two looks
+        monitor.update(both, np.array([1.0, 1.0]), empty)
+        assert not monitor.due
+    due = []
+    for _ in range(7):
+        monitor.update(both, np.array([2.6, 2.6]), empty)  # four fifths of the way
+        due.append(monitor.due)
+        if monitor.due:
+            monitor.look(2.7)
+    # in the end one look in two steps
+    assert due == [True, True, True, True, False, True, False]
+
+
 def test_a_checkpoint_of_before_goes_on() -> None:
     monitor = _monitored([])
     monitor.load({"forget": [1.0, None], "retain": []})
