@@ -23,6 +23,7 @@ __all__ = [
     "BY_HEART",
     "FACTORS",
     "FIRST_SHARE",
+    "LOW",
     "MOST",
     "ROUNDED",
     "Budget",
@@ -48,6 +49,10 @@ BY_HEART = 0.25
 """Part of the loss before any training below which the old adapter's says that it knew the kept
 records by heart: then `auto` trains as the original did, since less does not bring that back (on
 SmolLM2-135M, half of the rows did at .3, and at .06 nothing below the whole did)."""
+
+LOW = 0.5
+"""Loss in nats a token above which nothing is known by heart, so that the other need not be
+measured."""
 
 ROUNDED = 2
 """Decimals of the one number of the old adapter that enters."""

@@ -177,7 +177,7 @@ def decided(
         fill["epochs"] = max(resolved.method.epochs, least)
         how = training.model_copy(update=fill)
         wanted = total_steps(how, records)
-        steps = most(how) if most else wanted
+        steps = most(how) if most and resolved.method.kind != "exact" else wanted
         if steps < wanted and not training.max_steps:
             fill["epochs"] = steps * training.batch_size / records
             notes.append(

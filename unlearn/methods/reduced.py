@@ -16,6 +16,7 @@ from unlearn.losses import NLL
 from unlearn.methods.budget import (
     BY_HEART,
     FACTORS,
+    LOW,
     MOST,
     ROUNDED,
     Budget,
@@ -156,7 +157,7 @@ class Search:
         Raises:
             TrainingError: if the loss is not finite at any rate.
         """
-        if self.old is not None and self.old.target <= BY_HEART * self._fresh_loss():
+        if self._by_heart():
             return self._whole()
         factor = self._best_factor()
         loss = self._first_stage(factor)
@@ -176,6 +177,12 @@ class Search:
             loss = self._try("candidate", 0, training, factor)
             losses[factor] = math.inf if loss is None else loss
         return min(losses, key=losses.__getitem__)
+
+    def _by_heart(self) -> bool:
+        """Say whether the old adapter knew the kept records by heart."""
+        if self.old is None or self.old.target > LOW:
+            return False
+        return self.old.target <= BY_HEART * self._fresh_loss()
 
     def _whole(self) -> Fit:
         """Train as the original did."""
