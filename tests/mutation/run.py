@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIES = ROOT / "out" / "mutation"
 EXPLAINED = Path(__file__).with_name("survivors.toml")
 AREAS = ("losses", "statistics", "verdict")
+MEMORY = 6 << 30
+"""Bytes that a mutant may take."""
+
 NOTICED = 0.95
 """Share of an area's mutants that tests must notice; each of the others must be explained."""
 
@@ -68,11 +72,16 @@ def names_of(copy: Path) -> list[str]:
     return found
 
 
+def _with_little_memory() -> None:
+    """Let a mutant that counts without end fail, before it takes others with it."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
 def tried(copy: Path, names: list[str], processes: int) -> dict[str, str]:
     """Run the mutants and return the state of each: killed, survived, no tests, timeout, …"""
     mutmut = str(Path(sys.executable).with_name("mutmut"))
     command = [mutmut, "run", "--max-children", str(processes), *names]
-    subprocess.run(command, cwd=copy, check=True)
+    subprocess.run(command, cwd=copy, check=True, preexec_fn=_with_little_memory)
     from mutmut.stats import status_by_exit_code
 
     codes: dict[str, int | None] = {}

@@ -91,6 +91,19 @@ def test_holm_intervals_by_hand():
     assert one[0].level == pytest.approx(0.9)
 
 
+def test_an_interval_that_ends_at_the_limit_decides_nothing():
+    wide = Interval(-0.5, -1.0, -0.2, 9, 0.95, "normal")
+    outside = Interval(0.9, 0.3, 1.5, 9, 0.95, "normal")
+    asked = []
+
+    def make(interval):
+        return lambda level: asked.append(level) or interval
+
+    holm_intervals([make(wide), make(outside)], -0.2, 0.2, 0.9)
+    # both at first, then the one that was not decided
+    assert asked == pytest.approx([0.95, 0.95, 0.9])
+
+
 def test_holm_intervals_decide_as_holms_p_values_do():
     rng = np.random.default_rng(6)
     for estimates in rng.normal(0, 2, (200, 5)):

@@ -20,7 +20,13 @@ def test_by_hand():
     assert sign_flip_test([-1, -2, -3], "two-sided").p_value == 2 / 8
     assert sign_flip_test([1, 2, -3], "two-sided").p_value == 1.0
     assert sign_flip_test([0.0, 0.0]).p_value == 1.0
+    assert sign_flip_test([0.0, 0.0], "two-sided").p_value == 1.0
     assert sign_flip_test([0.7]).p_value == 0.5
+
+
+def test_as_many_flips_are_sampled_as_are_counted_on():
+    # of pairs without a difference every flip gives as much
+    assert sign_flip_test([0.0] * 41) == (0.0, 1.0, 41, False)
 
 
 @pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])

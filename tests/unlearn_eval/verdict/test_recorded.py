@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from unlearn_eval.statistics import records_for_equivalence
 from unlearn_eval.verdict.decision import decide, leave_one_out
 
-from .cases import CASES, policy
+from .cases import CASES, matched_twins, policy
 
 RECORDED = Path(__file__).with_name("recorded")
 
@@ -76,3 +77,10 @@ def test_each_reference_by_the_others_as_recorded() -> None:
         "probes": [[each.as_dict()["probes"], each.as_dict()["utility"]]
                    for each in found.verdicts],
     })  # fmt: skip
+
+
+def test_as_many_records_are_asked_for_as_their_own_number_of_twins_needs() -> None:
+    given, _ = matched_twins()  # two twins a record
+    needed = records_for_equivalence(0.05, 2, 0.05)
+    advice = "; ".join(decide(given, policy(delta=0.05, alpha=0.05)).would_decide)
+    assert f"{needed} independent records with 2 twin(s) each" in advice

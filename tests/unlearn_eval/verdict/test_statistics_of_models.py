@@ -24,7 +24,7 @@ from unlearn_eval.verdict.tiers.references import decide_by_references
 from unlearn_eval.verdict.tiers.unseen_groups import unseen_groups
 
 from .cases import PEOPLE, Models, policy, seen, without
-from .conftest import matrix, state
+from .conftest import evidence, matrix, state
 
 GAMES = math.sqrt(4 * math.pi)
 RNG = np.random.default_rng(40)
@@ -140,7 +140,7 @@ def test_attacks_are_asked_with_the_base_and_each_of_any_state() -> None:
     # a reference that rules a record out has no median, and the judged model may
     lost = VALUES[2].copy()
     lost[4] = -math.inf
-    for name, refused in (("reference:1", True), ("after", False)):
+    for name, refused in (("reference:0", True), ("reference:1", True), ("after", False)):
         given = {**models(), name: state(lost[:3], lost[3:])}
         for probe in ("deviation", "worst_record"):
             if refused:
@@ -183,6 +183,18 @@ def test_a_place_with_what_unseen_people_say() -> None:
     before = placed(given, View(), "loss", 0.0, [], "before")
     assert isinstance(before, Place)
     assert before.position.value > values.max() + 3
+
+
+def test_deviations_are_only_bounded_above() -> None:
+    names = ["after", *REFERENCES]
+    models = {n: state(v[:3], v[3:]) for n, v in zip(names, VALUES, strict=True)}
+    ends = {each.probe: (each.low, each.high) for each in decide(evidence(models), policy()).probes}
+    assert {"deviation", "worst_record", "loss"} <= set(ends)
+    for probe, (low, high) in ends.items():
+        assert low is not None
+        assert high is not None
+        assert math.isfinite(high)
+        assert (low == -math.inf) == (probe in ("deviation", "worst_record"))
 
 
 def test_without_a_place_there_is_a_reason() -> None:
