@@ -21,6 +21,7 @@ from unlearn_eval.certificate.schema import (
     AUDIT,
     LINEAGE,
     REFERENCE,
+    REMAINS,
     REQUEST,
     STATEMENT,
     VERDICT,
@@ -48,12 +49,15 @@ class Deletion:
         artifacts: what was found to hold the records or to descend from them: `kind` (one of
             `KINDS`), `name`, and where known `digest`, `cleaned` and `note`.
         not_claimed: further sentences on what is not claimed.
+        remains: what the ledger knows beside the verdict, of the shape `REMAINS`; None outside a
+            ledger.
     """
 
     request: Mapping[str, Any] | None = None
     records: Sequence[str] | None = None
     artifacts: Sequence[Mapping[str, Any]] = ()
     not_claimed: Sequence[str] = ()
+    remains: Mapping[str, Any] | None = None
 
 
 _MEASURED_ONLY = Deletion()
@@ -129,6 +133,7 @@ def build_certificate(
         "models": _models(facts, lineages.folder),
         "references": facts.references,
         "looks": facts.audit["looks"],
+        "remains": facts.remains,
         "method": _method(facts.after),
         "policy": decision["policy"],
         "controls": decision["gates"],
@@ -168,6 +173,7 @@ class _Facts:
     request: Mapping[str, Any] | None
     scope: Sequence[Mapping[str, Any]]
     references: Sequence[Mapping[str, Any]]
+    remains: Mapping[str, Any] | None = None
 
     @property
     def key_id(self) -> str:
@@ -197,6 +203,7 @@ def _facts(
             request=_request(deletion.request),
             scope=fit(deletion.artifacts, [ARTIFACT], "artifacts"),
             references=fit(_references(measured), [REFERENCE], "references"),
+            remains=fit(deletion.remains, Maybe(REMAINS), "remains"),
         )
     except MisfitError as error:
         raise CertificateError(f"cannot make a certificate: {error}") from None

@@ -20,6 +20,7 @@ from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import adapter_before, latest
+from unlearn.apps.requests.remains import remains_of
 from unlearn.apps.requests.verify import EVENTS
 from unlearn.errors import LedgerError
 from unlearn.provenance.lineage import weights_digest
@@ -58,7 +59,7 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
         request={
             "id": request.id,
             **_dates(ledger, request),
-            "escrow_destroyed": request.state == "closed",
+            "escrow_destroyed": _escrow_destroyed(ledger, request),
             "ledger": {
                 "id": ledger.id,
                 "entries": ledger_state.entries,
@@ -73,6 +74,7 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
             *_earlier(ledger, request),
             *_passed_over(request),
         ],
+        remains=remains_of(ledger, request),
     )
     file = certify(
         audit if (audit / "audit.json").is_file() else None,
@@ -86,6 +88,11 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
     with ledger.writing() as writer:
         writer.change(request.id, "certified", certificate={"sha256": digest, "file": sealed})
     return file
+
+
+def _escrow_destroyed(ledger: Ledger, request: Request) -> bool:
+    """Say whether the records in escrow are gone: noted when they were, and still not there."""
+    return bool(request.facts.get("shredded")) and not ledger.escrow.of(request.id)
 
 
 def _unchanged_audit(ledger: Ledger, request: Request) -> Path:
