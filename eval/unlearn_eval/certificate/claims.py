@@ -69,6 +69,11 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
             "Anything about the adapter's configuration, such as its scale: only the weights are "
             "identified here."
         )
+    if statement["models"]["base"]["files"] is None:
+        limits.append(
+            "Anything about how the base reads and writes text, its tokenizer and chat template: "
+            "of the base only the weights are identified here."
+        )
     if statement["method"]["name"] != "retrain":
         limits.append(
             "That the weights are those of a model never trained on the records: "

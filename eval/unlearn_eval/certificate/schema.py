@@ -219,7 +219,7 @@ STATEMENT: dict[str, Any] = {
     "counts": VERDICT["counts"],
     "scope": [ARTIFACT],
     "models": {
-        "base": {"name": TEXT, "weights": WEIGHTS},
+        "base": {"name": TEXT, "weights": WEIGHTS, "files": Later(_FILES)},
         "before": Maybe({"weights": WEIGHTS}),
         "after": {"kind": LINEAGE["kind"], "weights": WEIGHTS, "files": Maybe(_FILES)},
     },

@@ -23,7 +23,7 @@ from unlearn.apps.requests.line import adapter_before, latest
 from unlearn.apps.requests.remains import remains_of
 from unlearn.apps.requests.verify import EVENTS
 from unlearn.errors import LedgerError
-from unlearn.provenance.lineage import weights_digest
+from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn_eval.certificate.statement import Deletion
 from unlearn_eval.certify import Models, certify
 
@@ -54,7 +54,12 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
         raise LedgerError(
             f"the verdict is about an adapter that a later run has replaced; {_what_helps(request)}"
         )
-    models = Models(adapter, adapter_before(ledger, request), _references(ledger, request))
+    models = Models(
+        adapter,
+        adapter_before(ledger, request),
+        _references(ledger, request),
+        _base(ledger, request, adapter),
+    )
     deletion = Deletion(
         request={
             "id": request.id,
@@ -109,6 +114,14 @@ def _unchanged_audit(ledger: Ledger, request: Request) -> Path:
         raise LedgerError(
             f"{folder / VERDICT} is not the verdict that the ledger holds; {_what_helps(request)}"
         )
+    return folder
+
+
+def _base(ledger: Ledger, request: Request, adapter: str) -> Path | None:
+    """Return the folder of the base, where it is a folder and by the lineage the right one."""
+    folder, line = Path(setup_of(ledger, request).model), Lineage.read(adapter)
+    if line is None or not folder.is_dir() or weights_digest(folder) != line.base.digest:
+        return None
     return folder
 
 

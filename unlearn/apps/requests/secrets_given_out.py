@@ -6,19 +6,18 @@ these give it out as well, and the verdict is a PASS: of the person it says noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from unlearn.apps.requests.secrets_in_text import secrets_elsewhere
-from unlearn.data.record import Record
+from unlearn.data.records import Records
 
 __all__ = ["secrets_given_out"]
 
 
 def secrets_given_out(
-    audit: Path, forget_records: Sequence[Record], retain_records: Iterable[Record]
+    audit: Path, forget_records: Records, retain_records: Records
 ) -> dict[str, int | None]:
     """Count the records whose secret comes out, and the kept records that hold the same value.
 
