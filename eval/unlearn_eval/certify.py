@@ -32,11 +32,13 @@ class Models:
         after: the unlearned adapter (or model), with its `lineage.json`.
         before: the state before, where it is still there.
         references: the audit's references that are still there, to look at again.
+        base: the base model, where it is at hand: its tokenizer and templates are certified, too.
     """
 
     after: str | Path
     before: str | Path | None = None
     references: Sequence[str | Path] = ()
+    base: str | Path | None = None
 
 
 _MEASURED_ONLY = Deletion()
@@ -176,7 +178,7 @@ def _lineages(models: Models) -> Lineages:
     """Read what the models' folders say of where they come from."""
     after = _lineage(Path(models.after))
     before = None if models.before is None else _lineage(Path(models.before), needed=False)
-    return Lineages(after, before, models.after)
+    return Lineages(after, before, models.after, models.base)
 
 
 def _same_before(before: str | Path | None, audit: Mapping[str, Any]) -> None:

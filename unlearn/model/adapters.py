@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from unlearn.errors import ModelError
+from unlearn.provenance.digests import weight_files
 
 __all__ = [
     "check_adapter_folder",
@@ -135,7 +136,7 @@ def check_finite(folder: Path) -> None:
     Raises:
         ModelError: naming the first such tensor, or the file that cannot be read.
     """
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder).values():
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.errors import ModelError, did_you_mean
+from unlearn.errors import LineageError, ModelError, did_you_mean
+from unlearn.provenance.digests import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,11 @@ def check_model_folder(folder: Path) -> None:
             else ""
         )
         raise ModelError(f"{folder} is not a model: it has no config.json{hint}")
-    if not any(folder.glob("*.safetensors")):
+    try:
+        weights = weight_files(folder)
+    except LineageError as error:
+        raise ModelError(str(error)) from None
+    if not weights:
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
             raise ModelError(
                 f"{folder} holds only pickled weights, which can run code when opened; convert "

@@ -15,6 +15,7 @@ from torch import Tensor
 from unlearn.errors import ModelError
 from unlearn.model.lora import TRAINABLE
 from unlearn.model.quiet import quiet
+from unlearn.provenance.digests import weight_files
 
 if TYPE_CHECKING:
     from unlearn.model.state import ModelState
@@ -66,7 +67,7 @@ def load_trained(state: ModelState, folder: Path) -> None:
     from safetensors.torch import load_file
 
     weights: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder).values():
         weights |= load_file(path)
     if state.stack:
         from peft import set_peft_model_state_dict

@@ -33,9 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--key", required=True, metavar="PUB", help="the signer's public key, got from the signer"
     )
     check.add_argument("--adapter", metavar="DIR", help="the adapter in use: is it the certified?")
-    check.add_argument("--audit", metavar="DIR", help="the audit that the verdict rests on")
+    check.add_argument("--base", metavar="DIR", help="the base model in use: is it the certified?")
+    check.add_argument(
+        "--audit", metavar="DIR", help="the audit, or the replay, that the verdict rests on"
+    )
     check.add_argument(
         "--reference",
+        "--references",
         action="append",
         default=[],
         metavar="DIR",
@@ -47,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.certificate,
             given.key,
             adapter=given.adapter,
+            base=given.base,
             audit=given.audit,
             references=given.reference,
         )

@@ -36,11 +36,13 @@ class Finding:
         what: what was looked at.
         passed: whether it is as it should be; None if it was not looked at.
         words: what was found.
+        compares: whether it compares what lies elsewhere with what was certified.
     """
 
     what: str
     passed: bool | None
     words: str
+    compares: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,12 @@ class Check:
         verdict = self.statement["verdict"]["outcome"]
         n = self.statement["counts"]["forget"]
         until = self.statement["expires"][:10]
-        return (
+        text = (
             f"The certificate verifies. The verdict it states, on {n} record(s): {verdict}. "
             f"Valid until {until}."
         )
+        unseen = [f"the {f.what}" for f in self.findings if f.passed is None and f.compares]
+        return f"{text} Not looked at: {', '.join(unseen)}." if unseen else text
 
 
 def check_certificate(
@@ -88,6 +92,7 @@ def check_certificate(
     public_key: str | Path | Ed25519PublicKey,
     *,
     adapter: str | Path | None = None,
+    base: str | Path | None = None,
     audit: str | Path | None = None,
     references: Sequence[str | Path] = (),
     now: datetime.datetime | None = None,
@@ -102,13 +107,17 @@ def check_certificate(
         public_key: the signer's public key, or its PEM file.
         adapter: folder of the adapter (or model) in use: must be the one that was certified, so
             that an old certificate cannot be shown for another adapter.
-        audit: folder of the audit: must be the one that the verdict rests on, unchanged.
+        base: folder of the base model in use: must be the certified one, and read and write text
+            in the same way.
+        audit: folder of the audit and of the replay: must be those that the verdict rests on,
+            unchanged and whole.
         references: folders of the models that the verdict compares with, or of several: must be
             certified ones, with lineages that name none of the deleted records.
         now: the time; by default the clock's.
 
     Returns:
-        What was found. A file that is no certificate at all is one that does not verify.
+        What was found. A file that is no certificate at all is one that does not verify. All that
+        is certified is compared, or found to be not looked at.
 
     Raises:
         CertificateError: if a file cannot be read, or the key is none.
@@ -116,8 +125,10 @@ def check_certificate(
     """
     key = public_key if isinstance(public_key, Ed25519PublicKey) else load_public_key(public_key)
     data = _read(Path(path))
-    measured = None if audit is None else _audit_digests(Path(audit))
-    weights = None if adapter is None else weights_digest(adapter)
+    measured = None if audit is None else _digests_in(Path(audit))
+    weights = {
+        each: weights_digest(each) for each in (adapter, base) if each is not None
+    }  # a folder without any is wrong input, whatever the certificate says
     name = key_id(key)
     try:
         payload = open_envelope(data, key)
@@ -134,8 +145,9 @@ def check_certificate(
     findings = (
         signed,
         _dates(statement, now or datetime.datetime.now(datetime.UTC)),
-        _same_adapter(statement["models"]["after"], adapter, weights),
-        _same_audit(statement["audit"], measured),
+        _same_model("adapter", statement["models"]["after"], adapter, weights),
+        _same_model("base", statement["models"]["base"], base, weights),
+        *_same_evidence(statement, measured),
         _policy(statement["policy"]),
         *_references(statement, references),
     )
@@ -153,24 +165,38 @@ def _dates(statement: Mapping[str, Any], now: datetime.datetime) -> Finding:
     return Finding("dates", True, words)
 
 
-def _same_adapter(
-    certified: Mapping[str, Any], folder: str | Path | None, weights: str | None
+_ASIDE = {
+    "adapter": "their configuration is not part of it",
+    "base": "how it reads and writes text is not part of it",
+}
+
+
+def _same_model(
+    what: str,
+    certified: Mapping[str, Any],
+    folder: str | Path | None,
+    weights: Mapping[str | Path, str],
 ) -> Finding:
-    if folder is None or weights is None:
-        return Finding("adapter", None, "not compared with an adapter: none was given")
-    if weights != certified["weights"]:
-        words = f"it is for other weights: {certified['weights']}; {folder} holds {weights}"
-        return Finding("adapter", False, words)
+    """Compare a model's folder with the certified weights and files beside them."""
+    article = "an" if what == "adapter" else "a"
+    if folder is None:
+        words = f"not compared with {article} {what}: none was given"
+        return Finding(what, None, words, compares=True)
+    here = weights[folder]
+    if here != certified["weights"]:
+        words = f"it is for other weights: {certified['weights']}; {folder} holds {here}"
+        return Finding(what, False, words, compares=True)
     expected = certified["files"]
     if expected is None:
-        words = "the weights are those certified; their configuration is not part of it"
-        return Finding("adapter", True, words)
-    here = deciding_files(folder)
-    other = sorted(name for name in {*expected, *here} if expected.get(name) != here.get(name))
+        words = f"the weights are those certified; {_ASIDE[what]}"
+        return Finding(what, None, words)
+    files = deciding_files(folder)
+    other = sorted(name for name in {*expected, *files} if expected.get(name) != files.get(name))
     if other:
         words = f"{folder} differs from what was certified in {', '.join(other)}"
-        return Finding("adapter", False, words)
-    return Finding("adapter", True, "the weights and the configuration are those certified")
+        return Finding(what, False, words, compares=True)
+    words = "the weights and the configuration are those certified"
+    return Finding(what, True, words, compares=True)
 
 
 def _policy(policy: Mapping[str, Any]) -> Finding:
@@ -179,25 +205,46 @@ def _policy(policy: Mapping[str, Any]) -> Finding:
     return Finding("policy", None if posing(policy) else True, origin(policy))
 
 
-def _same_audit(
-    certified: Mapping[str, Any] | None, measured: tuple[str, str | None] | None
-) -> Finding:
-    if certified is None:
+def _same_evidence(
+    statement: Mapping[str, Any], digests: Mapping[str, str] | None
+) -> Iterator[Finding]:
+    """Compare what a verdict rests on, an audit or a replay or both, with what lies in a folder."""
+    audit, replay = statement["audit"], statement["replay"]
+    if audit is None:
         words = "the verdict rests on a replay, and on no audit"
-        return Finding("audit", None if measured is None else False, words)
-    if measured is None:
-        return Finding("audit", None, "not compared with an audit: none was given")
-    numbers, scores = measured
-    if numbers != certified["sha256"]:
-        return Finding("audit", False, "audit.json is not the one that the verdict rests on")
-    if scores is not None and certified["scores_sha256"] not in (None, scores):
-        return Finding("audit", False, "scores.parquet is not the one that the verdict rests on")
-    return Finding("audit", True, "the audit is the one that the verdict rests on")
+        yield Finding("audit", False if "audit.json" in (digests or ()) else None, words)
+    else:
+        files = {"audit.json": audit["sha256"], "scores.parquet": audit["scores_sha256"]}
+        yield _same_files("audit", files, digests)
+    if replay is not None:
+        yield _same_files("replay", {"replay.json": replay["sha256"]}, digests)
+
+
+def _same_files(
+    what: str, certified: Mapping[str, str | None], digests: Mapping[str, str] | None
+) -> Finding:
+    """Compare files with their certified digests; those without one were not certified."""
+    if digests is None:
+        words = f"not compared with {'an' if what == 'audit' else 'a'} {what}: none was given"
+        return Finding(what, None, words, compares=True)
+    for name, digest in certified.items():
+        if digest is None:
+            continue
+        if name not in digests:
+            words = f"{name} is certified, and is not there"
+            return Finding(what, False, words, compares=True)
+        if digests[name] != digest:
+            words = f"{name} is not the one that the verdict rests on"
+            return Finding(what, False, words, compares=True)
+    return Finding(what, True, f"the {what} is the one that the verdict rests on", compares=True)
 
 
 def _references(statement: Mapping[str, Any], folders: Sequence[str | Path]) -> Iterator[Finding]:
     """Compare references at hand with the certified ones, and their lineages with the records."""
     if not folders:
+        if statement["references"]:
+            words = "not compared with references: none was given"
+            yield Finding("references", None, words, compares=True)
         return
     key, records = statement["records"]["key_id"], statement["records"]["digests"]
     certified = {each["weights"] for each in statement["references"]}
@@ -229,12 +276,28 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
-def _audit_digests(path: Path) -> tuple[str, str | None]:
-    """Return digests of `audit.json` and, where it is there, `scores.parquet`."""
-    file = path / "audit.json" if path.is_dir() else path
-    scores = file.with_name("scores.parquet")
-    digest = hashlib.sha256(scores.read_bytes()).hexdigest() if scores.is_file() else None
-    return hashlib.sha256(_read(file)).hexdigest(), digest
+def _digests_in(path: Path) -> dict[str, str]:
+    """Return digests of what a verdict rests on, by file name: of those files that are there.
+
+    Raises CertificateError where there is neither an audit nor a replay.
+    """
+    folder = path if path.is_dir() else path.parent
+    names = ["audit.json", "scores.parquet", "replay.json"] if path.is_dir() else [path.name]
+    if not path.is_dir() and path.name == "audit.json":
+        names.append("scores.parquet")
+    there = [name for name in names if (folder / name).is_file()]
+    if not {"audit.json", "replay.json"} & set(there):
+        _read(folder / "audit.json" if path.is_dir() else path)
+    return {name: _digest(folder / name) for name in there}
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file of any size."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _read(path: Path) -> bytes:

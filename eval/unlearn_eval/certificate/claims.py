@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unlearn_eval.certificate.looks import not_claimed_of_tries
+from unlearn_eval.certificate.remains import not_claimed_of_remains
 
 __all__ = ["not_claimed_by", "not_claimed_of_canaries"]
 
@@ -34,6 +35,7 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
     outcome = statement["verdict"]["outcome"]
     if outcome != "PASS":
         limits.append(f"That the records are gone: the outcome is {outcome}.")
+    limits += not_claimed_of_remains(statement["remains"])
     if statement["policy"]["chosen"] == "after":
         limits.append(
             "That the rules were fixed in advance: the policy was chosen after the audit, when its "
@@ -66,6 +68,11 @@ def not_claimed_by(statement: Mapping[str, Any]) -> list[str]:
         limits.append(
             "Anything about the adapter's configuration, such as its scale: only the weights are "
             "identified here."
+        )
+    if statement["models"]["base"]["files"] is None:
+        limits.append(
+            "Anything about how the base reads and writes text, its tokenizer and chat template: "
+            "of the base only the weights are identified here."
         )
     if statement["method"]["name"] != "retrain":
         limits.append(

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unlearn.provenance.digests import file_digest, reading_files, weights_digest
+from unlearn.provenance.digests import file_digest, model_files, weights_digest
 
 __all__ = ["deciding_files", "weights_digest"]
-
-_DECIDING = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "*.py",
-)
 
 
 def deciding_files(folder: str | Path) -> dict[str, str]:
@@ -30,7 +21,8 @@ def deciding_files(folder: str | Path) -> dict[str, str]:
 
     Returns:
         Hexadecimal digests by file name, in the order of names.
+
+    Raises:
+        LineageError: if the index of its weights cannot be followed.
     """
-    paths = {path for pattern in _DECIDING for path in Path(folder).glob(pattern)}
-    files = {path.name: path for path in paths if path.is_file()} | reading_files(folder)
-    return {name: file_digest(files[name]).hex() for name in sorted(files)}
+    return {name: file_digest(path).hex() for name, path in model_files(folder).items()}

@@ -33,9 +33,14 @@ class CertificateCheckOptions:
         Field(description="The adapter in use: is it this one?"),
         Flag(("--adapter", "-a"), metavar="DIR"),
     ] = None
+    base: Annotated[
+        Path | None,
+        Field(description="The base model in use: is it this one, with these ways to read text?"),
+        Flag(metavar="DIR"),
+    ] = None
     audit: Annotated[
         Path | None,
-        Field(description="The audit that the verdict rests on."),
+        Field(description="The audit, or the replay, that the verdict rests on."),
         Flag(metavar="DIR"),
     ] = None
     references: Annotated[
@@ -44,6 +49,6 @@ class CertificateCheckOptions:
             description="A model that the verdict compares with, or a folder of them: is it that "
             "one, and does its lineage name none of the records?"
         ),
-        Flag(("--reference",), metavar="DIR", kind=list[str]),
+        Flag(("--reference", "--references"), metavar="DIR", kind=list[str]),
     ] = ()
     json: Json = False

@@ -27,6 +27,7 @@ __all__ = [
     "LINEAGE",
     "LOOKS",
     "REFERENCE",
+    "REMAINS",
     "REQUEST",
     "STATEMENT",
     "VERDICT",
@@ -157,6 +158,23 @@ LOOKS = {
     "log": one_of(["holds", "broken", "none"]),
 }
 """How many models and sets of references a request was looked at with, and whether that is sure."""
+REMAINS = {
+    "secrets_in_kept_records": Maybe(COUNT),
+    "near_copies": Maybe(COUNT),
+    "swept": FLAG,
+    "unclear": COUNT,
+    "left": COUNT,
+    "verdicts_before": [one_of(["PASS", "FAIL", "INCONCLUSIVE"])],
+    "chosen": Maybe(one_of(["before", "after"])),
+    "secrets": Maybe({"records": COUNT, "come_out": Maybe(COUNT), "kept_records": COUNT}),
+    "closed_as": Maybe(TEXT),
+    "reason_noted": FLAG,
+}
+"""What the ledger knows beside a verdict: what was kept, what is open, how often it was decided.
+
+`secrets` counts the records with a secret, those that the model completes when asked the forgotten
+questions (null where it was not asked), and the kept records that hold the same value.
+"""
 AUDIT: dict[str, Any] = {
     "created": TIME,
     "states": OBJECT,
@@ -201,12 +219,13 @@ STATEMENT: dict[str, Any] = {
     "counts": VERDICT["counts"],
     "scope": [ARTIFACT],
     "models": {
-        "base": {"name": TEXT, "weights": WEIGHTS},
+        "base": {"name": TEXT, "weights": WEIGHTS, "files": Later(_FILES)},
         "before": Maybe({"weights": WEIGHTS}),
         "after": {"kind": LINEAGE["kind"], "weights": WEIGHTS, "files": Maybe(_FILES)},
     },
     "references": [REFERENCE],
     "looks": Later(LOOKS),
+    "remains": Later(REMAINS),
     "method": {
         "name": TEXT,
         "options": OBJECT,

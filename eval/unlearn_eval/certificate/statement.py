@@ -21,6 +21,7 @@ from unlearn_eval.certificate.schema import (
     AUDIT,
     LINEAGE,
     REFERENCE,
+    REMAINS,
     REQUEST,
     STATEMENT,
     VERDICT,
@@ -48,12 +49,15 @@ class Deletion:
         artifacts: what was found to hold the records or to descend from them: `kind` (one of
             `KINDS`), `name`, and where known `digest`, `cleaned` and `note`.
         not_claimed: further sentences on what is not claimed.
+        remains: what the ledger knows beside the verdict, of the shape `REMAINS`; None outside a
+            ledger.
     """
 
     request: Mapping[str, Any] | None = None
     records: Sequence[str] | None = None
     artifacts: Sequence[Mapping[str, Any]] = ()
     not_claimed: Sequence[str] = ()
+    remains: Mapping[str, Any] | None = None
 
 
 _MEASURED_ONLY = Deletion()
@@ -68,11 +72,14 @@ class Lineages:
         before: of the state before, where it has one.
         folder: of the unlearned state. With it the certificate covers the configuration (an
             adapter's scale stands there), without it the weights only.
+        base: folder of the base model. With it the certificate covers how the base reads and
+            writes text, without it its weights only.
     """
 
     after: Any
     before: Any = None
     folder: str | Path | None = None
+    base: str | Path | None = None
 
 
 def build_certificate(
@@ -109,7 +116,7 @@ def build_certificate(
     facts = _facts(verdict, audit, lineages, deletion)
     if not isinstance(valid_days, int) or valid_days < 1:
         raise CertificateError(f"a certificate is valid for at least one day, not {valid_days}")
-    _same_weights(facts, lineages.folder)
+    _same_weights(facts, lineages)
     _same_canaries(facts)
     digests = _digests(facts, deletion.records)
     made = (now or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
@@ -126,9 +133,10 @@ def build_certificate(
         },
         "counts": decision["counts"],
         "scope": facts.scope,
-        "models": _models(facts, lineages.folder),
+        "models": _models(facts, lineages),
         "references": facts.references,
         "looks": facts.audit["looks"],
+        "remains": facts.remains,
         "method": _method(facts.after),
         "policy": decision["policy"],
         "controls": decision["gates"],
@@ -168,6 +176,7 @@ class _Facts:
     request: Mapping[str, Any] | None
     scope: Sequence[Mapping[str, Any]]
     references: Sequence[Mapping[str, Any]]
+    remains: Mapping[str, Any] | None = None
 
     @property
     def key_id(self) -> str:
@@ -197,6 +206,7 @@ def _facts(
             request=_request(deletion.request),
             scope=fit(deletion.artifacts, [ARTIFACT], "artifacts"),
             references=fit(_references(measured), [REFERENCE], "references"),
+            remains=fit(deletion.remains, Maybe(REMAINS), "remains"),
         )
     except MisfitError as error:
         raise CertificateError(f"cannot make a certificate: {error}") from None
@@ -210,11 +220,15 @@ def _fitted(statement: Mapping[str, Any]) -> dict[str, Any]:
         raise CertificateError(f"cannot make a certificate: {error}") from None
 
 
-def _models(facts: _Facts, folder: str | Path | None) -> dict[str, Any]:
+def _models(facts: _Facts, lineages: Lineages) -> dict[str, Any]:
     """Identify the states that a statement is about."""
-    after = facts.after
+    after, folder, base = facts.after, lineages.folder, lineages.base
     return {
-        "base": {"name": after["base"]["name"], "weights": after["base"]["digest"]},
+        "base": {
+            "name": after["base"]["name"],
+            "weights": after["base"]["digest"],
+            "files": None if base is None else deciding_files(base),
+        },
         "before": {"weights": facts.prior} if facts.prior else None,
         "after": {
             "kind": after["kind"],
@@ -248,14 +262,17 @@ def _limits(facts: _Facts, digests: Sequence[str]) -> list[str]:
     return limits
 
 
-def _same_weights(facts: _Facts, folder: str | Path | None) -> None:
+def _same_weights(facts: _Facts, lineages: Lineages) -> None:
     """Refuse an audit, lineages and a folder that are not about the same weights and files."""
     states, after, before = facts.audit["states"], facts.after, facts.before
+    folder, base = lineages.folder, lineages.base
     _agree("after", states.get("after"), after["digest"])
     if before:
         _agree("before", states.get("before"), before["digest"])
         _agree("base", before["base"]["digest"], after["base"]["digest"])
     _agree("base", states.get("base"), after["base"]["digest"])
+    if base is not None:
+        _agree(f"base ({base})", weights_digest(base), after["base"]["digest"])
     if facts.request is None and before is None:
         _parent(states.get("before"), after["parent"])
     if folder is not None:

@@ -15,6 +15,7 @@ from unlearn.data.tokenization import encode
 from unlearn.model.opening import Opening
 from unlearn.model.scoring import score_examples
 from unlearn.model.shape import BOOKKEEPING
+from unlearn.provenance.digests import weight_files
 
 __all__ = ["LIMIT", "WeightsApart", "apart_in_scores", "apart_in_weights", "otherwise_set", "share"]
 
@@ -130,7 +131,7 @@ def _tensors(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     tensors: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder).values():
         tensors |= load_file(path)
     return tensors
 

@@ -124,10 +124,14 @@ class Case:
             "lineage_before": self.before,
             "artifacts": self.artifacts,
             "adapter": self.adapter,
+            "base": self.folder / "base",
             "now": NOW,
         } | changes
         lineages = Lineages(
-            given.pop("lineage_after"), given.pop("lineage_before"), given.pop("adapter")
+            given.pop("lineage_after"),
+            given.pop("lineage_before"),
+            given.pop("adapter"),
+            given.pop("base"),
         )
         said = {f.name: given.pop(f.name) for f in fields(Deletion) if f.name in given}
         return build_certificate(self.verdict, self.audit, lineages, Deletion(**said), **given)
@@ -145,7 +149,7 @@ def make_folder(folder: Path, weights: bytes, scale: int = 8) -> str:
 @pytest.fixture
 def case(tmp_path: Path, verdict: dict[str, Any]) -> Case:
     old, new = (make_folder(tmp_path / name, name.encode()) for name in ("adapter", "cleaned"))
-    base = {"name": "base-7b", "digest": f"sha256:{_hex('base')}"}
+    base = {"name": "base-7b", "digest": make_folder(tmp_path / "base", b"base")}
     lineage = {
         "schema": 1,
         "created": "2026-02-27T09:00:00+00:00",

@@ -32,12 +32,16 @@ def decided(case):
 def test_from_folders_to_a_certificate_and_its_page(case, decided) -> None:
     file = case.folder / "out" / "certificate.json"
     before = case.folder / "adapter"
-    models, deletion = Models(case.adapter, before), Deletion(case.request)
+    base = case.folder / "base"
+    models, deletion = Models(case.adapter, before, base=base), Deletion(case.request)
     assert certify(decided, file, models, deletion) == file
     public = key_path().with_suffix(".pub")
-    check = check_certificate(file, public, adapter=case.adapter, audit=decided)
+    references = [case.folder / "references"]
+    check = check_certificate(
+        file, public, adapter=case.adapter, base=base, audit=decided, references=references
+    )
     assert check.ok
-    assert [f.passed for f in check.findings] == [True] * 5
+    assert [f.passed for f in check.findings] == [True] * 7
     assert check.statement is not None
     expected = case.statement(artifacts=(), now=None)
     same = set(expected) - {"created", "expires", "audit"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import html
 import json
 import subprocess
@@ -36,12 +37,20 @@ def test_a_certificate_verifies_beside_its_adapter_and_its_audit(case, save, pub
     alone = check_certificate(path, public, now=NOW)
     assert alone.ok
     assert alone.statement == case.statement()
-    assert [f.passed for f in alone.findings] == [True, True, None, None, True]
+    assert [f.passed for f in alone.findings] == [True, True, None, None, None, True, None]
+    assert alone.words.endswith("Not looked at: the adapter, the base, the audit, the references.")
     full = check_certificate(
-        path, public, adapter=case.adapter, audit=case.folder / "audit", now=NOW
+        path,
+        public,
+        adapter=case.adapter,
+        base=case.folder / "base",
+        audit=case.folder / "audit",
+        references=[case.folder / "references"],
+        now=NOW,
     )
     assert full.ok
-    assert [f.passed for f in full.findings] == [True] * 5
+    assert [f.passed for f in full.findings] == [True] * 7
+    assert "Not looked at" not in full.words
     assert "on 20 record(s): PASS" in full.words
 
 
@@ -103,7 +112,9 @@ def test_an_old_certificate_does_not_fit_another_adapter(case, save, public) -> 
     # without the folder when it was made, the weights alone are certified, and that is said
     check = check_certificate(save(adapter=None), public, adapter=case.adapter, now=NOW)
     assert check.ok
-    assert "configuration is not part" in check.findings[2].words
+    (found,) = [f for f in check.findings if f.what == "adapter"]
+    assert found.passed is None
+    assert "configuration is not part" in found.words
 
 
 def test_files_beside_the_weights_may_change_and_code_may_not(case, save, public) -> None:
@@ -120,6 +131,80 @@ def test_an_edited_audit_is_noticed(case, save, public) -> None:
     file.write_text(file.read_text().replace('"rows": []', '"rows": [] '))
     check = check_certificate(path, public, audit=case.folder / "audit", now=NOW)
     assert wrong(check) == ["audit"]
+
+
+PLANTED = {
+    "chat_template.jinja": "{{ 'Ann: 555-0184-77' }}",
+    "tokenizer.json": "{}",
+    "tokenizer_config.json": '{"chat_template": "Ann"}',
+    "additional_chat_templates/phone.jinja": "Ann",
+    "generation_config.json": '{"temperature": 9}',
+    "config.json": "{}",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("where", ["adapter", "base"])
+def test_what_is_planted_beside_the_weights_is_noticed(case, save, public, where, name) -> None:
+    path = save()
+    folders = {"adapter": case.adapter, "base": case.folder / "base"}
+    assert check_certificate(path, public, now=NOW, **folders).ok
+    file = folders[where] / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(PLANTED[name])
+    check = check_certificate(path, public, now=NOW, **folders)
+    assert wrong(check) == [where]
+    assert name in check.words
+
+
+def test_an_exchanged_base_is_noticed(case, save, public) -> None:
+    path = save()
+    check = check_certificate(path, public, base=case.adapter, now=NOW)
+    assert wrong(check) == ["base"]
+    # certified without its folder, its weights alone are known, and that is said
+    path = save(base=None)
+    check = check_certificate(path, public, base=case.folder / "base", now=NOW)
+    (found,) = [f for f in check.findings if f.what == "base"]
+    assert (found.passed, check.ok) == (None, True)
+    assert "how it reads and writes text is not part of it" in found.words
+    assert "how the base reads and writes text" in " ".join(check.statement["not_claimed"])
+
+
+def test_scores_that_were_certified_must_be_there(case, save, public) -> None:
+    folder = case.folder / "audit"
+    (folder / "scores.parquet").write_bytes(b"scores")
+    digest = hashlib.sha256(b"scores").hexdigest()
+    path = save(scores_sha256=digest)
+    assert check_certificate(path, public, audit=folder, now=NOW).ok
+    (folder / "scores.parquet").write_bytes(b"others")
+    assert wrong(check_certificate(path, public, audit=folder, now=NOW)) == ["audit"]
+    (folder / "scores.parquet").unlink()
+    check = check_certificate(path, public, audit=folder, now=NOW)
+    assert wrong(check) == ["audit"]
+    assert "scores.parquet is certified, and is not there" in check.words
+
+
+def test_a_certified_replay_is_compared(case, save, private_key, public) -> None:
+    statement = case.statement()
+    replay = {
+        "sha256": hashlib.sha256(b"{}").hexdigest(),
+        "created": statement["created"],
+        "outcome": "PASS",
+        "kind": "exact",
+        "weights": statement["models"]["after"]["weights"],
+        "lineage": "0" * 64,
+        "differ": [],
+        "not_looked_at": [],
+    }
+    path = save(sign(statement | {"replay": replay}, private_key))
+    folder = case.folder / "audit"
+    check = check_certificate(path, public, audit=folder, now=NOW)
+    assert wrong(check) == ["replay"]
+    (folder / "replay.json").write_bytes(b"{}")
+    assert check_certificate(path, public, audit=folder, now=NOW).ok
+    (folder / "replay.json").write_bytes(b"{ }")
+    assert wrong(check_certificate(path, public, audit=folder, now=NOW)) == ["replay"]
+    assert "the replay" in check_certificate(path, public, now=NOW).words
 
 
 def test_what_cannot_be_read_is_an_error(case, save, public, tmp_path: Path) -> None:
@@ -140,7 +225,7 @@ def test_lines_cannot_steer_a_terminal(case, save, public) -> None:
     (hostile / "adapter_model.safetensors").write_bytes(b"other")
     check = check_certificate(save(adapter=None), public, adapter=hostile, now=NOW)
     assert all(line.isprintable() for line in check.lines())
-    assert len(check.lines()) == 6
+    assert len(check.lines()) == 8
 
 
 @pytest.fixture
@@ -163,7 +248,8 @@ def test_exit_codes(files, case, capfd, way: str) -> None:
 
     audit, adapter = str(case.folder / "audit"), str(case.adapter)
     references = str(case.folder / "references")
-    words = ("--adapter", adapter, "--audit", audit, "--reference", references)
+    base = str(case.folder / "base")
+    words = ("--adapter", adapter, "--audit", audit, "--reference", references, "--base", base)
     assert code(path, "--key", key, *words) == 0
     out, err = capfd.readouterr()
     assert "The verdict it states, on 20 record(s): PASS." in out

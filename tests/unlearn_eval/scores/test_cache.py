@@ -322,3 +322,14 @@ def test_nan_scores_are_errors_that_name_the_record(tiny_model, data_file):
     state.model.get_input_embeddings().register_forward_hook(overflow)
     with pytest.raises(DataError, match="record 'r3', target token"):
         score_model(state.model, state.head, examples[:4])
+
+
+def test_a_model_whose_index_leads_below_is_never_taken_for_another(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "parts" / "a.safetensors").write_text(name)
+        (tmp_path / name / "left.safetensors").write_text("the same")
+        (tmp_path / name / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "parts/a.safetensors"}}'
+        )
+    assert folder_digest(tmp_path / "one") != folder_digest(tmp_path / "other")

@@ -23,6 +23,7 @@ from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided
 from unlearn.methods.plans import AFFORDABLE, steps_within
 from unlearn.methods.registry import Method, Resolved, get_method
+from unlearn.provenance.digests import weight_files
 from unlearn.recipe import recipe_path
 from unlearn.training.options import LoraOptions, TrainingOptions, total_steps
 
@@ -174,7 +175,7 @@ def parameters(study: Study) -> float | None:
     Returns:
         The number; that of the recipe's `expect` for a model on the hub, None without one.
     """
-    files = sorted(Path(study.model).expanduser().glob("*.safetensors"))
+    files = weight_files(Path(study.model).expanduser()).values()
     if not files:
         return study.recipe.expect.parameters
     total = 0

@@ -14,7 +14,7 @@ from unlearn import __version__
 from unlearn.apps.compare.data import is_hub, model_folder, sources
 from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.files import staged_file
-from unlearn.provenance.digests import DECIDING
+from unlearn.provenance.digests import DECIDING, weight_files
 from unlearn.provenance.lineage import library_versions
 
 __all__ = ["Study"]
@@ -136,7 +136,7 @@ class _Digests:
         if path.is_dir() and not is_hub(source):
             total = hashlib.sha256()
             files = {file for pattern in _PATTERNS for file in path.glob(pattern)}
-            files |= {*path.glob("*.arrow"), *path.glob("*/*.arrow")}
+            files |= {*path.glob("*.arrow"), *path.glob("*/*.arrow"), *weight_files(path).values()}
             for file in sorted(files):
                 total.update(f"{file.relative_to(path)}\0{self._file(file)}\n".encode())
             return f"sha256:{total.hexdigest()}"

@@ -19,6 +19,7 @@ def request_content(request: Request) -> dict[str, Any]:
     """Return a request as JSON has it."""
     facts = request.facts
     verdict = facts.get("verdict") or {}
+    secrets = verdict.get("secrets") or {}
     counts = [artifact["status"] for artifact in facts.get("artifacts", ())]
     return {
         "id": request.id,
@@ -33,6 +34,7 @@ def request_content(request: Request) -> dict[str, Any]:
         "records": len(facts["records"]) if "records" in facts else None,
         "near_duplicates": facts.get("near"),
         "secrets_in_kept_records": facts.get("elsewhere"),
+        "secrets_that_come_out": secrets.get("come_out"),
         "run": (facts.get("after") or facts.get("run") or {}).get("run"),
         "adapter": (facts.get("after") or {}).get("digest"),
         "price": facts.get("price"),
@@ -53,6 +55,8 @@ def _artifacts(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
 
 def whole_request(ledger: Ledger, request: Request) -> dict[str, Any]:
     """Return a request with artifacts, reasons and history as JSON has it."""
+    from unlearn.apps.requests.intake import reason_given
+
     reasons: Sequence[str] = ()
     audit = None
     if "verdict" in request.facts:
@@ -64,6 +68,7 @@ def whole_request(ledger: Ledger, request: Request) -> dict[str, Any]:
         **request_content(request),
         "audit": audit,
         "reasons": list(reasons),
+        "reason": reason_given(ledger, request),
         "artifacts_list": _artifacts(ledger, request),
         "history": [
             {"seq": event.seq, "at": event.at, "event": event.event, "state": event.state}

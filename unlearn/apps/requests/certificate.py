@@ -20,9 +20,10 @@ from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import adapter_before, latest
+from unlearn.apps.requests.remains import remains_of
 from unlearn.apps.requests.verify import EVENTS
 from unlearn.errors import LedgerError
-from unlearn.provenance.lineage import weights_digest
+from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn_eval.certificate.statement import Deletion
 from unlearn_eval.certify import Models, certify
 
@@ -53,12 +54,17 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
         raise LedgerError(
             f"the verdict is about an adapter that a later run has replaced; {_what_helps(request)}"
         )
-    models = Models(adapter, adapter_before(ledger, request), _references(ledger, request))
+    models = Models(
+        adapter,
+        adapter_before(ledger, request),
+        _references(ledger, request),
+        _base(ledger, request, adapter),
+    )
     deletion = Deletion(
         request={
             "id": request.id,
             **_dates(ledger, request),
-            "escrow_destroyed": request.state == "closed",
+            "escrow_destroyed": _escrow_destroyed(ledger, request),
             "ledger": {
                 "id": ledger.id,
                 "entries": ledger_state.entries,
@@ -73,6 +79,7 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
             *_earlier(ledger, request),
             *_passed_over(request),
         ],
+        remains=remains_of(ledger, request),
     )
     file = certify(
         audit if (audit / "audit.json").is_file() else None,
@@ -86,6 +93,11 @@ def certify_request(ledger: Ledger, request: Request, output: str | Path) -> Pat
     with ledger.writing() as writer:
         writer.change(request.id, "certified", certificate={"sha256": digest, "file": sealed})
     return file
+
+
+def _escrow_destroyed(ledger: Ledger, request: Request) -> bool:
+    """Say whether the records in escrow are gone: noted when they were, and still not there."""
+    return bool(request.facts.get("shredded")) and not ledger.escrow.of(request.id)
 
 
 def _unchanged_audit(ledger: Ledger, request: Request) -> Path:
@@ -102,6 +114,14 @@ def _unchanged_audit(ledger: Ledger, request: Request) -> Path:
         raise LedgerError(
             f"{folder / VERDICT} is not the verdict that the ledger holds; {_what_helps(request)}"
         )
+    return folder
+
+
+def _base(ledger: Ledger, request: Request, adapter: str) -> Path | None:
+    """Return the folder of the base, where it is a folder and by the lineage the right one."""
+    folder, line = Path(setup_of(ledger, request).model), Lineage.read(adapter)
+    if line is None or not folder.is_dir() or weights_digest(folder) != line.base.digest:
+        return None
     return folder
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from unlearn.apps.requests.evidence import audit_digest, audit_of, verdict_digest
+from unlearn.apps.requests.intake import note_shredded, unshredded
 from unlearn.apps.requests.ledger import schema
 from unlearn.apps.requests.ledger.chain import START, Entry, first_break, head_problem
 from unlearn.apps.requests.ledger.escrow import Deposit
@@ -18,7 +20,7 @@ from unlearn.apps.requests.ledger.writer import differing, follow, request_of
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.provenance.lineage import weights_digest
 
-__all__ = ["LedgerCheck", "check"]
+__all__ = ["LedgerCheck", "check", "check_and_finish"]
 
 _SHOWN = 20
 
@@ -33,6 +35,7 @@ class LedgerCheck:
         head: hash of the last; note it elsewhere, to notice a ledger put back to an old copy.
         problems: what does not hold, the first broken entry first; empty when all does.
         notes: leftovers that are no sign of tampering.
+        unfinished: ids of closed requests of which it is not noted that their records are gone.
     """
 
     requests: int
@@ -40,6 +43,7 @@ class LedgerCheck:
     head: str
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -78,16 +82,63 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
             "back to an older copy, or rewritten"
         )
     problems += _rows(entries, rows)
+    unfinished: list[str] = []
     if files and not problems:
         requests = [request_of(row) for row in rows]
+        unfinished = [each.id for each in requests if unshredded(ledger, each)]
+        strays = [path for path in strays if not _belongs_to(path, unfinished)]
         bad = [each for look in (_escrow, _adapters, _audits) for each in look(ledger, requests)]
         # files change while they are looked at, as requests do
         now = {request.id: request for request in ledger.requests()} if bad else {}
         problems += [problem for request, problem in bad if now.get(request.id) == request]
+        problems += _left_in_escrow(ledger, unfinished)
     notes = [f"{path} is left over from an interrupted command" for path in strays]
     more = len(problems) - _SHOWN
     shown = problems[:_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
-    return LedgerCheck(len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes))
+    return LedgerCheck(
+        len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes), tuple(unfinished)
+    )
+
+
+def check_and_finish(ledger: Ledger, *, expect_head: str | None = None) -> LedgerCheck:
+    """Check a ledger, finish what interrupted commands left of closed requests, and check again.
+
+    Where anything else does not hold, nothing is touched: a ledger that was put back to another
+    copy does not know what is closed.
+
+    Args:
+        ledger: which.
+        expect_head: see `check`.
+
+    Returns:
+        What was found, with a note of what was finished.
+    """
+    found = check(ledger, expect_head=expect_head)
+    left = set(_left_in_escrow(ledger, found.unfinished))
+    if not found.unfinished or set(found.problems) - left:
+        return found
+    notes = []
+    for name in found.unfinished:
+        ledger.escrow.shred(*ledger.escrow.of(name))
+        note_shredded(ledger, ledger.get(name))
+        notes.append(
+            f"request {name} is closed: its records in escrow are gone, which is noted now"
+        )
+    again = check(ledger, expect_head=expect_head)
+    return replace(again, notes=(*notes, *again.notes))
+
+
+def _left_in_escrow(ledger: Ledger, names: Sequence[str]) -> list[str]:
+    """Say which records of closed requests still lie in escrow."""
+    return [
+        f"request {name} is closed, and its records still lie in escrow: {path}"
+        for name in names
+        for path in ledger.escrow.of(name)
+    ]
+
+
+def _belongs_to(path: Path, names: Sequence[str]) -> bool:
+    return path.name.lstrip(".").startswith(tuple(names)) if names else False
 
 
 def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:

@@ -12,8 +12,9 @@ from unlearn.apps.requests.ledger.escrow import Deposit
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request, new_id
 from unlearn.apps.requests.locate import Located
+from unlearn.apps.requests.remains import unsettled
 from unlearn.data.records import Record, Records
-from unlearn.errors import LedgerError, UnlearnError, did_you_mean
+from unlearn.errors import LedgerError, OutputError, UnlearnError, did_you_mean
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -27,11 +28,14 @@ __all__ = [
     "deposited",
     "escrowed",
     "line_of",
+    "note_shredded",
     "outcome_named",
+    "reason_given",
     "selectors_of",
     "settle",
     "setup_of",
     "uncleaned",
+    "unshredded",
     "untrained",
 ]
 
@@ -289,34 +293,117 @@ def uncleaned(request: Request) -> list[Mapping[str, Any]]:
     return [a for a in request.facts.get("artifacts", ()) if a["status"] == "found"]
 
 
-def close(ledger: Ledger, request: Request, outcome: Outcome | None = None) -> Request:
-    """Close a request, and shred its records.
+def close(
+    ledger: Ledger, request: Request, outcome: Outcome | None = None, *, reason: str | None = None
+) -> Request:
+    """Close a request, shred its records, and note that they are gone once they are.
+
+    May be repeated: of a request that is closed it finishes what a kill left in the escrow.
 
     Args:
         ledger: where.
         request: any that is open.
         outcome: None for what its state says: verified → pass, failed → fail, inconclusive.
+        reason: why it passes, or is incomplete, though something stands beside the verdict (see
+            `remains.unsettled`); kept encrypted.
 
     Returns:
         The request, closed.
 
     Raises:
-        LedgerError: if it cannot be closed with that outcome, or is being worked on.
+        LedgerError: if it cannot be closed with that outcome, or not without a reason, or is being
+            worked on.
+        OutputError: if the records could not be shredded; closing again tries again.
     """
     with (
         ledger.lease_of(request) as lease,
         ledger.writing(lease, request.line) as writer,
     ):
         current = writer.get(request.id)
-        chosen = outcome or _by_state(current)
-        _allow(current, chosen)
-        old = current.facts.get("escrow")
-        closed = writer.change(request.id, "closed", outcome=chosen, escrow=None, run=None)
+        if current.state != "closed":
+            chosen = outcome or _by_state(current)
+            _allow(current, chosen)
+            _reasoned(ledger, current, chosen, reason)
+            noted = {} if reason is None else {"reason": _sealed_reason(ledger, current, reason)}
+            current = writer.change(
+                request.id, "closed", outcome=chosen, escrow=None, run=None, **noted
+            )
+        elif outcome not in {None, current.facts.get("outcome")}:
+            raise LedgerError(
+                f"request {request.id} is closed as {current.facts.get('outcome')} already"
+            )
         strays = ledger.escrow.strays(writer.deposits())
     # kept until the ledger says closed: a kill in between leaves a stray, which goes here later
     ledger.escrow.shred(*strays)
-    assert old is None or not (ledger.escrow.folder / old["name"]).exists()
-    return closed
+    return note_shredded(ledger, current)
+
+
+def note_shredded(ledger: Ledger, request: Request) -> Request:
+    """Note that the records of a closed request are gone, if they are: nothing else says so.
+
+    Args:
+        ledger: where.
+        request: closed.
+
+    Returns:
+        The request; as it was where nothing of it was ever in escrow.
+
+    Raises:
+        OutputError: if a file of it is still there.
+    """
+    if not _was_in_escrow(ledger, request):
+        return request
+    if left := ledger.escrow.of(request.id):
+        raise OutputError(
+            f"{left[0]} is still there: request {request.id} is closed, and its records are not "
+            f"shredded; `unlearn request close {request.id}` tries again"
+        )
+    with ledger.writing() as writer:
+        current = writer.get(request.id)
+        if current.facts.get("shredded"):
+            return current
+        return writer.change(request.id, "shredded", shredded=True)
+
+
+def unshredded(ledger: Ledger, request: Request) -> bool:
+    """Say whether a request is closed, and its records are still there or not noted to be gone.
+
+    False where the escrow itself is elsewhere: nothing can be said, or finished, from here.
+    """
+    if request.state != "closed" or not ledger.escrow.folder.is_dir():
+        return False
+    if request.facts.get("shredded"):
+        return bool(ledger.escrow.of(request.id))
+    return _was_in_escrow(ledger, request)
+
+
+def _was_in_escrow(ledger: Ledger, request: Request) -> bool:
+    return any(event.facts.get("escrow") for event in ledger.history(request.id))
+
+
+def _reasoned(ledger: Ledger, request: Request, outcome: Outcome, reason: str | None) -> None:
+    """Refuse to close over what stands beside the verdict without a reason."""
+    if outcome not in {"pass", "incomplete"} or (reason or "").strip():
+        return
+    if beside := unsettled(ledger, request):
+        raise LedgerError(
+            f"request {request.id}: {'; '.join(beside)}; say with --reason why it is closed as "
+            f"{outcome} all the same"
+        )
+
+
+def _sealed_reason(ledger: Ledger, request: Request, reason: str) -> str:
+    return ledger.sealer.seal(reason.strip(), _reason_of(request))
+
+
+def reason_given(ledger: Ledger, request: Request) -> str | None:
+    """Return the reason with which a request was closed; None where none was given."""
+    sealed = request.facts.get("reason")
+    return None if sealed is None else str(ledger.sealer.open(sealed, _reason_of(request)))
+
+
+def _reason_of(request: Request) -> str:
+    return f"reason of closing request {request.id}"
 
 
 def outcome_named(name: str | None) -> Outcome | None:

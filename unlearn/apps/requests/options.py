@@ -310,6 +310,15 @@ class CloseOptions(LedgerOptions):
             "carried out, and fail gives up on what one did."
         ),
     ] = None
+    reason: Annotated[
+        str | None,
+        Field(
+            description="Why it is closed as pass or incomplete though something stands beside the "
+            "verdict: a secret in a kept record, what a sweep left open, a verdict before that "
+            "was none. Kept encrypted in the ledger; the certificate says that there is one."
+        ),
+        Flag(metavar="TEXT"),
+    ] = None
     yes: Yes = False
 
 

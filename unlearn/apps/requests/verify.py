@@ -25,6 +25,7 @@ from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
+from unlearn.apps.requests.secrets_given_out import secrets_given_out
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError
 from unlearn.provenance.lineage import Lineage, now
@@ -321,7 +322,10 @@ def _noted(ledger: Ledger, subject: _Subject, result: _Result) -> dict[str, Any]
     return {
         "outcome": str(verdict["outcome"]),
         "tier": verdict.get("tier"),
-        "policy": {key: policy.get(key) for key in ("name", "sha256")},
+        "policy": {key: policy.get(key) for key in ("name", "sha256", "chosen")},
+        "secrets": secrets_given_out(
+            result.folders[0], subject.forget_records, subject.retain_records
+        ),
         "adapter": subject.newest.digest,
         "audit": audit_digest(result.folder),
         "file": verdict_digest(result.folder),

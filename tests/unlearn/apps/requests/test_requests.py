@@ -28,7 +28,9 @@ def certifying(
 ) -> Path:
     assert (audit / "audit.json").is_file()
     assert replay is None
-    told = {key: getattr(deletion, key) for key in ("records", "artifacts", "not_claimed")}
+    told = {
+        key: getattr(deletion, key) for key in ("records", "artifacts", "not_claimed", "remains")
+    }
     digest = weights_digest(models.after)
     output.write_text(json.dumps({**(deletion.request or {}), **told, "after": digest}))
     return output
@@ -95,13 +97,20 @@ def test_the_whole_road_and_no_personal_text_on_it(
     left = {a["kind"]: a["cleaned"] for a in statement["artifacts"]}
     assert left == {"adapter": True, "raw": True, "cache": None}
     assert len(statement["records"]) == 2
+    assert statement["remains"]["secrets_in_kept_records"] == 1
+    assert statement["remains"]["secrets"] == {"records": 1, "come_out": 0, "kept_records": 0}
     # it was decided twice before on this adapter, which a reader must know
     assert "verdicts before this one were FAIL, INCONCLUSIVE." in statement["not_claimed"][0]
     case.json("sweep", one, "--purge", "--unclear", "--yes")
     assert not (home() / "cache" / "scores").exists()
     escrow = case.ledger.escrow
     assert len(list(escrow.folder.iterdir())) == 2
-    assert case.json("close", one, "--yes")["outcome"] == "pass"
+    told = case.call("close", one, "--yes", code=2)
+    assert "1 kept record holds a secret of the records" in told
+    assert "this is verdict 3 on the request" in told
+    words = ["--yes", "--reason", "r2 stays: her flatmate asked for it"]
+    assert case.json("close", one, *words)["outcome"] == "pass"
+    assert case.json("close", one, "--yes")["outcome"] == "pass"  # which may be repeated
     assert len(list(escrow.folder.iterdir())) == 1
     assert case.json("list", "--check", "--state", "open")["check"]["ok"]
     assert "everything holds" in case.call("check")

@@ -176,18 +176,19 @@ def check(options: CheckOptions) -> None:
 
     Exit code 1 when something does not hold; the first broken entry is named. Note the head
     somewhere else: from the ledger alone it cannot be seen that all of it was put back to an older
-    copy, nor what somebody who has the key has changed.
+    copy, nor what somebody who has the key has changed. Records in escrow that an interrupted close
+    left behind are shredded, if all else holds.
     """
     from unlearn.apps.cli.request.show import checked, echo_json
     from unlearn.apps.cli.verbs import certificate
-    from unlearn.apps.requests.check import check as check_ledger
+    from unlearn.apps.requests.check import check_and_finish
     from unlearn_eval.certificate.options import CertificateCheckOptions
 
     if (options.file is None) != (options.key is None):
         raise OptionError("check a certificate with its signer's public key: CERTIFICATE --key PUB")
     if options.file is not None and options.key is not None:
         certificate.check(CertificateCheckOptions(options.file, options.key, json=options.json))
-    result = check_ledger(options.open_ledger(examine=True), expect_head=options.expect_head)
+    result = check_and_finish(options.open_ledger(examine=True), expect_head=options.expect_head)
     if options.json:
         echo_json(check_content(result))
     else:
@@ -197,7 +198,11 @@ def check(options: CheckOptions) -> None:
 
 
 def close(options: CloseOptions) -> None:
-    """Close a request, and shred its records in the escrow."""
+    """Close a request, and shred its records in the escrow.
+
+    What stands beside the verdict (a secret in a kept record, what a sweep left open, a verdict
+    before that was none) asks for a --reason. May be repeated where it was interrupted.
+    """
     from unlearn.apps.cli.request.show import answer, confirmed
     from unlearn.apps.requests import intake
 
@@ -206,6 +211,6 @@ def close(options: CloseOptions) -> None:
     outcome = intake.outcome_named(options.outcome)
     if not confirmed(f"Close request {entered.id} and shred its records?", options.yes):
         raise typer.Exit(0)
-    closed = intake.close(ledger, entered, outcome)
+    closed = intake.close(ledger, entered, outcome, reason=options.reason)
     outcome_line = f"Request [bold]{closed.id}[/bold] is closed: {closed.facts['outcome']}."
     answer(options.json, request_content(closed), outcome_line)

@@ -131,11 +131,15 @@ def shown(ledger: Ledger, request: Request) -> None:
         said(f"  taken out by {escape(price.words)}")
     if told["secrets_in_kept_records"]:
         show_note(f"{told['secrets_in_kept_records']} kept record(s) hold one of its secrets")
+    if told["secrets_that_come_out"]:
+        show_note(f"the model completes a secret of {told['secrets_that_come_out']} record(s)")
     if told["verdict"]:
         tier = f" (tier {told['verdict']['tier']})" if told["verdict"]["tier"] else ""
         said(f"  verdict: [bold]{told['verdict']['outcome']}[/bold]{tier}")
         for reason in told["reasons"]:
             said(f"    {escape(reason)}")
+    if told["reason"]:
+        said(f"  closed all the same, because: {escape(told['reason'])}")
     if told["artifacts_list"]:
         artifact_table(told["artifacts_list"])
     rows = [[str(e["seq"]), e["at"], e["event"], e["state"]] for e in told["history"]]

@@ -25,6 +25,8 @@ def _group() -> None:
 def check(options: CertificateCheckOptions) -> None:
     """Check signature and dates, offline, and whether it is about this adapter and this audit.
 
+    What is certified and was not given to compare is listed as not looked at.
+
     Exit codes: 0 it verifies; 1 it does not; 2 the input is wrong. A signed FAIL verifies too.
     """
     from unlearn_eval.certificate import check_certificate
@@ -33,6 +35,7 @@ def check(options: CertificateCheckOptions) -> None:
         options.file,
         options.key,
         adapter=options.adapter,
+        base=options.base,
         audit=options.audit,
         references=options.references,
     )

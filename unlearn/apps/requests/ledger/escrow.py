@@ -112,6 +112,19 @@ class Escrow:
         files = (path for path in self.folder.iterdir() if ".sealed" in path.name)
         return sorted(path for path in files if path.name not in known)
 
+    def of(self, request: str) -> list[Path]:
+        """Return all files of a request that are there, whatever the ledger says of them.
+
+        Raises OutputError where there is no escrow to look into: of records that may lie on another
+        machine nothing is known.
+        """
+        if not self.folder.is_dir():
+            raise OutputError(
+                f"{self.folder} is not there: the records in escrow lie elsewhere, or nowhere; do "
+                "it on the machine that holds them, or make an empty folder where they never were"
+            )
+        return sorted(p for p in self.folder.iterdir() if p.name.lstrip(".").startswith(request))
+
     def shred(self, *paths: Path) -> None:
         """Overwrite, flush and unlink files.
 

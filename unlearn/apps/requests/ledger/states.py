@@ -30,12 +30,14 @@ EVENTS: dict[str, tuple[tuple[State | None, ...], State | None]] = {
     "cleaned": (OPEN, None),
     "certified": ((*_DECIDED, "closed"), None),
     "closed": (OPEN, "closed"),
+    "shredded": (("closed",), None),
 }
 """Event → (states it may happen in, the state it leads to; None: stays as it was).
 
 `added` happens to no request yet. `planned` and `abandoned` bracket a run that is under way;
 `superseded` follows when a later run on the same line of adapters made a new adapter, for which
-the old verdict does not hold.
+the old verdict does not hold. `shredded` follows `closed` once the records in escrow are seen to be
+gone.
 """
 
 

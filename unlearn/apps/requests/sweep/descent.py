@@ -45,7 +45,10 @@ class Node:
         kind: what it looks like.
         files: what it is made of.
         digest: of its weights, where they are safetensors.
-        lineage: what it says of itself, if it does and can be understood.
+        lineage: what it says of itself, if that can be understood and was written for these
+            weights.
+        claimed: what it says of itself if it was written for other weights. It speaks against the
+            folder, and never for it: anybody can lay it there.
         problem: why the lineage cannot be understood.
         named: folders that its configuration says it was made from.
         unreadable: why its weights cannot be read.
@@ -56,6 +59,7 @@ class Node:
     files: tuple[Path, ...]
     digest: str | None = None
     lineage: Lineage | None = None
+    claimed: Lineage | None = None
     problem: str | None = None
     named: tuple[str, ...] = ()
     unreadable: str | None = None
@@ -116,19 +120,25 @@ def node(folder: Path, files: Collection[Path]) -> Node | None:
         or "quantization_config" in config
     ):
         kind = "quantized export"
-    line, problem = None, None
-    try:
-        line = Lineage.read(folder)
-    except LineageError as error:
-        problem = str(error)
+    line, problem = _lineage(folder)
     digest, broken = _digest(folder, weights)
+    fits = line is not None and digest is not None and line.digest == digest
     named = tuple(
         str(config[key])
         for key in ("_name_or_path", "base_model_name_or_path", "model_name_or_path")
         if config.get(key) and kind != "adapter"
     )
     made_of = tuple(sorted({*weights, *states, *beside}))
-    return Node(folder, kind, made_of, digest, line, problem, named, broken)
+    own, claimed = (line, None) if fits else (None, line)
+    return Node(folder, kind, made_of, digest, own, claimed, problem, named, broken)
+
+
+def _lineage(folder: Path) -> tuple[Lineage | None, str | None]:
+    """Return what lies beside weights as their lineage, or why it cannot be read."""
+    try:
+        return Lineage.read(folder), None
+    except (LineageError, OSError, ValueError, RecursionError) as error:
+        return None, " ".join(str(error).split())[:200]
 
 
 def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | None]:
@@ -146,7 +156,7 @@ def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | No
 def _config(folder: Path) -> Mapping[str, object]:
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -182,9 +192,8 @@ def descendants(nodes: Sequence[Node], family: Family) -> Iterator[tuple[Node, b
 def _known(each: Node, family: Family, nodes: Iterable[Node]) -> str | None:
     if each.digest and each.digest in {family.current, family.base}:
         return None
-    if each.lineage is not None:
-        why = _by_lineage(each.lineage, family)
-        if why:
+    for line in (each.lineage, each.claimed):
+        if line is not None and (why := _by_lineage(line, family)):
             return why
     if each.digest in family.tainted:
         return "its weights are those of an adapter that learned the records"
@@ -267,4 +276,6 @@ def _unclear(each: Node, family: Family) -> str | None:
     merged = _merged(each, family, ())
     if merged is not None and merged >= _RELATED:
         return f"is somewhat like an adapter that learned the records (cosine {merged:.2f})"
+    if each.claimed is not None:
+        return "the lineage beside it was written for other weights"
     return "has no lineage that says what it learned"

@@ -9,6 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from unlearn.provenance.digests import weight_files
+
 __all__ = ["NOT_READ", "likeness", "unreadable"]
 
 NOT_READ = (SafetensorError, OSError, ValueError, KeyError, RuntimeError)
@@ -101,7 +103,7 @@ def _index(folder: Path) -> dict[str, Path]:
     from safetensors import safe_open
 
     files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder).values():
         with safe_open(path, framework="pt") as file:
             files |= dict.fromkeys(file.keys(), path)
     return files

@@ -298,6 +298,31 @@ def test_what_descends_from_records_is_found_and_nothing_else(place: Path, key: 
     assert "learned 2 of the records" in found["learned"][2]
 
 
+def test_a_lineage_beside_other_weights_says_nothing_for_them(
+    place: Path, adapter: Path, key: Key
+) -> None:
+    """A copied `lineage.json` must not launder weights; one that admits the records counts."""
+    line = Lineage.read(place / "learned")
+    assert line is not None
+    for number, name in enumerate(("saved_again", "half", "admits"), start=1):
+        folder = place / name
+        shutil.copytree(place / "learned", folder, ignore=shutil.ignore_patterns("check*"))
+        weights = load_file(folder / "adapter_model.safetensors")
+        weights = {k: v * (1 + number / 100) for k, v in weights.items()}
+        save_file(weights, folder / "adapter_model.safetensors")
+    for name in ("saved_again", "half"):
+        shutil.copy(place / "references" / "lineage.json", place / name)
+    (place / "half" / "adapter_model.safetensors").rename(place / "half" / "model.gguf")
+    family = Family(key.id, frozenset(line.records.trained[:2]), None, None, None, {line.digest})
+    judged = {
+        each.path.name: (known, why) for each, known, why in descendants(nodes_under(place), family)
+    }
+    assert judged["saved_again"] == (False, "the lineage beside it was written for other weights")
+    assert judged["half"] == (False, "the lineage beside it was written for other weights")
+    assert judged["admits"] == (True, "learned 2 of the records")
+    assert "references" not in judged
+
+
 def test_the_cosine_tells_a_merge_from_a_stranger(place: Path) -> None:
     base, learned = place / "base", place / "learned"
     merged = likeness(place / "merged", base, learned)
