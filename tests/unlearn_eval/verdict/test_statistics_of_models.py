@@ -180,6 +180,14 @@ def test_a_place_with_what_unseen_people_say() -> None:
     assert isinstance(alone, Place)
     assert (alone.agreeing, alone.position.freedom) == (None, 4)
     assert alone.position.sd == pytest.approx(math.sqrt(own))
+    for probe in ("deviation", "worst_record"):  # the floor is of the forgotten records
+        ready = model_statistic(probe, given.plain, "after", given.references, floor=0.01)
+        others = ready.statistic(ready.forget, ready.holdout)[1:]
+        there = placed(given, View(), probe, 0.01, [])
+        assert isinstance(there, Place)
+        assert there.position.floor == pytest.approx(ready.floor(ready.forget, others))
+        every = np.arange(ready.records + ready.unseen)
+        assert there.position.floor != pytest.approx(ready.floor(every, others))
     before = placed(given, View(), "loss", 0.0, [], "before")
     assert isinstance(before, Place)
     assert before.position.value > values.max() + 3
