@@ -84,6 +84,12 @@ def test_a_token_without_another_leaves_the_others_as_they_are() -> None:
     found = cross_entropy_without_target(logits, target)
     assert found[0] == 0.0
     assert found[1] == cross_entropy_without_target(logits[1:], target[1:])[0]
+    logits.requires_grad_()
+    cross_entropy_without_target(logits, target).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == [0.0, 0.0, 0.0]
+    assert logits.grad[1].isfinite().all()
+    logits = logits.detach()
     apart = cross_entropy_without_target(logits.view(2, 1, 3), target.view(2, 1))
     assert torch.equal(apart, found.view(2, 1))
 

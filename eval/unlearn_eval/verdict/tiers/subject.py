@@ -47,7 +47,7 @@ def decide_by_rank(evidence: Evidence, policy: Policy, level: float | None = Non
     tests = [_test(evidence, evidence.scores(view), "after", probe) for view, probe in cells]
     p_values = [1.0 if isinstance(t, str) or math.isnan(t.p_value) else t.p_value for t in tests]
     # 1/20 and the like are not exact in binary
-    reached = [bool(p <= level * (1 + 1e-9)) for p in holm(p_values)] if cells else []
+    reached = [bool(p <= level * (1 + 1e-9)) for p in holm(p_values)]
     probes = [
         ProbeResult(
             probe,

@@ -202,16 +202,15 @@ def _negative(evidence: Evidence, policy: Policy) -> Gate:
     if not states:
         return Gate("G2", None, "neither a reference nor the base to compare the twins on")
     low, high = 0.5 - policy.delta, 0.5 + policy.delta
-    worst, where, some = 0.0, "", False
+    worst, where = 0.0, ""
     for state in states:
         for probe, interval in _intervals(evidence, policy, state, 1 - 2 * policy.alpha):
-            some = True
             far = max(low - interval.low, interval.high - high)
             if interval.method not in _VERDICT:
                 return Gate("G2", None, f"{state}: no interval that decides: {interval.note}")
             if not where or far > worst:
                 worst, where = far, f"{state}: θ of {probe} is {_shown(interval)}"
-    if not some:
+    if not where:
         return Gate("G2", None, "no probe could be computed for what never saw the records")
     words = f"{where}; all of it must lie within [{low:.2f}, {high:.2f}]"
     if worst > 0:
