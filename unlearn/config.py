@@ -154,6 +154,31 @@ Overrides = Annotated[
 """Options by name; the command line gives each as a word `key=value`, its value as in YAML."""
 
 
+_DEEPEST = 100
+"""Lists and objects within each other in YAML: recipes of the toolkit have six."""
+
+
+def nested_too_deeply(text: str) -> bool:
+    """Say whether YAML is nested so deeply that its parser might not survive it.
+
+    What cannot be parsed at all is left to the parser, which says why.
+    """
+    import yaml
+
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                return True
+    except RecursionError:
+        return True
+    except yaml.YAMLError:
+        return False
+    return False
+
+
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse `key=value` words, the values as YAML (`1e-5` is a number).
 
@@ -172,6 +197,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for word in words:
         if "=" not in word or word.startswith("="):
             raise OptionError(f"-o {word}: write key=value")
+        if nested_too_deeply(word.partition("=")[2]):
+            raise OptionError(f"-o {word.partition('=')[0]}: nested too deeply")
     try:
         found = OmegaConf.to_container(OmegaConf.from_dotlist(words))
     except Exception as error:

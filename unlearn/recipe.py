@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
-from unlearn.config import StrictModel, parse_overrides, validated
+from unlearn.config import StrictModel, nested_too_deeply, parse_overrides, validated
 from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "recipe_folder",
     "recipe_names",
     "recipe_path",
+    "recipe_text",
 ]
 
 _LONGEST = 4096
@@ -131,6 +132,34 @@ def recipe_path(name: str) -> Path:
     return recipe_folder() / f"{name if name in found else found[0]}.yaml"
 
 
+def recipe_text(path: Path) -> str:
+    """Return the text of a recipe, if it is one that can be parsed safely.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The text.
+
+    Raises:
+        OptionError: if it cannot be read, is not UTF-8, or is nested too deeply (which the parser
+            of YAML would not survive).
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise OptionError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise OptionError(f"recipe {path}: not UTF-8 text (byte {error.start})") from None
+    if nested_too_deeply(text):
+        raise OptionError(f"recipe {path}: nested too deeply")
+    return text
+
+
+def _shortly(error: Exception) -> str:
+    return str(error) if len(str(error)) < _LONGEST else f"{str(error)[:_LONGEST]}…"
+
+
 def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
     """Load and validate a recipe.
 
@@ -146,18 +175,18 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
         OptionError: if it is of another kind, not YAML, or has an unknown key or impossible value.
     """
     path = recipe_path(name)
+    parse_overrides(overrides)  # complains about words without `=`
     try:
         # OmegaConf reads 1e-5 as a number, which YAML 1.1 does not
-        loaded = OmegaConf.load(path)
+        loaded = OmegaConf.create(recipe_text(path))
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise OptionError(f"recipe {path.name} needs {key}: write {key}=… behind it") from None
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise OptionError(f"recipe {path}: {error}") from error
-    if overrides:
-        parse_overrides(overrides)  # complains about words without `=`
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError, TypeError) as error:
+        # ValueError: a number of too many digits, or a date that is none
+        raise OptionError(f"recipe {path}: {_shortly(error)}") from error
     if not isinstance(values, dict) or "kind" not in values:
         raise OptionError(f"recipe {path}: no `kind:`; write kind: forget, compare or policy")
     (wanted,) = get_args(kind.model_fields["kind"].annotation)

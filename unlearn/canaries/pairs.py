@@ -146,7 +146,15 @@ class Canaries:
             return _parsed(Path(path).read_bytes().decode())
         except OSError as error:
             raise DataError(f"cannot read the canaries {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, DataError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            RecursionError,
+            DataError,
+        ) as error:
             # a message of the parser could quote the file
             why = str(error) if isinstance(error, DataError) else type(error).__name__
             raise DataError(

@@ -292,7 +292,7 @@ def _secrets(value: Any, record: Record, names: Mapping[str, str], where: str) -
     if isinstance(value, str):  # a CSV cell
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{where}: secrets is not a JSON list") from None
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{where}: secrets must be a list, not {type(value).__name__}")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from unlearn.errors import UnlearnError
+from unlearn.printable import printable
 from unlearn_eval.certificate.check import check_certificate
 
 __all__ = ["main"]
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             references=given.reference,
         )
     except UnlearnError as error:
-        sys.stderr.write(f"unlearn: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"unlearn: {printable(' '.join(str(error).split()))}\n")
         return 2
     sys.stdout.write("\n".join(result.lines()) + "\n")
     return 0 if result.ok else 1

@@ -89,14 +89,18 @@ def _is_time(value: Any) -> bool:
         return False
 
 
+_LARGEST = 2**63 - 1
+"""The largest whole number: others would not fit where numbers are computed with or shown."""
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return not isinstance(value, float) or math.isfinite(value)
+    return abs(value) <= _LARGEST if isinstance(value, int) else math.isfinite(value)
 
 
 def _matches(pattern: str) -> Callable[[Any], bool]:

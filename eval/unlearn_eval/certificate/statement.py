@@ -124,7 +124,7 @@ def build_certificate(
     statement = {
         "schema": 1,
         "created": made.isoformat(),
-        "expires": (made + datetime.timedelta(days=valid_days)).isoformat(),
+        "expires": _expiry(made, valid_days).isoformat(),
         "request": facts.request,
         "records": {
             "algorithm": "HMAC-SHA256",
@@ -163,6 +163,13 @@ def build_certificate(
     }
     limits = [*_limits(facts, digests), *not_claimed_by(statement), *deletion.not_claimed]
     return _fitted(statement | {"not_claimed": limits})
+
+
+def _expiry(made: datetime.datetime, valid_days: int) -> datetime.datetime:
+    try:
+        return made + datetime.timedelta(days=valid_days)
+    except OverflowError:
+        raise CertificateError(f"no calendar reaches {valid_days} days from now") from None
 
 
 @dataclass(frozen=True)

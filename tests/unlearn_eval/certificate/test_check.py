@@ -368,3 +368,44 @@ def test_a_check_is_printed_as_json(files, capfd, verb) -> None:
     found = json.loads(capfd.readouterr().out)
     assert found["ok"] is True
     assert [each["what"] for each in found["findings"]][:2] == ["signature", "dates"]
+
+
+@pytest.mark.parametrize("created", ["0001-01-01T00:00:00+00:00", "0001-01-01T00:00:00+23:59"])
+def test_a_certificate_of_the_year_one_has_expired(
+    case, save, private_key, public, created
+) -> None:
+    statement = case.statement() | {"created": created, "expires": created}
+    assert wrong(check_certificate(save(sign(statement, private_key)), public, now=NOW)) == [
+        "dates"
+    ]
+    statement |= {"expires": "9999-12-31T23:59:59-23:59"}
+    assert check_certificate(save(sign(statement, private_key)), public, now=NOW).ok
+    statement |= {"created": "9999-12-31T23:59:59-23:59"}
+    assert wrong(check_certificate(save(sign(statement, private_key)), public, now=NOW)) == [
+        "dates"
+    ]
+    with pytest.raises(CertificateError, match="no calendar"):
+        case.statement(valid_days=10**9)
+
+
+def test_a_certificate_of_odd_content_does_not_verify(case, save, private_key, public) -> None:
+    deep, digits = "[" * 100_000 + "]" * 100_000, "9" * 5_000
+    path = save()
+    envelope = path.read_text()
+    for text in (deep, digits, '{"payload": ' + deep + "}", '{"payloadType": 1e999}', "null"):
+        path.write_text(text)
+        assert wrong(check_certificate(path, public, now=NOW)) == ["signature"]
+    path.write_text(envelope)
+    statement = case.statement()
+    statement["counts"] = statement["counts"] | {"forget": 10**400}
+    assert wrong(check_certificate(save(sign(statement, private_key)), public, now=NOW)) == [
+        "content"
+    ]
+    content: list = []
+    for _ in range(900):
+        content = [content]
+    statement = case.statement()
+    statement["policy"] = statement["policy"] | {"content": {"alpha": content}}
+    assert wrong(check_certificate(save(sign(statement, private_key)), public, now=NOW)) == [
+        "policy"
+    ]

@@ -18,6 +18,7 @@ from unlearn.apps.cli.ending import (
     what_becomes_of_it,
 )
 from unlearn.errors import UnlearnError
+from unlearn.printable import printable
 from unlearn.processes import is_main, world_size
 
 __all__ = ["run"]
@@ -113,7 +114,7 @@ def _usage(error: Any) -> int:
     """Show what is wrong with the words of the command, in one line."""
     text = str(error.format_message()).rstrip()
     if type(error).__name__ == "NoArgsIsHelpError":
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
         return 0
     context = getattr(error, "ctx", None)
     return _fail(text + (f" (see `{context.command_path} --help`)" if context else ""))
@@ -129,7 +130,7 @@ def _stopped(how: str, code: int, words: str) -> int:
 
 def _fail(message: str, code: int = 2) -> int:
     with contextlib.suppress(OSError, AttributeError):  # nobody hears it
-        sys.stderr.write("unlearn: " + " ".join(message.split()) + "\n")
+        sys.stderr.write("unlearn: " + printable(" ".join(message.split())) + "\n")
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn.apps.cli.ending import hang_up
+from unlearn.printable import printable
 from unlearn.processes import is_main
 from unlearn.runs.progress import PlainLines, bar
 from unlearn_eval.report.formats import duration
@@ -39,7 +40,15 @@ STYLES = {"shown": "green", "open": "yellow", "not forgotten": "red", "plain": "
 
 
 class _Console(Console):
-    """Goes on where nobody reads any more (`| head`); Rich would end the process."""
+    """Goes on where nobody reads any more (`| head`); Rich would end the process.
+
+    What it prints is `printable`: ids, labels and paths in it come from others, and Rich lets
+    escape sequences through.
+    """
+
+    def render_str(self, text: str, **more: Any) -> Text:  # type: ignore[override]
+        """Make text of a string: every one that is printed, and every cell of a table."""
+        return super().render_str(printable(text), **more)
 
     def on_broken_pipe(self) -> None:
         """Say no more: the work is worth more than what is said of it."""

@@ -14,6 +14,7 @@ from unlearn.apps.cli.screen import console, show_note, table
 from unlearn.apps.requests.as_json import request_content, whole_request
 from unlearn.apps.requests.price import Price
 from unlearn.errors import OptionError
+from unlearn.printable import printable
 
 if TYPE_CHECKING:
     from unlearn.apps.requests.check import LedgerCheck
@@ -71,7 +72,7 @@ def confirmed(question: str, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise OptionError("nobody is here to confirm: pass --yes")
-    return typer.confirm(question)
+    return typer.confirm(printable(question))
 
 
 def listed(requests: Sequence[Request]) -> None:
@@ -231,11 +232,11 @@ def broken(failures: Sequence[Failed]) -> None:
     for each in failures:
         problem = each.problem
         if each.trace:
-            sys.stderr.write(each.trace)
+            sys.stderr.write(printable(each.trace))
             names = " ".join(each.requests)
             problem = (
                 f"the run of {names} broke off: {problem}; `unlearn request run {names}` goes on "
                 "with it as it was planned, and plans it anew when given other settings, such as "
                 "-o batch_size=1"
             )
-        sys.stderr.write("unlearn: " + " ".join(problem.split()) + "\n")
+        sys.stderr.write("unlearn: " + printable(" ".join(problem.split())) + "\n")

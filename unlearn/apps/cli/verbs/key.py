@@ -10,6 +10,7 @@ from pydantic import Field
 
 from unlearn.apps.cli.verb import add
 from unlearn.config import Flag, options
+from unlearn.printable import printable
 
 __all__ = ["KeyOptions", "key"]
 
@@ -45,8 +46,9 @@ def _show(path: Path) -> None:
     from unlearn_eval.certificate import key_id, load_signing_key
 
     name = key_id(load_signing_key(path).public_key())
-    typer.echo(f"private key  {path} (keep it secret, and keep a copy)")
-    typer.echo(f"public key   {path.with_suffix('.pub')} (give it to whoever checks certificates)")
+    typer.echo(printable(f"private key  {path} (keep it secret, and keep a copy)"))
+    public = path.with_suffix(".pub")
+    typer.echo(printable(f"public key   {public} (give it to whoever checks certificates)"))
     typer.echo(f"key id       {name} (SHA-256 of the raw public key)")
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from unlearn.apps.cli.verb import add
 from unlearn.config import Flag, options
+from unlearn.printable import printable
 from unlearn.runs.fields import Replace
 
 __all__ = ["recipes"]
@@ -57,9 +58,9 @@ def list_() -> None:
 
 def show(options: _Recipe) -> None:
     """Print a recipe."""
-    from unlearn.recipe import recipe_path
+    from unlearn.recipe import recipe_path, recipe_text
 
-    typer.echo(recipe_path(options.name).read_text(encoding="utf-8").rstrip())
+    typer.echo(printable(recipe_text(recipe_path(options.name)).rstrip()))
 
 
 def cp(options: _Copy) -> None:
@@ -74,7 +75,7 @@ def cp(options: _Copy) -> None:
         raise OutputError(f"{file} exists; pass --overwrite to replace it")
     with staged_file(file) as stage:
         stage.write_bytes(source.read_bytes())
-    typer.echo(f"copied to {file}; run it by naming the file")
+    typer.echo(printable(f"copied to {file}; run it by naming the file"))
 
 
 add(recipes, None, list_, "ls")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
+from unlearn.printable import printable
 from unlearn_eval.replay.options import ReplayFileOptions
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def replay(options: ReplayFileOptions) -> None:
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
     if options.json:
-        typer.echo(text)
+        typer.echo(printable(text))
     else:
         _show(result, file)
     raise typer.Exit(_CODES[result.outcome])

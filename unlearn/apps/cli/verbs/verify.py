@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
+from unlearn.printable import printable
 from unlearn_eval.verdict.options import VerifyFileOptions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def verify(options: VerifyFileOptions) -> None:
         models = Models(options.adapter, options.before)
         certify(options.audit, signed, models, verdict=verdict.as_dict(), replay=options.replay)
     if options.json:
-        typer.echo(text)
+        typer.echo(printable(text))
     else:
         _show(verdict, options.audit, file, signed if options.adapter else None)
     raise typer.Exit(_CODES[verdict.outcome])

@@ -31,14 +31,15 @@ def due_time(text: str) -> str:
     else:
         return f"{day.isoformat()}T23:59:59+00:00"
     moment: datetime.datetime | None = None
-    with contextlib.suppress(ValueError):
-        moment = datetime.datetime.fromisoformat(text)
-    if moment is None or moment.tzinfo is None:
+    with contextlib.suppress(ValueError, OverflowError):  # a year before 1 in UTC, or after 9999
+        given = datetime.datetime.fromisoformat(text)
+        moment = None if given.tzinfo is None else given.astimezone(datetime.UTC)
+    if moment is None:
         raise LedgerError(
             f"--due {text}: give a date such as 2026-03-22, or a time with its offset from "
             "UTC such as 2026-03-22T12:00+01:00"
         )
-    return moment.astimezone(datetime.UTC).isoformat(timespec="seconds")
+    return moment.isoformat(timespec="seconds")
 
 
 def due_words(request: Request) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from unlearn.apps.requests.sweep.bounded_reading import read_bytes
 from unlearn.apps.requests.sweep.merged_weights import NOT_READ, likeness, unreadable
 from unlearn.errors import LineageError, UnlearnError
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -155,8 +156,8 @@ def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | No
 
 def _config(folder: Path) -> Mapping[str, object]:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_bytes(folder / "config.json"))
+    except (UnlearnError, OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -172,6 +172,9 @@ def _look(
         links = sum(path.is_symlink() for path in files)
         log.links += links
         real = [path for path in files if path.is_file() and not path.is_symlink()]
+        for path in files:
+            if path not in real and not path.is_symlink():  # a pipe, a socket, a device
+                log.unreadable.append(f"{path} could not be read: no regular file")
         if dataset:
             yield from _data(folder, "saved dataset", "rewrite", matcher, log)
             continue
@@ -239,8 +242,9 @@ def _data(
 ) -> Iterator[Artifact]:
     try:
         rows = held(path, matcher)
-    except (DataError, OSError) as error:
-        log.unreadable.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
+    except Exception as error:  # whatever one file does, the others are to be looked into
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        log.unreadable.append(f"{path} could not be read: {reason}")
         return
     if rows:
         what = f"{rows} row(s) hold one of the records" if action == "rewrite" else "holds the text"
@@ -307,7 +311,7 @@ def note_sweep(
             entries[entry["name"]] = _noted(entry, facts, result, deleted)
         for artifact in result.artifacts:
             facts = artifact.told()
-            name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
+            name = ledger.key.mac(b"unlearn artifact\0" + os.fsencode(artifact.path))
             if entries.get(name, {}).get("status") == "found":
                 facts["status"] = "found"  # what made it known may have been taken from beside it
             hidden = {key: facts.pop(key) for key in ("path", "why")}

@@ -386,7 +386,9 @@ def test_a_rewrite_that_would_lose_a_row_is_refused(
     before = path.read_bytes()
     write = _datafiles._write_text
     monkeypatch.setattr(
-        _datafiles, "_write_text", lambda stage, text: write(stage, text.split("\n")[0])
+        _datafiles,
+        "_write_text",
+        lambda stage, text, *more: write(stage, text.split("\n")[0], *more),
     )
     with pytest.raises(OutputError, match="exactly its other 2 row"):
         rewrite(path, matcher)
