@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unlearn.data.tokenization import Example
@@ -29,7 +28,16 @@ from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit, fit, mean_loss, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
-from unlearn.training.stages import combined, counting, stage_seed, steps_of
+from unlearn.training.stages import (
+    StageOptions,
+    combined,
+    counting,
+    go_part_of_the_way,
+    put_weights,
+    stage_seed,
+    steps_of,
+    trained_weights,
+)
 
 __all__ = ["Old", "Search", "most_steps"]
 
@@ -37,6 +45,7 @@ _LEAST_SHARE = 0.1  # less of the rows is not worth a stage of its own
 _AMPLE = 1.25  # rows of a further stage, as a multiple of those that would just do
 _PACE = 0.4  # rate of a further stage, as a part of what its length alone would ask for: at the
 # whole, six steps on SmolLM2 went .4 nats too far, and the embedded model learned nothing more
+_LOOKS = 4  # at weights between those before and after a stage that went too far
 _SLOWER = 0.3  # of that, after a stage that led away from the target
 
 _BY_HEART = "the kept records were known by heart, so training was the original's, whole"
@@ -75,9 +84,9 @@ class Try:
 
     Attributes:
         kind: `candidate` for a short one that only shows which rate to take, `whole` for the
-            original's, else `stage`.
+            original's, `part` for weights between those before and after a stage, else `stage`.
         stage: its number.
-        factor: its path, as a multiple of the original's.
+        factor: its path, as a multiple of the original's; of `part`, the part of the way.
         learning_rate: its highest rate.
         steps: optimizer steps.
         rows: records that it went through, repeats counted.
@@ -130,7 +139,7 @@ class Search:
     progress: Callable[[int, int], None] | None = None
     old: Old | None = None
     tries: list[Try] = field(default_factory=list)
-    stages: list[TrainingOptions] = field(default_factory=list)
+    stages: list[StageOptions] = field(default_factory=list)
     _fits: list[Fit] = field(default_factory=list)
     _scored: int = 0
 
@@ -138,7 +147,7 @@ class Search:
         """Note where training starts, and how long it can take."""
         self._recipe = Recipe(self.whole, len(self.retain), self.budget.first)
         self._watched = [self.retain[i] for i in watched(len(self.retain))]
-        self._fresh = _weights(self.state)
+        self._fresh = trained_weights(self.state)
         self._planned = most_steps(self._recipe, self.budget)
         self._start: float | None = None
         self._broke_off = ""
@@ -150,8 +159,9 @@ class Search:
         adapter knew the kept records by heart; else stages follow until the watched loss is within
         `quality` of its target, or as many rows were seen as in the original training. Each goes
         through as many rows as all before it, or through fewer where at the speed of the last one
-        these would take the loss to its target. Where a stage leads away from it, the weights
-        before it stay, and one slower stage is tried.
+        these would take the loss to its target. Where a stage takes it too far, the weights go
+        only part of the way; where one leads away from it, those before stay, and a slower one is
+        tried.
 
         Returns:
             What all tries did together; `recipe` and `trail` are for the lineage.
@@ -188,7 +198,7 @@ class Search:
 
     def _whole(self) -> Fit:
         """Train as the original did."""
-        _put(self._fresh, self.state)
+        put_weights(self._fresh, self.state)
         result = fit(
             self.state,
             Objective(retain=NLL()),
@@ -211,7 +221,7 @@ class Search:
         )
 
     def _first_stage(self, factor: float) -> float:
-        """Train the first stage, anew at a lower rate while the last one was too high."""
+        """Train the first stage, anew at a lower rate while the last one taught nothing."""
         outcomes = [self._outcome(factor)]
         lower = sorted((each for each in FACTORS if each < factor), reverse=True)
         for again in lower or [factor / 2]:
@@ -225,23 +235,70 @@ class Search:
                 f"retrain: training broke off at the rate "
                 f"{outcomes[-1].training.learning_rate:g}, too: {self._broke_off}"
             )
-        _put(best.weights, self.state)
-        self.stages = [best.training]
-        return best.loss
+        put_weights(best.weights, self.state)
+        if not self._too_far(best.loss):
+            self.stages = [StageOptions.of(best.training)]
+            return best.loss
+        part, loss = self._part_of_the_way(0, self._fresh, self._fresh_loss(), best.loss)
+        self.stages = [StageOptions.of(best.training, part)]
+        return loss
 
     def _outcome(self, factor: float) -> _Outcome:
         """Train the first stage from fresh weights."""
         training = self._recipe.stage(self.budget.first, factor)
         loss = self._try("stage", 0, training, factor)
-        return _Outcome(loss, training, _weights(self.state))
+        return _Outcome(loss, training, trained_weights(self.state))
 
     def _too_high(self, loss: float | None) -> bool:
-        """Say whether a rate taught nothing, or far more than the old adapter had learned."""
-        if loss is None:
-            return True
-        if self.old is not None and loss - self.old.target <= self.budget.quality:
-            return loss - self.old.target < -self.budget.quality
-        return loss >= self._fresh_loss()
+        """Say whether a rate taught nothing."""
+        near = self.old is not None and loss is not None and not self._far(loss)
+        return loss is None or (not near and loss >= self._fresh_loss())
+
+    def _far(self, loss: float) -> bool:
+        """Say whether a loss is still above the target."""
+        return self.old is not None and loss - self.old.target > self.budget.quality
+
+    def _too_far(self, loss: float) -> bool:
+        """Say whether training went beyond what the old adapter had learned."""
+        return self.old is not None and loss - self.old.target < -self.budget.quality
+
+    def _part_of_the_way(
+        self, stage: int, begun: Mapping[str, Tensor], before: float, after: float
+    ) -> tuple[float, float]:
+        """Go back towards the weights before a stage, until the watched loss is near the target.
+
+        Args:
+            stage: its number.
+            begun: the weights before; those after are in place, and in the end those between.
+            before: the loss there, above the target.
+            after: the loss after the stage, below it.
+
+        Returns:
+            (part of the way, in 64ths; the loss).
+        """
+        assert self.old is not None
+        weights, target = trained_weights(self.state), self.old.target
+        low, high = (0.0, before), (1.0, after)  # ends of what is left to look at
+        part, loss = 1.0, after
+        for _ in range(_LOOKS):
+            share = (low[1] - target) / (low[1] - high[1])
+            part = round(64 * (low[0] + share * (high[0] - low[0]))) / 64
+            if not low[0] < part < high[0]:
+                break
+            put_weights(weights, self.state)
+            go_part_of_the_way(self.state, begun, part)
+            loss = self._loss()
+            seed, last = stage_seed(self.seed, stage), self.tries[-1]
+            self.tries.append(Try("part", stage, part, last.learning_rate, 0, 0, 0, seed, loss))
+            if abs(loss - target) <= self.budget.quality:
+                return part, loss
+            low, high = ((part, loss), high) if loss > target else (low, (part, loss))
+        put_weights(weights, self.state)
+        part, loss = min((low, high), key=lambda end: self._distance(end[1]))
+        if not part:  # nothing between is nearer than the weights after
+            return 1.0, after
+        go_part_of_the_way(self.state, begun, part)
+        return part, loss
 
     def _distance(self, loss: float | None) -> float:
         """Return how far a loss is from what is wanted: the target, or as little as possible."""
@@ -262,14 +319,18 @@ class Search:
             share = min(self._used, _LEAST_SHARE * math.ceil(needed / _LEAST_SHARE), left)
             if share < _LEAST_SHARE:
                 break
-            weights = _weights(self.state)
+            weights = trained_weights(self.state)
             training = self._recipe.further(self.stages[0], share, factor, pace)
             after = self._try("stage", len(self.stages), training, factor, start=weights)
+            if after is not None and self._too_far(after):
+                part, loss = self._part_of_the_way(len(self.stages), weights, loss, after)
+                self.stages.append(StageOptions.of(training, part))
+                break
             if after is not None and self._distance(after) <= self._distance(loss):
-                self.stages.append(training)
+                self.stages.append(StageOptions.of(training))
                 before, loss = loss, after
                 continue
-            _put(weights, self.state)
+            put_weights(weights, self.state)
             if pace < _PACE:
                 break
             pace *= _SLOWER
@@ -289,10 +350,10 @@ class Search:
     def _fresh_loss(self) -> float:
         """Return the watched loss before any training, measured once."""
         if self._start is None:
-            now = _weights(self.state)
-            _put(self._fresh, self.state)
+            now = trained_weights(self.state)
+            put_weights(self._fresh, self.state)
             self._start = self._loss()
-            _put(now, self.state)
+            put_weights(now, self.state)
         return self._start
 
     def _try(
@@ -304,7 +365,7 @@ class Search:
         start: Mapping[str, Tensor] | None = None,
     ) -> float | None:
         """Train from some weights, by default fresh ones; return the watched loss afterwards."""
-        _put(self._fresh if start is None else start, self.state)
+        put_weights(self._fresh if start is None else start, self.state)
         seed, loss = stage_seed(self.seed, stage), None
         before = sum(each.steps for each in self._fits)
         assert training.learning_rate is not None
@@ -340,7 +401,7 @@ class Search:
         epochs = sum(stage.epochs or 0 for stage in self.stages)
         return replace(
             total,
-            training=self.stages[0].model_copy(update={"epochs": epochs}),
+            training=self.stages[0].training.model_copy(update={"epochs": epochs}),
             notes=(*total.notes, *self._notes(loss, used, trail["cost"]["of_retraining"])),
             recipe={
                 "training": self.whole.model_dump(),
@@ -403,17 +464,3 @@ def most_steps(recipe: Recipe, budget: Budget) -> int:
     share = probe_share(recipe)
     tried = [recipe.candidate(share, factor) for factor in FACTORS] if share else []
     return steps_of([*tried, recipe.stage(budget.most, FACTORS[0])], recipe.records)
-
-
-def _weights(state: ModelState) -> dict[str, Tensor]:
-    """Return a copy of the weights that train."""
-    named = state.model.named_parameters()
-    return {name: p.detach().clone() for name, p in named if p.requires_grad}
-
-
-def _put(weights: Mapping[str, Tensor], state: ModelState) -> None:
-    """Set the weights that train."""
-    with torch.no_grad():
-        for name, p in state.model.named_parameters():
-            if name in weights:
-                p.copy_(weights[name])

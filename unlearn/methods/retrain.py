@@ -19,6 +19,7 @@ from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions, total_steps
+from unlearn.training.stages import StageOptions
 from unlearn.training.trainer import Objective
 
 __all__ = ["run", "same_training", "stages_of"]
@@ -27,7 +28,7 @@ __all__ = ["run", "same_training", "stages_of"]
 _APPROXIMATE = "or choose an approximate method, such as --method pilot, that needs none of this"
 
 
-def stages_of(parent: Lineage | None, given: Mapping[str, Any]) -> tuple[TrainingOptions, ...]:
+def stages_of(parent: Lineage | None, given: Mapping[str, Any]) -> tuple[StageOptions, ...]:
     """Return the trainings, one after another, that made an adapter retrained with a budget.
 
     Args:
@@ -41,7 +42,7 @@ def stages_of(parent: Lineage | None, given: Mapping[str, Any]) -> tuple[Trainin
         OptionError: for an option that is unknown or impossible.
     """
     stages = (parent.finetuned_with if parent else {}).get("stages") or ()
-    return tuple(validated(TrainingOptions, {**each, **given}, "retrain") for each in stages)
+    return tuple(validated(StageOptions, {**each, **given}, "retrain") for each in stages)
 
 
 def run(job: Job) -> tuple[ModelState, Fit]:

@@ -29,7 +29,7 @@ from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
-from unlearn.training.stages import fit_stages, steps_of
+from unlearn.training.stages import StageOptions, fit_stages, steps_of
 
 __all__ = ["Reference", "ReferenceTrainer", "plan_of", "train_missing"]
 
@@ -104,7 +104,7 @@ class ReferenceTrainer:
     base: ModelState | None = None
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    stages: Sequence[TrainingOptions] = ()
+    stages: Sequence[StageOptions] = ()
     start: Path | None = None
 
     def made_from(
@@ -140,9 +140,9 @@ class ReferenceTrainer:
         return result.notes
 
     @property
-    def _stages(self) -> Sequence[TrainingOptions]:
+    def _stages(self) -> Sequence[StageOptions]:
         """The trainings that make a reference."""
-        return self.stages or (self.training,)
+        return self.stages or (StageOptions.of(self.training),)
 
     def _fresh(self, reference: Reference) -> tuple[ModelState, list[Example]]:
         """Return a new adapter on the base, and the examples that it sees."""

@@ -51,6 +51,7 @@ from unlearn.training.options import (
     check_wrappers,
     finetuning_options,
 )
+from unlearn.training.stages import StageOptions
 
 __all__ = [
     "KINDS",
@@ -190,7 +191,7 @@ class _Settings:
     config: Mapping[str, Any]
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    stages: tuple[TrainingOptions, ...] = ()
+    stages: tuple[StageOptions, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def _settings(
     original: OriginalTraining,
 ) -> _Settings:
     """Return how to train, and the shape of the adapters."""
-    stages: tuple[TrainingOptions, ...] = ()
+    stages: tuple[StageOptions, ...] = ()
     if like is None:
         if said := [name for name, value in options.was.items() if value is not None]:
             raise OptionError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
 
 from unlearn.data.tokenization import Example
 from unlearn.losses import NLL
@@ -12,12 +16,62 @@ from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
 
-__all__ = ["combined", "counting", "fit_stages", "stage_seed", "steps_of"]
+__all__ = [
+    "StageOptions",
+    "combined",
+    "counting",
+    "fit_stages",
+    "go_part_of_the_way",
+    "put_weights",
+    "stage_seed",
+    "steps_of",
+    "trained_weights",
+]
 
 Progress = Callable[[int, int], None]
 
 _APART = 7919
 """Distance of the seeds of two stages: farther than those of models that are compared."""
+
+
+class StageOptions(TrainingOptions):
+    """How a stage is trained, and how far the weights then go: less than whole after too much."""
+
+    part: float = Field(
+        1.0, gt=0, le=1, description="part of the way from the weights before to those after"
+    )
+
+    @classmethod
+    def of(cls, training: TrainingOptions, part: float = 1.0) -> StageOptions:
+        """Return a training as a stage."""
+        return cls(**{**training.model_dump(), "part": part})
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How it is trained."""
+        return TrainingOptions(**self.model_dump(exclude={"part"}))
+
+
+def trained_weights(state: ModelState) -> dict[str, Tensor]:
+    """Return a copy of the weights that train."""
+    named = state.model.named_parameters()
+    return {name: p.detach().clone() for name, p in named if p.requires_grad}
+
+
+def put_weights(weights: Mapping[str, Tensor], state: ModelState) -> None:
+    """Set the weights that train."""
+    with torch.no_grad():
+        for name, p in state.model.named_parameters():
+            if name in weights:
+                p.copy_(weights[name])
+
+
+def go_part_of_the_way(state: ModelState, before: Mapping[str, Tensor], part: float) -> None:
+    """Set each weight w that trains to w₀ + part·(w − w₀), w₀ what it was before."""
+    with torch.no_grad():
+        for name, p in state.model.named_parameters():
+            if name in before:
+                p.copy_(torch.lerp(before[name], p, part))
 
 
 def stage_seed(seed: int, stage: int) -> int:
@@ -32,7 +86,7 @@ def steps_of(stages: Sequence[TrainingOptions], records: int) -> int:
 
 def fit_stages(
     state: ModelState,
-    stages: Sequence[TrainingOptions],
+    stages: Sequence[StageOptions],
     retain: Sequence[Example],
     *,
     seed: int,
@@ -54,18 +108,20 @@ def fit_stages(
         What they did together.
     """
     total, fits = steps_of(stages, len(retain)), list[Fit]()
-    for stage, training in enumerate(stages):
+    for number, stage in enumerate(stages):
+        begun = trained_weights(state) if stage.part < 1 else {}
         before = sum(each.steps for each in fits)
         fits.append(
             fit(
                 state,
                 Objective(retain=NLL()),
-                training,
+                stage.training,
                 retain=retain,
-                seed=stage_seed(seed, stage),
+                seed=stage_seed(seed, number),
                 progress=counting(progress, before, total),
             )
         )
+        go_part_of_the_way(state, begun, stage.part)
     return combined(fits)
 
 
