@@ -42,7 +42,10 @@ _LEAST = 24
 __all__ = ["READABLE", "TEXT", "Matcher", "dataset_files", "held", "is_dataset", "rewrite"]
 
 READABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-TEXT = (".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow")
+TEXT = (
+    *(".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow", ".jinja"),
+    *(".py", ".rst", ".tex", ".sql", ".toml", ".ini", ".cfg"),
+)
 """Searched for the records' text, and to be cleaned by hand."""
 
 

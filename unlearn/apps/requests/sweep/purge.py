@@ -126,7 +126,7 @@ def purge(artifact: Artifact, matcher: Matcher, roots: Iterable[Path]) -> None:
         rewrite(artifact.path, matcher)
         return
     for path in artifact.files:
-        if path.is_symlink() or path.parent != artifact.path:
+        if path.is_symlink() or not (path == artifact.path or artifact.path in path.parents):
             raise OutputError(f"{path} is a link, or lies elsewhere")
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: what else lies there is not ours
