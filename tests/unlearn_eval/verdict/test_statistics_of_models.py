@@ -13,13 +13,17 @@ from unlearn.errors import DataError
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.statistics import moderated, prediction_limits, variance_prior
 from unlearn_eval.verdict.decision import View, decide
+from unlearn_eval.verdict.decision import _use_of_room as use_of_room
 from unlearn_eval.verdict.evidence import MissingError
 from unlearn_eval.verdict.policy import load_policy
+from unlearn_eval.verdict.result import AS_IS, ProbeResult
 from unlearn_eval.verdict.tiers.independence import independent
 from unlearn_eval.verdict.tiers.model_statistics import deviation, gap, model_statistic, worst
 from unlearn_eval.verdict.tiers.placing import Family, Place, placed
-from unlearn_eval.verdict.tiers.position import ReferencePosition, limits_of, position_among
+from unlearn_eval.verdict.tiers.position import Limits, ReferencePosition, limits_of, position_among
 from unlearn_eval.verdict.tiers.references import _advice as advice
+from unlearn_eval.verdict.tiers.references import _result as result_of
+from unlearn_eval.verdict.tiers.references import _words as said_of
 from unlearn_eval.verdict.tiers.references import decide_by_references
 from unlearn_eval.verdict.tiers.unseen_groups import unseen_groups
 
@@ -351,6 +355,23 @@ def test_how_many_references_would_decide() -> None:
         f"loss: {k} references instead of 4, if the model stays {away:.2f} of their SDs away "
         f"({leads_to(k)})"
     )
+
+
+def test_equal_references_say_nothing_of_what_differs_from_them() -> None:
+    same, limits = ReferencePosition(0.2, 0.2, 0.0, 5, 0.0, 1.0, 4.0), Limits(0.0, 0.0)
+    assert "the model as they do" in said_of("loss", same, limits, passed=True)
+    assert "the model elsewhere" in said_of("loss", same, limits, passed=False)
+    found = result_of("loss", View(), same, limits, rejected=False)
+    assert (found.passed, "as they do" in found.words) == (True, True)
+
+
+def test_the_form_that_came_nearest_to_its_limit_speaks_for_a_probe() -> None:
+    def used(value: float, low: float = -1.0, high: float = 3.0, mean: float | None = 1.0) -> float:
+        return use_of_room(ProbeResult("p", "", value, low, high, True, False, "", AS_IS, "", mean))
+
+    assert (used(2.0), used(0.0), used(1.0), used(3.0)) == (0.5, 0.5, 0.0, 1.0)
+    assert used(0.6, 0.4, 0.6, None) == 1.0  # about one half
+    assert used(1.0, 1.0, 1.0) == 0.0  # no room at all
 
 
 def test_the_positive_control_takes_twice_the_margin_or_twice_the_floor() -> None:
