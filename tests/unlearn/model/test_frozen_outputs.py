@@ -310,13 +310,13 @@ def test_a_search_with_a_budget_finds_the_same_to_the_bit(
     base: Path, adapters: dict[str, Path], examples: list[Example], lowest: list[Tensor]
 ) -> None:
     training = TrainingOptions.model_validate(
-        {"learning_rate": 1e-3, "batch_size": 2, "epochs": 16, "stop": "none"}
+        {"learning_rate": 1e-5, "batch_size": 2, "epochs": 16, "stop": "none"}
     )
 
     def searched() -> tuple[Any, dict[str, Tensor]]:
-        old = Old.of(open_model(base, adapters["other"]), examples)
+        low = mean_loss(open_model(base, adapters["other"]), examples) - 0.5
         state = open_model(base, adapters["upper"], trainable=True)
-        search = Search(state, examples, training, Budget(None, 0.001), 0, old=old)
+        search = Search(state, examples, training, Budget(None, 0.001), 0, old=Old(low))
         result = search.run()
         return result.trail, {n: p.detach().clone() for n, p in state.model.named_parameters()}
 

@@ -120,7 +120,7 @@ def test_it_begins_with_the_start_and_says_so(
     assert unfit(known.from_base(line.base.digest), 0, ()) is not None
 
 
-@pytest.mark.parametrize("options", [{"budget": 0.5}, {"budget": "auto", "quality": 0.3}, {}])
+@pytest.mark.parametrize("options", [{"budget": 0.5}, {"budget": "auto", "quality": 2.0}, {}])
 def test_the_content_of_the_forgotten_record_does_not_enter(
     options: dict[str, Any], made: dict[str, Path], retrain: Callable[..., Result]
 ) -> None:
