@@ -97,5 +97,5 @@ def test_no_name_of_a_request_steers_the_terminal(
         assert run(["request", *verb, *ledger]) in {0, 1, 2}
     out, err = capfd.readouterr()
     assert safe(out + err)
-    assert f"r0x\ufffd[31my\ufffdz" in out
+    assert "r0x\ufffd[31my\ufffdz" in out
     assert "T-1x\ufffd" in out
