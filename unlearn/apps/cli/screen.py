@@ -46,7 +46,7 @@ class _Console(Console):
     escape sequences through.
     """
 
-    def render_str(self, text: str, **more: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **more: Any) -> Text:
         """Make text of a string: every one that is printed, and every cell of a table."""
         return super().render_str(printable(text), **more)
 
