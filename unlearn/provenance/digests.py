@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def weight_files(folder: str | Path) -> dict[str, Path]:
         LineageError: if the index cannot be followed, where it decides what is loaded.
     """
     root = Path(folder)
-    files = {path.name: path for path in root.glob(_WEIGHTS) if path.is_file()}
+    # what cannot be read, such as a link that leads nowhere, is an error of the digest's
+    files = {path.name: path for path in root.glob(_WEIGHTS) if not path.is_dir()}
     files |= {name: root / name for name in _chosen(root) or ()}
     return {name: files[name] for name in sorted(files)}
 
@@ -219,8 +221,13 @@ def folder_digest(folder: str | Path) -> str:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file, 32 bytes; it is read once in the life of the process."""
+    """Return the SHA-256 of a file, 32 bytes; it is read once in the life of the process.
+
+    Raises LineageError for what is no regular file: reading a pipe would never end.
+    """
     seen = path.stat()
+    if not stat.S_ISREG(seen.st_mode):
+        raise LineageError(f"{path} is no regular file")
     marks = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_dev, seen.st_ino)
     return _hashed(path.resolve(), marks)
 

@@ -160,3 +160,14 @@ def test_a_file_that_keeps_size_and_time_is_hashed_again(tmp_path: Path) -> None
     file.write_bytes(b"two")
     os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     assert weights_digest(tmp_path) != before
+
+
+def test_weights_that_are_a_pipe_or_lead_nowhere_have_no_digest(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    os.mkfifo(tmp_path / "b.safetensors")
+    with pytest.raises(LineageError, match="no regular file"):
+        weights_digest(tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    (tmp_path / "b.safetensors").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        weights_digest(tmp_path)

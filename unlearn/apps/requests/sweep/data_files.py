@@ -13,12 +13,22 @@ import io
 import json
 import re
 import shutil
+import stat
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn.apps.requests.secrets_in_text import contents_of
+from unlearn.apps.requests.sweep.bounded_reading import (
+    LIMITS,
+    Limits,
+    Text,
+    decoded,
+    perhaps,
+    read_bytes,
+)
 from unlearn.data.loading import bare_content, record_of
 from unlearn.data.readers import allow_long_values, without_nulls
 from unlearn.data.record import Record
@@ -29,10 +39,13 @@ from unlearn.provenance.keys import Key
 _LEAST = 24
 """Characters of a record that tell it within a longer text: fewer may be there by chance."""
 
-__all__ = ["READABLE", "TEXT", "Matcher", "held", "is_dataset", "rewrite"]
+__all__ = ["READABLE", "TEXT", "Matcher", "dataset_files", "held", "is_dataset", "rewrite"]
 
 READABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-TEXT = (".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow")
+TEXT = (
+    *(".txt", ".md", ".log", ".html", ".htm", ".yaml", ".yml", ".xml", ".arrow", ".jinja"),
+    *(".py", ".rst", ".tex", ".sql", ".toml", ".ini", ".cfg"),
+)
 """Searched for the records' text, and to be cleaned by hand."""
 
 
@@ -43,7 +56,12 @@ class Matcher:
         digests: of the records, under `key`.
         key: of the digests.
         records: the records themselves, where they are still known.
+
+    Attributes:
+        limits: how much one file may take.
     """
+
+    limits: Limits = LIMITS
 
     def __init__(self, digests: Iterable[str], key: Key, records: Iterable[Record] = ()) -> None:
         self._digests = set(digests)
@@ -67,6 +85,39 @@ class Matcher:
     def text(self, text: str) -> bool:
         """Say whether a text holds all the text of one of the records, plain or escaped."""
         return _hold(text, self._parts)
+
+
+class _Watched(Matcher):
+    """A matcher that gives a file up that nests too deep or takes too long."""
+
+    def __init__(self, matcher: Matcher, path: Path, limits: Limits) -> None:
+        self._matcher, self._path, self.limits = matcher, path, limits
+        self._end = time.monotonic() + limits.seconds
+
+    def row(self, row: Any) -> bool:
+        self._on_time()
+        if _deeper(row, self.limits.depth):
+            raise DataError(f"{self._path}: nested deeper than {self.limits.depth}")
+        return self._matcher.row(row)
+
+    def text(self, text: str) -> bool:
+        self._on_time()
+        return self._matcher.text(text)
+
+    def _on_time(self) -> None:
+        if time.monotonic() >= self._end:
+            raise DataError(f"{self._path}: takes longer than {self.limits.seconds:.0f} seconds")
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Say whether lists and objects lie deeper within each other than that."""
+    layer = [value]
+    for _ in range(depth + 1):
+        holders = [part for part in layer if isinstance(part, dict | list | tuple)]
+        layer = [p for each in holders for p in (each.values() if isinstance(each, dict) else each)]
+        if not holders:
+            return False
+    return True
 
 
 def _plain(text: str) -> str:
@@ -148,22 +199,96 @@ def is_dataset(folder: Path) -> bool:
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
-def held(path: Path, matcher: Matcher) -> int:
+def dataset_files(folder: Path) -> frozenset[Path]:
+    """Return the files that a saved dataset consists of; those of its parts among them.
+
+    Args:
+        folder: of the dataset.
+
+    Returns:
+        Their paths, all of them regular files.
+
+    Raises:
+        DataError: if one is missing, is no regular file, or lies elsewhere.
+    """
+    files = {folder / "dataset_dict.json"}
+    if (folder / "state.json").is_file():
+        state = _object(folder / "state.json")
+        names = [entry.get("filename") for entry in state.get("_data_files") or [{}]]
+        files = {folder / name for name in ("state.json", "dataset_info.json")}
+        files |= {folder / _own_name(folder, name) for name in names}
+    else:
+        for name in _object(folder / "dataset_dict.json").get("splits") or [None]:
+            files |= dataset_files(folder / _own_name(folder, name))
+    for path in files:
+        if not (path.exists() or path.is_symlink()):
+            raise DataError(f"{folder}: not a dataset folder ({path.name} is missing)")
+        if not stat.S_ISREG(path.lstat().st_mode) or path.parent.is_symlink():
+            raise DataError(f"{path}: no regular file")
+    return frozenset(files)
+
+
+def _own_name(folder: Path, name: Any) -> str:
+    if not isinstance(name, str) or name in {"", ".", ".."} or Path(name).name != name:
+        raise DataError(f"{folder}: a file that it names leads out of it")
+    return name
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_bytes(path, Limits(size=64 << 20)))
+    except (ValueError, RecursionError, OSError):
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{path.parent}: not a dataset folder ({path.name} cannot be read)")
+    return content
+
+
+def held(path: Path, matcher: Matcher, limits: Limits = LIMITS) -> int:
     """Return how many rows of a data file or saved dataset hold one of the records.
 
     Args:
         path: with an ending in `READABLE` or `TEXT`, or a saved dataset.
         matcher: of the records.
+        limits: how much it may take.
 
     Returns:
         The number of rows; of a text, 1 where it holds one.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if it cannot be read, or not within the limits. Text that is neither UTF-8 nor
+            UTF-16 counts where it holds a record in another encoding; else it cannot be read.
     """
-    if path.suffix.lower() in TEXT and path.is_file():
-        return int(matcher.text(path.read_bytes().decode("utf-8", errors="ignore")))
-    return _split(path, matcher).gone
+    watched = _Watched(matcher, path, limits)
+    try:
+        if path.suffix.lower() in TEXT and not is_dataset(path):
+            read = _arrow if path.suffix.lower() == ".arrow" else _text
+            return int(read(path, watched))
+        return _split(path, watched).gone
+    except UnicodeError:
+        if any(watched.text(text) for text in perhaps(read_bytes(path, limits))):
+            return 1
+        raise DataError(f"{path}: not UTF-8 text, nor UTF-16") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deep") from None
+
+
+def _text(path: Path, matcher: _Watched) -> bool:
+    return matcher.text(_read_text(path, matcher).text)
+
+
+def _arrow(path: Path, matcher: _Watched) -> bool:
+    """Say whether a row of an Arrow file or stream holds a record."""
+    import pyarrow as pa
+
+    content = read_bytes(path, matcher.limits)
+    try:
+        opened = pa.ipc.open_file if content.startswith(b"ARROW1") else pa.ipc.open_stream
+        table = opened(pa.BufferReader(content)).read_all()
+        rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+        return any(matcher.row(without_nulls(row)) for row in rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not an Arrow file ({' '.join(str(error).split())})") from None
 
 
 def rewrite(path: Path, matcher: Matcher) -> tuple[int, int]:
@@ -179,8 +304,12 @@ def rewrite(path: Path, matcher: Matcher) -> tuple[int, int]:
     Raises:
         OutputError: if what was written does not hold exactly the rows to keep; the file is left.
     """
-    split = _split(path, matcher)
+    try:
+        split = _split(path, matcher)
+    except UnicodeError:
+        raise DataError(f"{path}: not UTF-8 text, nor UTF-16") from None
     if path.is_dir():
+        _nothing_else(path)
         with staged_folder(path, overwrite=True) as stage:
             split.write(stage)
             _confirm(path, _split(stage, matcher), split)
@@ -193,6 +322,26 @@ def rewrite(path: Path, matcher: Matcher) -> tuple[int, int]:
     return split.gone, split.kept
 
 
+def _nothing_else(folder: Path) -> None:
+    """Refuse to put another folder in the place of one that holds more than a dataset.
+
+    What the dataset itself keeps of its transformations (`cache-*.arrow`) may go with it.
+    """
+    own = dataset_files(folder)
+    others = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path not in own
+        and not (path.is_dir() and not path.is_symlink())
+        and not path.match("cache-*.arrow")
+    )
+    if others:
+        raise OutputError(
+            f"{folder} holds {len(others)} file(s) that are no part of the dataset, among them "
+            f"{others[0]}: move them away, or take the records out by hand"
+        )
+
+
 def _confirm(path: Path, written: Split, wanted: Split) -> None:
     if (written.gone, written.kept) != (0, wanted.kept):
         raise OutputError(
@@ -202,34 +351,38 @@ def _confirm(path: Path, written: Split, wanted: Split) -> None:
 
 
 def _split(path: Path, matcher: Matcher, suffix: str = "") -> Split:
-    if path.is_dir():
+    if is_dataset(path):
         return _dataset(path, matcher)
-    try:
-        kind = (suffix or path.suffix).lower()
-        return _SPLITS[kind](path, matcher, kind)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+    kind = (suffix or path.suffix).lower()
+    return _SPLITS[kind](path, matcher, kind)
 
 
-def _lines(pieces: list[tuple[str, bool]], headers: int = 0) -> Split:
+def _lines(pieces: list[tuple[str, bool]], encoding: str, headers: int = 0) -> Split:
     """Split a text of pieces, each with whether it goes; blank ones and headers are no rows."""
     retained = [piece for piece, is_held in pieces if not is_held]
     rows = sum(bool(piece.strip()) for piece in retained) - headers
+    # without the mark of its first line a file would be in an encoding that it does not name
+    marked = encoding != "utf-8" and pieces[0][1] and pieces[0][0].startswith("\ufeff")
+    text = ("\ufeff" if marked else "") + "".join(retained)
     return Split(
-        len(pieces) - len(retained), rows, lambda stage: _write_text(stage, "".join(retained))
+        len(pieces) - len(retained), rows, lambda stage: _write_text(stage, text, encoding)
     )
 
 
-def _write_text(stage: Path, text: str) -> None:
-    stage.write_bytes(text.encode())
+def _write_text(stage: Path, text: str, encoding: str = "utf-8") -> None:
+    stage.write_bytes(text.encode(encoding))
 
 
-def _read_text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8")  # newlines as they are
+def _read_text(path: Path, matcher: Matcher) -> Text:
+    return decoded(_content(path, matcher))  # newlines as they are
+
+
+def _content(path: Path, matcher: Matcher) -> bytes:
+    return read_bytes(path, matcher.limits)
 
 
 def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
-    text = _read_text(path)
+    text, encoding = _read_text(path, matcher)
     pieces = []
     # at newlines only: a string may hold the other separators that splitlines knows
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
@@ -242,12 +395,12 @@ def _jsonl(path: Path, matcher: Matcher, kind: str) -> Split:
         pieces.append((line, is_held))
     if len(pieces) == 1:  # may be one array on one line
         return _json(path, matcher)
-    return _lines(pieces)
+    return _lines(pieces, encoding)
 
 
 def _json(path: Path, matcher: Matcher) -> Split:
     """A list of rows, or an object with some under `data`; written with the same indent."""
-    text = _read_text(path)
+    text, encoding = _read_text(path, matcher)
     try:
         whole = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
@@ -262,7 +415,7 @@ def _json(path: Path, matcher: Matcher) -> Split:
                 raise OutputError(
                     f"{path} is one JSON object, not a list of records: take them out by hand"
                 )
-            _write_text(stage, "" if is_held else text)
+            _write_text(stage, "" if is_held else text, encoding)
 
         return Split(int(is_held), int(not is_held), write)
     marks = [matcher.row(row) for row in inner]
@@ -270,14 +423,20 @@ def _json(path: Path, matcher: Matcher) -> Split:
     result = {**whole, "data": retained} if isinstance(whole, dict) else retained
     indent = 2 if "\n" in text.strip() else None
     written = json.dumps(result, indent=indent, ensure_ascii=False)
-    return Split(sum(marks), len(retained), lambda stage: _write_text(stage, written + "\n"))
+    mark = "\ufeff" if text.startswith("\ufeff") and encoding != "utf-8" else ""
+    return Split(
+        sum(marks),
+        len(retained),
+        lambda stage: _write_text(stage, f"{mark}{written}\n", encoding),
+    )
 
 
 def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
     """Each row with the lines that it was written on, so that those which stay stay as written."""
     allow_long_values()
     separator = "\t" if kind == ".tsv" else ","
-    lines = list(io.StringIO(_read_text(path), newline=""))
+    text, encoding = _read_text(path, matcher)
+    lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=separator, strict=True)
     pieces: list[tuple[str, bool]] = []
     header: list[str] | None = None
@@ -291,7 +450,7 @@ def _csv(path: Path, matcher: Matcher, kind: str) -> Split:
         else:
             row = {name: value for name, value in zip(header, values, strict=False) if value}
             pieces.append((piece, bool(row) and matcher.row(row)))
-    return _lines(pieces, headers=1 if header else 0)
+    return _lines(pieces, encoding, headers=1 if header else 0)
 
 
 def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
@@ -306,7 +465,7 @@ def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.BufferReader(_content(path, matcher)))
         batches = file.iter_batches()
         marks = [matcher.row(without_nulls(row)) for batch in batches for row in batch.to_pylist()]
     except (pa.ArrowException, OSError) as error:
@@ -326,9 +485,12 @@ def _parquet(path: Path, matcher: Matcher, _: str) -> Split:
 def _dataset(path: Path, matcher: Matcher) -> Split:
     import datasets
 
+    size = sum(file.lstat().st_size for file in dataset_files(path))
+    if size > matcher.limits.size:
+        raise DataError(f"{path}: larger than the {matcher.limits.size} bytes that a sweep reads")
     try:
         dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a dataset folder ({' '.join(str(error).split())})") from None
     parts = dataset if isinstance(dataset, datasets.DatasetDict) else {"": dataset}
     marks = {

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Literal
 
+from unlearn.apps.requests.sweep.bounded_reading import read_bytes
 from unlearn.apps.requests.sweep.merged_weights import NOT_READ, likeness, unreadable
 from unlearn.errors import LineageError, UnlearnError
-from unlearn.provenance.lineage import Lineage, weights_digest
+from unlearn.provenance.digests import weight_files
+from unlearn.provenance.lineage import FILE_NAME, Lineage, weights_digest
 
-__all__ = ["Family", "Node", "descendants", "node"]
+__all__ = ["Family", "Kind", "Node", "beyond_digest", "descendants", "export_kind", "node"]
 
 Kind = Literal["adapter", "model", "checkpoint", "quantized export", "optimizer state"]
 
@@ -31,6 +34,16 @@ _BESIDE = (
     "run.json",
 )
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth", "scaler.pt")
+_EXPORTS = (
+    *("*.onnx_data", "*.ggml", "*.npz", "*.npy", "*.h5", "*.hdf5", "*.keras", "*.msgpack"),
+    *("*.tflite", "*.pkl", "*.pickle", "*.joblib", "*.engine", "*.mlmodel", "*.pte", "*.distcp"),
+)
+"""Files that hold weights where they lie beside some; by themselves they may be anything."""
+_VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.*.json", "vocab.*", "merges.txt", "added_tokens.json"),
+    *("*.model", "tekken.json", "*.tiktoken", "special_tokens_map.json"),
+)
+"""Pieces of words: a short record would be among them by chance."""
 _QUANTIZED = ("quantize_config.json", "quant_config.json")
 _MERGED, _RELATED = 0.5, 0.2
 """Cosines above which a model holds an adapter, or may; unrelated ones are within ±0.1 of 0."""
@@ -45,7 +58,10 @@ class Node:
         kind: what it looks like.
         files: what it is made of.
         digest: of its weights, where they are safetensors.
-        lineage: what it says of itself, if it does and can be understood.
+        lineage: what it says of itself, if that can be understood and was written for these
+            weights.
+        claimed: what it says of itself if it was written for other weights. It speaks against the
+            folder, and never for it: anybody can lay it there.
         problem: why the lineage cannot be understood.
         named: folders that its configuration says it was made from.
         unreadable: why its weights cannot be read.
@@ -56,6 +72,7 @@ class Node:
     files: tuple[Path, ...]
     digest: str | None = None
     lineage: Lineage | None = None
+    claimed: Lineage | None = None
     problem: str | None = None
     named: tuple[str, ...] = ()
     unreadable: str | None = None
@@ -89,19 +106,19 @@ def node(folder: Path, files: Collection[Path]) -> Node | None:
 
     Args:
         folder: which.
-        files: in it, links left out.
+        files: in it, links left out; those that its index names below it are added.
 
     Returns:
         The node, or None.
     """
-    weights = [f for f in files if any(f.match(pattern) for pattern in _WEIGHTS)]
-    states = [f for f in files if any(f.match(pattern) for pattern in _OPTIMIZER)]
+    weights = sorted({f for f in files if _like(f, _WEIGHTS)} | _below(folder))
+    states = [f for f in files if _like(f, _OPTIMIZER)]
     names = {f.name for f in files}
     if not weights and not states and "run.json" not in names:
         return None
     if "run.json" in names and not folder.name.endswith(".checkpoints") and not weights:
         return None
-    beside = [f for f in files if any(f.match(pattern) for pattern in _BESIDE)]
+    beside = [f for f in files if _like(f, _BESIDE)]
     config = _config(folder)
     kind: Kind = "model"
     if "trainer_state.json" in names or "run.json" in names:
@@ -111,29 +128,82 @@ def node(folder: Path, files: Collection[Path]) -> Node | None:
     elif "adapter_config.json" in names:
         kind = "adapter"
     elif (
-        any(f.suffix in {".gguf", ".onnx"} for f in weights)
+        any(f.suffix.lower() in {".gguf", ".onnx"} for f in weights)
         or names & set(_QUANTIZED)
         or "quantization_config" in config
     ):
         kind = "quantized export"
-    line, problem = None, None
-    try:
-        line = Lineage.read(folder)
-    except LineageError as error:
-        problem = str(error)
+    line, problem = _lineage(folder)
     digest, broken = _digest(folder, weights)
+    fits = line is not None and digest is not None and line.digest == digest
     named = tuple(
         str(config[key])
         for key in ("_name_or_path", "base_model_name_or_path", "model_name_or_path")
         if config.get(key) and kind != "adapter"
     )
     made_of = tuple(sorted({*weights, *states, *beside}))
-    return Node(folder, kind, made_of, digest, line, problem, named, broken)
+    own, claimed = (line, None) if fits else (None, line)
+    return Node(folder, kind, made_of, digest, own, claimed, problem, named, broken)
+
+
+def _like(path: Path, patterns: Iterable[str]) -> bool:
+    name = path.name.lower()
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _below(folder: Path) -> set[Path]:
+    """Return the weights that the index of a folder names in others below it, links left out."""
+    try:
+        named = weight_files(folder).values()
+    except (UnlearnError, OSError):
+        return set()
+    real = folder.resolve()
+    below = {path for path in named if path.parent != folder}
+    return {path for path in below if path.resolve() == real / path.relative_to(folder)}
+
+
+def beyond_digest(each: Node) -> tuple[Path, ...]:
+    """Return the files of a folder of weights that the digest of these does not speak for.
+
+    Args:
+        each: a folder whose digest is known.
+
+    Returns:
+        What else lies there: exports, states, texts and configurations; vocabularies left out.
+    """
+    index = {p for p in each.files if fnmatch(p.name, "*.safetensors.index.json")}
+    covered = {*weight_files(each.path).values(), *index, each.path / FILE_NAME}
+    return tuple(p for p in each.files if p not in covered and not _like(p, _VOCABULARIES))
+
+
+def export_kind(path: Path, *, beside: bool) -> Kind | None:
+    """Say what a file is that may hold weights, or what was left of training them.
+
+    Args:
+        path: of the file.
+        beside: whether it lies beside weights.
+
+    Returns:
+        The kind; None for any other file.
+    """
+    if _like(path, _OPTIMIZER):
+        return "optimizer state"
+    if _like(path, ("*.gguf", "*.onnx", "*.onnx_data", "*.ggml", "*.tflite", "*.engine")):
+        return "quantized export"
+    return "model" if _like(path, _WEIGHTS) or (beside and _like(path, _EXPORTS)) else None
+
+
+def _lineage(folder: Path) -> tuple[Lineage | None, str | None]:
+    """Return what lies beside weights as their lineage, or why it cannot be read."""
+    try:
+        return Lineage.read(folder), None
+    except (LineageError, OSError, ValueError, RecursionError) as error:
+        return None, " ".join(str(error).split())[:200]
 
 
 def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | None]:
     """Return the digest of safetensors, if there are any, and why they cannot be read."""
-    safe = sorted(f for f in weights if f.suffix == ".safetensors")
+    safe = sorted(f for f in weights if f.suffix.lower() == ".safetensors")
     if not safe:
         return None, None
     problem = next(filter(None, map(unreadable, safe)), None)
@@ -145,8 +215,8 @@ def _digest(folder: Path, weights: Iterable[Path]) -> tuple[str | None, str | No
 
 def _config(folder: Path) -> Mapping[str, object]:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_bytes(folder / "config.json"))
+    except (UnlearnError, OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -182,9 +252,8 @@ def descendants(nodes: Sequence[Node], family: Family) -> Iterator[tuple[Node, b
 def _known(each: Node, family: Family, nodes: Iterable[Node]) -> str | None:
     if each.digest and each.digest in {family.current, family.base}:
         return None
-    if each.lineage is not None:
-        why = _by_lineage(each.lineage, family)
-        if why:
+    for line in (each.lineage, each.claimed):
+        if line is not None and (why := _by_lineage(line, family)):
             return why
     if each.digest in family.tainted:
         return "its weights are those of an adapter that learned the records"
@@ -267,4 +336,6 @@ def _unclear(each: Node, family: Family) -> str | None:
     merged = _merged(each, family, ())
     if merged is not None and merged >= _RELATED:
         return f"is somewhat like an adapter that learned the records (cosine {merged:.2f})"
+    if each.claimed is not None:
+        return "the lineage beside it was written for other weights"
     return "has no lineage that says what it learned"

@@ -9,11 +9,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from unlearn.apps.requests.sweep.bounded_reading import read_bytes
+from unlearn.errors import UnlearnError
 from unlearn.provenance.digests import weight_files
 
 __all__ = ["NOT_READ", "likeness", "unreadable"]
 
-NOT_READ = (SafetensorError, OSError, ValueError, KeyError, RuntimeError)
+NOT_READ = (SafetensorError, UnlearnError, OSError, ValueError, KeyError, RuntimeError)
 """What reading weights ends in where the files are not what their names say."""
 
 _MODULES = 4
@@ -79,7 +81,7 @@ def unreadable(path: Path) -> str | None:
 def _updates(adapter: Path) -> Iterator[tuple[str, Any]]:
     """Yield (module, B·A) of a LoRA adapter; the scale does not matter for a direction."""
     files = _index(adapter)
-    transposed = json.loads((adapter / "adapter_config.json").read_text()).get("fan_in_fan_out")
+    transposed = json.loads(read_bytes(adapter / "adapter_config.json")).get("fan_in_fan_out")
     for key, file in files.items():
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
@@ -104,6 +106,8 @@ def _index(folder: Path) -> dict[str, Path]:
 
     files: dict[str, Path] = {}
     for path in weight_files(folder).values():
+        if not path.is_file():
+            raise OSError(f"{path} is no regular file")
         with safe_open(path, framework="pt") as file:
             files |= dict.fromkeys(file.keys(), path)
     return files

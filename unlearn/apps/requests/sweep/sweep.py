@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.writer import Request
-from unlearn.apps.requests.sweep.data_files import READABLE, TEXT, Matcher, held, is_dataset
-from unlearn.apps.requests.sweep.descent import Family, descendants, node
+from unlearn.apps.requests.sweep.data_files import (
+    READABLE,
+    TEXT,
+    Matcher,
+    dataset_files,
+    held,
+    is_dataset,
+)
+from unlearn.apps.requests.sweep.deletion import Mark, marks_of
+from unlearn.apps.requests.sweep.descent import (
+    Family,
+    Node,
+    beyond_digest,
+    descendants,
+    export_kind,
+    node,
+)
 from unlearn.errors import DataError, LedgerError, UnlearnError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import home
@@ -23,6 +40,10 @@ __all__ = ["Artifact", "Swept", "matcher_of", "note_sweep", "sweep_request"]
 Status = Literal["found", "unclear", "cleaned"]
 Action = Literal["delete", "rewrite", "by hand"]
 Group = Literal["weights", "data"]
+
+
+_ENTRY = re.compile(r"[0-9a-f]{64}\.npz|\.[0-9a-f]{64}\.npz\.partial-\d+")
+"""Names in the cache of scores: whole entries, and what a killed process left of one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class Artifact:
         status: `found` keeps a request from closing as passed; `unclear` is for people to look at.
         action: what a purge does with it.
         files: of a folder of weights: what a purge deletes.
+        marks: what these files were when they were listed; others are not deleted.
     """
 
     kind: str
@@ -45,6 +67,7 @@ class Artifact:
     status: Status
     action: Action
     files: tuple[Path, ...] = ()
+    marks: Mapping[Path, Mark] = field(default_factory=dict)
 
     def told(self) -> dict[str, str]:
         """Return it for a table, or the ledger."""
@@ -68,6 +91,7 @@ class Swept:
         clean: of each kind of thing, the paths that were read to the end and hold none of it.
         passed_over: how many things were not looked into: `links`, files of `other_kinds`, and what
             was `unreadable`.
+        files: how many files below the roots are `clean`, `found` and `unclear`: every one counts.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -75,13 +99,27 @@ class Swept:
     roots: tuple[Path, ...]
     clean: frozenset[tuple[Group, Path]] = frozenset()
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class _SweepLog:
-    """What a sweep came across, while it goes on."""
+    """What a sweep came across, while it goes on.
+
+    Attributes:
+        clean: of each kind of thing, the paths that were read to the end and hold none of it.
+        seen: every file, link, pipe and the like.
+        claimed: files that are part of a saved dataset or of a folder of weights.
+        files: what was made out about files; those without an entry are unclear.
+        unreadable: what could not be read, and why.
+        links: how many.
+        other_kinds: how many files.
+    """
 
     clean: set[tuple[Group, Path]] = field(default_factory=set)
+    seen: set[Path] = field(default_factory=set)
+    claimed: set[Path] = field(default_factory=set)
+    files: dict[Path, Literal["clean", "found", "unclear"]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     links: int = 0
     other_kinds: int = 0
@@ -92,6 +130,11 @@ class _SweepLog:
             yield f"{self.links} symbolic link(s) were not followed"
         if self.other_kinds:
             yield f"{self.other_kinds} file(s) of other kinds were not looked into"
+
+    def counts(self) -> dict[str, int]:
+        """Return how many files are clean, found and unclear: together as many as were seen."""
+        status = Counter(self.files.get(path, "unclear") for path in self.seen)
+        return {name: status[name] for name in ("clean", "found", "unclear")}
 
     def passed_over(self) -> dict[str, int]:
         return {
@@ -134,9 +177,16 @@ def sweep_request(
     setup = setup_of(ledger, request)
     roots = _roots(ledger, request, setup, folders)
     log = _SweepLog()
-    artifacts = sorted(_look(ledger, request, setup, roots, log), key=lambda a: str(a.path))
+    seen = _look(ledger, request, setup, roots, log)
+    listed = (replace(a, marks=marks_of(a.files)) if a.files else a for a in seen)
+    artifacts = sorted(listed, key=lambda a: str(a.path))
     result = Swept(
-        tuple(artifacts), tuple(log.notes()), roots, frozenset(log.clean), log.passed_over()
+        tuple(artifacts),
+        tuple(log.notes()),
+        roots,
+        frozenset(log.clean),
+        log.passed_over(),
+        log.counts(),
     )
     note_sweep(ledger, request, result, "swept", deleted)
     return result
@@ -166,31 +216,69 @@ def _look(
     ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], log: _SweepLog
 ) -> Iterator[Artifact]:
     matcher = matcher_of(ledger, request)
-    nodes = []
+    nodes: list[Node] = []
     own = {ledger.escrow.folder.resolve()}
     for folder, files, dataset in _walk(roots, own, log.unreadable):
-        links = sum(path.is_symlink() for path in files)
-        log.links += links
-        real = [path for path in files if path.is_file() and not path.is_symlink()]
-        if dataset:
+        regular = _regular(files, log)
+        if dataset and folder / "state.json" not in log.claimed:
+            log.claimed |= _members(folder)
             yield from _data(folder, "saved dataset", "rewrite", matcher, log)
-            continue
-        weights = node(folder, real) if folder.is_dir() else None
+        rest = [path for path in regular if path not in log.claimed]
+        weights = node(folder, rest) if folder.is_dir() and not dataset else None
         if weights is not None:
             nodes.append(weights)
+            log.claimed |= set(weights.files)
             if weights.unreadable:
                 log.unreadable.append(f"{folder} could not be read: {weights.unreadable}")
-        elif not links:  # one may lead to the weights that lay here
-            log.clean.add(("weights", folder))
-        for path in set(real) - set(weights.files if weights else ()):
-            suffix = path.suffix.lower()
-            if suffix in READABLE:
-                yield from _data(path, "data file", "rewrite", matcher, log)
-            elif suffix in TEXT:
-                yield from _data(path, "text file", "by hand", matcher, log)
-            else:
-                log.other_kinds += 1
-    family = _family(ledger, request, setup)
+        elif not dataset and not any(path.is_symlink() for path in files):
+            log.clean.add(("weights", folder))  # a link may lead to the weights that lay here
+        for path in sorted(set(rest) - log.claimed):
+            yield from _single(path, matcher, log, beside=dataset or weights is not None)
+    yield from _judged(nodes, _family(ledger, request, setup), matcher, log)
+    yield from _scores(log)
+
+
+def _regular(files: Iterable[Path], log: _SweepLog) -> list[Path]:
+    """Return the regular files among some; the others are noted as passed over."""
+    regular = []
+    for path in files:
+        log.seen.add(path)
+        if path.is_symlink():
+            log.links += 1
+        elif path.is_file():
+            regular.append(path)
+        else:  # a pipe, a socket, a device
+            log.unreadable.append(f"{path} could not be read: no regular file")
+    return regular
+
+
+def _members(folder: Path) -> frozenset[Path]:
+    """Return the files of a saved dataset; none where it cannot be read: each is looked into."""
+    try:
+        return dataset_files(folder)
+    except (DataError, OSError):
+        return frozenset()
+
+
+def _single(path: Path, matcher: Matcher, log: _SweepLog, *, beside: bool) -> Iterator[Artifact]:
+    """Look into a file that is no part of anything larger."""
+    suffix = path.suffix.lower()
+    if suffix in READABLE:
+        yield from _data(path, "data file", "rewrite", matcher, log)
+    elif suffix in TEXT:
+        yield from _data(path, "text file", "by hand", matcher, log)
+    elif (kind := export_kind(path, beside=beside)) is not None:
+        why = "may hold weights that learned the records; no digest or lineage speaks for it"
+        log.files[path] = "unclear"
+        yield Artifact(kind, path, why, "unclear", "delete", (path,))
+    else:
+        log.other_kinds += 1
+
+
+def _judged(
+    nodes: Sequence[Node], family: Family, matcher: Matcher, log: _SweepLog
+) -> Iterator[Artifact]:
+    """Say which folders of weights descend from the records, and look into the rest of others."""
     # without its lineage, weights that are still there say nothing against what was known of them
     log.clean |= {
         ("weights", each.path)
@@ -198,12 +286,33 @@ def _look(
         if (each.lineage is not None and not each.unreadable)
         or each.digest in {family.current, family.base} - {None}
     }
+    judged = set()
     for each, known, why in descendants(nodes, family):
         log.clean.discard(("weights", each.path))
-        status: Status = "found" if known else "unclear"
+        judged.add(each.path)
+        status: Literal["found", "unclear"] = "found" if known else "unclear"
+        log.files |= dict.fromkeys(each.files, status)
         yield Artifact(each.kind, each.path, why, status, "delete", each.files)
-    scores = home() / "cache" / "scores"
-    if scores.is_dir() and (entries := sorted(p for p in scores.iterdir() if p.is_file())):
+    for each in nodes:
+        if each.path not in judged:
+            others = beyond_digest(each)
+            log.files |= dict.fromkeys(set(each.files) - set(others), "clean")
+            for path in others:
+                yield from _single(path, matcher, log, beside=True)
+
+
+def _scores(log: _SweepLog) -> Iterator[Artifact]:
+    """List the entries of the cache of scores, by their names; a link in its place is not ours."""
+    cache = Path(os.path.realpath(home())) / "cache"
+    scores = cache / "scores"
+    if cache.is_symlink() or scores.is_symlink():
+        why = "the folder of cached scores is a link, which is not followed"
+        yield Artifact("score cache", scores, why, "unclear", "by hand")
+        return
+    files = sorted(scores.iterdir()) if scores.is_dir() else []
+    entries = [p for p in files if _ENTRY.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
+    log.other_kinds += len(files) - len(entries)
+    if entries:
         why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
         yield Artifact("score cache", scores, why, "unclear", "delete", tuple(entries))
     else:
@@ -229,8 +338,6 @@ def _walk(
                 continue
             dataset = is_dataset(folder)
             links = [entry for entry in below if (folder / entry).is_symlink()]
-            if dataset:
-                below.clear()
             yield folder, [folder / entry for entry in sorted([*files, *links])], dataset
 
 
@@ -239,9 +346,12 @@ def _data(
 ) -> Iterator[Artifact]:
     try:
         rows = held(path, matcher)
-    except (DataError, OSError) as error:
-        log.unreadable.append(f"{path} could not be read: {' '.join(str(error).split())[:200]}")
+    except Exception as error:  # whatever one file does, the others are to be looked into
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        log.unreadable.append(f"{path} could not be read: {reason}")
         return
+    members = _members(path) if kind == "saved dataset" else {path}
+    log.files |= dict.fromkeys(members, "found" if rows else "clean")
     if rows:
         what = f"{rows} row(s) hold one of the records" if action == "rewrite" else "holds the text"
         yield Artifact(kind, path, what, "found", action)
@@ -307,14 +417,19 @@ def note_sweep(
             entries[entry["name"]] = _noted(entry, facts, result, deleted)
         for artifact in result.artifacts:
             facts = artifact.told()
-            name = ledger.key.mac(f"unlearn artifact\0{artifact.path}".encode())
+            name = ledger.key.mac(b"unlearn artifact\0" + os.fsencode(artifact.path))
             if entries.get(name, {}).get("status") == "found":
                 facts["status"] = "found"  # what made it known may have been taken from beside it
             hidden = {key: facts.pop(key) for key in ("path", "why")}
             sealed = ledger.sealer.seal(hidden, f"artifact {name}")
             entries[name] = {**facts, "name": name, "sealed": sealed}
         noted = [e for e in entries.values() if e["status"] != "forgotten"]
-        swept = {"at": now(), "roots": len(result.roots), **result.passed_over}
+        swept = {
+            "at": now(),
+            "roots": len(result.roots),
+            **result.passed_over,
+            "files": result.files,
+        }
         return writer.change(request.id, event, artifacts=noted, swept=swept)
 
 

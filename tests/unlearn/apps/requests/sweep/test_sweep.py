@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
+from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import Family, Node, descendants, node
 from unlearn.apps.requests.sweep.merged_weights import likeness
 from unlearn.apps.requests.sweep.purge import purge
@@ -298,6 +299,31 @@ def test_what_descends_from_records_is_found_and_nothing_else(place: Path, key: 
     assert "learned 2 of the records" in found["learned"][2]
 
 
+def test_a_lineage_beside_other_weights_says_nothing_for_them(
+    place: Path, adapter: Path, key: Key
+) -> None:
+    """A copied `lineage.json` must not launder weights; one that admits the records counts."""
+    line = Lineage.read(place / "learned")
+    assert line is not None
+    for number, name in enumerate(("saved_again", "half", "admits"), start=1):
+        folder = place / name
+        shutil.copytree(place / "learned", folder, ignore=shutil.ignore_patterns("check*"))
+        weights = load_file(folder / "adapter_model.safetensors")
+        weights = {k: v * (1 + number / 100) for k, v in weights.items()}
+        save_file(weights, folder / "adapter_model.safetensors")
+    for name in ("saved_again", "half"):
+        shutil.copy(place / "references" / "lineage.json", place / name)
+    (place / "half" / "adapter_model.safetensors").rename(place / "half" / "model.gguf")
+    family = Family(key.id, frozenset(line.records.trained[:2]), None, None, None, {line.digest})
+    judged = {
+        each.path.name: (known, why) for each, known, why in descendants(nodes_under(place), family)
+    }
+    assert judged["saved_again"] == (False, "the lineage beside it was written for other weights")
+    assert judged["half"] == (False, "the lineage beside it was written for other weights")
+    assert judged["admits"] == (True, "learned 2 of the records")
+    assert "references" not in judged
+
+
 def test_the_cosine_tells_a_merge_from_a_stranger(place: Path) -> None:
     base, learned = place / "base", place / "learned"
     merged = likeness(place / "merged", base, learned)
@@ -341,13 +367,17 @@ def test_deleting_weights_leaves_what_else_lies_there(
     (place / "learned" / "train.jsonl").write_text(lines(ROWS))
     found = node(place / "learned", [p for p in (place / "learned").iterdir() if p.is_file()])
     assert found is not None
-    purge(Artifact("adapter", found.path, "", "found", "delete", found.files), matcher, [place])
+    marks = marks_of(found.files)
+    listed = Artifact("adapter", found.path, "", "found", "delete", found.files, marks)
+    purge(listed, matcher, [place])
     left = {p.name for p in (place / "learned").iterdir()}
     assert left == {"notes.txt", "train.jsonl", "checkpoint-6", "README.md"}
     copy = node(place / "copy", [p for p in (place / "copy").iterdir() if p.is_file()])
     assert copy is not None
     (place / "copy" / "README.md").unlink()
-    purge(Artifact("adapter", copy.path, "", "found", "delete", copy.files), matcher, [place])
+    marks = marks_of(copy.files)
+    listed = Artifact("adapter", copy.path, "", "found", "delete", copy.files, marks)
+    purge(listed, matcher, [place])
     assert not (place / "copy").exists()
 
 
@@ -361,7 +391,9 @@ def test_a_rewrite_that_would_lose_a_row_is_refused(
     before = path.read_bytes()
     write = _datafiles._write_text
     monkeypatch.setattr(
-        _datafiles, "_write_text", lambda stage, text: write(stage, text.split("\n")[0])
+        _datafiles,
+        "_write_text",
+        lambda stage, text, *more: write(stage, text.split("\n")[0], *more),
     )
     with pytest.raises(OutputError, match="exactly its other 2 row"):
         rewrite(path, matcher)
