@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.util
 import itertools
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,44 @@ def adapter(
         patch.undo()
     _stays()  # the first training imports more than all tests together
     return folder
+
+
+_ODD: tuple[Any, ...] = (None, True, -1, 1.5, "x", [], [None], [[1]], {}, {"a": {}}, 10**30)
+
+
+def _places(value: Any, path: tuple[Any, ...] = (), most: int = 3) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values within one; of a list, of its first ones."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _places(part, (*path, key), most)
+    elif isinstance(value, list):
+        for i, part in enumerate(value[:most]):
+            yield from _places(part, (*path, i), most)
+
+
+def _changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a copy with another value in a place; `...` removes it."""
+    whole = copy.deepcopy(content)
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return whole
+
+
+def _oddly(content: Any, most: int = 3) -> Iterator[tuple[str, Any]]:
+    """Yield (what was done, a copy) for each place and each odd value."""
+    for path in _places(content, most=most):
+        for value in (..., *_ODD):
+            yield f"{'.'.join(map(str, path))} = {value!r}", _changed(content, path, value)
+
+
+@pytest.fixture(scope="session")
+def oddly() -> Callable[..., Iterator[tuple[str, Any]]]:
+    """Makes copies of JSON in which one value is of another type, or gone."""
+    return _oddly

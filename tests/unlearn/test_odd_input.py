@@ -12,7 +12,9 @@ from unlearn.apps.cli import run
 from unlearn.apps.requests.ledger.due import due_time
 from unlearn.canaries.pairs import Canaries
 from unlearn.data.records import Records
-from unlearn.errors import DataError, LedgerError
+from unlearn.errors import DataError, LedgerError, LineageError, ModelError
+from unlearn.model.adapters import read_adapter_config
+from unlearn.provenance.lineage import Lineage
 
 DEEP = "[" * 100_000 + "]" * 100_000
 DIGITS = "9" * 5_000
@@ -100,3 +102,13 @@ def test_canaries_of_odd_content_are_refused(tmp_path: Path) -> None:
 def test_a_time_outside_the_calendar_is_no_due_date(due: str) -> None:
     with pytest.raises(LedgerError, match="give a date"):
         due_time(due)
+
+
+@pytest.mark.parametrize("text", [DEEP, DIGITS, "[]", "\x00"], ids=["deep", "digits", "list", "0"])
+def test_what_lies_beside_weights_is_refused_in_a_line(text: str, tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "lineage.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError):
+        read_adapter_config(tmp_path)
+    with pytest.raises(LineageError):
+        Lineage.read(tmp_path)

@@ -98,7 +98,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is not an adapter: it has no adapter_config.json{hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object")

@@ -58,7 +58,7 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
         try:
             entry = json.loads(line)
             key_id, digest = entry["key_id"], entry["digest"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{path}, line {number}: not an entry of a suppression list") from None
         if key_id != key.id:
             raise LineageError(

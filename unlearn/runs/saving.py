@@ -138,7 +138,7 @@ def _signature_in(file: Path) -> dict[str, Any] | None:
     """Return the signature that stands beside checkpoints; None if none can be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -14,6 +14,7 @@ from unlearn_eval.certificate.shape import (
     TEXT,
     TIME,
     WEIGHTS,
+    Each,
     Later,
     Leaf,
     Maybe,
@@ -180,7 +181,7 @@ AUDIT: dict[str, Any] = {
     "states": OBJECT,
     "files": Maybe(OBJECT),
     "records": Maybe({"key_id": TEXT, "forget": [HEX], "kept": COUNT}),
-    "references": Maybe(OBJECT),
+    "references": Maybe(Each(Maybe(OBJECT))),
     "canaries": Maybe({"sha256": HEX, "planted": COUNT}),
     "looks": Maybe(LOOKS),
 }

@@ -1,7 +1,8 @@
 """What a statement must look like, and what is taken over into one: a list of names, no more.
 
 A shape is a `Leaf`; a dictionary of shapes by key; a list of one shape for all its entries;
-`Maybe` of a shape where null stands too; or `Later`, where older statements have no such key.
+`Maybe` of a shape where null stands too; `Later`, where older statements have no such key; or
+`Each`, of an object whose keys the writer chose.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ __all__ = [
     "TEXT",
     "TIME",
     "WEIGHTS",
+    "Each",
     "Later",
     "Maybe",
     "MisfitError",
     "fit",
     "one_of",
+    "or_null",
     "parse_time",
 ]
 
@@ -54,6 +57,17 @@ class Maybe:
 
     Attributes:
         shape: the shape.
+    """
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object whose keys are names of the writer's own, and whose values have one shape.
+
+    Attributes:
+        shape: of each value.
     """
 
     shape: Any
@@ -124,6 +138,11 @@ def one_of(values: Collection[Any]) -> Leaf:
     return Leaf(words, lambda value: any(type(value) is type(v) and value == v for v in values))
 
 
+def or_null(leaf: Leaf) -> Leaf:
+    """Return the shape of a value or null, of a key that must be there all the same."""
+    return Leaf(f"{leaf.words}, or null,", lambda value: value is None or leaf.test(value))
+
+
 def fit(value: Any, shape: Any, where: str, *, exact: bool = False) -> Any:
     """Return the part of a value that its shape names.
 
@@ -152,6 +171,8 @@ def fit(value: Any, shape: Any, where: str, *, exact: bool = False) -> Any:
         return [fit(v, shape[0], f"{where}[{i}]", exact=exact) for i, v in enumerate(value)]
     if not isinstance(value, Mapping):
         raise MisfitError(f"{where}: an object expected")
+    if isinstance(shape, Each):
+        return {k: fit(v, shape.shape, f"{where}.{k}", exact=exact) for k, v in value.items()}
     optional = Later if exact else Maybe
     needed = [name for name, part in shape.items() if not isinstance(part, optional)]
     missing = [name for name in needed if name not in value]

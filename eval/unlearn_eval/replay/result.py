@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.errors import DataError
+from unlearn_eval.results.shapes import REPLAY_FILE, checked_file
 
 __all__ = ["FILE", "Finding", "Kind", "Outcome", "Replay", "read_replay"]
 
@@ -103,10 +103,6 @@ def read_replay(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return checked_file(file, REPLAY_FILE, "replay", "run `unlearn replay`")
+    except FileNotFoundError as error:
         raise DataError(f"{file} cannot be read: {error}; run `unlearn replay` first") from error
-    needed = {"outcome", "findings", "adapter", "records", "created"}
-    if not isinstance(content, dict) or content.get("schema") != 1 or needed - set(content):
-        raise DataError(f"{file} is no replay of schema 1; run `unlearn replay` again")
-    return content

@@ -12,9 +12,11 @@ import numpy as np
 
 from unlearn.errors import DataError
 from unlearn.provenance.eligibility import unfit
+from unlearn_eval.certificate.shape import Each, MisfitError, fit
 from unlearn_eval.certificate.trained_on import folders_in, trained_on
 from unlearn_eval.results.audit_result import Audit, AuditRow
 from unlearn_eval.results.scores_file import read_scores
+from unlearn_eval.results.shapes import AUDIT_FILE, REFERENCE_FACTS, checked_file
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
@@ -87,14 +89,9 @@ def read_audit(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / AUDIT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return checked_file(path, AUDIT_FILE, "audit", "run `unlearn audit`")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no audit; make one with `unlearn audit`") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot read the audit: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != 1 or "rows" not in content:
-        raise DataError(f"{path}: this is no audit of schema 1; run `unlearn audit` again")
-    return content
 
 
 def sha256(folder: str | Path) -> str:
@@ -279,6 +276,10 @@ def _references(
     facts = content.get("references") or {}
     if not isinstance(facts, dict) or not all(isinstance(each, dict) for each in facts.values()):
         raise DataError("audit.json: references: no facts of references; run the audit again")
+    try:
+        fit(facts, Each(REFERENCE_FACTS), "references")
+    except MisfitError as error:
+        raise DataError(f"audit.json: {error}; run the audit again") from None
     if states:
         same = all(facts[s].get("weights") == d for s, d in states.items() if s in facts)
         if facts:

@@ -27,7 +27,7 @@ def twins_of(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]
         named = dict(content["twins"].items())
         claimed = bool(content.get("randomised", False))
         return _paired(path, after, named, randomised=False), claimed
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: not a file of twins: {error!r}; it holds "
             '{"twins": {"forget id": ["holdout id"]}}'

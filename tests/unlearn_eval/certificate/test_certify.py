@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
-from unlearn.errors import CertificateError, LineageError
+from unlearn.errors import CertificateError, LineageError, UnlearnError
 from unlearn.provenance.lineage import weights_digest
 from unlearn_eval.certificate import (
     Deletion,
     check_certificate,
     key_path,
 )
+from unlearn_eval.certificate.trained_on import trained_on
 from unlearn_eval.certify import Models, certify
 
 from .conftest import NOW, wrong
@@ -133,3 +135,43 @@ def test_what_no_lineage_is_stops_the_check(case, save, public) -> None:
         (one / "lineage.json").write_text(broken)
         with pytest.raises(LineageError, match="lineage"):
             check_certificate(path, public, references=[one], now=NOW)
+
+
+@pytest.mark.parametrize("file", ["audit/verdict.json", "audit/audit.json", "cleaned/lineage.json"])
+def test_nothing_is_certified_of_files_of_odd_types(case, decided, oddly, file, monkeypatch):
+    """What is tampered with is refused in a line, or certified as what its shape allows."""
+    monkeypatch.setattr("unlearn_eval.report.certificate.certificate_page", lambda _: "")
+    path = case.folder / file
+    content = json.loads(path.read_text())
+    wrong = []
+    for what, odd in oddly(content, most=1):
+        path.write_text(json.dumps(odd))
+        digest = hashlib.sha256((decided / "audit.json").read_bytes()).hexdigest()
+        verdict = None if "verdict" in file else case.verdict | {"audit_sha256": digest}
+        before = case.folder / "adapter"
+        models = Models(case.adapter, before, [case.folder / "references" / "reference-00"])
+        try:
+            certify(decided, case.folder / "c.json", models, verdict=verdict)
+        except UnlearnError:
+            pass
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {str(error)[:90]}")
+    assert not wrong, "\n".join([str(len(wrong)), *wrong[:40]])
+
+
+def test_a_reference_s_lineage_of_odd_types_is_refused(case, oddly):
+    folder = case.folder / "references" / "reference-00"
+    path = folder / "lineage.json"
+    content = json.loads(path.read_text()) | {"parent": None, "start": {"digest": "x"}}
+    wrong = []
+    for what, odd in oddly(content | {"base": {"digest": "y"}}, most=1):
+        path.write_text(json.dumps(odd))
+        try:
+            found = trained_on(folder, "a1b2c3d4e5f6")
+            found.saw(["x"])
+            found.from_base("y")
+        except UnlearnError:
+            pass
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {str(error)[:90]}")
+    assert not wrong, "\n".join([str(len(wrong)), *wrong[:40]])

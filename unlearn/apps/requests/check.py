@@ -71,7 +71,10 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
         entries = [Entry(*row) for row in connection.execute(query)]
         query_all = sa.select(schema.requests).order_by(schema.requests.c.number)
         rows = connection.execute(query_all).all()
-        strays = ledger.escrow.strays(writer.deposits()) if files else []
+        try:
+            strays = ledger.escrow.strays(writer.deposits()) if files else []
+        except LedgerError:  # a row of odd content, which is told below
+            strays = []
     problems = list(first_break(entries, ledger.key))
     last = (entries[-1].seq, entries[-1].hash) if entries else (0, START)
     end = head_problem(ledger.key, ledger.id, head, last)
@@ -148,14 +151,21 @@ def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
         try:
             content = json.loads(entry.content)
             replayed[entry.request] = follow(replayed.get(entry.request, {}), content)
-        except (ValueError, KeyError, TypeError, LedgerError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            LedgerError,
+        ) as error:
             yield f"history entry {entry.seq} (request {entry.request}): {error}"
             return
     for row in rows:
         known = replayed.pop(row.id, {})
         try:
             facts = json.loads(row.facts)
-        except ValueError:
+        except (ValueError, RecursionError):
             facts = None
         there = {
             "state": row.state,

@@ -76,7 +76,9 @@ def verdict_details(ledger: Ledger, request: Request, verdict: Mapping[str, Any]
         The audit's `folder` and all `folders` that it rests on, `reasons`, `references`, and what
         the `records` showed by themselves where canaries stand in for them.
     """
-    sealed = verdict["sealed"]
+    sealed = verdict.get("sealed")
+    if sealed is None:
+        raise LedgerError(f"request {request.id}: its verdict was changed from outside")
     details: dict[str, Any] = ledger.sealer.open(sealed, f"verdict on request {request.id}")
     return {"folders": [details["folder"]], "records": None, **details}
 

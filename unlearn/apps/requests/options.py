@@ -284,6 +284,14 @@ class SweepOptions(LedgerOptions):
             "known to."
         ),
     ] = False
+    trash: Annotated[
+        Path | None,
+        Field(
+            description="Move there, on the same file system, what --purge would delete. It counts "
+            "as found until it is deleted from there."
+        ),
+        Flag(metavar="FOLDER"),
+    ] = None
     yes: Yes = False
 
 

@@ -238,7 +238,10 @@ def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) 
         return None
     folder = _new_folder(ledger, subject, settings)
     shutil.copytree(known["folder"], folder)
-    verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
+    try:
+        verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LedgerError(f"{folder / VERDICT} cannot be read: {error}") from None
     return _Result(verdict, folder, [folder], known["references"], known["records"])
 
 

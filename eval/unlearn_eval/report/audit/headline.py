@@ -150,12 +150,23 @@ def _failing(given: dict[str, Answer]) -> str:
     return "Others have suffered" if _tone(given, NEAR) == BAD else "Not forgotten"
 
 
+def _out_of_it(reading: Reading) -> str:
+    """Say what it means that records come out: without references it has other explanations."""
+    if reading.references:
+        return "The records are still in the model: some can be got out of it."
+    return (
+        "Something of the records can be got out of the model. That it learned them is one "
+        "explanation; with no model trained without them to compare with, others remain: values "
+        "that are easy to guess, kept records that say the same, or what the base knew before."
+    )
+
+
 def _bad(reading: Reading, given: dict[str, Answer]) -> str:
     """Say what is wrong, the worst first."""
     out, told, rest, lasts, near = (_tone(given, q) for q in (OUT, TELL, REST, LAST, NEAR))
     what = _what_comes_out(reading)
     if out == BAD:
-        text = "The records are still in the model: some can be got out of it."
+        text = _out_of_it(reading)
     elif rest == BAD:
         text = f"{given[REST].why[:1].upper()}{given[REST].why[1:]}."
     elif told == BAD:

@@ -49,7 +49,7 @@ def verified(ledger: Ledger, verdicts: list[dict[str, Any]], **facts: Any) -> st
 
 
 def artifact(status: str) -> dict[str, Any]:
-    return {"kind": "data file", "name": "a1", "status": status, "sealed": "x"}
+    return {"kind": "data file", "name": "a1", "status": status, "action": "delete", "sealed": "x"}
 
 
 BESIDE = {

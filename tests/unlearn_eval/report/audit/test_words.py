@@ -110,6 +110,21 @@ def test_records_that_still_come_out(make_audit):
     assert said["found"][0].now == "20 of 20 given back word for word"
 
 
+def test_what_comes_out_is_not_called_the_records_where_nothing_tells_why(make_audit):
+    """Without a model that never saw them, what comes out may be guessed, or be said elsewhere."""
+
+    def few(**changed):
+        return {state: loss for state, loss in losses(**changed).items() if state not in REFERENCES}
+
+    said = read(make_audit(few(after=0.0), few(after=0.0), few(after=3.0)))
+    assert said["found"][0].tone == "not forgotten"
+    text = said["headline"].text
+    assert "still in the model" not in text
+    assert "Something of the records can be got out of the model" in text
+    for other in ("easy to guess", "kept records that say the same", "the base knew"):
+        assert other in text
+
+
 @pytest.mark.parametrize(("after", "why"), [(0.9, ""), (12.0, "suspiciously badly")])
 def test_both_directions_give_records_away(make_audit, after, why):
     unseen = dict.fromkeys(("before", "after", *REFERENCES), 3.0)

@@ -172,7 +172,7 @@ def _purged(options: SweepOptions, ledger: Ledger, request: Request, result: Swe
             f"{artifact.action} {artifact.path} ({artifact.kind})?", options.yes
         )
 
-    return purge_request(ledger, request, options.folders, result, agreed)
+    return purge_request(ledger, request, options.folders, result, agreed, options.trash)
 
 
 def _show_swept(

@@ -113,7 +113,7 @@ def first_break(entries: Iterable[Entry], key: Key) -> Iterator[str]:
         try:
             inside = json.loads(entry.content)
             same = (inside["seq"], inside["request"]) == (entry.seq, entry.request)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
             yield f"{name}: the row's number or request differs from its content"

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from unlearn.errors import LedgerError
+
 __all__ = ["SECONDS", "Lease", "is_free", "renewed"]
 
 SECONDS = 300.0
@@ -59,7 +61,20 @@ class Lease:
     @classmethod
     def read(cls, text: str) -> Lease:
         """Return the lease that `text` wrote."""
-        return cls(**json.loads(text))
+        try:
+            content = json.loads(text)
+            return cls(
+                str(content["token"]),
+                str(content["host"]),
+                int(content["pid"]),
+                str(content["started"]),
+                float(content["until"]),
+            )
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            raise LedgerError(
+                "the lease of a line was changed from outside; put a backup of the ledger in its "
+                "place"
+            ) from None
 
 
 def is_free(text: str | None) -> bool:

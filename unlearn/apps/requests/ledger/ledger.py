@@ -8,7 +8,6 @@ text is the label, which whoever adds a request chooses and must not put a perso
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from unlearn.apps.requests.ledger.engine import (
 )
 from unlearn.apps.requests.ledger.escrow import Escrow
 from unlearn.apps.requests.ledger.leases import SECONDS, Lease, is_free, renewed
+from unlearn.apps.requests.ledger.parsing import EVENT, parsed
 from unlearn.apps.requests.ledger.sealing import Sealer
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.ledger.writer import Event, Request, Writer, request_of
@@ -184,7 +184,9 @@ class Ledger:
         table = schema.history
         query = sa.select(table.c.content).where(table.c.request == request).order_by(table.c.seq)
         with reading(self.engine) as connection:
-            return [Event(**json.loads(row.content)) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        entries = (parsed(row.content, EVENT, f"the history of request {request}") for row in rows)
+        return [Event(**{name: entry[name] for name in EVENT}) for entry in entries]
 
     def person(self, name: str) -> str:
         """Return the digest that stands for a person's name."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from unlearn.apps.requests.ledger import schema
 from unlearn.apps.requests.ledger.chain import canonical, entry_mac, head_mac, link
+from unlearn.apps.requests.ledger.parsing import FACTS, parsed
 from unlearn.apps.requests.ledger.states import State, after
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import Key
@@ -152,7 +153,7 @@ class Writer:
             for content in written:
                 known = follow(known, json.loads(content))
             wrong = differing(vars(request), known)
-        except (ValueError, KeyError, TypeError, LedgerError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, LedgerError):
             wrong = ["history"]
         if wrong:
             raise LedgerError(
@@ -166,7 +167,7 @@ class Writer:
         rows = self.connection.scalars(
             sa.select(schema.requests.c.facts).where(schema.requests.c.state != "closed")
         )
-        noted = (json.loads(row).get("escrow") for row in rows)
+        noted = (parsed(row, FACTS, "a request").get("escrow") for row in rows)
         return {deposit["name"] for deposit in noted if deposit}
 
     def _append(self, request: str, event: str, state: State, facts: Mapping[str, Any]) -> str:
@@ -259,6 +260,5 @@ def merge(facts: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 def request_of(row: Any) -> Request:
     """Return the request of a row."""
-    return Request(
-        row.number, row.id, row.state, row.line, row.created, row.changed, json.loads(row.facts)
-    )
+    facts = parsed(row.facts, FACTS, f"request {row.id} (number {row.number})")
+    return Request(row.number, row.id, row.state, row.line, row.created, row.changed, facts)

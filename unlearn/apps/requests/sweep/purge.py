@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,9 +11,10 @@ from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.sweep.data_files import Matcher, rewrite
+from unlearn.apps.requests.sweep.deletion import Trash, anchored, delete_files
 from unlearn.apps.requests.sweep.sweep import Artifact, Swept, matcher_of, note_sweep, sweep_request
-from unlearn.errors import LedgerError, OutputError, UnlearnError
-from unlearn.provenance.digests import weights_digest
+from unlearn.errors import LedgerError, LineageError, OutputError, UnlearnError
+from unlearn.provenance.digests import weight_files, weights_digest
 from unlearn.provenance.looks import LookLog
 
 __all__ = ["purge", "purge_request"]
@@ -26,6 +26,7 @@ def purge_request(
     folders: Iterable[Path],
     result: Swept,
     agreed: Callable[[Artifact], bool],
+    trash: Path | None = None,
 ) -> Swept:
     """Purge what a sweep found, sweep again, and note what is left.
 
@@ -38,6 +39,8 @@ def purge_request(
         folders: as given to the sweep.
         result: of the sweep.
         agreed: asked of each artifact that can be purged.
+        trash: a folder on the same file system that files are moved to instead. What lies there is
+            found, until it is deleted.
 
     Returns:
         The second sweep, its notes naming what could not be purged.
@@ -46,7 +49,8 @@ def purge_request(
         LedgerError: if the request is past that, or another process is at work on its line.
     """
     with ledger.lease_of(request):
-        return _purge_all(ledger, ledger.get(request.id), folders, result, agreed)
+        to = None if trash is None else Trash(trash)
+        return _purge_all(ledger, ledger.get(request.id), folders, result, agreed, to)
 
 
 def _purge_all(
@@ -55,6 +59,7 @@ def _purge_all(
     folders: Iterable[Path],
     result: Swept,
     agreed: Callable[[Artifact], bool],
+    trash: Trash | None,
 ) -> Swept:
     """Purge while no other process changes what the line needs."""
     if request.state in {"received", "located"}:
@@ -64,7 +69,7 @@ def _purge_all(
         )
     matcher = matcher_of(ledger, request)
     needed = _needed(ledger, request.line)
-    notes, deleted = [], set()
+    notes, deleted, moved = [], set(), []
     for artifact in result.artifacts:
         if artifact.action == "by hand":
             notes.append(f"{artifact.path} must be cleaned by hand")
@@ -77,16 +82,28 @@ def _purge_all(
         elif agreed(artifact):
             try:
                 weights = _weights(artifact)
-                purge(artifact, matcher, result.roots)
+                to = purge(artifact, matcher, result.roots, trash)
                 deleted.add(artifact.path)
+                if to is not None:
+                    moved.append(replace(artifact, path=to, status="found"))
                 if weights is not None:
                     LookLog(ledger.key).note_purge(weights)
             except (UnlearnError, OSError) as error:
                 notes.append(f"{artifact.path} was not purged: {error}")
-    there = [f for f in folders if f.exists()]
+    there = [f for f in folders if f.exists()] + ([trash.folder] if trash else [])
     again = sweep_request(ledger, request, there, deleted=deleted)
+    again = replace(again, artifacts=_with_moved(again.artifacts, moved))
     note_sweep(ledger, request, again, "cleaned", deleted)
     return replace(again, notes=(*again.notes, *notes))
+
+
+def _with_moved(artifacts: Iterable[Artifact], moved: Iterable[Artifact]) -> tuple[Artifact, ...]:
+    """Return what a sweep found, with what was moved to the trash as found there."""
+    known = {artifact.path: artifact for artifact in artifacts}
+    for artifact in moved:
+        here = replace(artifact, why="was moved to the trash by a purge", files=(), marks={})
+        known[artifact.path] = replace(known.get(artifact.path, here), status="found")
+    return tuple(known.values())
 
 
 def _needed(ledger: Ledger, line: str) -> dict[Path, str]:
@@ -103,12 +120,17 @@ def _needed(ledger: Ledger, line: str) -> dict[Path, str]:
 
 def _weights(artifact: Artifact) -> str | None:
     """Return the digest of a model that will go: it may be a reference of other requests."""
-    if artifact.action != "delete" or not any(artifact.path.glob("*.safetensors")):
+    if artifact.action != "delete" or not artifact.path.is_dir():
         return None
-    return weights_digest(artifact.path)
+    try:
+        return weights_digest(artifact.path) if weight_files(artifact.path) else None
+    except LineageError:  # no model could be opened from it
+        return None
 
 
-def purge(artifact: Artifact, matcher: Matcher, roots: Iterable[Path]) -> None:
+def purge(
+    artifact: Artifact, matcher: Matcher, roots: Iterable[Path], trash: Trash | None = None
+) -> Path | None:
     """Delete the files of an artifact, or rewrite a data file without the records.
 
     Args:
@@ -116,21 +138,41 @@ def purge(artifact: Artifact, matcher: Matcher, roots: Iterable[Path]) -> None:
         matcher: of the records.
         roots: what was swept: nothing outside is touched. The cache of scores lies elsewhere and
             is deleted where the sweep found it.
+        trash: where deleted files are moved to, and what rewritten ones were before is kept.
+
+    Returns:
+        Where the artifact lies in the trash; None without one.
 
     Raises:
-        OutputError: if a link has come into the way since the sweep.
+        OutputError: if a link has come into the way since the sweep, or a file is not the one that
+            the sweep listed.
     """
     if artifact.kind != "score cache":
         _inside(artifact.path, roots)
-    if artifact.action == "rewrite":
-        rewrite(artifact.path, matcher)
-        return
     for path in artifact.files:
         if path.is_symlink() or not (path == artifact.path or artifact.path in path.parents):
             raise OutputError(f"{path} is a link, or lies elsewhere")
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: what else lies there is not ours
-        artifact.path.rmdir()
+    to = None if trash is None else trash.place(artifact.path.name)
+    if artifact.action == "rewrite":
+        with anchored(artifact.path) as path:
+            if to is not None:
+                _keep(path, to)
+            rewrite(path, matcher)
+    else:
+        delete_files(artifact.path, artifact.files, artifact.marks, to)
+    return to
+
+
+def _keep(path: Path, to: Path) -> None:
+    """Lay the files of a data file or saved dataset into the trash, too, before it is rewritten."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        place = to if file == path else to / file.relative_to(path)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.link(file, place, follow_symlinks=False)
+        except OSError as error:
+            raise OutputError(f"{file} cannot be kept in {place}: {error.strerror}") from None
 
 
 def _inside(path: Path, roots: Iterable[Path]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from unlearn.apps.requests.sweep.data_files import (
     held,
     is_dataset,
 )
+from unlearn.apps.requests.sweep.deletion import Mark, marks_of
 from unlearn.apps.requests.sweep.descent import (
     Family,
     Node,
@@ -40,6 +42,10 @@ Action = Literal["delete", "rewrite", "by hand"]
 Group = Literal["weights", "data"]
 
 
+_ENTRY = re.compile(r"[0-9a-f]{64}\.npz|\.[0-9a-f]{64}\.npz\.partial-\d+")
+"""Names in the cache of scores: whole entries, and what a killed process left of one."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """Something that descends from the records, or may.
@@ -52,6 +58,7 @@ class Artifact:
         status: `found` keeps a request from closing as passed; `unclear` is for people to look at.
         action: what a purge does with it.
         files: of a folder of weights: what a purge deletes.
+        marks: what these files were when they were listed; others are not deleted.
     """
 
     kind: str
@@ -60,6 +67,7 @@ class Artifact:
     status: Status
     action: Action
     files: tuple[Path, ...] = ()
+    marks: Mapping[Path, Mark] = field(default_factory=dict)
 
     def told(self) -> dict[str, str]:
         """Return it for a table, or the ledger."""
@@ -169,7 +177,9 @@ def sweep_request(
     setup = setup_of(ledger, request)
     roots = _roots(ledger, request, setup, folders)
     log = _SweepLog()
-    artifacts = sorted(_look(ledger, request, setup, roots, log), key=lambda a: str(a.path))
+    seen = _look(ledger, request, setup, roots, log)
+    listed = (replace(a, marks=marks_of(a.files)) if a.files else a for a in seen)
+    artifacts = sorted(listed, key=lambda a: str(a.path))
     result = Swept(
         tuple(artifacts),
         tuple(log.notes()),
@@ -292,8 +302,17 @@ def _judged(
 
 
 def _scores(log: _SweepLog) -> Iterator[Artifact]:
-    scores = home() / "cache" / "scores"
-    if scores.is_dir() and (entries := sorted(p for p in scores.iterdir() if p.is_file())):
+    """List the entries of the cache of scores, by their names; a link in its place is not ours."""
+    cache = Path(os.path.realpath(home())) / "cache"
+    scores = cache / "scores"
+    if cache.is_symlink() or scores.is_symlink():
+        why = "the folder of cached scores is a link, which is not followed"
+        yield Artifact("score cache", scores, why, "unclear", "by hand")
+        return
+    files = sorted(scores.iterdir()) if scores.is_dir() else []
+    entries = [p for p in files if _ENTRY.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
+    log.other_kinds += len(files) - len(entries)
+    if entries:
         why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
         yield Artifact("score cache", scores, why, "unclear", "delete", tuple(entries))
     else:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
+from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import Family, Node, descendants, node
 from unlearn.apps.requests.sweep.merged_weights import likeness
 from unlearn.apps.requests.sweep.purge import purge
@@ -366,13 +367,17 @@ def test_deleting_weights_leaves_what_else_lies_there(
     (place / "learned" / "train.jsonl").write_text(lines(ROWS))
     found = node(place / "learned", [p for p in (place / "learned").iterdir() if p.is_file()])
     assert found is not None
-    purge(Artifact("adapter", found.path, "", "found", "delete", found.files), matcher, [place])
+    marks = marks_of(found.files)
+    listed = Artifact("adapter", found.path, "", "found", "delete", found.files, marks)
+    purge(listed, matcher, [place])
     left = {p.name for p in (place / "learned").iterdir()}
     assert left == {"notes.txt", "train.jsonl", "checkpoint-6", "README.md"}
     copy = node(place / "copy", [p for p in (place / "copy").iterdir() if p.is_file()])
     assert copy is not None
     (place / "copy" / "README.md").unlink()
-    purge(Artifact("adapter", copy.path, "", "found", "delete", copy.files), matcher, [place])
+    marks = marks_of(copy.files)
+    listed = Artifact("adapter", copy.path, "", "found", "delete", copy.files, marks)
+    purge(listed, matcher, [place])
     assert not (place / "copy").exists()
 
 
