@@ -35,6 +35,7 @@ from unlearn.model.state import ModelState
 from unlearn.provenance.digests import folder_digest
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import library_versions
+from unlearn_eval.scores.entries import is_entry
 from unlearn_eval.scores.processes import first, from_first
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -133,10 +134,11 @@ class Cache:
         if self._folder is None:
             return
         with contextlib.suppress(OSError):  # another process may be doing the same
-            for path in self._folder.glob(".*.partial-*"):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
+            ours = [path for path in self._folder.iterdir() if is_entry(path.name)]
+            for path in ours:
+                if path.suffix != ".npz" and time.time() - path.stat().st_mtime > _ABANDONED:
                     path.unlink(missing_ok=True)
-            entries = [(path, path.stat()) for path in self._folder.glob("*.npz")]
+            entries = [(path, path.stat()) for path in ours if path.suffix == ".npz"]
             for path, facts in sorted(entries, key=lambda e: e[1].st_mtime, reverse=True):
                 limit -= facts.st_size
                 if limit < 0:

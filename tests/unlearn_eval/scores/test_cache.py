@@ -276,8 +276,12 @@ def test_the_oldest_entries_go_first(tmp_path: Path):
         os.utime(cache._path([i]), (1e9 - age, 1e9 - age))
     cache.trim(2 * size + 1)
     assert [cache.read(i) is None for i in range(3)] == [True, False, False]
+    others = {tmp_path / "thesis.npz", tmp_path / ".notes.partial-1"}
+    for path in others:
+        path.write_text("mine")
+        os.utime(path, (1e9, 1e9))
     cache.trim(0)
-    assert not list(tmp_path.iterdir())
+    assert set(tmp_path.iterdir()) == others
 
 
 def test_scores_come_back_bit_for_bit_under_the_ids_of_the_caller(make_scores):

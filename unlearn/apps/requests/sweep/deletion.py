@@ -22,7 +22,8 @@ from unlearn.provenance.digests import file_digest
 
 __all__ = ["Mark", "Trash", "anchored", "delete_files", "marks_of"]
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# where the system has it, a folder that one may pass through and not list can be opened, too
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

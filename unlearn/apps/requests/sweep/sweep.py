@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,16 +33,13 @@ from unlearn.errors import DataError, LedgerError, UnlearnError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import home
 from unlearn.provenance.lineage import now, weights_digest
+from unlearn_eval.scores.entries import is_entry
 
 __all__ = ["Artifact", "Swept", "matcher_of", "note_sweep", "sweep_request"]
 
 Status = Literal["found", "unclear", "cleaned"]
 Action = Literal["delete", "rewrite", "by hand"]
 Group = Literal["weights", "data"]
-
-
-_ENTRY = re.compile(r"[0-9a-f]{64}\.npz|\.[0-9a-f]{64}\.npz\.partial-\d+")
-"""Names in the cache of scores: whole entries, and what a killed process left of one."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +306,7 @@ def _scores(log: _SweepLog) -> Iterator[Artifact]:
         yield Artifact("score cache", scores, why, "unclear", "by hand")
         return
     files = sorted(scores.iterdir()) if scores.is_dir() else []
-    entries = [p for p in files if _ENTRY.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
+    entries = [p for p in files if is_entry(p.name) and p.is_file() and not p.is_symlink()]
     log.other_kinds += len(files) - len(entries)
     if entries:
         why = f"{len(entries)} files of numbers, no text; may be deleted at any time"
