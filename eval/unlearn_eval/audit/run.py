@@ -126,6 +126,8 @@ def _write(
     except ValueError as error:
         raise OutputError(f"audit.json would hold a number that JSON has not: {error}") from error
     with staged_folder(folder, overwrite=overwrite) as stage:
+        # it holds the ids of records, which may be names
+        (stage / "scores.parquet").touch(mode=0o600)
         pq.write_table(scores_table(result), stage / "scores.parquet")
         (stage / "audit.json").write_text(text + "\n", encoding="utf-8")
         (stage / "report.html").write_text(audit_page(result, texts), encoding="utf-8")

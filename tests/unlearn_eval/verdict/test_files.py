@@ -61,6 +61,11 @@ def test_subjects_are_kept_as_numbers_not_names(folder):
     assert b"person0" not in (folder[0] / "scores.parquet").read_bytes()
 
 
+def test_scores_are_for_their_owner_alone(folder):
+    """They hold the ids of records, which may be names."""
+    assert (folder[0] / "scores.parquet").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_verdict_from_files(folder):
     verdict = verify(folder[0])
     assert (verdict.tier, verdict.outcome) == ("C", "INCONCLUSIVE")

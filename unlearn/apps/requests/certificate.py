@@ -195,6 +195,10 @@ def _passed_over(request: Request) -> list[str]:
         "unreadable": "file(s) or folder(s) that could not be read",
     }
     counts = [f"{swept[kind]} {words}" for kind, words in kinds.items() if swept.get(kind)]
+    files = swept.get("files") or {}
+    if files.get("unclear"):
+        all_files = sum(files.values())
+        counts.append(f"{files['unclear']} of {all_files} file(s), not known to be clean")
     if not counts:
         return []
     return [f"Anything about what the sweep passed over: {', '.join(counts)}."]

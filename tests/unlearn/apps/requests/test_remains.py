@@ -113,6 +113,16 @@ def test_nothing_beside_the_verdict_takes_no_reason(ledger: Ledger) -> None:
     assert desk.close(ledger, ledger.get(name)).facts["outcome"] == "pass"
 
 
+def test_files_that_a_sweep_could_not_judge_are_told(ledger: Ledger) -> None:
+    name = verified(ledger, [VERDICT])
+    with ledger.writing() as writer:
+        swept = {"links": 2, "files": {"clean": 3, "found": 0, "unclear": 4}}
+        request = writer.change(name, "swept", swept=swept)
+    (told,) = certificates._passed_over(request)
+    assert "2 symbolic link(s)" in told
+    assert "4 of 7 file(s), not known to be clean" in told
+
+
 class Killed(BaseException):
     """A kill at this point."""
 
