@@ -17,6 +17,7 @@ from unlearn.methods.budget import (
     FACTORS,
     LOW,
     MOST,
+    PASSES,
     ROUNDED,
     Budget,
     Recipe,
@@ -48,7 +49,9 @@ _PACE = 0.4  # rate of a further stage, as a part of what its length alone would
 _LOOKS = 4  # at weights between those before and after a stage that went too far
 _SLOWER = 0.3  # of that, after a stage that led away from the target
 
-_BY_HEART = "the kept records were known by heart, so training was the original's, whole"
+_BY_HEART = (
+    "the kept records were known by heart after few passes, so training was the original's, whole"
+)
 
 _FORWARD = 1 / 3
 """What scoring a row costs, where training on it costs 1."""
@@ -156,12 +159,12 @@ class Search:
         """Choose a rate, train stage after stage, and say what was done.
 
         Without `auto` there is one stage. With it, training is the original's, whole, where the old
-        adapter knew the kept records by heart; else stages follow until the watched loss is within
-        `quality` of its target, or as many rows were seen as in the original training. Each goes
-        through as many rows as all before it, or through fewer where at the speed of the last one
-        these would take the loss to its target. Where a stage takes it too far, the weights go
-        only part of the way; where one leads away from it, those before stay, and a slower one is
-        tried.
+        adapter knew the kept records by heart after few passes. Else stages follow until the
+        watched loss is within `quality` of its target, or as many rows were seen as in the original
+        training. Each goes through as many rows as all before it, or through fewer where at the
+        speed of the last one these would take the loss to its target. Where a stage takes it too
+        far, the weights go only part of the way; where one leads away from it, those before stay,
+        and a slower one is tried.
 
         Returns:
             What all tries did together; `recipe` and `trail` are for the lineage.
@@ -169,7 +172,7 @@ class Search:
         Raises:
             TrainingError: if the loss is not finite at any rate.
         """
-        if self._by_heart():
+        if self._by_heart() and self.budget.first * self._passes < PASSES:
             return self._whole()
         factor = self._best_factor()
         loss = self._first_stage(factor)
@@ -189,6 +192,11 @@ class Search:
             loss = self._try("candidate", 0, training, factor)
             losses[factor] = math.inf if loss is None else loss
         return min(losses, key=losses.__getitem__)
+
+    @property
+    def _passes(self) -> float:
+        """Passes over the records in the original training."""
+        return self._recipe.rows / len(self.retain)
 
     def _by_heart(self) -> bool:
         """Say whether the old adapter knew the kept records by heart."""
