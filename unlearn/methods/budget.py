@@ -2,8 +2,9 @@
 
 The weights are a function of the kept records, the base, the shape, the seed, and the settings of
 the original training. With `budget=auto` one more number enters: the loss of the old adapter on the
-kept records that are watched, rounded to `ROUNDED` decimals, which says when to stop. The records
-to forget never enter, and nothing else of the old adapter does.
+kept records that are watched, rounded to `ROUNDED` decimals, which says when to stop; where that
+adapter was retrained so itself, the drift that its lineage names is taken off. The records to
+forget never enter, and nothing else of the old adapter does.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class TrainingPlan:
             return ()
         return (
             f"this takes {self.share:.2g} of what retraining takes, and only approximates it: "
-            "--method retrain -o budget=auto is exact, and often takes a quarter of it",
+            "--method retrain -o budget=auto is exact, and cheaper where training had slack",
         )
 
 

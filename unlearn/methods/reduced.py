@@ -172,7 +172,7 @@ class Search:
         Raises:
             TrainingError: if the loss is not finite at any rate.
         """
-        if self._by_heart() and self.budget.first * self._passes < PASSES:
+        if self.takes_the_whole():
             return self._whole()
         factor = self._best_factor()
         loss = self._first_stage(factor)
@@ -193,14 +193,10 @@ class Search:
             losses[factor] = math.inf if loss is None else loss
         return min(losses, key=losses.__getitem__)
 
-    @property
-    def _passes(self) -> float:
-        """Passes over the records in the original training."""
-        return self._recipe.rows / len(self.retain)
-
-    def _by_heart(self) -> bool:
-        """Say whether the old adapter knew the kept records by heart."""
-        if self.old is None or self.old.target > LOW:
+    def takes_the_whole(self) -> bool:
+        """Say whether the old adapter knew the kept records by heart after few passes."""
+        passes = self.budget.first * self._recipe.rows / len(self.retain)
+        if self.old is None or self.old.target > LOW or passes >= PASSES:
             return False
         return self.old.target <= BY_HEART * self._fresh_loss()
 
@@ -224,7 +220,7 @@ class Search:
         cost = self._cost(result.tokens)["of_retraining"]
         return replace(
             result,
-            notes=(*result.notes, _BY_HEART, *self._notes(loss, 1.0, cost)),
+            notes=(*result.notes, _BY_HEART, self._notes(loss, 1.0, cost)[0]),
             trail=self._trail(loss, 1.0, result.tokens),
         )
 
@@ -302,9 +298,8 @@ class Search:
                 return part, loss
             low, high = ((part, loss), high) if loss > target else (low, (part, loss))
         put_weights(weights, self.state)
-        part, loss = min((low, high), key=lambda end: self._distance(end[1]))
-        if not part:  # nothing between is nearer than the weights after
-            return 1.0, after
+        # a stage of no part of the way is none
+        part, loss = min((low, high), key=lambda end: self._distance(end[1])) if low[0] else high
         go_part_of_the_way(self.state, begun, part)
         return part, loss
 
@@ -317,13 +312,14 @@ class Search:
     def _go_on(self, factor: float, loss: float, target: float) -> float:
         """Train further stages until the watched loss is near the target; return it."""
         before = self._fresh_loss() if loss - target > self.budget.quality else loss
-        share, pace = self._used, _PACE
+        share = covered = self._used  # by the next stage, and by the last one that stayed
+        pace = _PACE
         while loss - target > self.budget.quality and before > loss:
-            look = len(self._watched) * _FORWARD / self._recipe.rows
-            left = min(1 - self._used, MOST - self._cost(0)["of_retraining"] - look)
+            looks = (1 + _LOOKS) * len(self._watched) * _FORWARD / self._recipe.rows
+            left = min(1 - self._used, MOST - self._cost(0)["of_retraining"] - looks)
             # as many rows again, or fewer where the loss falls so fast that these are too many;
             # in whole tenths, so that a slightly other target decides alike
-            needed = _AMPLE * share * (loss - target) / (before - loss)
+            needed = _AMPLE * covered * (loss - target) / (before - loss)
             share = min(self._used, _LEAST_SHARE * math.ceil(needed / _LEAST_SHARE), left)
             if share < _LEAST_SHARE:
                 break
@@ -336,7 +332,7 @@ class Search:
                 break
             if after is not None and self._distance(after) <= self._distance(loss):
                 self.stages.append(StageOptions.of(training))
-                before, loss = loss, after
+                before, loss, covered = loss, after, share
                 continue
             put_weights(weights, self.state)
             if pace < _PACE:

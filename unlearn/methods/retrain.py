@@ -85,9 +85,10 @@ def _reduced(job: Job, training: TrainingOptions, budget: Budget) -> tuple[Model
         examples = [retain[i] for i in watched(len(retain))]
         old = Old.of(job.state, examples, _drift(job.parent))
     fresh = _fresh(job)
-    if job.announce:
-        job.announce(_plan(replace(job, state=fresh), training, budget))
     search = Search(fresh, retain, training, budget, job.seed, job.progress, old)
+    if job.announce:
+        chosen = Budget(1.0, budget.quality) if search.takes_the_whole() else budget
+        job.announce(_plan(replace(job, state=fresh), training, chosen))
     return fresh, search.run()
 
 
@@ -99,11 +100,14 @@ def _drift(parent: Lineage | None) -> float:
 
 def _plan(job: Job, training: TrainingOptions, budget: Budget) -> TrainingPlan:
     """Say what is about to be trained."""
-    retain = job.split["retain"]
+    retain, plain = job.split["retain"], Objective(retain=NLL())
+    if budget.whole:
+        steps = total_steps(training, len(retain))
+        seconds = expected_seconds(job.state, plain, training, steps, retain=retain)
+        return job.plan(steps, Cost(tokens_of(training, steps, (), retain), seconds))
     recipe = Recipe(training, len(retain), budget.first)
     steps = most_steps(recipe, budget)
     stage = recipe.stage(budget.most, FACTORS[0])
-    plain = Objective(retain=NLL())
     seconds = expected_seconds(job.state, plain, stage, steps, retain=retain)
     cost = Cost(tokens_of(stage, steps, (), retain), seconds)
     tried = max(0, steps - total_steps(stage, len(retain)))

@@ -39,6 +39,7 @@ from unlearn_eval.replay.retraining import Again, opening_of, train_again
 
 __all__ = ["replay", "run_replay"]
 
+_ELSEWHERE = "cannot be looked at"
 _SAMPLE = 64
 """Records on which log-probabilities are compared."""
 
@@ -345,6 +346,8 @@ def _left_open(line: Lineage, adapter: Path, findings: Sequence[Finding]) -> lis
             "Kept records that nearly repeat forgotten ones, or say the same in other words: the "
             "data at hand does not hold the forgotten ones, or too many records to compare."
         )
+    if any(each.what == "near-copies" and _ELSEWHERE in each.words for each in findings):
+        sentences.append("Near-copies of the forgotten records that are not at hand.")
     if reading_files(adapter):
         sentences.append("The tokenizer and chat template that the adapter brings along.")
     if "kept loss" not in looked:

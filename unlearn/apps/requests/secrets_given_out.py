@@ -6,6 +6,7 @@ these give it out as well, and the verdict is a PASS: of the person it says noth
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def secrets_given_out(
         `kept_records` that hold a secret of these (of those that come out, where that is known).
     """
     marked = {record.id for record in forget_records if record.secrets}
-    out = _come_out(audit / "scores.parquet") if marked else set()
+    out = _come_out(audit / "scores.parquet", marked) if marked else set()
     shown = [r for r in forget_records if r.id in (marked if out is None else out)]
     return {
         "records": len(marked),
@@ -43,8 +44,11 @@ def secrets_given_out(
     }
 
 
-def _come_out(file: Path) -> set[str] | None:
-    """Return the ids of the records of which the audited model completes a secret."""
+def _come_out(file: Path, marked: Collection[str]) -> set[str] | None:
+    """Return the ids of the records of which the audited model completes a secret.
+
+    None where it was asked for none of those marked, as in an audit of canaries.
+    """
     from unlearn_eval.results.scores_file import read_scores
 
     if not file.is_file():
@@ -57,7 +61,7 @@ def _come_out(file: Path) -> set[str] | None:
             continue
         for position, name in enumerate(scores.ids):
             spans = scores.spans(position)
-            asked = asked or bool(spans)
+            asked = asked or (bool(spans) and name in marked)
             if any(bool(np.all(scores.hit[span])) for span in spans):
                 out.add(name)
     return out if asked else None

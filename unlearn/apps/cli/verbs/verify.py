@@ -58,6 +58,8 @@ def verify(options: VerifyFileOptions) -> None:
     text = json.dumps(verdict.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")
+    if options.audit is not None and options.replay is not None:
+        _beside(options.replay, options.audit)
     if options.adapter is not None:
         models = Models(options.adapter, options.before)
         certify(options.audit, signed, models, verdict=verdict.as_dict(), replay=options.replay)
@@ -66,6 +68,17 @@ def verify(options: VerifyFileOptions) -> None:
     else:
         _show(verdict, options.audit, file, signed if options.adapter else None)
     raise typer.Exit(_CODES[verdict.outcome])
+
+
+def _beside(replay: Path, audit: Path) -> None:
+    """Keep a replay with the audit that was decided on with it: a certificate is of both."""
+    from unlearn.files import staged_file
+    from unlearn_eval.replay.result import FILE
+
+    file = replay / FILE if replay.is_dir() else replay
+    if audit.is_dir() and not (audit / FILE).exists():
+        with staged_file(audit / FILE) as stage:
+            stage.write_bytes(file.read_bytes())
 
 
 def _show(verdict: Verdict, audit: Path | None, file: Path, signed: Path | None) -> None:

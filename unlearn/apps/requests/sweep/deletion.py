@@ -112,7 +112,8 @@ def delete_files(
         to: where `root` is moved to, in an empty folder on the same file system; None deletes.
 
     Raises:
-        OutputError: if one is not what was listed, or cannot be moved; nothing was deleted then.
+        OutputError: if one is not what was listed, and nothing was deleted; or if one cannot be
+            deleted or moved, and those before it were.
     """
     there = [path for path in files if _is_listed(path, marks)]
     for path in there:
@@ -150,7 +151,10 @@ def _remove(path: Path, listed: Mark, to: Path | None) -> None:
         if (seen.st_dev, seen.st_ino) != (listed.device, listed.inode):
             raise OutputError(f"{path} is not the file that was listed")
         if to is None:
-            os.unlink(path.name, dir_fd=folder)
+            try:
+                os.unlink(path.name, dir_fd=folder)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be deleted: {error.strerror}") from None
             return
         to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _opened(to.parent) as trash:
