@@ -15,8 +15,8 @@ def forget(options: ForgetOptions) -> None:
     Retained are all other records of --data, or those of --retain. The default trains a new adapter
     on these alone, with as much of the original training as its quality takes (retrain with
     budget=auto): exact, and at a part of the price where that had slack. It must know how the
-    adapter was trained. Approximate methods start from the old adapter; give them unseen records with
-    --holdout: pilot learns from them how sure the result should be of what it never saw, most
+    adapter was trained. Approximate methods start from the old adapter; give them unseen records
+    with --holdout: pilot learns from them how sure the result should be of what it never saw, most
     others stop when the forget records look like them, or when the retained ones suffer
     (-o stop=none runs to the end). The old adapter is left as it is.
 
