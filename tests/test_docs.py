@@ -120,7 +120,7 @@ ADDED = {
     "forget": ["-o", "max_steps=2"],
     "request run": ["-o", "max_steps=2"],
     "request locate": ["--yes"],
-    "request close": ["--yes"],
+    "request close": ["--yes", "--reason", "what lies beside the page's own files is not examined"],
     "request sweep": ["--yes"],
 }
 # Any verdict will do after two steps, and a sweep says by its exit code that it found something.

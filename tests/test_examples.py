@@ -41,7 +41,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "What is left" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
-    for method in ("pilot", "npo", "grad_ascent"):
+    for method in ("retrain", "npo", "grad_ascent"):
         assert (tmp_path / "demo" / method / "audit" / "audit.json").is_file()
         assert (tmp_path / "demo" / method / "adapter" / "lineage.json").is_file()
         link = f"{method}/audit/report.html"
@@ -50,10 +50,11 @@ def test_the_demo(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "demo" / "records.jsonl").read_text().splitlines()[0])
     assert said["completion"] in page
     # records given back, records an attacker tells apart, others still known
-    row = next(x for x in done.stdout.splitlines() if x.strip().startswith("pilot  "))
+    row = next(x for x in done.stdout.splitlines() if x.strip().startswith("retrain  "))
     given_back, _, kept = re.findall(r"(\d+) of (\d+)", row)
     assert given_back == ("0", "20")
     assert int(kept[0]) >= 0.9 * int(kept[1])
+    assert "retrain: ✓ Shown. Exact: replayed" in done.stdout
 
 
 @pytest.mark.slow
