@@ -53,9 +53,8 @@ records by heart."""
 
 PASSES = 10.0
 """Passes over the records in the first stage from which on it can teach them by heart; with fewer,
-`auto` trains as the original did. On SmolLM2-135M half of 5 epochs brought .38 nats where the old
-adapter had .12; on the embedded model a quarter of 20 epochs brought .57 where it had .03, and a
-quarter of 40 brought .1 where it had .02."""
+`auto` trains as the original did. On the embedded model a quarter of 20 epochs brought .74 nats
+where the old adapter had .03, and a quarter of 40 brought .10 where it had .01."""
 
 LOW = 0.5
 """Loss in nats a token above which nothing is known by heart, so that the other need not be

@@ -45,9 +45,9 @@ __all__ = ["Old", "Search", "most_steps"]
 _LEAST_SHARE = 0.1  # less of the rows is not worth a stage of its own
 _AMPLE = 1.25  # rows of a further stage, as a multiple of those that would just do
 _PACE = 0.4  # rate of a further stage, as a part of what its length alone would ask for: at the
-# whole, six steps on SmolLM2 went .4 nats too far, and the embedded model learned nothing more
-_LOOKS = 4  # at weights between those before and after a stage that went too far
+# whole, six steps on SmolLM2 went .2 nats too far, and the embedded model learned nothing more
 _SLOWER = 0.3  # of that, after a stage that led away from the target
+_LOOKS = 4  # at weights between those before and after a stage that went too far
 
 _BY_HEART = (
     "the kept records were known by heart after few passes, so training was the original's, whole"
