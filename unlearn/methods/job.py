@@ -232,9 +232,7 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
         if resolved.training.train_layers is None:
             layer = _near_trained(layer, blocks_that_can_train(job.state.model))
         if layer != usual:
-            notes += (
-                f"layer: block {layer}, since nothing trains at block {usual}, the usual one",
-            )
+            notes += (f"layer: block {layer}, since block {usual}, the usual one, trains nothing",)
     if not 0 <= layer < depth:
         raise OptionError(
             f"{resolved.method.name}: layer {layer} does not exist: the model has {depth} blocks, "
