@@ -148,3 +148,18 @@ def test_what_is_made_of_a_private_adapter_claims_nothing(
     )  # fmt: skip
     assert changed.lineage.privacy is None
     assert changed.lineage.finetuned_with["privacy"]["epsilon"] == 2
+
+
+def test_as_a_row_of_comparisons_it_trains_anew_on_all_records(
+    adapter: Path, tiny_model: Path, data_file: Path, tmp_path: Path
+) -> None:
+    options = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 4, "epsilon": 2}
+    made = forget(
+        tiny_model, data_file, "r0", tmp_path / "out", adapter=adapter,
+        method="unlearn.methods.private:PRIVATE", options=options,
+    )  # fmt: skip
+    assert made.fit.steps == 3
+    assert len(made.lineage.records.trained) == 12
+    assert len(made.lineage.records.forgotten) == 1
+    # it forgets nothing, and claims nothing of what is called forgotten
+    assert made.lineage.privacy is None
