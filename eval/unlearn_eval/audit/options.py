@@ -165,6 +165,13 @@ class AuditOptions(Opening):
             "Without it the report holds numbers only."
         ),
     ] = False
+    show_ids: Annotated[
+        bool,
+        Field(
+            description="Keep the ids of records in scores.parquet, which may be people's names. "
+            "Without it they stand there as names under your key."
+        ),
+    ] = False
     strict: Annotated[
         bool,
         Field(description="Refuse a holdout that nearly repeats other records, not only copies."),

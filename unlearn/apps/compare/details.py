@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from unlearn.apps.compare.study import Study
 from unlearn.data.records import Record
 from unlearn.files import staged_file
 from unlearn.methods.registry import get_method
+from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import FILE_NAME
 from unlearn_eval.comparison import About, Curve, Outcome, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
+from unlearn_eval.results.record_names import ids_of, keyed_names
 
 __all__ = ["details", "records_of", "texts_of", "write_records"]
 
-Key = tuple[str, int, int]
+CellKey = tuple[str, int, int]
 """A cell: its row, its seed and the number of its forget set."""
 
 
@@ -55,11 +58,12 @@ def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> l
     return rows
 
 
-def records_of(layout: Layout) -> dict[Key, CellRecords]:
+def records_of(layout: Layout, ids: Iterable[str] | None = None) -> dict[CellKey, CellRecords]:
     """Read what the audits of all cells say of each record.
 
     Args:
         layout: the steps.
+        ids: of the records at hand, to call them by; None for names under the user's key.
 
     Returns:
         By cell; none of a cell that has no audit.
@@ -67,11 +71,16 @@ def records_of(layout: Layout) -> dict[Key, CellRecords]:
     Raises:
         DataError: if the scores of an audit cannot be read.
     """
-    return {
+    found = {
         (cell.name, cell.seed, cell.forget): read_records(cell.audit.result / "scores.parquet")
         for cell in layout.cells
         if cell.audit.done
     }
+    key = Key.load()
+    for cell, records in found.items():
+        named = keyed_names(records.ids, key) if ids is None else ids_of(records.ids, ids)
+        found[cell] = replace(records, ids=named)
+    return found
 
 
 def texts_of(study: Study) -> dict[str, Record]:
@@ -89,7 +98,7 @@ def texts_of(study: Study) -> dict[str, Record]:
     return {record.id: record for record in Pool.load(study.recipe).records}
 
 
-def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
+def write_records(records: Mapping[CellKey, CellRecords], path: Path) -> None:
     """Write every record of every cell to a Parquet file, numbers only."""
     import pyarrow.parquet as pq
 
