@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from unlearn.canaries.pairs import Canaries
 from unlearn.errors import DataError
+from unlearn.strict_json import read_json_file
 from unlearn_eval.results.record_names import ids_of
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.verdict.evidence import Twins
@@ -24,7 +24,7 @@ def twins_of(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]
     Raises DataError if it is no file of twins, or names what was not measured.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
         named = dict(content["twins"].items())
         claimed = bool(content.get("randomised", False))
         return _paired(path, after, named, randomised=False), claimed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.layout import Cell, Layout
 from unlearn.apps.compare.study import Study
 from unlearn.data.records import Record
+from unlearn.errors import LineageError
 from unlearn.files import staged_file
 from unlearn.methods.registry import get_method
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import FILE_NAME
+from unlearn.provenance.lineage import Lineage
 from unlearn_eval.comparison import About, Curve, Outcome, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
 from unlearn_eval.results.record_names import ids_of, keyed_names
@@ -130,10 +130,10 @@ def _run(cell: Cell, notes: Sequence[str]) -> Run:
 def _in_effect(cell: Cell) -> dict[str, str]:
     """Return the options that the adapter's lineage notes, where it has any."""
     try:
-        content = json.loads((cell.unlearn.result / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        line = Lineage.read(cell.unlearn.result)
+    except LineageError:
         return {}
-    return _texts(content.get("options") or {})
+    return {} if line is None else _texts(line.options)
 
 
 def _texts(options: Mapping[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from unlearn.apps.compare.collect import MIXED, collect
 from unlearn.apps.compare.details import details, records_of, texts_of, write_records
 from unlearn.apps.compare.tuning.trials import row_of
 from unlearn.files import staged_file
+from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn_eval.comparison import Comparison, TableLine, Tuned
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def written_before(
 ) -> ComparisonResult | None:
     """Return what was written before, if it is of this recipe and its steps, and shows as much."""
     try:
-        content = json.loads((root / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json_file(root / RESULT)
+    except (OSError, NotJsonError):
         return None
     whole = all((root / name).is_file() for name in WRITTEN)
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):

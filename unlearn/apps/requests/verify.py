@@ -5,7 +5,6 @@ By an audit, which measures; by a replay, which trains again; or by both.
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from unlearn.data.records import Records
 from unlearn.errors import LedgerError
 from unlearn.model.opening import Opening
 from unlearn.provenance.lineage import Lineage, now
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["EVENTS", "AuditSettings", "verify_request"]
 
@@ -247,8 +247,8 @@ def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) 
             copies[old] = shutil.copytree(old, new.with_name(f"{new.name}{end}"))
     folder = copies[decided]
     try:
-        verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        verdict = read_json_file(folder / VERDICT)
+    except (OSError, NotJsonError) as error:
         raise LedgerError(f"{folder / VERDICT} cannot be read: {error}") from None
     folders = list(copies.values())
     return _Result(verdict, folder, folders, known["references"], known["records"])
