@@ -74,8 +74,10 @@ def names_in(stored: Collection[str], ids: Iterable[str], key: Key | None = None
     Raises:
         DataError: if the names are under another key.
     """
-    keys = {match[1] for name in stored if (match := _KEYED.fullmatch(name))}
-    if not keys:
+    known, ids = set(stored), [*ids]
+    keys = {match[1] for name in known if (match := _KEYED.fullmatch(name))}
+    # whoever chose an id may have chosen one that looks like a name under a key
+    if not keys or known & set(ids):
         return {name: name for name in ids}
     key = key or Key.load()
     if key.id not in keys:
@@ -83,6 +85,5 @@ def names_in(stored: Collection[str], ids: Iterable[str], key: Key | None = None
             f"the scores name their records under the key {min(keys)}, and the key in use is "
             f"{key.id}: set UNLEARN_KEY to that key, or audit again with --show-ids"
         )
-    known = set(stored)
     named = {name: keyed_name(name, key) for name in ids}
     return {name: keyed if keyed in known else name for name, keyed in named.items()}

@@ -164,6 +164,14 @@ def test_an_id_is_in_the_file_only_where_it_is_asked_for(written, key):
         names_in(keyed_names(ids, Key(b"k" * 32)), ids, key)
 
 
+def test_an_id_that_looks_like_a_name_under_a_key_is_an_id(key):
+    odd = f"keyed:{'0' * 12}:{'0' * 32}"
+    assert names_in([odd, "r1"], ["r1", odd], key) == {"r1": "r1", odd: odd}
+    assert names_in([odd], [odd], key) == {odd: odd}
+    name = keyed_name(odd, key)
+    assert names_in([name], [odd], key) == {odd: name}
+
+
 def test_the_names_of_invented_records_stay(written, key):
     """Canaries are nobody, and audit.json names their pairs."""
     _, result = written

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.comparison import About, Curve, Outcome, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
-from unlearn_eval.results.record_names import ids_of, keyed_names
+from unlearn_eval.results.record_names import ids_of, keyed_names, keyed_text
 
 __all__ = ["details", "records_of", "texts_of", "write_records"]
 
@@ -26,13 +26,19 @@ CellKey = tuple[str, int, int]
 """A cell: its row, its seed and the number of its forget set."""
 
 
-def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> list[About]:
+def details(
+    study: Study,
+    layout: Layout,
+    outcomes: Sequence[Outcome] = (),
+    quoted: Callable[[str], str] = str,
+) -> list[About]:
     """Tell of every row what its method is and how its runs went.
 
     Args:
         study: the comparison.
         layout: its steps.
         outcomes: what its cells show, with their notes.
+        quoted: returns a note of a run as it is shown, which may quote the id of a record.
 
     Returns:
         One a row, in the order of the recipe.
@@ -52,7 +58,7 @@ def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> l
                 when=method.when,
                 cost=method.cost,
                 given=_texts(settings.options),
-                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ())) for c in cells],
+                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ()), quoted) for c in cells],
             )
         )
     return rows
@@ -83,6 +89,11 @@ def records_of(layout: Layout, ids: Iterable[str] | None = None) -> dict[CellKey
     return found
 
 
+def without_ids(text: str, ids: Iterable[str]) -> str:
+    """Return a note in which ids of records stand as names under the user's key."""
+    return keyed_text(text, ids, Key.load())
+
+
 def texts_of(study: Study) -> dict[str, Record]:
     """Return the records of the recipe by id.
 
@@ -107,7 +118,7 @@ def write_records(records: Mapping[CellKey, CellRecords], path: Path) -> None:
         pq.write_table(table, stage, compression="zstd")
 
 
-def _run(cell: Cell, notes: Sequence[str]) -> Run:
+def _run(cell: Cell, notes: Sequence[str], quoted: Callable[[str], str]) -> Run:
     facts = cell.unlearn.facts()
     logged = facts.get("curve", ())
 
@@ -122,7 +133,7 @@ def _run(cell: Cell, notes: Sequence[str]) -> Run:
         retain_curve=curve("retain_nll"),
         steps=facts.get("steps"),
         planned=facts.get("planned_steps"),
-        notes=[*facts.get("notes", ()), *notes],
+        notes=[quoted(str(note)) for note in (*facts.get("notes", ()), *notes)],
         options=_in_effect(cell),
     )
 

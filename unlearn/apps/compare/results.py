@@ -15,12 +15,19 @@ from unlearn.apps.compare.tuning.trials import TuningTrial
 if TYPE_CHECKING:
     pass
 
+import functools
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from unlearn.apps.compare.collect import MIXED, collect
-from unlearn.apps.compare.details import details, records_of, texts_of, write_records
+from unlearn.apps.compare.details import (
+    details,
+    records_of,
+    texts_of,
+    without_ids,
+    write_records,
+)
 from unlearn.apps.compare.tuning.trials import row_of
 from unlearn.files import staged_file
 from unlearn.strict_json import NotJsonError, read_json_file
@@ -102,16 +109,19 @@ def written_before(
         content = read_json_file(root / RESULT)
     except (OSError, NotJsonError):
         return None
-    whole = all((root / name).is_file() for name in WRITTEN)
+    whole = all((root / name).is_file() for name in WRITTEN) and isinstance(content, dict)
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
         return None
     if content.get("recipe") != recipe.model_dump(mode="json"):  # the budget of tuning, names
         return None
     if content.get("show") != show._asdict():
         return None
-    table = content["table"]
-    tuning = _summed_up([TuningTrial(**trial) for trial in content["tuning"]])
-    return ComparisonResult(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
+    try:
+        table = content["table"]
+        tuning = _summed_up([TuningTrial(**trial) for trial in content["tuning"]])
+        return ComparisonResult(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
+    except (KeyError, TypeError):  # of another hand: written again
+        return None
 
 
 @dataclass(frozen=True)
@@ -163,13 +173,14 @@ def write_up(finished: Finished, show: Show) -> ComparisonResult:
     ranked = standings(comparison)
     table = _table(comparison, ranked.lines)
     sentences = [*advice(comparison, ranked.lines), *_warnings(comparison)]
-    texts = texts_of(study) if any(show) else {}
+    texts = texts_of(study)
+    quoted = str if any(show) else functools.partial(without_ids, ids=texts)
     records = records_of(layout, texts if show.ids else None)
     page = comparison_page(
         comparison,
         ranked,
         _summed_up(trials),
-        details(study, layout, comparison.outcomes),
+        details(study, layout, comparison.outcomes, quoted),
         records_of(layout, texts) if show.text else records,
         texts if show.text else None,
         own_judge=finished.recipe.looked_at == finished.recipe.holdout,
