@@ -291,7 +291,7 @@ def test_kept_records_that_nearly_repeat_forgotten_ones_are_found_at_the_desk(
     case.json("run", *QUALITY)
     assert case.json("verify", code=4)["requests"][0]["verdict"]["outcome"] == "INCONCLUSIVE"
     _, reasons = audit_of(case.ledger, case.ledger.get(name))
-    assert "nearly repeat forgotten ones: rows:8" in reasons[0]
+    assert "nearly repeat forgotten ones: rows:12" in reasons[0]
 
 
 def planted_beside(case: Case, work: Path) -> Path:
