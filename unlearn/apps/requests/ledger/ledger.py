@@ -9,6 +9,7 @@ person in.
 
 from __future__ import annotations
 
+import gc
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -78,7 +79,8 @@ class Ledger:
         with suppress(LedgerError) if examine else nullcontext():
             if row.schema == 1:
                 self._upgrade()
-            self._read()
+            with _uncollected():
+                self._read()
         self.sealer = Sealer(key, self.id)
         self.escrow = Escrow(escrow or home() / f"{self.id}.escrow", self.sealer)
 
@@ -240,6 +242,18 @@ class Ledger:
         Raises `BusyError` if another process does.
         """
         return held(self.engine, self.id, line)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Spare the garbage collector a search of what is made in bulk, and is none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def entries_after(connection: sa.Connection, seq: int) -> list[Entry]:
