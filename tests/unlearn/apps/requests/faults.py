@@ -13,6 +13,7 @@ import errno
 import os
 import sqlite3
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def attempt(
     Returns:
         How it ended.
     """
-    told = folder / ".told"
+    told = folder.with_name(f"{folder.name}.told")  # where the fault is not
     told.unlink(missing_ok=True)
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -155,6 +156,8 @@ def attempt(
         code = 99
         try:
             code = _run(words, folder, fault, clock, told, writer)
+        except BaseException:
+            told.write_text(traceback.format_exc())
         finally:
             os._exit(code)
     os.close(writer)
