@@ -179,6 +179,14 @@ class AuditOptions(Opening):
     ] = True
     seed: Seed = 0
     overwrite: Overwrite = False
+    drift: Annotated[
+        bool,
+        PYTHON_ONLY,
+        Field(
+            description="Measure how far predictions moved from those of the state before, which "
+            "has to be run again for it; verdicts and comparisons do not look at it."
+        ),
+    ] = True
     scope: Annotated[
         Scope,
         PYTHON_ONLY,
