@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -408,14 +408,16 @@ def prepared(desk: Desk, verb: str) -> str:
 def test_a_fault_at_each_write_of_a_verb_can_be_finished(
     verb: str, kind: Any, tmp_path: Path, tiny_model: Path, adapter: Path, data_file: Path
 ) -> None:
+    ready = Desk.new(tmp_path / "desk", tiny_model, adapter, data_file)
+    name = "" if verb == "add" else prepared(ready, verb)
+    shutil.copytree(ready.folder, tmp_path / "ready")
     for at in range(1, 200):
-        desk = Desk.new(tmp_path / str(at), tiny_model, adapter, data_file)
-        if verb == "add":
-            ended = desk.add("r0", Fault(kind, at))
-        else:
-            ended = desk.do(verb, prepared(desk, verb), Fault(kind, at))
+        shutil.rmtree(ready.folder)
+        shutil.copytree(tmp_path / "ready", ready.folder)
+        desk = replace(ready, asked=dict(ready.asked), purged=set())
+        fault = Fault(kind, at)
+        ended = desk.add("r0", fault) if verb == "add" else desk.do(verb, name, fault)
         desk.holds()
-        shutil.rmtree(desk.folder)
         if ended.writes < at:  # nothing was left to happen to
             break
     assert 3 < at < 199
