@@ -36,6 +36,9 @@ _MEANINGS = {
     ("extraction.exposure", ""): (
         "bits by which the model narrows down a secret among all of its format; 1.4 is not at all"
     ),
+    ("privacy.epsilon_lower", ""): (
+        "what ε is at least, by guesses which canary was included; not ε itself"
+    ),
     ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
     ("utility.drift", ""): (
         "how far the predictions moved from those before, in nats a token; 0 is not at all"
