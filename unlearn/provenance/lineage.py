@@ -19,7 +19,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import LineageError
+from unlearn.files import regular_bytes
 from unlearn.provenance.digests import weights_digest
+from unlearn.strict_json import parse_json
 from unlearn.version import __version__
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 FILE_NAME = "lineage.json"
+_LARGEST = 1 << 30  # bytes: a million digests take a tenth of it
 
 
 class _Model(BaseModel):
@@ -173,8 +176,10 @@ class Lineage(_Model):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
+            content = regular_bytes(path, _LARGEST)
+            parse_json(content)
+            return cls.model_validate_json(content)
+        except (ValidationError, ValueError, OSError) as error:
             raise LineageError(f"{path} is not a lineage of schema 1: {_first(error)}") from error
 
     def write(self, folder: str | Path) -> None:

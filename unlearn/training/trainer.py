@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from unlearn.errors import OptionError, TrainingError
 from unlearn.model.state import load_trained
+from unlearn.strict_json import read_json_file
 from unlearn.training.bucketing import length_groups
 from unlearn.training.loss_terms import Term, Terms
 from unlearn.training.objective import Constraint, Objective, Teacher
@@ -313,12 +314,18 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self._terms.state, Path(resume_from_checkpoint))
-        saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text("utf-8"))
-        self.tokens_trained = saved["tokens_trained"]
         self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
-        self.retain_weight = saved["retain_weight"]
-        if self.monitor and saved["monitor"]:
-            self.monitor.load(saved["monitor"])
+        file = Path(resume_from_checkpoint) / STATE_FILE
+        try:
+            saved = read_json_file(file)
+            self.tokens_trained = int(saved["tokens_trained"])
+            self.retain_weight = float(saved["retain_weight"])
+            if self.monitor and saved["monitor"]:
+                self.monitor.load(saved["monitor"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} is not the state of a training: {error!r}; delete the folder it lies in"
+            ) from None
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from unlearn.config import called_with
 from unlearn.errors import OutputError
 from unlearn.files import staged_folder
 from unlearn.processes import if_interrupted
+from unlearn.provenance.keys import Key
 from unlearn.runs.progress import shown
 from unlearn_eval.audit.canaries import privacy_rows
 from unlearn_eval.audit.inputs import Inputs, resolve_inputs
@@ -20,6 +21,7 @@ from unlearn_eval.audit.preparation import Preparation, prepare
 from unlearn_eval.audit.states import States, open_states
 from unlearn_eval.certificate.files import deciding_files
 from unlearn_eval.report import ShownRecord, audit_page, shown_records
+from unlearn_eval.results.record_names import keyed_text
 from unlearn_eval.results.rows import Audit, AuditRow, audit_rows
 from unlearn_eval.results.scores_file import scores_table
 from unlearn_eval.results.shadows import Shadows
@@ -62,7 +64,8 @@ def audit_of(options: AuditOptions) -> Audit:
     if options.output is not None and first():
         forget_records = inputs.records.parts["forget"]
         texts = shown_records(forget_records, result.said) if options.show_text else None
-        _write(result, texts, options.output, options.overwrite)
+        key = None if options.show_ids else Key.load()
+        _write(result, texts, options.output, options.overwrite, key)
     return result
 
 
@@ -124,18 +127,28 @@ def _assembled(
 
 
 def _write(
-    result: Audit, texts: Sequence[ShownRecord] | None, folder: Path, overwrite: bool
+    result: Audit,
+    texts: Sequence[ShownRecord] | None,
+    folder: Path,
+    overwrite: bool,
+    key: Key | None,
 ) -> None:
-    """Write `audit.json`, `scores.parquet` and `report.html` together."""
+    """Write `audit.json`, `scores.parquet` and `report.html` together; ids under a key if any.
+
+    A page with the text of records calls them by their ids all the same.
+    """
     import pyarrow.parquet as pq
 
+    if key is not None:
+        ids = {name for parts in result.scores.values() for m in parts.values() for name in m.ids}
+        result = replace(result, notes=tuple(keyed_text(note, ids, key) for note in result.notes))
     try:
         text = result.as_json()
     except ValueError as error:
         raise OutputError(f"audit.json would hold a number that JSON has not: {error}") from error
     with staged_folder(folder, overwrite=overwrite) as stage:
-        # it holds the ids of records, which may be names
+        # numbers of single records are for their owner alone, and so are ids, which may be names
         (stage / "scores.parquet").touch(mode=0o600)
-        pq.write_table(scores_table(result), stage / "scores.parquet")
+        pq.write_table(scores_table(result, key), stage / "scores.parquet")
         (stage / "audit.json").write_text(text + "\n", encoding="utf-8")
         (stage / "report.html").write_text(audit_page(result, texts), encoding="utf-8")

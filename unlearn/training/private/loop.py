@@ -28,6 +28,7 @@ from unlearn.model.quiet import quiet
 from unlearn.model.save import load_trained
 from unlearn.model.state import ModelState
 from unlearn.processes import if_interrupted
+from unlearn.strict_json import read_json_file
 from unlearn.training.fitting import Fit, blocks_that_train, what_is_kept
 from unlearn.training.kernels import deterministic_kernels
 from unlearn.training.options import TrainingOptions
@@ -228,7 +229,7 @@ class _Loop:
         """Go on from a checkpoint, once it says what privacy was spent until then."""
         done = int(folder.name.rpartition("-")[2])
         try:
-            facts = json.loads((folder / STATE_FILE).read_text("utf-8"))
+            facts = read_json_file(folder / STATE_FILE)
             parts = torch.load(folder / _OPTIMIZER_FILE, weights_only=True)
             same = facts["accountant"] == self._mechanism.accounted(done)
             tokens = int(facts["tokens"])

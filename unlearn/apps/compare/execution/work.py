@@ -254,6 +254,7 @@ def _audit(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
         generate=step.settings["generate"],
         robustness=step.settings.get("robustness", ()),
         policy=step.settings["policy"][0][0] if "policy" in step.settings else None,
+        drift=False,
         scope="comparison",
         overwrite=True,
         progress=progress,
