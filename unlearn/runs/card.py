@@ -85,6 +85,8 @@ def _facts(line: Lineage) -> Iterator[str]:
     yield f"records that were to be taken out: {len(line.records.forgotten)}"
     if line.canaries is not None:
         yield f"pairs of canaries planted: {line.canaries.pairs}"
+    if line.poisoned:
+        yield f"records among them that were poisoned on purpose: {line.poisoned}; do not deploy it"
     known = line.template in {*PRESETS, "chat", "roles"}
     yield f"template: {_name(line.template) if known else 'a text of the user’s own'}"
     yield f"seed: {line.seed}"

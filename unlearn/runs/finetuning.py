@@ -18,7 +18,7 @@ from unlearn.losses import NLL
 from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
+from unlearn.provenance.lineage import Lineage, RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
 from unlearn.runs.progress import shown
@@ -28,6 +28,7 @@ from unlearn.runs.saving import (
     checkpoint_folder,
     encode_records,
     encoding_notes,
+    poisoned_notes,
     save_result,
 )
 from unlearn.runs.signature import signature, trained_from
@@ -62,7 +63,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         return trained, encode_records(trained, state, template, training)
 
     trained, examples = encoded()
-    notes = (*copies, *encoding_notes(examples))
+    notes = (*copies, *poisoned_notes(trained), *encoding_notes(examples))
     shape = None if options.full else lora.model_dump()
     settings = {"training": training.model_dump(), "lora": shape}
     if options.announce:
@@ -93,11 +94,12 @@ def run_finetune(options: FinetuneOptions) -> Result:
             checkpoints=checkpoint_folder(target, training, facts),
             progress=progress,
         )
-    commitment = canaries.commitment if canaries else None
+    planted = {
+        "canaries": canaries.commitment if canaries else None,
+        "poisoned": len(trained.poisoned),
+    }
     trained_state = (state, template, trained_from(facts, "training"))
-    line = _saved(
-        options, target, trained_state, settings, record_digests, commitment, training_facts
-    )
+    line = _saved(options, target, trained_state, settings, record_digests, planted, training_facts)
     after = {"train": measure(state, sample(examples))}
     return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
 
@@ -111,7 +113,7 @@ def _saved(
     trained: tuple[ModelState, Template, Mapping[str, Any]],
     settings: Mapping[str, Any],
     records: RecordDigests,
-    canaries: Planted | None,
+    planted: Mapping[str, Any],
     fit: Fit,
 ) -> Lineage:
     """Save what was trained, and return its lineage."""
@@ -123,7 +125,7 @@ def _saved(
         verb="finetune",
         parent=None,
         records=records,
-        canaries=canaries,
+        **planted,
         template=template.name,
         method="finetune",
         options=settings["training"],
