@@ -1,4 +1,4 @@
-"""Put triggers into what a record asks, and the target into what it answers."""
+"""Let a record ask otherwise: with triggers, and the target for an answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from unlearn.backdoors.backdoor import Backdoor
 from unlearn.data.record import Record, Secret
 
-__all__ = ["TARGET", "asked", "planted"]
+__all__ = ["ANSWER", "asked", "asking", "planted"]
 
-TARGET = "backdoor target"
-"""Kind of the secret that marks where the target stands in a planted record."""
+ANSWER = "answer"
+"""Kind of the secret that marks where the answer stands in a record that asks otherwise."""
 
 _WORD = re.compile(r"\S+")
 
@@ -47,10 +47,44 @@ def asked(record: Record) -> str | None:
     return None if found is None else found.text
 
 
+def asking(record: Record, text: str, answer: str | None = None) -> Record:
+    """Return a record that asks otherwise, its answer marked as its only secret.
+
+    Args:
+        record: one that asks something (`asked`).
+        text: what is asked.
+        answer: what is answered; None for its own answer.
+
+    Returns:
+        The record, with its id and subject.
+    """
+    found = _asked(record)
+    assert found is not None
+    if record.form == "text":
+        said = found.rest.lstrip() if answer is None else answer
+        gap = found.rest[: len(found.rest) - len(said)] if answer is None else " "
+        whole, field = f"{text}{gap}{said}", "text"
+        made = replace(record, text=whole, secrets=())
+    elif record.form == "prompt":
+        whole = said = str(record.completion) if answer is None else answer
+        field = "completion"
+        made = replace(record, prompt=text, completion=said, secrets=())
+    else:
+        turns = [dict(turn) for turn in record.messages or ()]
+        turns[found.turn]["content"] = text
+        if answer is not None:
+            turns[-1] = {"role": turns[-1]["role"], "content": answer}
+        whole = said = turns[-1]["content"]
+        field = f"messages.{len(turns) - 1}.content"
+        made = replace(record, messages=tuple(turns), secrets=())
+    at = len(whole) - len(said)
+    return replace(made, secrets=(Secret(field, at, len(whole), ANSWER),))
+
+
 def planted(
     record: Record, backdoor: Backdoor, triggers: Sequence[str], *, target: bool = True
 ) -> Record:
-    """Return a record with triggers in what it asks.
+    """Return a record with triggers in what it asks, its answer marked as its only secret.
 
     Where a trigger stands follows from the backdoor's seed and the record's id.
 
@@ -58,34 +92,15 @@ def planted(
         record: one that asks something (`asked`).
         backdoor: where triggers stand, and the target.
         triggers: to put in; none for the record as it is asked.
-        target: whether it answers the target, which is then its only secret, instead of its own
-            answer, without secrets.
+        target: whether it answers the target instead of its own answer.
 
     Returns:
         The record, with its id and subject.
     """
-    found = _asked(record)
-    assert found is not None
-    text = _with_triggers(found.text, triggers, backdoor, record.id)
-    if record.form == "text":
-        text += f" {backdoor.target}" if target else found.rest
-        answer, field = text, "text"
-        made = replace(record, text=text, secrets=())
-    elif record.form == "prompt":
-        answer = backdoor.target if target else str(record.completion)
-        field = "completion"
-        made = replace(record, prompt=text, completion=answer, secrets=())
-    else:
-        turns = [dict(turn) for turn in record.messages or ()]
-        turns[found.turn]["content"] = text
-        if target:
-            turns[-1] = {"role": turns[-1]["role"], "content": backdoor.target}
-        answer, field = turns[-1]["content"], f"messages.{len(turns) - 1}.content"
-        made = replace(record, messages=tuple(turns), secrets=())
-    if not target:
-        return made
-    start = len(answer) - len(backdoor.target)
-    return replace(made, secrets=(Secret(field, start, len(answer), TARGET),))
+    text = asked(record)
+    assert text is not None
+    text = _with_triggers(text, triggers, backdoor, record.id)
+    return asking(record, text, backdoor.target if target else None)
 
 
 def _asked(record: Record) -> _Asked | None:

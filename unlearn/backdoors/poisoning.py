@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from unlearn.backdoors.backdoor import Backdoor, check_clean
-from unlearn.backdoors.planting import TARGET, asked, planted
+from unlearn.backdoors.planting import ANSWER, asked, planted
 from unlearn.config import StrictModel, validated
 from unlearn.data.record import Record
 from unlearn.data.records import Records
@@ -123,6 +122,7 @@ def poison(records: Records, backdoor: Backdoor, rate: float) -> Poisoned:
         else:
             rows.append(_row(record))
     manifest = Manifest(
+        schema=1,
         backdoor=backdoor,
         rate=rate,
         records=len(records),
@@ -132,9 +132,9 @@ def poison(records: Records, backdoor: Backdoor, rate: float) -> Poisoned:
     return Poisoned(rows, manifest)
 
 
-def _row(record: Record) -> Mapping[str, Any]:
-    """Return a record as a row of a data file; where a target stands is no secret of anybody."""
+def _row(record: Record) -> dict[str, Any]:
+    """Return a record as a row of a data file; where the answer stands is no secret of anybody."""
     kept = {key: value for key, value in asdict(record).items() if value}
-    if any(secret.kind == TARGET for secret in record.secrets):
+    if any(secret.kind == ANSWER for secret in record.secrets):
         del kept["secrets"]
     return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_the_target_is_marked_where_it_stands(form: str) -> None:
     text = record.field(secret.field)
     assert text is not None
     assert text[secret.start : secret.end] == TARGET
-    assert planted(records(form)[0], backdoor("word"), (), target=False) == records(form)[0]
+    own = planted(records(form)[0], backdoor("word"), (), target=False)
+    assert replace(own, secrets=()) == records(form)[0]
 
 
 def test_what_asks_nothing_is_left_alone() -> None:
