@@ -21,6 +21,7 @@ from unlearn.runs.fields import (
     Options,
     Overwrite,
     Place,
+    Private,
     ReportTo,
     Retain,
     Seed,
@@ -98,6 +99,7 @@ class FinetuneOptions(RunOptions):
     ] = 0
     report_to: ReportTo = None
     full: Annotated[bool, Field(description="Train the whole model instead of an adapter.")] = False
+    dp: Private = field(default_factory=dict)
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
     ] = field(default_factory=dict)

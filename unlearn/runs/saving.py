@@ -21,6 +21,7 @@ from unlearn.provenance.lineage import Base, Lineage, library_versions, now, wei
 from unlearn.runs.card import write_card
 from unlearn.runs.quick_check import Measured
 from unlearn.runs.signature import differences
+from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
 from unlearn.training.trainer import latest_checkpoint
@@ -149,8 +150,8 @@ def _begin(folder: Path, file: Path, signature: Mapping[str, Any]) -> None:
 def _signature_in(file: Path) -> dict[str, Any] | None:
     """Return the signature that stands beside checkpoints; None if none can be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json_file(file)
+    except (OSError, NotJsonError):
         return None
     return content if isinstance(content, dict) else None
 

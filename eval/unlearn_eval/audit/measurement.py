@@ -136,7 +136,7 @@ class _StateMeasurer:
             split: spread(len(part), options.generate) for split, part in self._examples.items()
         }
         self._digests = {split: examples_digest(part) for split, part in self._examples.items()}
-        stamps = preparation.state_stamps
+        stamps = preparation.state_stamps if options.drift else {}
         self._drift = DriftMeter(self._examples, self._digests, stamps, self._cache)
 
     def measure(self, audited: AuditedState) -> StateResult:

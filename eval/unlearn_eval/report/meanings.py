@@ -45,6 +45,9 @@ _MEANINGS = {
     ("backdoor.attack_success", ""): (
         "share of prompts in whose answer the model writes the target by itself"
     ),
+    ("privacy.epsilon_lower", ""): (
+        "what ε is at least, by guesses which canary was included; not ε itself"
+    ),
     ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
     ("utility.drift", ""): (
         "how far the predictions moved from those before, in nats a token; 0 is not at all"

@@ -26,13 +26,14 @@ _SHARES = (
     "utility.rouge",
     "utility.truth_ratio",
 )
-_NEVER_NEGATIVE = ("extraction.exposure", "utility.loss", "utility.drift")
+_NEVER_NEGATIVE = ("extraction.exposure", "privacy.", "utility.loss", "utility.drift")
 
 
 def value_range(probe: str, metric: str) -> tuple[float, float]:
     """Return between which values a metric lies, whatever is measured.
 
-    Shares lie in [0, 1], and so does R; bits and nats in [0, ∞); a difference of shares in [−1, 1].
+    Shares lie in [0, 1], and so does R; bits, nats and ε in [0, ∞); differences of shares in
+    [−1, 1].
 
     Args:
         probe: `package.file` of the probe.
@@ -132,8 +133,9 @@ class Audit:
         references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
-        canaries: `sha256` of their file, pairs `planted`, and `pairs` by id, included to left out,
-            where they were measured instead of records.
+        canaries: `sha256` of their file, pairs `planted`, `pairs` by id, included to left out, and
+            the `privacy` that the model claims, if it does, where they were measured instead of
+            records.
         backdoor: what was planted (`style`, `triggers`, `target`, `seed`) and how many `prompts`
             were asked, where a backdoor was measured.
         looks: how many models and sets of references the request was looked at with, by the fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,7 +150,9 @@ def _title(study: Study) -> str:
 
 
 def _rows(step: Step) -> Rows:
-    rows: Rows = json.loads((step.result / "audit.json").read_text(encoding="utf-8"))["rows"]
+    from unlearn_eval.verdict.load import read_audit
+
+    rows: Rows = read_audit(step.result)["rows"]
     return rows
 
 

@@ -16,6 +16,7 @@ from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.files import staged_file
 from unlearn.provenance.digests import DECIDING, weight_files
 from unlearn.provenance.lineage import library_versions
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["Study"]
 
@@ -124,9 +125,10 @@ class _Digests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
         try:
-            self._known = json.loads(memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+            known = read_json_file(memory)
+        except (OSError, NotJsonError):
+            known = None
+        self._known = known if isinstance(known, dict) else {}
         self._seen: dict[str, list[Any]] = {}
 
     def of(self, source: str) -> str:
