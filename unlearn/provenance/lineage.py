@@ -132,8 +132,9 @@ class Lineage(_Model):
     again. Retraining says in `budget` how much of the original training it was asked for and took,
     and everything that decided it; `finetuned_with.stages` is then how the weights were trained,
     `finetuned_with.training` still how those of the original. `start` is the adapter that it began
-    with, if not a fresh one; the records of that one are among the trained ones. `privacy` is what
-    is claimed of these very weights, and is not handed down.
+    with, if not a fresh one; the records of that one are among the trained ones. `poisoned` counts
+    the records marked by `unlearn poison` that shaped the weights. `privacy` is what is claimed of
+    these very weights, and is not handed down.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -146,6 +147,7 @@ class Lineage(_Model):
     start: Start | None = None
     records: RecordDigests
     canaries: Planted | None = None
+    poisoned: int = 0
     template: str
     method: str
     options: dict[str, Any]

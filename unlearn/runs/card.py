@@ -85,6 +85,8 @@ def _facts(line: Lineage) -> Iterator[str]:
     yield f"records that were to be taken out: {len(line.records.forgotten)}"
     if line.canaries is not None:
         yield f"pairs of canaries planted: {line.canaries.pairs}"
+    if line.poisoned:
+        yield f"records among them that were poisoned on purpose: {line.poisoned}; do not deploy it"
     if (claim := line.privacy) is not None:
         yield (
             f"differential privacy of the weights: ε = {claim.epsilon:g}, δ = {claim.delta:.2g} "

@@ -28,6 +28,7 @@ from unlearn.runs.saving import (
     checkpoint_folder,
     encode_records,
     encoding_notes,
+    poisoned_notes,
     save_result,
 )
 from unlearn.runs.signature import signature, trained_from
@@ -73,7 +74,8 @@ def run_finetune(options: FinetuneOptions) -> Result:
         private = PrivateTraining.of(
             promise, training, units_of(promise, [*trained], options.canaries)
         )
-    notes = (*copies, *encoding_notes(examples), *([private.note] if private else []))
+    notes = (*copies, *poisoned_notes(trained), *encoding_notes(examples))
+    notes += (private.note,) if private else ()
     shape = None if options.full else lora.model_dump()
     settings: dict[str, Any] = {"training": training.model_dump(), "lora": shape}
     if private:
@@ -99,7 +101,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
     )
     with tracking_of(options.report_to, target), shown(options.progress, "training") as progress:
         folder = checkpoint_folder(target, training, facts)
-        run = {"seed": options.seed, "checkpoints": folder, "progress": progress}
+        run: dict[str, Any] = {"seed": options.seed, "checkpoints": folder, "progress": progress}
         if private:
             training_facts = private.fit(state, examples, facts, key, **run)
         else:
@@ -112,6 +114,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         parent=None,
         records=record_digests,
         canaries=canaries.commitment if canaries else None,
+        poisoned=len(trained.poisoned),
         template=template.name,
         method="finetune",
         options=settings["training"],

@@ -93,12 +93,13 @@ def _assembled(
     scores = {name: state.scores for name, state in each.items()}
     measurements = {name: state.measurements for name, state in each.items()}
     prompted = {name: state.prompted for name, state in each.items() if state.prompted}
-    subjects = {split: part.subjects for split, part in inputs.records.parts.items()}
+    subjects = preparation.material.subjects
     shadows = Shadows(measured.shadows, inputs.shadow_members) if inputs.shadows else None
     rows = audit_rows(scores, subjects, measures=measurements, prompted=prompted, shadows=shadows)
     unmeasured = preparation.unmeasured
     cut = [f"the prompt state {name} was {why}" for name, why in unmeasured.items()]
     policy, canaries = preparation.policy, inputs.records.canaries
+    backdoor = preparation.material.backdoor
     audit = Audit(
         model=str(options.model),
         states={name: state.digest for name, state in each.items()},
@@ -118,6 +119,7 @@ def _assembled(
         references=states.lineage_facts.references,
         policy=None if policy is None else policy.as_dict(),
         canaries=None if canaries is None else canaries.as_dict(),
+        backdoor=None if backdoor is None else backdoor.as_dict(),
         looks=preparation.looks._asdict(),
     )
     rule = (policy or FixedPolicy.now(DEFAULT)).policy

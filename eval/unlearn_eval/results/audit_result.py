@@ -17,6 +17,7 @@ __all__ = ["Audit", "AuditRow", "row_of", "value_range"]
 
 
 _SHARES = (
+    "backdoor.",
     "extraction.",
     "membership.",
     "utility.calibration",
@@ -60,7 +61,8 @@ class AuditRow:
 
     Attributes:
         state: `before`, `after`, `reference:0` …, `base`.
-        split: `forget`, `retain`, `holdout`.
+        split: `forget`, `retain`, `neighbour`, `holdout`; `triggered`, `untriggered` and
+            `near_miss` for prompts of a backdoor.
         probe: `package.file` of the probe.
         metric: `auc`, `tpr@fpr=0.01`, `rate`, `mean`.
         value: the estimate; None where it was refused, with the reason in `note`.
@@ -134,6 +136,8 @@ class Audit:
         canaries: `sha256` of their file, pairs `planted`, `pairs` by id, included to left out, and
             the `privacy` that the model claims, if it does, where they were measured instead of
             records.
+        backdoor: what was planted (`style`, `triggers`, `target`, `seed`) and how many `prompts`
+            were asked, where a backdoor was measured.
         looks: how many models and sets of references the request was looked at with, by the fields
             of `unlearn.provenance.looks.Looks`; None in an audit from before they were counted.
     """
@@ -156,6 +160,7 @@ class Audit:
     references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
     canaries: Mapping[str, Any] | None = None
+    backdoor: Mapping[str, Any] | None = None
     looks: Mapping[str, Any] | None = None
 
     def get(
@@ -194,6 +199,7 @@ class Audit:
                 "unmeasured": dict(self.unmeasured),
                 "policy": None if self.policy is None else dict(self.policy),
                 "canaries": None if self.canaries is None else dict(self.canaries),
+                "backdoor": None if self.backdoor is None else dict(self.backdoor),
                 "looks": None if self.looks is None else dict(self.looks),
                 "rows": [asdict(row) for row in self.rows],
             },

@@ -136,6 +136,7 @@ def load_audit(folder: str | Path) -> Audit:
         references=content.get("references", {}),
         policy=content.get("policy"),
         canaries=content.get("canaries"),
+        backdoor=content.get("backdoor"),
         looks=content.get("looks"),
     )
 
