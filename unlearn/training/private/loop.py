@@ -197,7 +197,7 @@ class _Loop:
             raise TrainingError("a gradient is not finite: lower learning_rate; nothing was saved")
         weights = self._gradients.weights
         sizes = [weight.numel() for weight in weights]
-        for weight, part in zip(weights, gradient.split(sizes), strict=True):
+        for weight, part in zip(weights, torch.split(gradient, sizes), strict=True):
             weight.grad = part.view_as(weight).to(weight.dtype)
         self._optimizer.step()
         self._schedule.step()
