@@ -37,7 +37,7 @@ from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, finetuning_options
 from unlearn.training.trackers import tracking_of
 
-__all__ = ["finetune", "run_finetune"]
+__all__ = ["finetune", "run_finetune", "without_excluded"]
 
 
 def run_finetune(options: FinetuneOptions) -> Result:
@@ -48,7 +48,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
     target = check_output(options.output, overwrite=options.overwrite)
     training, lora = finetuning_options(options.options, options.lora, "finetune")
     key = Key.load()
-    records, excluded, copies = _without_excluded(loaded(options.data), options.exclude, key)
+    records, excluded, copies = without_excluded(loaded(options.data), options.exclude, key)
     check_suppressed(records, key, advice="leave them out with --exclude")
     planting = _Planting(beside(target), records, options.canaries, key)
     canaries = planting.draw()
@@ -149,7 +149,7 @@ def _plan(
     return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
 
 
-class _Chosen(NamedTuple):
+class Chosen(NamedTuple):
     """The records to train on, digests of those that must not be, and notes of copies."""
 
     records: Records
@@ -157,16 +157,16 @@ class _Chosen(NamedTuple):
     notes: list[str]
 
 
-def _without_excluded(records: Records, exclude: str | None, key: Key) -> _Chosen:
+def without_excluded(records: Records, exclude: str | None, key: Key) -> Chosen:
     """Return the records but those to leave out, wherever their content stands."""
     if not exclude:
-        return _Chosen(records, set(), [])
+        return Chosen(records, set(), [])
     excluded = records.select(exclude)
     kept = without_copies(records, excluded)
     if not len(kept.records):
         raise SelectionError("--exclude leaves no record to train on")
     notes = kept.notes + near_copies(excluded, kept.records)
-    return _Chosen(kept.records, set(map(key.digest, excluded)), notes)
+    return Chosen(kept.records, set(map(key.digest, excluded)), notes)
 
 
 class _Planting:

@@ -24,7 +24,7 @@ from unlearn.apps.cli.verbs.replay import replay
 from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
-from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
+from unlearn.runs.options import FinetuneShardsOptions, ForgetShardsOptions, ReferencesOptions
 from unlearn_eval.benchmarks.options import BenchmarkFileOptions
 from unlearn_eval.replay.options import ReplayFileOptions
 from unlearn_eval.verdict.options import VerifyFileOptions
@@ -73,8 +73,8 @@ def command() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=unwrapped(_root))(_root)
-    add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
-    add(app, ForgetOptions, forget, "forget", _TRAIN)
+    add(app, FinetuneShardsOptions, finetune, "finetune", _TRAIN)
+    add(app, ForgetShardsOptions, forget, "forget", _TRAIN)
     add(app, ReferencesOptions, references, "references", _MEASURE)
     add(app, AuditFlags, audit, "audit", _MEASURE)
     add(app, VerifyFileOptions, verify, "verify", _MEASURE)
