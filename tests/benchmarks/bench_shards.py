@@ -13,7 +13,8 @@ On the model that comes with the package, 200 records of 40 people are learned b
 - `single`: the same sequence by one adapter with the default method, after 1 and 5 of them;
 - `serving`: time of a forward pass over a batch that mixes all shards, over one adapter's.
 
-Writes what each part found into a file: `bench_shards.py FOLDER PART [--whole] [--shards K]`.
+Writes what each part found into a file:
+`bench_shards.py FOLDER PART [--whole] [--shards K] [--first N]`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from unlearn.data.batching import collate
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import encode
 from unlearn.model.lm_head import hidden_states
-from unlearn.model.state import open_model
+from unlearn.model.state import ModelState, open_model
 from unlearn.provenance.lineage import weights_digest
 from unlearn.runs.quick_check import measure
 from unlearn.shards.files import Shards, shard_name
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--first", type=int, default=0, help="request to begin with")
     args = parser.parse_args()
     # one key for all parts: it decides who is in which shard
     os.environ["UNLEARN_KEY"] = "00112233445566778899aabbccddeeff" * 2
@@ -160,7 +162,7 @@ def _routed(
 def requests(folder: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Delete people, each from the folder that knows everybody, and replay each deletion."""
     place, rows = old(folder, data, args.shards), []
-    for number, who in enumerate(people(data)):
+    for number, who in [*enumerate(people(data))][args.first :]:
         out = folder / f"request-{args.shards}-{args.whole}-{number}"
         made = _delete(place, data, who, out, args)
         result = replay_shards(out, data, quiet=True, model=base_path())
@@ -278,12 +280,19 @@ def serving(folder: Path, data: Path, args: argparse.Namespace) -> dict[str, Any
     for rows in (8, 32, 128):
         places = np.linspace(0, len(examples) - 1, rows).astype(int)
         batch = collate([examples[int(i)] for i in places])
-        names = [shard_name(i % args.shards) for i in range(rows)]
-        found[rows] = _ratio(
-            lambda batch=batch, names=names: hidden_states(model.state.model, batch, names),
-            lambda batch=batch: hidden_states(one.model, batch),
-        )
+        found[rows] = _ratio(*_calls(model, one, batch, args.shards))
     return found
+
+
+def _calls(model: ShardedModel, one: ModelState, batch: Any, shards: int) -> tuple[Any, Any]:
+    """Return what goes through a batch of all shards in turn, and through it by one adapter."""
+    turns = [i % shards for i in range(len(batch["input_ids"]))]
+
+    def mixed() -> None:
+        with model.mixer.rows(turns):
+            hidden_states(model.state.model, batch)
+
+    return mixed, lambda: hidden_states(one.model, batch)
 
 
 @torch.no_grad()

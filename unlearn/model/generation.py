@@ -63,7 +63,6 @@ def generate(
     *,
     sample: bool = False,
     banned: Tensor | None = None,
-    adapters: Sequence[str] | None = None,
 ) -> list[npt.NDArray[np.int64]]:
     """Write on from the model alone: what its folder asks of generation is set aside.
 
@@ -78,7 +77,6 @@ def generate(
         ends: tokens that end a text.
         sample: draw from the model's own distribution, instead of taking the likeliest token.
         banned: a token for each beginning that may not come first, int64 [B].
-        adapters: of each row, if rows have different ones, in PEFT's words.
 
     Returns:
         What was written after each beginning, padded to one length with the first of `ends`.
@@ -108,7 +106,6 @@ def generate(
             attention_mask=batch["attention_mask"].to(device),
             generation_config=config,
             logits_processor=LogitsProcessorList([not_first]),
-            **({} if adapters is None else {"adapter_names": list(adapters)}),
         )
     return list(written[:, width:].cpu().numpy().astype(np.int64))
 

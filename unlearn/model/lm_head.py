@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,9 +117,7 @@ def _tap(model: Any) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def hidden_states(
-    model: Any, batch: Mapping[str, Tensor], adapters: Sequence[str] | None = None
-) -> Tensor:
+def hidden_states(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Run a model up to its output projection.
 
     The call goes through the module as given, so gradient synchronisation of a parallel wrapper
@@ -129,8 +127,6 @@ def hidden_states(
         model: a causal language model, wrapped or not.
         batch: `input_ids` and `attention_mask` [B, S]; `position_ids` where rows are padded on
             the left.
-        adapters: of each row, if rows have different ones, in PEFT's words; the model is in eval
-            mode then.
 
     Returns:
         Hidden states [B, S, H] in the model's dtype.
@@ -138,9 +134,8 @@ def hidden_states(
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if "position_ids" in batch and "position_ids" in _forward_arguments(type(unwrapped(model))):
         inputs["position_ids"] = batch["position_ids"]
-    routed = {} if adapters is None else {"adapter_names": list(adapters)}
     with _tap(model) as taken:
-        model(**inputs, use_cache=False, **routed)
+        model(**inputs, use_cache=False)
     return taken[0]
 
 

@@ -171,6 +171,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:02}"
 
 
-def is_sharded(place: str | Path | object) -> bool:
-    """Say whether a folder holds shards."""
-    return isinstance(place, str | Path) and (Path(place).expanduser() / FILE).is_file()
+def is_sharded(adapter: str | Path | Sequence[str | Path] | None) -> bool:
+    """Say whether what is named as an adapter is a folder of shards, and nothing else beside it."""
+    places = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
+    return len(places) == 1 and (Path(places[0]).expanduser() / FILE).is_file()

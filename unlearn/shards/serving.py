@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from unlearn.model.scoring import TOKEN_BUDGET, target_positions, token_statisti
 from unlearn.model.state import ModelState, open_model
 from unlearn.provenance.keys import Key
 from unlearn.shards.files import Shards, shard_name
+from unlearn.shards.mixing import Mixer
 from unlearn.shards.router import Route, Router
 
 __all__ = ["STANDS_OUT", "Answer", "Scored", "ShardedModel"]
@@ -35,7 +37,6 @@ be, for that shard to be taken for the one that knows. On the embedded model 8 s
 so found the right one for 199 prompts; of 100 prompts about unknown people 11 were taken for known
 ones (at 1.5, 26; at 3, 2, but 6 of the 200 were lost)."""
 
-_BASE = "__base__"  # PEFT's name for no adapter
 _LOOKED_AT = 16  # tokens that each shard writes where nothing else says whose a prompt is
 _ROWS = 32  # prompts of a batch that writes
 
@@ -70,6 +71,7 @@ class ShardedModel:
         router: the table of routes.
         key: the user's, under which the table is asked.
         template: how prompts are written.
+        mixer: gives each row of a batch its shard.
     """
 
     state: ModelState
@@ -77,6 +79,7 @@ class ShardedModel:
     router: Router
     key: Key
     template: Template
+    mixer: Mixer
 
     @classmethod
     def load(cls, model: str | Path, folder: str | Path, **opening: Any) -> Self:
@@ -109,7 +112,8 @@ class ShardedModel:
                 f"{model}: their weights differ"
             )
         template = choose_template(shards.template, state.tokenizer)
-        return cls(_with_shards(state, place, shards), shards, router, key, template)
+        state = _with_shards(state, place, shards)
+        return cls(state, shards, router, key, template, Mixer(state.model, state.stack))
 
     @property
     def served(self) -> list[int]:
@@ -187,8 +191,8 @@ class ShardedModel:
         found: list[npt.NDArray[np.int64]] = []
         for start in range(0, len(beginnings), _ROWS):
             part = slice(start, start + _ROWS)
-            names = self._names(shards[part])
-            found += generate(self.state.model, beginnings[part], length, ends, adapters=names)
+            with self._mixed(shards[part]):
+                found += generate(self.state.model, beginnings[part], length, ends)
         return found
 
     @torch.no_grad()
@@ -207,8 +211,8 @@ class ShardedModel:
         for batch in token_budget_batches([len(e.ids) for e in examples], TOKEN_BUDGET):
             inputs = {k: v.to(device) for k, v in collate([examples[i] for i in batch]).items()}
             row, position, target = target_positions(inputs)
-            names = self._names([shards[i] for i in batch])
-            hidden = hidden_states(self.state.model, inputs, names)[row, position]
+            with self._mixed([shards[i] for i in batch]):
+                hidden = hidden_states(self.state.model, inputs)[row, position]
             statistics = token_statistics(self.state.head, hidden, target)
             rows = row.cpu()
             for number, i in enumerate(batch):
@@ -268,11 +272,10 @@ class ShardedModel:
         ]
         return [_begun(example) for example in self.encoded(records)]
 
-    def _names(self, shards: Sequence[int | None]) -> list[str] | None:
-        """Return PEFT's names of rows' adapters; None where there is no adapter at all."""
-        if not self.served:
-            return None
-        return [_BASE if shard is None else shard_name(shard) for shard in shards]
+    def _mixed(self, shards: Sequence[int | None]) -> contextlib.AbstractContextManager[None]:
+        """Give each row of a batch its shard, as long as this lasts."""
+        places = {shard: place for place, shard in enumerate(self.served)}
+        return self.mixer.rows([None if shard is None else places[shard] for shard in shards])
 
 
 def _with_shards(state: ModelState, folder: Path, shards: Shards) -> ModelState:

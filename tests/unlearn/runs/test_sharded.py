@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unlearn import Records
+from unlearn.data.batching import collate
 from unlearn.errors import LineageError, ModelError, OptionError, OutputError
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -367,6 +369,21 @@ def test_a_batch_that_mixes_shards_says_what_each_shard_says_alone(
     singly = [model.generate([p], max_tokens=4)[0] for p in prompts[:6]]
     assert answers[:6] == singly
     assert [a.route.shard for a in answers] == routes
+
+
+@torch.no_grad()
+def test_a_mixed_batch_is_what_peft_makes_of_the_names_of_its_rows(
+    old: Path, tiny_model: Path
+) -> None:
+    model = ShardedModel.load(tiny_model, old)
+    shards = [0, 2, None, 1, 2]
+    batch = collate(model.encoded(list(records().take([0, 5, 9, 13, 30]))))
+    names = ["__base__" if s is None else shard_name(s) for s in shards]
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    theirs = model.state.model(**inputs, adapter_names=names).logits
+    with model.mixer.rows(shards):
+        ours = model.state.model(**inputs).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_confidence_takes_a_shard_that_stands_out(

@@ -28,12 +28,16 @@ def finetune(options: FinetuneShardsOptions) -> None:
     -o epochs=3 -o r=16
     """
     from unlearn.apps.cli.screen import announce, progress_bar, show_result
+    from unlearn.errors import OptionError
     from unlearn.runs.finetuning import run_finetune
+    from unlearn.shards.assignment import BY_SUBJECT
 
     if options.plan:
         _plan(options)
     elif options.shards is not None:
         _shards(options)
+    elif options.jobs > 1 or options.shard_by != BY_SUBJECT:
+        raise OptionError("--jobs and --shard-by are for shards: give --shards, too")
     else:
         with progress_bar("training") as progress:
             show_result(run_finetune(replace(options, announce=announce, progress=progress)))
