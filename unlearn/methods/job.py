@@ -13,7 +13,7 @@ from unlearn.losses import NLL, HiddenLoss, Loss
 from unlearn.methods.defaults import OriginalTraining, same_training
 from unlearn.methods.plans import Cost, TrainingPlan, tokens_of
 from unlearn.methods.registry import Resolved
-from unlearn.model.blocks import blocks_of
+from unlearn.model.blocks import blocks_of, blocks_that_can_train
 from unlearn.model.opening import Opening
 from unlearn.model.save import load_trained
 from unlearn.model.shape import adapter_like
@@ -211,7 +211,8 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
     """Run a method whose losses look at the output of one block.
 
     Where `layer` is −1, it is 7/32 of the way up, as in RMU (block 7 of 32). Unless told otherwise
-    only that block and the two below are trained, as there: blocks above get no gradient.
+    only that block and the two below are trained, as there: blocks above get no gradient. An
+    adapter that trains none of those three is met at the nearest it does train (`_near_trained`).
 
     Args:
         job: the job.
@@ -225,7 +226,13 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
     resolved = job.resolved
     depth = len(blocks_of(job.state.model))
     chosen = resolved.forget.layer
-    layer = round(depth * 7 / 32) if chosen == -1 else chosen
+    layer, notes = chosen, job.notes
+    if chosen == -1:
+        layer = usual = round(depth * 7 / 32)
+        if resolved.training.train_layers is None:
+            layer = _near_trained(layer, blocks_that_can_train(job.state.model))
+        if layer != usual:
+            notes += (f"layer: block {layer}, since block {usual}, the usual one, trains nothing",)
     if not 0 <= layer < depth:
         raise OptionError(
             f"{resolved.method.name}: layer {layer} does not exist: the model has {depth} blocks, "
@@ -240,6 +247,25 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
         training = training.model_copy(update={"train_layers": f"{max(0, layer - 2)}-{layer}"})
     return run_loss(
         replace(
-            job, resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training)
+            job,
+            resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training),
+            notes=notes,
         )
     )
+
+
+def _near_trained(layer: int, trained: Sequence[int]) -> int:
+    """Return a block such that it or one of the two below trains, as near to one as can be.
+
+    Args:
+        layer: the block wanted.
+        trained: the blocks that can train, in order; empty where none can.
+
+    Returns:
+        The block itself where that holds, else the third of those that train (or the last, of
+        fewer) above it, else the last below it.
+    """
+    if not trained or any(layer - 2 <= block <= layer for block in trained):
+        return layer
+    above = [block for block in trained if block > layer]
+    return min(above[0] + 2, above[-1]) if above else trained[-1]

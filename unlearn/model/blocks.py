@@ -12,7 +12,14 @@ from unlearn.config import block_numbers
 from unlearn.errors import ModelError, OptionError
 from unlearn.model.lm_head import unwrapped
 
-__all__ = ["block_outputs", "blocks_of", "only_blocks", "parse_blocks", "shifted_block"]
+__all__ = [
+    "block_outputs",
+    "blocks_of",
+    "blocks_that_can_train",
+    "only_blocks",
+    "parse_blocks",
+    "shifted_block",
+]
 
 
 def blocks_of(model: Any) -> nn.ModuleList:
@@ -115,6 +122,12 @@ def parse_blocks(text: str, depth: int, option: str = "train_layers") -> set[int
     if not layers or max(layers) >= depth:
         raise OptionError(f"{option} {text!r}: the model has {depth} blocks, 0 to {depth - 1}")
     return layers
+
+
+def blocks_that_can_train(model: Any) -> list[int]:
+    """Return the numbers of the blocks of a model that hold weights that train, in order."""
+    parameters = (block.parameters() for block in blocks_of(model))
+    return [i for i, own in enumerate(parameters) if any(p.requires_grad for p in own)]
 
 
 @contextlib.contextmanager

@@ -118,6 +118,8 @@ def _checked(options: FinetuneShardsOptions) -> int:
         raise OptionError("shards train in one process: start the command without a launcher")
     if options.full:
         raise OptionError("--shards trains adapters: a whole model a shard is not offered (--full)")
+    if options.dp:
+        raise OptionError("--dp is for one adapter: shards promise nothing of the kind")
     if options.canaries:
         raise OptionError(
             "--canaries are for one adapter: of shards each deletion is proven by replay instead"

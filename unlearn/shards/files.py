@@ -14,6 +14,7 @@ from unlearn.errors import LineageError
 from unlearn.files import staged_file
 from unlearn.provenance.digests import weights_digest
 from unlearn.provenance.lineage import Base
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["FILE", "Cost", "Shard", "Shards", "State", "is_sharded", "shard_name"]
 
@@ -130,10 +131,11 @@ class Shards(_Strict):
         """
         path = Path(folder) / FILE
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
+            return cls.model_validate(read_json_file(path))
+        except (OSError, NotJsonError) as error:
+            problem = getattr(error, "strerror", None) or error
             raise LineageError(
-                f"{folder} is no folder of shards: {FILE} cannot be read ({error.strerror}); "
+                f"{folder} is no folder of shards: {FILE} cannot be read ({problem}); "
                 "`unlearn finetune --shards` makes one"
             ) from None
         except ValidationError as error:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unlearn.errors import LineageError
 from unlearn.files import staged_file
 from unlearn.provenance.keys import Key
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["ROUTER_FILE", "Entry", "How", "Route", "Router", "words_of"]
 
@@ -98,12 +99,10 @@ class Router(_Strict):
         """Read the table of a folder of shards; raises LineageError where that cannot be."""
         path = Path(folder) / ROUTER_FILE
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            first = (
-                error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
-            )
-            raise LineageError(f"{path} is no table of routes of schema 1: {first}") from None
+            return cls.model_validate(read_json_file(path))
+        except (OSError, NotJsonError, ValidationError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise LineageError(f"{path} is no table of routes of schema 1: {problem}") from None
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, whole or not at all."""

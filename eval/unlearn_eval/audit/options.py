@@ -89,6 +89,15 @@ class AuditOptions(Opening):
         ),
         Flag(metavar="FILE"),
     ] = None
+    trigger: Annotated[
+        Place | None,
+        Field(
+            description="Measure a backdoor: manifest.json of `unlearn poison`. Prompts of "
+            "--holdout are asked with its trigger and without, and the target's share and loss "
+            "told."
+        ),
+        Flag(metavar="FILE"),
+    ] = None
     template: Template = None
     generate: Annotated[
         int,
@@ -165,6 +174,13 @@ class AuditOptions(Opening):
             "Without it the report holds numbers only."
         ),
     ] = False
+    show_ids: Annotated[
+        bool,
+        Field(
+            description="Keep the ids of records in scores.parquet, which may be people's names. "
+            "Without it they stand there as names under your key."
+        ),
+    ] = False
     strict: Annotated[
         bool,
         Field(description="Refuse a holdout that nearly repeats other records, not only copies."),
@@ -179,6 +195,14 @@ class AuditOptions(Opening):
     ] = True
     seed: Seed = 0
     overwrite: Overwrite = False
+    drift: Annotated[
+        bool,
+        PYTHON_ONLY,
+        Field(
+            description="Measure how far predictions moved from those of the state before, which "
+            "has to be run again for it; verdicts and comparisons do not look at it."
+        ),
+    ] = True
     scope: Annotated[
         Scope,
         PYTHON_ONLY,

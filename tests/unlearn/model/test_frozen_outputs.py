@@ -26,10 +26,11 @@ from unlearn.model.frozen import Kept
 from unlearn.model.frozen_outputs import OUTPUTS, FrozenOutputs, lower_key
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState, new_adapter, open_model, swap_adapters
-from unlearn.training.expected_time import expected_seconds
+from unlearn.training.expected_time import STEP, expected_seconds
 from unlearn.training.fitting import Fit, fit, mean_loss
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
+from unlearn.training.tokens import mean_length
 
 PLAIN = Objective(retain=losses.NLL())
 UPPER = {"r": 4, "target_modules": "all-linear", "layers_to_transform": [3, 4]}
@@ -352,14 +353,18 @@ def test_a_plan_counts_the_lower_blocks_for_what_is_not_known(
     def planned(part: list[Example]) -> float:
         with monkeypatch.context() as patch:
             patch.setattr("time.perf_counter", lambda: float(len(ticks)))
-            return expected_seconds(state, PLAIN, training, steps, retain=part)
+            return expected_seconds(state, PLAIN, training, steps, retain=part) - steps * STEP
 
-    # a pass of a batch of four takes a tick a block
+    # a pass of a batch of four takes a tick a block, and longer records take longer
+    def ticks_of(part: list[Example], below: int) -> Any:
+        longer = mean_length(part) / mean_length(part[:: len(part) // 4][:4])
+        return pytest.approx(longer * (steps * 2 + below / 4 * 3))
+
     for _ in range(2):
-        assert planned(examples) == pytest.approx(3 * steps * 2 + len(examples) / 4 * 3)
+        assert planned(examples) == ticks_of(examples, len(examples))
     fit(state, PLAIN, training, retain=examples)
-    assert planned(examples) == pytest.approx(3 * steps * 2)
-    assert planned(examples[4:]) == pytest.approx(3 * steps * 2 + len(examples[4:]) / 4 * 3)
+    assert planned(examples) == ticks_of(examples, 0)
+    assert planned(examples[4:]) == ticks_of(examples[4:], len(examples[4:]))
 
 
 def _filled(outputs: FrozenOutputs, key: str | None, size: int, memory: int = 1000) -> list[str]:

@@ -315,6 +315,7 @@ def test_changed_weights_and_another_key_are_refused(
         ({"shards": None}, "how many shards"),
         ({"full": True}, "--full"),
         ({"canaries": 4}, "--canaries"),
+        ({"dp": {"epsilon": 4}}, "--dp is for one adapter"),
         ({"shard_by": "tenant"}, "name the file"),
     ],
 )

@@ -18,7 +18,8 @@ from unlearn.apps.requests.options import (
 )
 
 if TYPE_CHECKING:
-    from unlearn.apps.requests.ledger.ledger import Ledger, Request
+    from unlearn.apps.requests.ledger.book import Request
+    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.sweep.sweep import Swept
 
 __all__ = ["certificate", "run", "sweep", "verify"]
@@ -109,6 +110,7 @@ def verify(options: VerifyOptions) -> None:
         "also": options.also,
         "robustness": options.robustness,
         "generate": options.generate,
+        "show_ids": options.show_ids,
         "seed": options.seed,
         **options.as_dict(),
     }
