@@ -132,7 +132,11 @@ class Records:
 
     def take(self, positions: Sequence[int]) -> Records:
         """Return the records at these positions, in the order of the data; repeats count once."""
-        rows = sorted(set(positions))
+        return self.ordered(sorted(set(positions)))
+
+    def ordered(self, positions: Sequence[int]) -> Records:
+        """Return the records at these positions, one each, in the order in which they are named."""
+        rows = list(positions)
         chosen = {self.ids[i] for i in rows}
         repeated = tuple(name for name in self.repeated if name in chosen)
         return Records(self.dataset.select(rows), self.source, repeated)

@@ -40,7 +40,7 @@ from unlearn.training.private.options import check_private, privacy_options
 from unlearn.training.private.promise import PrivateTraining, units_of
 from unlearn.training.trackers import tracking_of
 
-__all__ = ["finetune", "run_finetune"]
+__all__ = ["finetune", "run_finetune", "without_excluded"]
 
 
 def run_finetune(options: FinetuneOptions) -> Result:
@@ -55,7 +55,7 @@ def run_finetune(options: FinetuneOptions) -> Result:
         trackers = options.report_to is not None
         check_private(options.options, training, lora, full=options.full, trackers=trackers)
     key = Key.load()
-    records, excluded, copies = _without_excluded(loaded(options.data), options.exclude, key)
+    records, excluded, copies = without_excluded(loaded(options.data), options.exclude, key)
     check_suppressed(records, key, advice="leave them out with --exclude")
     planting = _Planting(beside(target), records, options.canaries, key)
     canaries = planting.draw()
@@ -146,7 +146,7 @@ def _plan(
     return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
 
 
-class _Chosen(NamedTuple):
+class Chosen(NamedTuple):
     """The records to train on, digests of those that must not be, and notes of copies."""
 
     records: Records
@@ -154,16 +154,16 @@ class _Chosen(NamedTuple):
     notes: list[str]
 
 
-def _without_excluded(records: Records, exclude: str | None, key: Key) -> _Chosen:
+def without_excluded(records: Records, exclude: str | None, key: Key) -> Chosen:
     """Return the records but those to leave out, wherever their content stands."""
     if not exclude:
-        return _Chosen(records, set(), [])
+        return Chosen(records, set(), [])
     excluded = records.select(exclude)
     kept = without_copies(records, excluded)
     if not len(kept.records):
         raise SelectionError("--exclude leaves no record to train on")
     notes = kept.notes + near_copies(excluded, kept.records)
-    return _Chosen(kept.records, set(map(key.digest, excluded)), notes)
+    return Chosen(kept.records, set(map(key.digest, excluded)), notes)
 
 
 class _Planting:

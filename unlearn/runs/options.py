@@ -34,8 +34,11 @@ __all__ = [
     "DEFAULT_METHOD",
     "DEFAULT_OPTIONS",
     "REFERENCE_SEED",
+    "SHARDS",
     "FinetuneOptions",
+    "FinetuneShardsOptions",
     "ForgetOptions",
+    "ForgetShardsOptions",
     "OriginalOptions",
     "PoisonOptions",
     "ReferencesOptions",
@@ -45,6 +48,9 @@ DEFAULT_METHOD = "retrain"
 
 DEFAULT_OPTIONS = {"budget": "auto"}
 """Options of the default method where no method is named; `--method retrain` alone is the whole."""
+
+SHARDS = "shards"
+"""Name by which `forget --method` asks for shards to be trained again."""
 
 REFERENCE_SEED = 1000
 """Seed of the first reference, far from those that adapters under audit usually have: one with
@@ -103,6 +109,52 @@ class FinetuneOptions(RunOptions):
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
     ] = field(default_factory=dict)
+
+
+_SHARDS = "Shards"
+
+Jobs = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="Processes that train at once, each with a base of its own in memory. A script "
+        'that asks for more than one needs `if __name__ == "__main__":`.',
+    ),
+]
+
+
+@options
+class FinetuneShardsOptions(FinetuneOptions):
+    """Of `finetune`, with what shards take."""
+
+    _: KW_ONLY
+    shards: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description="Train K adapters, each on the people that the user's key deals to it, so "
+            "that a deletion retrains one of them.",
+        ),
+        Flag(metavar="K", panel=_SHARDS),
+    ] = None
+    shard_by: Annotated[
+        str,
+        Field(
+            description="What is deleted together and lies in one shard: subject, record, or a "
+            "field of the data, such as that of a tenant."
+        ),
+        Flag(metavar="subject|record|FIELD", panel=_SHARDS),
+    ] = "subject"
+    jobs: Annotated[Jobs, Flag(("--jobs", "-j"), panel=_SHARDS)] = 1
+    plan: Annotated[
+        bool,
+        Field(
+            description="Say what a deletion would cost with 1 to 32 shards of this data, expected "
+            "and at worst; train nothing."
+        ),
+        Flag(panel=_SHARDS),
+    ] = False
 
 
 @options
@@ -236,6 +288,21 @@ class ForgetOptions(OriginalOptions):
 
 
 @options
+class ForgetShardsOptions(ForgetOptions):
+    """Of `forget`, with what a folder of shards takes."""
+
+    _: KW_ONLY
+    off_now: Annotated[
+        bool,
+        Field(
+            description="Of shards: drop those that hold the records at once, with all that they "
+            "know; the same command without this trains them again."
+        ),
+        Flag(panel=_SHARDS),
+    ] = False
+
+
+@options
 class ReferencesOptions(OriginalOptions):
     """Of `references`."""
 
@@ -264,15 +331,7 @@ class ReferencesOptions(OriginalOptions):
         ),
         Flag(metavar="ADAPTER"),
     ] = None
-    jobs: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Processes that train at once, each with a base of its own in memory. A "
-            'script that asks for more than one needs `if __name__ == "__main__":`.',
-        ),
-        Flag(("--jobs", "-j")),
-    ] = 1
+    jobs: Annotated[Jobs, Flag(("--jobs", "-j"))] = 1
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)

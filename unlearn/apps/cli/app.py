@@ -27,8 +27,8 @@ from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
 from unlearn.runs.options import (
-    FinetuneOptions,
-    ForgetOptions,
+    FinetuneShardsOptions,
+    ForgetShardsOptions,
     PoisonOptions,
     ReferencesOptions,
 )
@@ -81,8 +81,8 @@ def command() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=unwrapped(_root))(_root)
-    add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
-    add(app, ForgetOptions, forget, "forget", _TRAIN)
+    add(app, FinetuneShardsOptions, finetune, "finetune", _TRAIN)
+    add(app, ForgetShardsOptions, forget, "forget", _TRAIN)
     add(app, PoisonOptions, poison, "poison", _TRAIN)
     add(app, ReferencesOptions, references, "references", _MEASURE)
     add(app, AuditFlags, audit, "audit", _MEASURE)
