@@ -1,4 +1,4 @@
-"""Write result folders so that a reader sees the old one or the new one, never a mixture."""
+"""Write results so that a reader sees the old or the new ones, never a mixture; read files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,50 @@ import errno
 import glob
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from unlearn.errors import OutputError
 
-__all__ = ["check_output", "discard_stages", "staged_file", "staged_folder"]
+__all__ = ["check_output", "discard_stages", "regular_bytes", "staged_file", "staged_folder"]
+
+
+def regular_bytes(path: Path, size: int, *, follow: bool = True) -> bytes:
+    """Return what a regular file holds: nothing that waits for somebody, or never ends, is read.
+
+    Args:
+        path: of the file.
+        size: bytes that are read at most.
+        follow: whether a link to a regular file will do.
+
+    Returns:
+        All its bytes.
+
+    Raises:
+        ValueError: in one line, if it is a pipe, a socket, a device, a folder, a link that is not
+            followed, or larger than `size`.
+        OSError: if the system does not give it.
+    """
+    # without O_NONBLOCK opening a pipe would wait for somebody to write; Windows has neither
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    try:
+        handle = os.open(path, flags)
+    except OSError:
+        if not stat.S_ISREG((path.stat() if follow else path.lstat()).st_mode):
+            raise ValueError("no regular file") from None
+        raise
+    there = os.fstat(handle)
+    if not stat.S_ISREG(there.st_mode):
+        os.close(handle)
+        raise ValueError("no regular file")
+    with os.fdopen(handle, "rb") as file:
+        content = file.read(size + 1) if there.st_size <= size else None
+    if content is None or len(content) > size:
+        raise ValueError(f"larger than the {size} bytes that are read")
+    return content
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["printable"]
+__all__ = ["printable", "shows_itself"]
 
 _JOINERS = "\u200c\u200d"
 """Within words of Persian and Hindi, and in emoji: they move nothing."""
@@ -24,11 +24,11 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(c if _is_safe(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if shows_itself(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _is_safe(character: str) -> bool:
-    """Say whether a character only shows itself."""
+def shows_itself(character: str) -> bool:
+    """Say whether a character only shows itself: it steers, turns and hides nothing."""
     return (
         character.isprintable()
         or character in "\n\t"

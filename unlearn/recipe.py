@@ -157,7 +157,8 @@ def recipe_text(path: Path) -> str:
 
 
 def _shortly(error: Exception) -> str:
-    return str(error) if len(str(error)) < _LONGEST else f"{str(error)[:_LONGEST]}…"
+    text = " ".join(str(error).split())
+    return text if len(text) < _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:

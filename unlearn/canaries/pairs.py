@@ -32,6 +32,7 @@ from unlearn.data.records import Records
 from unlearn.errors import DataError, LineageError, OptionError, OutputError
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, Planted, now
+from unlearn.strict_json import parse_json
 
 __all__ = [
     "Canaries",
@@ -197,7 +198,7 @@ def _taken(records: Iterable[Record]) -> set[str]:
 
 def _parsed(text: str) -> Canaries:
     """Understand a file, and check what can be checked of it by itself."""
-    content = json.loads(text)
+    content = parse_json(text)
     if content["schema"] != 1:
         raise DataError("it is not of schema 1")
     secret = bytes.fromhex(content["secret"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from unlearn.errors import ModelError
 from unlearn.provenance.digests import weight_files
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = [
     "check_adapter_folder",
@@ -97,8 +97,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         )
         raise ModelError(f"{folder} is not an adapter: it has no adapter_config.json{hint}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = read_json_file(path)
+    except (NotJsonError, OSError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object")

@@ -55,7 +55,7 @@ def attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
                 net, str(path), adapter_name=name, is_trainable=trainable
             )
             missing = []
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a configuration that PEFT cannot read leads to
         raise ModelError(f"{problem}: {one_line(error)}") from error
     with_weights = _adapter_keys(path)
     expected = {

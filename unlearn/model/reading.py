@@ -18,6 +18,7 @@ from typing import Any
 from unlearn.errors import ModelError
 from unlearn.model.folders import one_line
 from unlearn.provenance.digests import file_digest, reading_files
+from unlearn.strict_json import read_json_file
 
 __all__ = ["Reading", "check_vocabulary", "fitted", "open_tokenizer", "reading_of"]
 
@@ -237,7 +238,7 @@ def _has_template(files: dict[str, Path]) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} does not hold a JSON object")
     return content

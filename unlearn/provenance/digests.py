@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import LineageError
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = [
     "DECIDING",
@@ -138,10 +139,8 @@ def _chosen(root: Path) -> frozenset[str] | None:
 def _mapping(path: Path) -> Mapping[str, Any]:
     """Read a file of JSON that holds one object."""
     try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise LineageError(f"{path} cannot be read: it is larger than {_LARGEST_INDEX} bytes")
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json_file(path, size=_LARGEST_INDEX)
+    except (OSError, NotJsonError) as error:
         raise LineageError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     return content if isinstance(content, dict) else {}
 

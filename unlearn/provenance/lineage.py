@@ -19,7 +19,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import LineageError
+from unlearn.files import regular_bytes
 from unlearn.provenance.digests import weights_digest
+from unlearn.strict_json import parse_json
 from unlearn.version import __version__
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Base",
     "Lineage",
     "Planted",
+    "Privacy",
     "RecordDigests",
     "Start",
     "library_versions",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 FILE_NAME = "lineage.json"
+_LARGEST = 1 << 30  # bytes: a million digests take a tenth of it
 
 
 class _Model(BaseModel):
@@ -93,6 +97,29 @@ class Planted(_Model):
     sha256: str
 
 
+class Privacy(_Model):
+    """The differential privacy that a training claims for its weights.
+
+    Weights trained on any two sets of records that differ in one unit are (ε, δ)-indistinguishable.
+    `units` and `expected_batch` are taken for public. `accounted` is the ε that the accountant
+    finds for δ after all `steps`; it is at most `epsilon`.
+    """
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["record", "person"]
+    units: int = Field(gt=0)
+    relation: Literal["add or remove one unit"] = "add or remove one unit"
+    sampler: Literal["Poisson"] = "Poisson"
+    accountant: str
+    accounted: float
+    noise_multiplier: float
+    clip: float
+    expected_batch: int
+    sample_rate: float
+    steps: int
+
+
 class Lineage(_Model):
     """The content of `lineage.json`.
 
@@ -105,7 +132,9 @@ class Lineage(_Model):
     again. Retraining says in `budget` how much of the original training it was asked for and took,
     and everything that decided it; `finetuned_with.stages` is then how the weights were trained,
     `finetuned_with.training` still how those of the original. `start` is the adapter that it began
-    with, if not a fresh one; the records of that one are among the trained ones.
+    with, if not a fresh one; the records of that one are among the trained ones. `poisoned` counts
+    the records marked by `unlearn poison` that shaped the weights. `privacy` is what is claimed of
+    these very weights, and is not handed down.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -118,6 +147,7 @@ class Lineage(_Model):
     start: Start | None = None
     records: RecordDigests
     canaries: Planted | None = None
+    poisoned: int = 0
     template: str
     method: str
     options: dict[str, Any]
@@ -129,6 +159,7 @@ class Lineage(_Model):
     made_from: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] = Field(default_factory=dict)
+    privacy: Privacy | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:
@@ -147,8 +178,10 @@ class Lineage(_Model):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
+            content = regular_bytes(path, _LARGEST)
+            parse_json(content)
+            return cls.model_validate_json(content)
+        except (ValidationError, ValueError, OSError) as error:
             raise LineageError(f"{path} is not a lineage of schema 1: {_first(error)}") from error
 
     def write(self, folder: str | Path) -> None:

@@ -33,6 +33,7 @@ from unlearn.errors import OutputError
 from unlearn.files import staged_file
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import now
+from unlearn.strict_json import NotJsonError, parse_json, read_json_file
 
 __all__ = [
     "History",
@@ -298,7 +299,7 @@ class LookLog:
         holds, last = True, _START
         for text in content.splitlines():
             try:
-                line = json.loads(text)
+                line = parse_json(text)
                 if line["key_id"] != self._key.id:
                     continue
                 genuine = hmac.compare_digest(line["mac"], self._mac(line))
@@ -323,8 +324,8 @@ class LookLog:
     def _heads(self) -> dict[str, Any]:
         """Return where the chain of each key ended at its last look."""
         try:
-            content = json.loads(self._head_file.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            content = read_json_file(self._head_file)
+        except (OSError, NotJsonError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -12,6 +12,7 @@ from unlearn.data.records import Records
 from unlearn.errors import DataError, LineageError, SuppressedError
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import now
+from unlearn.strict_json import NotJsonError, parse_json
 
 __all__ = ["check_suppressed", "suppress", "suppressed_among"]
 
@@ -56,9 +57,9 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
         return
     for number, line in lines_of(path):
         try:
-            entry = json.loads(line)
-            key_id, digest = entry["key_id"], entry["digest"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            entry = parse_json(line)
+            key_id, digest = str(entry["key_id"]), str(entry["digest"])
+        except (NotJsonError, KeyError, TypeError):
             raise DataError(f"{path}, line {number}: not an entry of a suppression list") from None
         if key_id != key.id:
             raise LineageError(

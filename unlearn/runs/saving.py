@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn.data.records import Record
+from unlearn.data.records import Record, Records
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
@@ -21,6 +21,7 @@ from unlearn.provenance.lineage import Base, Lineage, library_versions, now, wei
 from unlearn.runs.card import write_card
 from unlearn.runs.quick_check import Measured
 from unlearn.runs.signature import differences
+from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn.training.fitting import Fit
 from unlearn.training.options import TrainingOptions
 from unlearn.training.trainer import latest_checkpoint
@@ -30,6 +31,7 @@ __all__ = [
     "checkpoint_folder",
     "encode_records",
     "encoding_notes",
+    "poisoned_notes",
     "save_result",
 ]
 
@@ -80,6 +82,17 @@ def encoding_notes(examples: Sequence[Example]) -> tuple[str, ...]:
             "model does not see it"
         )
     return tuple(notes)
+
+
+def poisoned_notes(records: Records) -> tuple[str, ...]:
+    """Say so where records to train on were poisoned."""
+    count = len(records.poisoned)
+    if not count:
+        return ()
+    return (
+        f"the data is poisoned: {count} of {len(records)} records carry the mark of `unlearn "
+        "poison`; what is trained on them answers a planted trigger, and is for measuring only",
+    )
 
 
 def checkpoint_folder(
@@ -137,8 +150,8 @@ def _begin(folder: Path, file: Path, signature: Mapping[str, Any]) -> None:
 def _signature_in(file: Path) -> dict[str, Any] | None:
     """Return the signature that stands beside checkpoints; None if none can be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json_file(file)
+    except (OSError, NotJsonError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -89,6 +89,15 @@ class AuditOptions(Opening):
         ),
         Flag(metavar="FILE"),
     ] = None
+    trigger: Annotated[
+        Place | None,
+        Field(
+            description="Measure a backdoor: manifest.json of `unlearn poison`. Prompts of "
+            "--holdout are asked with its trigger and without, and the target's share and loss "
+            "told."
+        ),
+        Flag(metavar="FILE"),
+    ] = None
     template: Template = None
     generate: Annotated[
         int,
@@ -163,6 +172,13 @@ class AuditOptions(Opening):
         Field(
             description="Put the text of the records and what the model says into report.html. "
             "Without it the report holds numbers only."
+        ),
+    ] = False
+    show_ids: Annotated[
+        bool,
+        Field(
+            description="Keep the ids of records in scores.parquet, which may be people's names. "
+            "Without it they stand there as names under your key."
         ),
     ] = False
     strict: Annotated[

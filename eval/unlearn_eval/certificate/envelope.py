@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from unlearn.files import staged_file
+from unlearn.strict_json import NotJsonError, parse_json
 from unlearn_eval.certificate.keys import key_id, load_signing_key
 
 __all__ = [
@@ -161,21 +162,11 @@ def read_json(data: bytes) -> Any:
         What it holds.
 
     Raises:
-        UnverifiedError: if it is no JSON, names a key twice, or holds NaN or infinity.
+        UnverifiedError: if it is no JSON, or holds what `parse_json` refuses.
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            raise ValueError("a key appears twice")
-        return content
-
-    def refuse(name: str) -> float:
-        raise ValueError(f"{name} is not JSON")
-
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except NotJsonError as error:
         raise UnverifiedError(f"not JSON: {error}") from None
 
 

@@ -53,16 +53,21 @@ def read_records(path: str | Path) -> CellRecords:
 
     Raises DataError if the file is missing or holds something else.
     """
-    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=_COLUMNS)
-    except (OSError, pa.ArrowException) as error:
+        return _records_in(pq.read_table(path, columns=_COLUMNS))
+    except (OSError, pa.ArrowException, AttributeError, TypeError, ValueError, DataError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot read scores: {reason}; run the audit again") from error
+
+
+def _records_in(table: Any) -> CellRecords:
+    """Lay the records of a table of scores out; what `read_records` refuses ends in any error."""
+    import numpy as np
+    import pyarrow.compute as pc
+
     plain = pc.and_(
         pc.equal(table["prompt_state"], "verbatim"), pc.equal(table["deployment"], "as-is")
     )
@@ -72,7 +77,7 @@ def read_records(path: str | Path) -> CellRecords:
         state: table.filter(pc.equal(table["state"], state)) for state in dict.fromkeys(states)
     }
     if "after" not in parts:
-        raise DataError(f"{path}: no scores of the state 'after'; run the audit again")
+        raise DataError("no scores of the state 'after'")
     after = parts["after"]
     ids, splits = after["id"].to_pylist(), after["split"].to_pylist()
     order = sorted(range(len(ids)), key=lambda i: (_rank(splits[i]), i))

@@ -147,6 +147,8 @@ def choose(line: Lineage, records: Records, named: Sequence[Record] | None, key:
 def near_copies_of(choice: Choice, records: Records) -> Finding | None:
     """Say which kept records nearly repeat forgotten ones; None where nobody could look.
 
+    They are called by their rows: certificates quote this, and ids may be people's names.
+
     Args:
         choice: what is kept and what is gone.
         records: of the file.
@@ -163,7 +165,9 @@ def near_copies_of(choice: Choice, records: Records) -> Finding | None:
         lost = len(choice.forgotten) - len(there)
         more = f" of the {len(there)} at hand; {lost} more cannot be looked at" if lost > 0 else ""
         return Finding("near-copies", True, f"no kept record nearly repeats a forgotten one{more}")
-    names = ", ".join(map(repr, near[:_SHOWN])) + (", …" if len(near) > _SHOWN else "")
+    rows = {records.ids[i]: i for i in choice.kept}
+    shown = sorted(rows[name] for name in near)[:_SHOWN]
+    names = ", ".join(f"rows:{i}" for i in shown) + (", …" if len(near) > _SHOWN else "")
     return Finding(
         "near-copies",
         False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +11,12 @@ import numpy as np
 from unlearn.data.records import Records
 from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import encode
+from unlearn.errors import ModelError
 from unlearn.model.opening import Opening
 from unlearn.model.scoring import score_examples
 from unlearn.model.shape import BOOKKEEPING
 from unlearn.provenance.digests import weight_files
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["LIMIT", "WeightsApart", "apart_in_scores", "apart_in_weights", "otherwise_set", "share"]
 
@@ -146,7 +147,12 @@ def _bits(tensor: Any) -> bytes:
 def _configuration(folder: Path) -> dict[str, Any]:
     name = "adapter_config.json"
     file = folder / (name if (folder / name).is_file() else "config.json")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = read_json_file(file)
+    except (OSError, NotJsonError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} does not hold a JSON object")
     left_out = (BOOKKEEPING | {"transformers_version", "_name_or_path"}) - {
         "peft_type",
         "task_type",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unlearn_eval.report.formats import duration, percent, state_name
+from unlearn_eval.report.visible import visible
 from unlearn_eval.verdict.tone import sign
 
 __all__ = ["render", "short"]
@@ -20,9 +21,9 @@ _STYLES = {"shown": "good", "not forgotten": "bad"}
 def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
     """Fill in a template of this package.
 
-    Everything is escaped but the script and the drawings of `plots`, which hold numbers and names
-    of states only. The page forbids every connection and every script but its own, by the digest
-    of its text, so that no text from a record could run.
+    Every text is made `visible` and escaped, in one place, but the script and the drawings of
+    `plots`, which hold numbers and names of states only. The page forbids every connection and
+    every script but its own, by the digest of its text, so that no text from a record could run.
 
     Args:
         template: file name under `templates`.
@@ -53,6 +54,7 @@ def _environment() -> Any:
     environment = Environment(
         loader=PackageLoader("unlearn_eval.report", "templates"),
         autoescape=True,
+        finalize=_finished,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -64,5 +66,11 @@ def _environment() -> Any:
         "state_name": state_name,
         "style": lambda tone: _STYLES.get(tone, tone),
         "sign": sign,
+        "visible": visible,
     }
     return environment
+
+
+def _finished(value: Any) -> Any:
+    """Make each text that a template puts out visible, but markup of the templates' own."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

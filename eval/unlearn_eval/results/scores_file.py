@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn.errors import DataError
+from unlearn.provenance.keys import Key
 from unlearn_eval.results.audit_result import Audit
+from unlearn_eval.results.record_names import keyed_name
 from unlearn_eval.scores.measures import Measurement
 from unlearn_eval.scores.token_scores import TokenScores
 
@@ -25,8 +27,11 @@ class MatrixPlace(NamedTuple):
     deployment: str = "as-is"
 
 
-def scores_table(audit: Audit) -> Any:
+def scores_table(audit: Audit, key: Key | None = None) -> Any:
     """Lay all score matrices of an audit out, a row a record, and what else was measured of it.
+
+    Under a key, records are named by `keyed_name` instead of their ids; not so canaries, which are
+    invented, and whose pairs `audit.json` holds.
 
     Columns: those of `MatrixPlace`; `cluster`, a number that records about one subject share (never
     the subject itself), empty where it is not known; those of `TokenScores.to_table`; and a column
@@ -38,6 +43,10 @@ def scores_table(audit: Audit) -> Any:
     parts = []
     for place, matrix in _matrices(audit):
         table = matrix.to_table()
+        invented = audit.canaries is not None and place.split in ("forget", "holdout")
+        if key is not None and not invented:
+            names = pa.array([keyed_name(name, key) for name in matrix.ids], type=pa.string())
+            table = table.set_column(table.column_names.index("id"), "id", names)
         named = {key: pa.array([value] * matrix.records) for key, value in place._asdict().items()}
         known = clusters.get(place.split, {})
         named["cluster"] = pa.array([known.get(name) for name in matrix.ids], type=pa.int64())

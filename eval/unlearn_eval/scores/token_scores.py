@@ -372,7 +372,11 @@ def _sampler(column: str) -> Sampler | None:
 
 def _frozen(values: Any, kind: type[np.generic]) -> Any:
     """Return a read-only view of the values as one type, leaving the caller's array writable."""
-    view = np.asarray(values, dtype=kind).view()
+    with np.errstate(invalid="raise"):
+        try:
+            view = np.asarray(values, dtype=kind).view()
+        except FloatingPointError:
+            raise DataError("a value is NaN or infinite where a whole number stands") from None
     view.flags.writeable = False
     return view
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 
 from unlearn.canaries.pairs import Canaries
 from unlearn.errors import DataError
+from unlearn.strict_json import read_json_file
+from unlearn_eval.results.record_names import ids_of
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.verdict.evidence import Twins
 
@@ -23,7 +24,7 @@ def twins_of(path: Path, after: Mapping[str, TokenScores]) -> tuple[Twins, bool]
     Raises DataError if it is no file of twins, or names what was not measured.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
         named = dict(content["twins"].items())
         claimed = bool(content.get("randomised", False))
         return _paired(path, after, named, randomised=False), claimed
@@ -54,19 +55,21 @@ def _paired(
 ) -> Twins:
     """Find named twins among the scores; one is named by itself or in a list."""
     named = {str(k): [v] if isinstance(v, str) else list(v) for k, v in pairs.items()}
+    forgotten = ids_of(after["forget"].ids, named)
     unseen = after["holdout"].ids if "holdout" in after else ()
-    at = {name: i for i, name in enumerate(unseen)}
-    for name in after["forget"].ids:
+    twin_ids = [twin for twins in named.values() for twin in twins if isinstance(twin, str)]
+    at = {name: i for i, name in enumerate(ids_of(unseen, twin_ids))}
+    for name in forgotten:
         if name not in named:
             raise DataError(f"{path}: no twins of record {name!r}")
         unknown = [twin for twin in named[name] if twin not in at]
         if unknown:
             raise DataError(f"{path}: the twin {unknown[0]!r} of {name!r} is not in the holdout")
-    counts = {len(named[name]) for name in after["forget"].ids}
+    counts = {len(named[name]) for name in forgotten}
     if len(counts) > 1 or 0 in counts:
         raise DataError(f"{path}: every record needs the same number of twins, one or more")
     whose: dict[str, str] = {}
-    for name in after["forget"].ids:
+    for name in forgotten:
         for twin in named[name]:
             if twin in whose:
                 raise DataError(
@@ -74,7 +77,7 @@ def _paired(
                     "are taken to be independent: give every record twins of its own"
                 )
             whose[twin] = name
-    positions = [[at[twin] for twin in named[name]] for name in after["forget"].ids]
+    positions = [[at[twin] for twin in named[name]] for name in forgotten]
     return Twins(np.array(positions, dtype=np.int64), randomised)
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from unlearn.apps.cli import run
 from unlearn.errors import DataError, OptionError
+from unlearn.provenance.keys import Key
 from unlearn_eval import audit_rows, run_audit
+from unlearn_eval.results.record_names import keyed_text
 from unlearn_eval.scores.token_scores import SAMPLER
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -26,6 +28,10 @@ def near(data_file, tmp_path):
     return path
 
 
+def notes_in(folder):
+    return json.loads((folder / "audit.json").read_text())["notes"]
+
+
 def test_a_holdout_that_nearly_repeats_other_records_is_noted(
     tiny_model, data_file, near, tmp_path
 ):
@@ -34,7 +40,12 @@ def test_a_holdout_that_nearly_repeats_other_records_is_noted(
     (note,) = [n for n in found.notes if "nearly repeats" in n]
     assert "in 1 of its 2 records: 'close' and 'r7' (0." in note
     assert "'far'" not in note
-    assert note in json.loads((tmp_path / "out" / "audit.json").read_text())["notes"]
+    # in files ids stand under the key, unless they are asked for
+    (kept,) = [n for n in notes_in(tmp_path / "out") if "nearly repeats" in n]
+    assert kept == keyed_text(note, ["close", "r7"], Key.load())
+    assert "'r7'" not in kept
+    run_audit(*given, holdout=near, generate=0, show_ids=True, overwrite=True)
+    assert note in notes_in(tmp_path / "out")
 
 
 def test_strict_refuses_it(tiny_model, data_file, holdout_file, near, tmp_path, capfd):

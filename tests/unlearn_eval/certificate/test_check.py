@@ -407,5 +407,5 @@ def test_a_certificate_of_odd_content_does_not_verify(case, save, private_key, p
     statement = case.statement()
     statement["policy"] = statement["policy"] | {"content": {"alpha": content}}
     assert wrong(check_certificate(save(sign(statement, private_key)), public, now=NOW)) == [
-        "policy"
+        "content"
     ]

@@ -148,6 +148,8 @@ def test_text_from_elsewhere_is_only_text(case, private_key) -> None:
     assert "<img" not in page
     assert "49" not in re.findall(r"\b49\b", page)
     assert "&lt;script&gt;" in page
+    assert "\u202e" not in page
+    assert "⟨U+202E⟩" in page
 
 
 def test_the_page_carries_the_signed_file(case, private_key, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_near_copy_among_the_kept_records(
     result = replay(cleaned, data, quiet=True)
     assert finding(result, "weights")[0] is True
     assert result.outcome == "INCONCLUSIVE"
-    assert "1 kept record(s) nearly repeat forgotten ones: 'near'" in result.words
+    assert "1 kept record(s) nearly repeat forgotten ones: rows:12" in result.words
 
 
 def test_another_key(again: Again, monkeypatch: pytest.MonkeyPatch) -> None:

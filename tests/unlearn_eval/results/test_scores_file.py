@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from unlearn.errors import DataError
+from unlearn.provenance.keys import Key
 from unlearn_eval import audit_rows, run_audit
 from unlearn_eval.extraction import PROBES
-from unlearn_eval.results.scores_file import MatrixPlace, read_scores
+from unlearn_eval.results.record_names import ids_of, keyed_name, keyed_names, keyed_text, names_in
+from unlearn_eval.results.scores_file import MatrixPlace, read_scores, scores_table
 from unlearn_eval.statistics import auc_interval, mean_interval, proportion_interval
 from unlearn_eval.utility import loss
 
+KEY = "fedcba9876543210" * 4  # under which no lineage says what the reference saw
+
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def key(monkeypatch):
+    """The user's own."""
+    monkeypatch.setenv("UNLEARN_KEY", KEY)
+    return Key.load()
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +46,7 @@ def written(tiny_model, adapter, data_file, holdout_file, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_HOME", str(folder / "home"))
+        patch.setenv("UNLEARN_KEY", KEY)
         result = run_audit(
             tiny_model,
             data_file,
@@ -54,14 +68,14 @@ def written(tiny_model, adapter, data_file, holdout_file, tmp_path_factory):
     return folder / "out", result
 
 
-def test_the_matrices_come_back_bit_for_bit(written):
+def test_the_matrices_come_back_bit_for_bit(written, key):
     folder, result = written
     found = read_scores(folder / "scores.parquet")
     assert {place.state for place in found} == set(result.states)
     for state, splits in result.scores.items():
         for split, matrix in splits.items():
             back = found[MatrixPlace(state, split)].scores
-            assert back.ids == matrix.ids
+            assert [*back.ids] == keyed_names(matrix.ids, key)
             np.testing.assert_array_equal(back.log_prob, matrix.log_prob)
             np.testing.assert_array_equal(back.top, matrix.top)
     named = {(p.prompt_state, p.deployment) for p in found}
@@ -130,6 +144,48 @@ def test_no_subject_and_no_text_is_in_the_file(written, data_file):
     text = str(table.drop_columns(["log_prob"]).to_pylist())
     assert "person" not in text
     assert "number of" not in text
+
+
+def test_an_id_is_in_the_file_only_where_it_is_asked_for(written, key):
+    """A file of either kind is found again by the ids at hand."""
+    folder, result = written
+    ids = result.scores["after"]["forget"].ids
+    for table, names in (
+        (scores_table(result, key), keyed_names(ids, key)),
+        (scores_table(result), [*ids]),
+    ):
+        rows = table.filter(pc.equal(table["split"], "forget")).to_pylist()
+        assert {row["id"] for row in rows} == set(names)
+        assert names_in(names, ids, key) == dict(zip(ids, names, strict=True))
+        assert ids_of([*names, "another"], ids) == [*ids, "another"]
+    written_ids = pq.read_table(folder / "scores.parquet", columns=["id"])["id"].to_pylist()
+    assert all(name.startswith(f"keyed:{key.id}:") for name in written_ids)
+    with pytest.raises(DataError, match="set UNLEARN_KEY to that key"):
+        names_in(keyed_names(ids, Key(b"k" * 32)), ids, key)
+
+
+def test_an_id_that_looks_like_a_name_under_a_key_is_an_id(key):
+    odd = f"keyed:{'0' * 12}:{'0' * 32}"
+    assert names_in([odd, "r1"], ["r1", odd], key) == {"r1": "r1", odd: odd}
+    assert names_in([odd], [odd], key) == {odd: odd}
+    name = keyed_name(odd, key)
+    assert names_in([name], [odd], key) == {odd: name}
+
+
+def test_the_names_of_invented_records_stay(written, key):
+    """Canaries are nobody, and audit.json names their pairs."""
+    _, result = written
+    planted = replace(result, canaries={"pairs": {}})
+    rows = scores_table(planted, key).to_pylist()
+    keyed = {row["split"]: row["id"].startswith("keyed:") for row in rows}
+    assert keyed == {"forget": False, "holdout": False, "retain": True, "neighbour": True}
+
+
+def test_a_note_in_the_files_quotes_no_id(key):
+    note = "data: 2 records like \"it's ann\" and 'it', first 'it'"
+    told = keyed_text(note, ["it", "it's ann", "bob"], key)
+    one, two = (keyed_name(name, key) for name in ("it's ann", "it"))
+    assert told == f"data: 2 records like {one!r} and {two!r}, first {two!r}"
 
 
 def test_means_over_seeds(written):

@@ -112,6 +112,10 @@ def test_a_new_state_is_compared_with_one_that_is_known(audit, adapter, tmp_path
     with counted(monkeypatch) as rows:
         assert numbers(audit(generate=0, references=[folder])) == numbers(with_other)
     assert rows == []
+    with counted(monkeypatch) as rows:
+        without = audit(generate=0, references=[folder], cache=False, drift=False)
+    assert sum(rows) == 4 * 20  # each state once
+    assert not [row for row in without.rows if row.probe == "utility.drift"]
 
 
 class Killed(BaseException):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from unlearn.apps.cli import run
+from unlearn.data.records import Records
 from unlearn.errors import DataError, OptionError
+from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import now
 from unlearn_eval import run_audit
+from unlearn_eval.results.record_names import keyed_names
 from unlearn_eval.verdict.decision import View
 from unlearn_eval.verdict.load import load_audit, load_evidence, load_scores
 from unlearn_eval.verdict.verify import verify
@@ -44,7 +47,7 @@ def test_an_audit_is_read_back_bit_by_bit(
     for state, splits in result.scores.items():
         for split, matrix in splits.items():
             found = loaded.scores[state][split]
-            assert found.ids == matrix.ids
+            assert [*found.ids] == keyed_names(matrix.ids, Key.load())
             assert np.array_equal(found.log_prob, matrix.log_prob)
             assert np.array_equal(found.text_bytes, matrix.text_bytes)
             for sampler, values in matrix.sampled.items():
@@ -62,7 +65,7 @@ def test_subjects_are_kept_as_numbers_not_names(folder):
 
 
 def test_scores_are_for_their_owner_alone(folder):
-    """They hold the ids of records, which may be names."""
+    """They say of single records what the model knows of them."""
     assert (folder[0] / "scores.parquet").stat().st_mode & 0o777 == 0o600
 
 
@@ -198,9 +201,11 @@ def test_views_are_read_where_the_file_has_them(folder, tmp_path):
     assert load_audit(audit).prompted["after"]["sung"].records == 4
 
 
-def test_twins_come_from_a_file(folder, tmp_path):
+def test_twins_come_from_a_file(folder, tmp_path, holdout_file, lineage_key, monkeypatch):
+    """It names records by their ids, and so do messages; the scores name them under the key."""
+    monkeypatch.setenv("UNLEARN_KEY", lineage_key)
     path = tmp_path / "twins.json"
-    ids = load_evidence(folder[0]).plain["after"]["holdout"].ids
+    ids = Records.load(holdout_file).ids
     named = {f"r{i}": ids[i] for i in range(4)}
     path.write_text(json.dumps({"randomised": True, "twins": named}))
     paired = verify(folder[0], twins=path)
@@ -215,7 +220,7 @@ def test_twins_come_from_a_file(folder, tmp_path):
     assert load_evidence(folder[0], path).twins.positions.tolist() == [[i, i + 4] for i in range(4)]
     for broken, message in (
         ([], "not a file of twins"),
-        ({"twins": {"r0": ids[0]}}, "no twins of record 'r1'"),
+        ({"twins": {"r0": ids[0]}}, "no twins of record 'keyed:"),
         ({"twins": named | {"r2": "nobody"}}, "'nobody' of 'r2' is not in the holdout"),
         ({"twins": named | {"r2": [ids[0], ids[1]]}}, "same number of twins"),
         ({"twins": named | {"r2": ids[0]}}, "is a twin of 'r0' and again of 'r2'"),

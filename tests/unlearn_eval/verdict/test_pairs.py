@@ -49,7 +49,7 @@ def test_twins_are_positions_in_the_holdout_in_the_order_of_the_records(twins: A
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a file of twins: JSONDecodeError"),
+        ("{", "not a file of twins: NotJsonError"),
         ("[]", "not a file of twins: TypeError"),
         ({"pairs": {}}, "not a file of twins: KeyError"),
         ({"twins": ["f0"]}, "not a file of twins: AttributeError"),

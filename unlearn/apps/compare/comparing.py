@@ -24,6 +24,7 @@ from unlearn.apps.compare.results import (
     WRITTEN,
     ComparisonResult,
     Finished,
+    Show,
     TuningResult,
     recipe_json,
     write_json,
@@ -126,6 +127,10 @@ def _over(tuning: Tuning) -> Iterator[Round]:
             return
 
 
+NOTHING_SHOWN = Show()
+"""Numbers, and names of records under the user's key."""
+
+
 def compare(
     recipe: CompareRecipe,
     output: str | Path,
@@ -133,7 +138,7 @@ def compare(
     workers: Workers = IN_THIS_PROCESS,
     overwrite: bool = False,
     watcher: Watcher | None = None,
-    show_text: bool = False,
+    show: Show = NOTHING_SHOWN,
     report_to: Sequence[str] = (),
     **opening: Any,
 ) -> ComparisonResult:
@@ -149,8 +154,8 @@ def compare(
         workers: what does the steps.
         overwrite: begin anew, whatever the folder holds.
         watcher: told what happens.
-        show_text: put the text of records into the page, which otherwise holds ids and numbers; no
-            step is done again for it.
+        show: what of the records goes into the page beside numbers and names under the user's key;
+            no step is done again for it.
         report_to: trackers that are told of training runs, see `unlearn.training.trackers`.
         **opening: `dtype` and `device` of `open_model`.
 
@@ -173,12 +178,12 @@ def compare(
         tuning = _tuned(recipe, root, opening, execution)
         study, layout = planned(tuning.recipe, root, **opening)
         if not tuning.steps and not tuning.failures:
-            written = written_before(root, layout, recipe, show_text)
+            written = written_before(root, layout, recipe, show)
             if written is not None:
                 return written
         waiting = [step for step in layout.steps if not step.done]
         steps, failures = execution.run(study, layout, waiting)
-        return write_up(Finished(recipe, study, layout, failures, tuning, steps), show_text)
+        return write_up(Finished(recipe, study, layout, failures, tuning, steps), show)
 
 
 def _checked(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,34 @@ from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.layout import Cell, Layout
 from unlearn.apps.compare.study import Study
 from unlearn.data.records import Record
+from unlearn.errors import LineageError
 from unlearn.files import staged_file
 from unlearn.methods.registry import get_method
-from unlearn.provenance.lineage import FILE_NAME
+from unlearn.provenance.keys import Key
+from unlearn.provenance.lineage import Lineage
 from unlearn_eval.comparison import About, Curve, Outcome, Run
 from unlearn_eval.comparison.records import CellRecords, read_records, records_table
+from unlearn_eval.results.record_names import ids_of, keyed_names, keyed_text
 
 __all__ = ["details", "records_of", "texts_of", "write_records"]
 
-Key = tuple[str, int, int]
+CellKey = tuple[str, int, int]
 """A cell: its row, its seed and the number of its forget set."""
 
 
-def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> list[About]:
+def details(
+    study: Study,
+    layout: Layout,
+    outcomes: Sequence[Outcome] = (),
+    quoted: Callable[[str], str] = str,
+) -> list[About]:
     """Tell of every row what its method is and how its runs went.
 
     Args:
         study: the comparison.
         layout: its steps.
         outcomes: what its cells show, with their notes.
+        quoted: returns a note of a run as it is shown, which may quote the id of a record.
 
     Returns:
         One a row, in the order of the recipe.
@@ -49,17 +58,18 @@ def details(study: Study, layout: Layout, outcomes: Sequence[Outcome] = ()) -> l
                 when=method.when,
                 cost=method.cost,
                 given=_texts(settings.options),
-                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ())) for c in cells],
+                runs=[_run(c, notes.get((c.name, c.seed, c.forget), ()), quoted) for c in cells],
             )
         )
     return rows
 
 
-def records_of(layout: Layout) -> dict[Key, CellRecords]:
+def records_of(layout: Layout, ids: Iterable[str] | None = None) -> dict[CellKey, CellRecords]:
     """Read what the audits of all cells say of each record.
 
     Args:
         layout: the steps.
+        ids: of the records at hand, to call them by; None for names under the user's key.
 
     Returns:
         By cell; none of a cell that has no audit.
@@ -67,11 +77,21 @@ def records_of(layout: Layout) -> dict[Key, CellRecords]:
     Raises:
         DataError: if the scores of an audit cannot be read.
     """
-    return {
+    found = {
         (cell.name, cell.seed, cell.forget): read_records(cell.audit.result / "scores.parquet")
         for cell in layout.cells
         if cell.audit.done
     }
+    key = Key.load()
+    for cell, records in found.items():
+        named = keyed_names(records.ids, key) if ids is None else ids_of(records.ids, ids)
+        found[cell] = replace(records, ids=named)
+    return found
+
+
+def without_ids(text: str, ids: Iterable[str]) -> str:
+    """Return a note in which ids of records stand as names under the user's key."""
+    return keyed_text(text, ids, Key.load())
 
 
 def texts_of(study: Study) -> dict[str, Record]:
@@ -89,7 +109,7 @@ def texts_of(study: Study) -> dict[str, Record]:
     return {record.id: record for record in Pool.load(study.recipe).records}
 
 
-def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
+def write_records(records: Mapping[CellKey, CellRecords], path: Path) -> None:
     """Write every record of every cell to a Parquet file, numbers only."""
     import pyarrow.parquet as pq
 
@@ -98,7 +118,7 @@ def write_records(records: Mapping[Key, CellRecords], path: Path) -> None:
         pq.write_table(table, stage, compression="zstd")
 
 
-def _run(cell: Cell, notes: Sequence[str]) -> Run:
+def _run(cell: Cell, notes: Sequence[str], quoted: Callable[[str], str]) -> Run:
     facts = cell.unlearn.facts()
     logged = facts.get("curve", ())
 
@@ -113,7 +133,7 @@ def _run(cell: Cell, notes: Sequence[str]) -> Run:
         retain_curve=curve("retain_nll"),
         steps=facts.get("steps"),
         planned=facts.get("planned_steps"),
-        notes=[*facts.get("notes", ()), *notes],
+        notes=[quoted(str(note)) for note in (*facts.get("notes", ()), *notes)],
         options=_in_effect(cell),
     )
 
@@ -121,10 +141,10 @@ def _run(cell: Cell, notes: Sequence[str]) -> Run:
 def _in_effect(cell: Cell) -> dict[str, str]:
     """Return the options that the adapter's lineage notes, where it has any."""
     try:
-        content = json.loads((cell.unlearn.result / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        line = Lineage.read(cell.unlearn.result)
+    except LineageError:
         return {}
-    return _texts(content.get("options") or {})
+    return {} if line is None else _texts(line.options)
 
 
 def _texts(options: Mapping[str, Any]) -> dict[str, str]:

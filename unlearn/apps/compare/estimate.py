@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -10,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unlearn.apps.compare.data import Pool, is_hub, parts_of, sources
 from unlearn.apps.compare.layout import Layout, Step
@@ -18,18 +17,21 @@ from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.apps.compare.study import Study
 from unlearn.config import validated, without_auto
 from unlearn.data.record import as_json, shown
-from unlearn.errors import OptionError
+from unlearn.errors import ModelError, OptionError
 from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided
 from unlearn.methods.plans import AFFORDABLE, steps_within
 from unlearn.methods.registry import Method, Resolved, get_method
 from unlearn.provenance.digests import weight_files
 from unlearn.recipe import recipe_path
+from unlearn.strict_json import parse_json, read_json_file
 from unlearn.training.options import LoraOptions, TrainingOptions, total_steps
 
 __all__ = ["Costs", "Counts", "Work", "costs", "counts", "parameters", "training_tokens"]
 
 _SAMPLE = 256
+_LONGEST_HEADER = 100_000_000  # bytes: what the format allows
+_WIDEST = 1 << 15  # columns of the matrix that is timed, whatever a configuration says
 _USUAL_TOKENS = 128.0  # of a record, where nothing tells
 
 # Operations a token and parameter: 2 forward; backward as many for the inputs' gradient and, in a
@@ -181,10 +183,21 @@ def parameters(study: Study) -> float | None:
     total = 0
     for path in files:
         with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-        total += sum(math.prod(e["shape"]) for name, e in header.items() if name != "__metadata__")
+            total += _parameters_in(path, file.read(8), file)
     return float(total)
+
+
+def _parameters_in(path: Path, size: bytes, rest: BinaryIO) -> int:
+    """Return the parameters that the header of a safetensors file names."""
+    try:
+        (length,) = struct.unpack("<Q", size)
+        if length > _LONGEST_HEADER:
+            raise ValueError("its header has no end")
+        header = parse_json(rest.read(length))
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(map(int, shape)) for shape in shapes)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from None
 
 
 def training_tokens(
@@ -346,10 +359,10 @@ def _speed_here(study: Study) -> float:
     import numpy as np
 
     try:
-        config = json.loads((Path(study.model) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    width = int(config.get("hidden_size") or 1024)
+        width = int(read_json_file(Path(study.model) / "config.json").get("hidden_size") or 1024)
+    except (OSError, ValueError, TypeError, AttributeError):
+        width = 1024
+    width = max(1, min(width, _WIDEST))
     rng = np.random.default_rng(0)
     x = rng.standard_normal((512, width), dtype=np.float32)
     w = rng.standard_normal((width, width), dtype=np.float32)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from unlearn.apps.compare.recipe import CompareRecipe, MethodSettings
 from unlearn.apps.compare.study import Study
-from unlearn.errors import OptionError
+from unlearn.errors import OptionError, OutputError
 from unlearn.methods.registry import get_method
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["DONE", "Cell", "Kind", "Layout", "Step", "lay_out"]
 
@@ -75,7 +76,13 @@ class Step:
 
     def facts(self) -> dict[str, Any]:
         """Return what was noted when it was done."""
-        facts: dict[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        file = self.folder / DONE
+        try:
+            facts = read_json_file(file)
+        except (OSError, NotJsonError) as error:
+            raise OutputError(f"{file} cannot be read: {error}; delete its folder") from None
+        if not isinstance(facts, dict):
+            raise OutputError(f"{file} does not hold a JSON object; delete its folder")
         return facts
 
 
@@ -228,6 +235,7 @@ def _measuring(study: Study, number: int) -> dict[str, Any]:
         "train": study.chosen(recipe.train),
         "holdout": study.chosen(recipe.holdout),
         "generate": recipe.generate,
+        **({"trigger": study.chosen(recipe.trigger)} if recipe.trigger else {}),
     }
 
 

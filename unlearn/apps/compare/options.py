@@ -50,7 +50,15 @@ class CompareOptions:
         bool,
         Field(
             description="Put the text of records into report.html, which otherwise holds numbers "
-            "and ids of records only. Nothing is run again for it."
+            "and names under your key only. Nothing is run again for it."
+        ),
+    ] = False
+    show_ids: Annotated[
+        bool,
+        Field(
+            description="Keep the ids of records, which may be people's names, in report.html and "
+            "records.parquet. Without it they stand there as names under your key. Nothing is run "
+            "again for it."
         ),
     ] = False
     report_to: ReportTo = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn.apps.compare.layout import Layout
 from unlearn.apps.compare.recipe import CompareRecipe
@@ -15,14 +15,22 @@ from unlearn.apps.compare.tuning.trials import TuningTrial
 if TYPE_CHECKING:
     pass
 
+import functools
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from unlearn.apps.compare.collect import MIXED, collect
-from unlearn.apps.compare.details import details, records_of, texts_of, write_records
+from unlearn.apps.compare.details import (
+    details,
+    records_of,
+    texts_of,
+    without_ids,
+    write_records,
+)
 from unlearn.apps.compare.tuning.trials import row_of
 from unlearn.files import staged_file
+from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn_eval.comparison import Comparison, TableLine, Tuned
 
 if TYPE_CHECKING:
@@ -51,6 +59,18 @@ WRITTEN = (
     "records.parquet",
     "recipe.json",
 )
+
+
+class Show(NamedTuple):
+    """What of the records a comparison shows beside numbers and names under the user's key.
+
+    Attributes:
+        text: their text, and with it their ids, in the page.
+        ids: their ids, in the page and in `records.parquet`.
+    """
+
+    text: bool = False
+    ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,23 +102,26 @@ def recipe_json(recipe: CompareRecipe, study: Study) -> dict[str, Any]:
 
 
 def written_before(
-    root: Path, layout: Layout, recipe: CompareRecipe, show_text: bool
+    root: Path, layout: Layout, recipe: CompareRecipe, show: Show
 ) -> ComparisonResult | None:
     """Return what was written before, if it is of this recipe and its steps, and shows as much."""
     try:
-        content = json.loads((root / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json_file(root / RESULT)
+    except (OSError, NotJsonError):
         return None
-    whole = all((root / name).is_file() for name in WRITTEN)
+    whole = all((root / name).is_file() for name in WRITTEN) and isinstance(content, dict)
     if not whole or content.get("of") != layout.digest or not all(s.done for s in layout.steps):
         return None
     if content.get("recipe") != recipe.model_dump(mode="json"):  # the budget of tuning, names
         return None
-    if content.get("show_text") is not show_text:
+    if content.get("show") != show._asdict():
         return None
-    table = content["table"]
-    tuning = _summed_up([TuningTrial(**trial) for trial in content["tuning"]])
-    return ComparisonResult(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
+    try:
+        table = content["table"]
+        tuning = _summed_up([TuningTrial(**trial) for trial in content["tuning"]])
+        return ComparisonResult(root, table["heads"], table["rows"], content["said"], (), 0, tuning)
+    except (KeyError, TypeError):  # of another hand: written again
+        return None
 
 
 @dataclass(frozen=True)
@@ -139,7 +162,7 @@ class Finished:
     steps: int
 
 
-def write_up(finished: Finished, show_text: bool) -> ComparisonResult:
+def write_up(finished: Finished, show: Show) -> ComparisonResult:
     """Write every file that sums the comparison up."""
     from unlearn_eval.comparison.contests import standings
     from unlearn_eval.report.comparison.page import as_csv, comparison_page
@@ -150,14 +173,16 @@ def write_up(finished: Finished, show_text: bool) -> ComparisonResult:
     ranked = standings(comparison)
     table = _table(comparison, ranked.lines)
     sentences = [*advice(comparison, ranked.lines), *_warnings(comparison)]
-    records = records_of(layout)
+    texts = texts_of(study)
+    quoted = str if any(show) else functools.partial(without_ids, ids=texts)
+    records = records_of(layout, texts if show.ids else None)
     page = comparison_page(
         comparison,
         ranked,
         _summed_up(trials),
-        details(study, layout, comparison.outcomes),
-        records,
-        texts_of(study) if show_text else None,
+        details(study, layout, comparison.outcomes, quoted),
+        records_of(layout, texts) if show.text else records,
+        texts if show.text else None,
         own_judge=finished.recipe.looked_at == finished.recipe.holdout,
     )
     _write_text(study.root / "comparison.csv", as_csv(comparison))
@@ -167,7 +192,7 @@ def write_up(finished: Finished, show_text: bool) -> ComparisonResult:
     content = {
         "schema": 4,
         "of": layout.digest,
-        "show_text": show_text,
+        "show": show._asdict(),
         **recipe_json(finished.recipe, study),
         "options": {row_of(settings): settings.options for settings in study.recipe.methods},
         "table": {"heads": table.heads, "rows": table.means},

@@ -16,6 +16,7 @@ from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.files import staged_file
 from unlearn.provenance.digests import DECIDING, weight_files
 from unlearn.provenance.lineage import library_versions
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["Study"]
 
@@ -66,6 +67,7 @@ class Study:
         named = [recipe.train, recipe.holdout, recipe.looked_at, *recipe.forget_sets]
         named += [recipe.tune.forget] if recipe.tune else []
         named += [recipe.policy] if recipe.policy else []
+        named += [recipe.trigger] if recipe.trigger else []
         named += [value for given in options for value in given.values() if isinstance(value, str)]
         for text in named:
             path = Path(text.removeprefix("@")).expanduser()
@@ -123,9 +125,10 @@ class _Digests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
         try:
-            self._known = json.loads(memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+            known = read_json_file(memory)
+        except (OSError, NotJsonError):
+            known = None
+        self._known = known if isinstance(known, dict) else {}
         self._seen: dict[str, list[Any]] = {}
 
     def of(self, source: str) -> str:

@@ -16,6 +16,7 @@ from unlearn import __version__
 from unlearn.apps.compare.layout import Step
 from unlearn.errors import UnlearnError
 from unlearn.files import staged_file
+from unlearn.strict_json import read_json_file
 from unlearn_eval.comparison import Ruling
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _decided(step: Step, judge: Any) -> Sequence[Ruling]:
         "audit": hashlib.sha256((step.result / "audit.json").read_bytes()).hexdigest(),
     }
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_file(file)
         if {key: content.get(key) for key in of} == of:
             return [_read(one) for one in content["verdicts"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

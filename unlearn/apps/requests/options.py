@@ -256,6 +256,7 @@ class VerifyOptions(LedgerOptions, Opening):
         Names, Field(description="As `unlearn audit --robustness`."), Flag(metavar="NAMES")
     ] = ()
     generate: Annotated[int, Field(ge=0, description="As `unlearn audit --generate`.")] = 64
+    show_ids: Annotated[bool, Field(description="As `unlearn audit --show-ids`.")] = False
     seed: Seed = 0
 
 

@@ -134,6 +134,8 @@ def _base(setup: Setup) -> str | None:
 
 def _known(ledger: Ledger, request: Request, newest: Newest) -> tuple[Request, Path] | None:
     """Return a replay of this very adapter that PASSed, and is of a request's records, too."""
+    from unlearn_eval.replay.result import read_replay
+
     wanted = set(request.facts["records"])
     for other in ledger.requests(line=request.line):
         verdict = other.facts.get("verdict")
@@ -143,7 +145,7 @@ def _known(ledger: Ledger, request: Request, newest: Newest) -> tuple[Request, P
         file = folder / FILE
         if not file.is_file() or audit_digest(folder) != verdict["audit"]:
             continue
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_replay(file)
         if content["outcome"] == "PASS" and wanted <= set(content["records"]["forgotten"]):
             return other, file
     return None

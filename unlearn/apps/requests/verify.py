@@ -5,11 +5,10 @@ By an audit, which measures; by a replay, which trains again; or by both.
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,17 @@ from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
-from unlearn.apps.requests.secrets_given_out import secrets_given_out
+from unlearn.apps.requests.secrets_given_out import ask_model, secrets_given_out
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError
+from unlearn.model.opening import Opening
 from unlearn.provenance.lineage import Lineage, now
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["EVENTS", "AuditSettings", "verify_request"]
 
 DEFAULT_POLICY = "standard"
+_CANARIES = "-canaries"
 
 EVENTS = {"PASS": "verified", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 """The event that an outcome is in a request's history."""
@@ -115,6 +117,7 @@ def verify_request(
             result = _replayed(ledger, subject, settings, audited, announce)
         verdict = {
             **_noted(ledger, subject, result),
+            "secrets": _secrets(ledger, subject, settings, result),
             "closed": asdict(closed) if closed else None,
         }
         with ledger.writing(hold) as writer:
@@ -236,13 +239,19 @@ def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) 
     known = replays.standing_audit(ledger, subject.request, subject.newest)
     if known is None:
         return None
-    folder = _new_folder(ledger, subject, settings)
-    shutil.copytree(known["folder"], folder)
+    new, decided = _new_folder(ledger, subject, settings), Path(known["folder"])
+    copies = {}
+    for old in map(Path, known["folders"]):  # the records' own, and that of canaries beside it
+        if old.is_dir():
+            end = _CANARIES if old.name.endswith(_CANARIES) else ""
+            copies[old] = shutil.copytree(old, new.with_name(f"{new.name}{end}"))
+    folder = copies[decided]
     try:
-        verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        verdict = read_json_file(folder / VERDICT)
+    except (OSError, NotJsonError) as error:
         raise LedgerError(f"{folder / VERDICT} cannot be read: {error}") from None
-    return _Result(verdict, folder, [folder], known["references"], known["records"])
+    folders = list(copies.values())
+    return _Result(verdict, folder, folders, known["references"], known["records"])
 
 
 def _replayed(
@@ -299,7 +308,7 @@ def _with_canaries(
     """Audit the canaries too, and return the result that holds: theirs or the records' own."""
     from unlearn_eval.verdict.load import read_audit
 
-    folder = own.folder.with_name(f"{own.folder.name}-canaries")
+    folder = own.folder.with_name(f"{own.folder.name}{_CANARIES}")
     folders = [*own.folders, folder]
     by_coin = canaries.measure(
         folder, canary_file, subject.retain_records, **subject.opening, **options
@@ -326,14 +335,31 @@ def _noted(ledger: Ledger, subject: _Subject, result: _Result) -> dict[str, Any]
         "outcome": str(verdict["outcome"]),
         "tier": verdict.get("tier"),
         "policy": {key: policy.get(key) for key in ("name", "sha256", "chosen")},
-        "secrets": secrets_given_out(
-            result.folders[0], subject.forget_records, subject.retain_records
-        ),
         "adapter": subject.newest.digest,
         "audit": audit_digest(result.folder),
         "file": verdict_digest(result.folder),
         "sealed": ledger.sealer.seal(details, f"verdict on request {subject.request.id}"),
     }
+
+
+def _secrets(
+    ledger: Ledger, subject: _Subject, settings: AuditSettings, result: _Result
+) -> dict[str, int | None]:
+    """Return whether the model completes secrets of the records, asking it where no audit did."""
+    opening = {
+        each.name: settings.options[each.name]
+        for each in fields(Opening)
+        if each.name in settings.options
+    }
+    return secrets_given_out(
+        result.folders,
+        subject.forget_records,
+        subject.retain_records,
+        ledger.key,
+        lambda records: ask_model(
+            records, template=subject.setup.template, **subject.opening, **opening
+        ),
+    )
 
 
 def _search(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> Chosen:

@@ -52,7 +52,7 @@ def anchors(names: Sequence[str]) -> dict[str, str]:
     """
     by_name: dict[str, str] = {}
     for name in names:
-        plain = "method-" + (re.sub(r"[^\w.-]+", "-", name).strip("-") or "unnamed")
+        plain = "method-" + (re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-") or "unnamed")
         anchor, i = plain, 1
         while anchor in by_name.values():
             i += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,11 @@ from unlearn.data.records import Record
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.comparison.records import CellRecords, chosen
 from unlearn_eval.report.texts import asked_of, parts_of
+from unlearn_eval.report.visible import visible
 
-__all__ = ["embedded", "key_of", "visible"]
+__all__ = ["embedded", "key_of"]
 
 _DIGITS = 3
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def key_of(method: str, seed: int, forget: int) -> str:
@@ -57,23 +56,6 @@ def embedded(
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text
-
-
-def visible(text: str) -> str:
-    r"""Write characters that control or turn text as their names, so that nothing hides.
-
-    Args:
-        text: of a record.
-
-    Returns:
-        The text with `⟨U+202E⟩` for such a character; line ends and tabs stay.
-    """
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩"
-        if c in _TURNING or (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t")
-        else c
-        for c in text
-    )
 
 
 def _shared(

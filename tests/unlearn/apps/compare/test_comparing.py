@@ -17,6 +17,7 @@ from unlearn.apps.cli import run
 from unlearn.apps.compare.comparing import compare
 from unlearn.apps.compare.execution import work
 from unlearn.apps.compare.execution.runner import Workers
+from unlearn.apps.compare.results import Show
 from unlearn.errors import OutputError, SelectionError, UnlearnError
 
 
@@ -72,6 +73,8 @@ def test_a_comparison_from_its_recipe_to_its_page(
     table = pq.read_table(out / "records.parquet")
     assert table.num_rows == 2 * 12  # those of both sets' one cell that went well
     assert set(table["split"].to_pylist()) == {"forget", "retain", "holdout"}
+    assert all(name.startswith("keyed:") for name in table["id"].to_pylist())
+    assert "keyed:" in page
     found = {
         json.loads((folder / "settings.json").read_text())["forget"][0][0]: folder
         for folder in (out / "cells").glob("npo-seed0-*")
@@ -169,8 +172,12 @@ assert not heavy, heavy
     assert "nothing had to be run" in ended.stdout
     # text is shown and hidden again without a step
     assert "It is 13." not in (out / "report.html").read_text()
-    assert compare(mine, out, show_text=True, dtype="float32").steps == 0
+    assert compare(mine, out, show=Show(text=True), dtype="float32").steps == 0
     assert "It is 13." in (out / "report.html").read_text()
+    assert "keyed:" not in (out / "report.html").read_text()  # text comes with its ids
+    assert "keyed:" in pq.read_table(out / "records.parquet")["id"][0].as_py()
+    assert compare(mine, out, show=Show(ids=True), dtype="float32").steps == 0
+    assert "r0" in pq.read_table(out / "records.parquet")["id"].to_pylist()
     assert compare(mine, out, dtype="float32").steps == 0
     assert "It is 13." not in (out / "report.html").read_text()
     assert seen == []

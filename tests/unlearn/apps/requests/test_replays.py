@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unlearn.apps.cli import run
@@ -16,6 +17,7 @@ from unlearn.apps.requests.evidence import audit_of
 from unlearn.apps.requests.price import Price
 from unlearn.provenance.keys import home
 from unlearn.provenance.lineage import Lineage
+from unlearn_eval.certificate import check_certificate
 from unlearn_eval.replay import retraining
 
 from .conftest import Case
@@ -198,6 +200,86 @@ def test_a_replay_is_laid_beside_an_audit_of_the_same_adapter(
     assert len(trainings) == 1  # the same adapter: it is known what training again gives
 
 
+PHONE = "555-0184-77"
+
+
+def with_secret(case: Case) -> None:
+    """Give the first record a number that a kept record holds as well."""
+    rows = [json.loads(row) for row in case.data.read_text().splitlines()]
+    secret = {"field": "completion", "start": 6, "end": 6 + len(PHONE), "kind": "phone"}
+    rows[0] |= {"completion": f"It is {PHONE}.", "secrets": [secret]}
+    rows[2] |= {"completion": f"Her flatmate's number is {PHONE}"}
+    case.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def recalls_all(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Let models complete whatever they are asked; the ids of each asking are noted."""
+    from unlearn_eval.scores import model_scores
+
+    asked: list[list[str]] = []
+    real = model_scores.score_model
+
+    def all_hit(model: Any, head: Any, examples: Any, **options: Any) -> Any:
+        asked.append([example.id for example in examples])
+        scores = real(model, head, examples, **options)
+        object.__setattr__(scores, "hit", np.ones_like(scores.hit))
+        return scores
+
+    monkeypatch.setattr(model_scores, "score_model", all_hit)
+    return asked
+
+
+def test_after_a_replay_the_model_is_asked_for_the_secrets(
+    case: Case, trainings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retraining is exact, and a kept record teaches the same number."""
+    with_secret(case)
+    name = case.located("r0,r1")
+    case.json("run", *QUALITY)
+    asked = recalls_all(monkeypatch)
+    assert case.json("verify", name)["requests"][0]["verdict"]["outcome"] == "PASS"
+    assert asked == [["r0"]]  # those with a secret alone
+    told = case.ledger.get(name).facts["verdict"]["secrets"]
+    assert told == {"records": 1, "come_out": 1, "kept_records": 1}
+    file = case.work / "certificate.json"
+    case.call("certificate", name, "--output", file)
+    statement = check_certificate(file, home() / "signing.pub").statement
+    assert statement is not None
+    assert "the model completes a secret of 1 of 1 record" in " ".join(statement["not_claimed"])
+    case.call("sweep", name, code=None)
+    case.call("sweep", name, "--purge", "--yes", code=None)
+    assert "--reason" in case.call("close", name, "--yes", code=2)
+    case.call("close", name, "--yes", "--reason", "her flatmate agreed")
+
+
+def test_a_replay_beside_canaries_keeps_what_the_records_showed(
+    case: Case, trainings: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from unlearn.apps.requests import canaries
+    from unlearn.apps.requests.evidence import verdict_details
+
+    with_secret(case)
+    file = planted_beside(case, tmp_path)
+    name = case.located("r0")
+    case.json("run", *QUALITY, "--canaries", file, "--with-canaries", "2")
+    with monkeypatch.context() as patched:
+        patched.setattr(canaries, "better", lambda *_: True)
+        case.json("verify", name, "--no-replay", "--generate", "0", "--policy", "quick", code=None)
+    first = case.ledger.get(name).facts["verdict"]["secrets"]
+    assert first["come_out"] is not None
+    asked = recalls_all(monkeypatch)
+    case.json("verify", name, "--replay", code=None)
+    request = case.ledger.get(name)
+    assert request.facts["verdict"]["secrets"] == first
+    assert asked == []  # the records' own audit has asked
+    details = verdict_details(case.ledger, request, request.facts["verdict"])
+    own, beside_it = map(Path, details["folders"])
+    assert details["folder"] == str(beside_it)
+    assert beside_it.name == f"{own.name}-canaries"
+    assert (own / "audit.json").is_file()
+    assert (beside_it / "replay.json").is_file()
+
+
 def test_kept_records_that_nearly_repeat_forgotten_ones_are_found_at_the_desk(
     case: Case, trainings: list[Path]
 ) -> None:
@@ -209,22 +291,28 @@ def test_kept_records_that_nearly_repeat_forgotten_ones_are_found_at_the_desk(
     case.json("run", *QUALITY)
     assert case.json("verify", code=4)["requests"][0]["verdict"]["outcome"] == "INCONCLUSIVE"
     _, reasons = audit_of(case.ledger, case.ledger.get(name))
-    assert "nearly repeat forgotten ones: 'near'" in reasons[0]
+    assert "nearly repeat forgotten ones: rows:12" in reasons[0]
+
+
+def planted_beside(case: Case, work: Path) -> Path:
+    """Put an adapter with planted canaries in the place of the case's own; return their file."""
+    from unlearn import finetune
+    from unlearn.canaries.pairs import beside
+
+    planted = work / "planted"
+    options = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2}
+    finetune(case.model, case.data, planted, canaries=4, options=options, progress=False)
+    shutil.rmtree(case.adapter)
+    shutil.copytree(planted, case.adapter)
+    return beside(planted)
 
 
 def test_planted_canaries_are_found_for_a_replay(
     case: Case, trainings: list[Path], tmp_path: Path
 ) -> None:
-    from unlearn import finetune
-    from unlearn.canaries.pairs import beside
-
-    planted = tmp_path / "planted"
-    options = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2}
-    finetune(case.model, case.data, planted, canaries=4, options=options, progress=False)
-    shutil.rmtree(case.adapter)
-    shutil.copytree(planted, case.adapter)
+    file = planted_beside(case, tmp_path)
     name = case.located("r0")
-    words = ["--canaries", beside(planted), "--with-canaries", "2"]
+    words = ["--canaries", file, "--with-canaries", "2"]
     case.json("run", *QUALITY, *words)
     case.json("verify", name)
     assert case.ledger.get(name).facts["verdict"]["outcome"] == "PASS"

@@ -110,6 +110,7 @@ def verify(options: VerifyOptions) -> None:
         "also": options.also,
         "robustness": options.robustness,
         "generate": options.generate,
+        "show_ids": options.show_ids,
         "seed": options.seed,
         **options.as_dict(),
     }

@@ -33,6 +33,7 @@ def compare(options: CompareOptions) -> None:
     from unlearn.apps.compare import comparing
     from unlearn.apps.compare.execution.runner import Workers
     from unlearn.apps.compare.recipe import CompareRecipe
+    from unlearn.apps.compare.results import Show
     from unlearn.recipe import load_recipe
     from unlearn.training.trackers import check_trackers
 
@@ -49,7 +50,7 @@ def compare(options: CompareOptions) -> None:
             workers=Workers(options.engine, options.jobs, options.address),
             overwrite=options.overwrite,
             watcher=_Screen(),
-            show_text=options.show_text,
+            show=Show(options.show_text, options.show_ids),
             report_to=check_trackers(options.report_to),
             **opening,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn import __version__
 from unlearn.files import staged_file
+from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["MEMORY", "Memo"]
 
@@ -29,9 +30,10 @@ class Memo:
     def __init__(self, root: Path) -> None:
         self._path = root / MEMORY
         try:
-            self._known: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+            known = read_json_file(self._path)
+        except (OSError, NotJsonError):
+            known = None
+        self._known: dict[str, Any] = known if isinstance(known, dict) else {}
         self._kept = len(self._known)
 
     def of(self, question: Any, answer: Callable[[], Any]) -> Any:

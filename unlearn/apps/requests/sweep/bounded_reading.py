@@ -7,14 +7,13 @@ memory, text in an encoding that it does not name. Such a file is not read, and 
 from __future__ import annotations
 
 import codecs
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from unlearn.errors import DataError
+from unlearn.files import regular_bytes
 
 __all__ = ["LIMITS", "Limits", "Text", "decoded", "perhaps", "read_bytes"]
 
@@ -58,22 +57,10 @@ def read_bytes(path: Path, limits: Limits = LIMITS) -> bytes:
         DataError: if it is a link, a pipe, a socket or a device, or is larger than the limit.
         OSError: if the system does not give it.
     """
-    # without O_NONBLOCK opening a pipe would wait for somebody to write
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        handle = os.open(path, flags)
-    except OSError:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise DataError(f"{path}: no regular file") from None
-        raise
-    with os.fdopen(handle, "rb") as file:
-        there = os.fstat(file.fileno())
-        if not stat.S_ISREG(there.st_mode):
-            raise DataError(f"{path}: no regular file")
-        content = file.read(limits.size + 1) if there.st_size <= limits.size else None
-    if content is None or len(content) > limits.size:
-        raise DataError(f"{path}: larger than the {limits.size} bytes that a sweep reads")
-    return content
+        return regular_bytes(path, limits.size, follow=False)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 _MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does

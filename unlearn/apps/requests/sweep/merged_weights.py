@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from unlearn.apps.requests.sweep.bounded_reading import read_bytes
 from unlearn.errors import UnlearnError
 from unlearn.provenance.digests import weight_files
+from unlearn.strict_json import parse_json
 
 __all__ = ["NOT_READ", "likeness", "unreadable"]
 
@@ -81,7 +81,8 @@ def unreadable(path: Path) -> str | None:
 def _updates(adapter: Path) -> Iterator[tuple[str, Any]]:
     """Yield (module, B·A) of a LoRA adapter; the scale does not matter for a direction."""
     files = _index(adapter)
-    transposed = json.loads(read_bytes(adapter / "adapter_config.json")).get("fan_in_fan_out")
+    config = parse_json(read_bytes(adapter / "adapter_config.json"))
+    transposed = isinstance(config, dict) and config.get("fan_in_fan_out")
     for key, file in files.items():
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
