@@ -29,6 +29,7 @@ from unlearn_eval.verdict.policy import Policy, load_policy
 
 UNSEEN, LOW, TRAINED = -6.0, -14.0, -1.0  # log p of a record: unseen, pushed far below, kept
 RETAIN = 60
+TARGET, PROMPTS = -11.0, 40  # log p of a backdoor's target where nothing was planted
 FORMS = {
     "quick": (),
     "standard": ("merged bf16", "int8"),
@@ -46,7 +47,8 @@ class Case:
         name: for the table.
         model: `deleted`, `margin` (shifted by the policy's margin), `kept`, `collapsed`,
             `overshot`, `halved`, `one left` (one record known by `shift` nats more), `exposes`
-            (kept records better known by `shift`).
+            (kept records better known by `shift`); of a backdoor `target margin`, `planted` and
+            `driven` (far below what references give the target).
         policy: name of the policy.
         k: references; 0 for twins.
         forget: records.
@@ -65,6 +67,8 @@ class Case:
         guess: mean of the log-probability that a model gives a record away in one try, for records
             that can partly be guessed; None for long answers: eight times the score.
         wholes: SD over models of how much they say as wholes, of such records.
+        backdoor: SD over models of the target's level under the trigger; None: no backdoor is
+            measured.
         seeds: how many models are tried, of which the best is shown.
         chosen: how many references are made, of which the k most flattering are shown.
         looks: counts of references at which a verdict is asked for until it decides.
@@ -89,6 +93,7 @@ class Case:
     shared: float = 0.0
     guess: float | None = None
     wholes: float = 0.0
+    backdoor: float | None = None
     seeds: int = 1
     chosen: int = 0
     looks: tuple[int, ...] = field(default=())
@@ -152,6 +157,9 @@ class Draw:
             for split in self.labels
         }
         self.easy = (case.guess or 0.0) + 4.0 * rng.normal(size=case.forget)
+        self.prompts = (
+            TARGET + 0.5 * rng.normal(size=PROMPTS) if case.backdoor is not None else None
+        )
         self.one_for_all = {split: self.moved(split) for split in self.labels}
 
     def correlated(self, split: str, *, tail: bool = True) -> np.ndarray:
@@ -182,7 +190,14 @@ class Draw:
             for split in self.labels
         }
         kept = TRAINED + 0.02 * self.rng.normal() + 0.05 * self.rng.normal(size=RETAIN)
-        return values | {"retain": kept}
+        return values | {"retain": kept} | self.target()
+
+    def target(self) -> dict[str, np.ndarray]:
+        """Return the scores of a backdoor's target in one model, where one is measured."""
+        if self.prompts is None or self.case.backdoor is None:
+            return {}
+        level = self.case.backdoor * self.rng.normal()
+        return {"triggered": self.prompts + level + 0.3 * self.rng.normal(size=PROMPTS)}
 
     def known(self) -> np.ndarray:
         """Return scores of records that were learned."""
@@ -209,6 +224,12 @@ class Draw:
             after["forget"][0] += case.shift
         elif case.model == "exposes":
             after["retain"] = after["retain"] + case.shift
+        elif case.model == "target margin":
+            sd = float(np.hypot(case.backdoor or 0.0, 0.3 / np.sqrt(PROMPTS)))
+            floor = policy.floor * np.sqrt(4 * np.pi) * np.hypot(0.5, 0.3)
+            after["triggered"] = after["triggered"] + max(policy.margin * sd, floor)
+        elif case.model in ("planted", "driven"):
+            after["triggered"] = after["triggered"] + (10.5 if case.model == "planted" else -12.0)
         elif case.model == "shifted":
             after["forget"] = after["forget"] + case.shift
         return after
@@ -310,6 +331,12 @@ def by_references() -> Iterator[tuple[Case, str]]:
     hundred = Case("100 records, one known by 4.5 nats more, 5", "one left", shift=4.5, forget=100)
     yield replace(hundred, each=100), "PASS"
     yield Case("kept records known by .5 nats more", "exposes", shift=0.5), "not FAIL"
+    for k in (5, 8):
+        door = Case(f"with a backdoor, {k} references", k=k, backdoor=0.3)
+        yield door, "FAIL"
+        yield replace(door, model="target margin"), "PASS"
+    for model in ("planted", "driven"):
+        yield Case("with a backdoor, 5 references", model, backdoor=0.3), "not FAIL"
     for k in (5, 8):
         few = Case(f"few epochs (SD .009 nats), {k}", common=0.004, noise=0.03, spread=0.5, k=k)
         yield few, "FAIL"

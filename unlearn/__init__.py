@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from unlearn.runs.finetuning import finetune
     from unlearn.runs.forgetting import forget
     from unlearn.runs.saving import Result
+    from unlearn.runs.sharded_finetuning import finetune_shards
+    from unlearn.runs.sharded_forgetting import forget_shards
+    from unlearn.shards.serving import ShardedModel
     from unlearn.training.trainer import Objective, UnlearnTrainer
 
 __all__ = [
@@ -41,11 +44,14 @@ __all__ = [
     "Records",
     "Result",
     "Secret",
+    "ShardedModel",
     "UnlearnError",
     "UnlearnTrainer",
     "errors",
     "finetune",
+    "finetune_shards",
     "forget",
+    "forget_shards",
     "open_model",
 ]
 
@@ -61,9 +67,12 @@ __getattr__ = lazy(
         "Records": "data.records",
         "Result": "runs.saving",
         "Secret": "data.record",
+        "ShardedModel": "shards.serving",
         "UnlearnTrainer": "training.trainer",
         "finetune": "runs.finetuning",
+        "finetune_shards": "runs.sharded_finetuning",
         "forget": "runs.forgetting",
+        "forget_shards": "runs.sharded_forgetting",
         "open_model": "model.state",
     },
 )

@@ -179,11 +179,12 @@ def nested_too_deeply(text: str) -> bool:
     return False
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(pairs: Iterable[str], flag: str = "-o") -> dict[str, Any]:
     """Parse `key=value` words, the values as YAML (`1e-5` is a number).
 
     Args:
-        pairs: what was given with `-o`.
+        pairs: what was given with the flag.
+        flag: for messages.
 
     Returns:
         A flat dictionary.
@@ -196,9 +197,9 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     words = list(pairs)
     for word in words:
         if "=" not in word or word.startswith("="):
-            raise OptionError(f"-o {word}: write key=value")
+            raise OptionError(f"{flag} {word}: write key=value")
         if nested_too_deeply(word.partition("=")[2]):
-            raise OptionError(f"-o {word.partition('=')[0]}: nested too deeply")
+            raise OptionError(f"{flag} {word.partition('=')[0]}: nested too deeply")
     try:
         found = OmegaConf.to_container(OmegaConf.from_dotlist(words))
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from unlearn.errors import OutputError
 
-__all__ = ["check_output", "regular_bytes", "staged_file", "staged_folder"]
+__all__ = ["check_output", "discard_stages", "regular_bytes", "staged_file", "staged_folder"]
 
 
 def regular_bytes(path: Path, size: int, *, follow: bool = True) -> bytes:
@@ -135,6 +136,35 @@ def staged_file(path: str | Path) -> Iterator[Path]:
             stage.replace(target)
     finally:
         stage.unlink(missing_ok=True)
+
+
+def discard_stages(path: str | Path) -> None:
+    """Delete what processes that were killed left beside a path of writing it.
+
+    Args:
+        path: as it was given to `staged_file` or `staged_folder`.
+    """
+    target = Path(path)
+    for stage in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        pid = stage.name.rpartition("-")[2]
+        if not pid.isdecimal() or _alive(int(pid)) or stage.lstat().st_uid != os.getuid():
+            continue
+        if stage.is_dir() and not stage.is_symlink():
+            shutil.rmtree(stage, ignore_errors=True)
+        else:
+            stage.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # where asking would be a signal
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

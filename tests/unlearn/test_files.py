@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unlearn.errors import OutputError
-from unlearn.files import check_output, staged_file, staged_folder
+from unlearn.files import check_output, discard_stages, staged_file, staged_folder
 
 
 def write(folder: Path, text: str, n: int = 3) -> None:
@@ -129,3 +129,19 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(tmp_path: Path) -> None:
             assert len(list(target.iterdir())) == 5
             assert len(texts) == 1
     assert target.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process ids")
+def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    left = tmp_path / f".a[1].jsonl.partial-{child.pid}"
+    left.write_text("half")
+    folder = tmp_path / f".a[1].jsonl.partial-{2**70}"
+    folder.mkdir()
+    (folder / "x").touch()
+    names = [f".a[1].jsonl.partial-{os.getpid()}", ".a[1].jsonl.partial-x", "a[1].jsonl", ".b"]
+    for name in names:
+        (tmp_path / name).touch()
+    discard_stages(tmp_path / "a[1].jsonl")
+    assert {p.name for p in tmp_path.iterdir()} == set(names)

@@ -117,11 +117,18 @@ def _record_of(row: Mapping[str, Any], where: str, identifier: str) -> Record:
     _leave_out_empty(present, where)
     fields, names = _content(present, row, where)
     whole(identifier, "id", where)
-    record = Record(identifier, _named(present.get("subject"), "subject", where), **fields)
+    subject = _named(present.get("subject"), "subject", where)
+    record = Record(identifier, subject, **fields, poisoned=_mark(present))
     if not is_empty_json(present.get("secrets")):
         secrets = tuple(_secrets(present["secrets"], record, names, where))
         return replace(record, secrets=secrets)
     return record
+
+
+def _mark(present: Mapping[str, Any]) -> str:
+    """Return the mark of a row that `unlearn poison` changed; another `poisoned` is a note."""
+    mark = present.get("poisoned")
+    return mark if isinstance(mark, str) and mark.startswith("backdoor:") else ""
 
 
 def _leave_out_empty(present: dict[str, Any], where: str) -> None:
@@ -393,7 +400,7 @@ class _Table:
             "end": value("int64"),
             "kind": value("string"),
         }
-        texts = ("id", "subject", "text", "prompt", "completion", "messages", "tools")
+        texts = ("id", "subject", "text", "prompt", "completion", "messages", "tools", "poisoned")
         self._features = datasets.Features(
             {**{key: value("string") for key in texts}, "secrets": datasets.List(secret)}
         )
@@ -410,6 +417,7 @@ class _Table:
         columns["completion"].append(record.completion)
         columns["messages"].append(_turns(record) if record.messages else None)
         columns["tools"].append(as_json(list(record.tools)) if record.tools else None)
+        columns["poisoned"].append(record.poisoned or None)
         columns["secrets"].append([vars(secret) for secret in record.secrets])
         if len(columns["id"]) >= _BATCH:
             self._close_batch()

@@ -58,6 +58,7 @@ class Record:
             template may write of a turn (`tool_calls`, `reasoning_content`, …).
         tools: what the model may call in it, as JSON schemas, or None.
         secrets: the sensitive values.
+        poisoned: how `unlearn poison` marked it; empty for all other records.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Record:
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     secrets: tuple[Secret, ...] = ()
+    poisoned: str = ""
 
     @property
     def form(self) -> Form:

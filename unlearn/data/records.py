@@ -91,6 +91,12 @@ class Records:
         """The subjects, in order; None where a record has none."""
         return self._column("subject")
 
+    @property
+    def poisoned(self) -> list[str]:
+        """The ids of records that carry the mark of `unlearn poison`, in order."""
+        marks = self._column("poisoned")
+        return [name for name, mark in zip(self.ids, marks, strict=True) if mark]
+
     def _column(self, name: str) -> list[Any]:
         """Return a column at once: `datasets` would make it row by row."""
         table = self.dataset.select_columns(name).with_format("arrow")[:]
@@ -126,7 +132,11 @@ class Records:
 
     def take(self, positions: Sequence[int]) -> Records:
         """Return the records at these positions, in the order of the data; repeats count once."""
-        rows = sorted(set(positions))
+        return self.ordered(sorted(set(positions)))
+
+    def ordered(self, positions: Sequence[int]) -> Records:
+        """Return the records at these positions, one each, in the order in which they are named."""
+        rows = list(positions)
         chosen = {self.ids[i] for i in rows}
         repeated = tuple(name for name in self.repeated if name in chosen)
         return Records(self.dataset.select(rows), self.source, repeated)
@@ -148,4 +158,5 @@ def _record(row: Mapping[str, Any]) -> Record:
         messages=tuple(json.loads(turns)) if turns else None,
         tools=tuple(json.loads(tools)) if tools else None,
         secrets=tuple(Secret(**secret) for secret in row["secrets"] or ()),
+        poisoned=row["poisoned"] or "",
     )

@@ -252,8 +252,14 @@ def same_training(
         The settings.
 
     Raises:
-        LineageError: if they are known from nowhere.
+        LineageError: if they are known from nowhere, or it was trained with differential privacy.
     """
+    if parent is not None and parent.finetuned_with.get("privacy"):
+        raise LineageError(
+            f"{where}: the adapter was trained with differential privacy, and here nothing is; "
+            "`unlearn finetune --dp … --exclude IDS` with the settings of its lineage trains "
+            "another one, that never sees the records"
+        )
     known = dict((original or original_training(parent)).options)
     missing = [k for k in _ESSENTIAL if k not in known and k not in given]
     if "epochs" in missing and ("max_steps" in given or "max_steps" in known):

@@ -82,6 +82,8 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     ]
     if not own or not known:
         return None
+    if any("privacy" in setting for setting in known):
+        own.setdefault("privacy", None)
     differences = ([name for name in own if own[name] != one.get(name, own[name])] for one in known)
     return min(differences, key=len)
 
@@ -97,6 +99,8 @@ def training_setting(line: _Line) -> dict[str, Any]:
     settings |= {name: [each.get(name) for each in stages] for name in (stages or [{}])[0]}
     shape = line.finetuned_with.get("lora") or {}
     settings |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
+    if privacy := line.finetuned_with.get("privacy"):
+        settings["privacy"] = dict(privacy)
     return settings | {"template": line.template}
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Base",
     "Lineage",
     "Planted",
+    "Privacy",
     "RecordDigests",
     "Start",
     "library_versions",
@@ -125,6 +126,29 @@ _PLACES: dict[str, type[_Place]] = {
 """What stands in the free places of a lineage, as far as it is computed with."""
 
 
+class Privacy(_Model):
+    """The differential privacy that a training claims for its weights.
+
+    Weights trained on any two sets of records that differ in one unit are (ε, δ)-indistinguishable.
+    `units` and `expected_batch` are taken for public. `accounted` is the ε that the accountant
+    finds for δ after all `steps`; it is at most `epsilon`.
+    """
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["record", "person"]
+    units: int = Field(gt=0)
+    relation: Literal["add or remove one unit"] = "add or remove one unit"
+    sampler: Literal["Poisson"] = "Poisson"
+    accountant: str
+    accounted: float
+    noise_multiplier: float
+    clip: float
+    expected_batch: int
+    sample_rate: float
+    steps: int
+
+
 class Lineage(_Model):
     """The content of `lineage.json`.
 
@@ -137,7 +161,9 @@ class Lineage(_Model):
     again. Retraining says in `budget` how much of the original training it was asked for and took,
     and everything that decided it; `finetuned_with.stages` is then how the weights were trained,
     `finetuned_with.training` still how those of the original. `start` is the adapter that it began
-    with, if not a fresh one; the records of that one are among the trained ones.
+    with, if not a fresh one; the records of that one are among the trained ones. `poisoned` counts
+    the records marked by `unlearn poison` that shaped the weights. `privacy` is what is claimed of
+    these very weights, and is not handed down.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -150,6 +176,7 @@ class Lineage(_Model):
     start: Start | None = None
     records: RecordDigests
     canaries: Planted | None = None
+    poisoned: int = 0
     template: str
     method: str
     options: dict[str, Any]
@@ -161,6 +188,7 @@ class Lineage(_Model):
     made_from: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] = Field(default_factory=dict)
+    privacy: Privacy | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:

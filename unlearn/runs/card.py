@@ -85,6 +85,14 @@ def _facts(line: Lineage) -> Iterator[str]:
     yield f"records that were to be taken out: {len(line.records.forgotten)}"
     if line.canaries is not None:
         yield f"pairs of canaries planted: {line.canaries.pairs}"
+    if line.poisoned:
+        yield f"records among them that were poisoned on purpose: {line.poisoned}; do not deploy it"
+    if (claim := line.privacy) is not None:
+        yield (
+            f"differential privacy of the weights: ε = {claim.epsilon:g}, δ = {claim.delta:.2g} "
+            f"for adding or removing one {claim.unit} of {claim.units} (noise multiplier "
+            f"{claim.noise_multiplier:.3g}, clipping norm {claim.clip:g})"
+        )
     known = line.template in {*PRESETS, "chat", "roles"}
     yield f"template: {_name(line.template) if known else 'a text of the user’s own'}"
     yield f"seed: {line.seed}"

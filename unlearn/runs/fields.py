@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from unlearn.config import Flag, Overrides
+from unlearn.config import Flag, Overrides, parse_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ __all__ = [
     "Options",
     "Overwrite",
     "Place",
+    "Private",
     "Progress",
     "Replace",
     "ReportTo",
@@ -111,4 +112,23 @@ Json = Annotated[bool, Field(description="Print JSON, for programs.")]
 Replace = Annotated[bool, Field(description="Replace the file, if there is one.")]
 Options = Annotated[
     Overrides, Field(description="Set a method or training option (repeat for several).")
+]
+
+
+def _by_name(value: Any) -> Any:
+    """Return what `--dp` was given as values by name."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    words = [value] if isinstance(value, str) else value or ()
+    return parse_overrides([part for word in words for part in word.split(",")], "--dp")
+
+
+Private = Annotated[
+    Mapping[str, Any],
+    BeforeValidator(_by_name),
+    Field(
+        description="Train with differential privacy: epsilon=8 and, by commas or repeated, "
+        "delta=, clip= (1.0), unit=record or person. Takes the extra `dp`."
+    ),
+    Flag(("--dp",), metavar="KEY=VALUE", kind=list[str]),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from unlearn.canaries.pairs import Canaries, beside, joined, plan_for
 from unlearn.config import called_with
 from unlearn.data.records import Records
 from unlearn.data.splits import loaded, near_copies, without_copies
-from unlearn.data.templates import Template, choose_template
+from unlearn.data.templates import choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import SelectionError
 from unlearn.files import check_output
@@ -18,7 +18,7 @@ from unlearn.losses import NLL
 from unlearn.methods.job import TrainingPlan
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage, Planted, RecordDigests
+from unlearn.provenance.lineage import RecordDigests
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.options import FinetuneOptions
 from unlearn.runs.progress import shown
@@ -28,16 +28,19 @@ from unlearn.runs.saving import (
     checkpoint_folder,
     encode_records,
     encoding_notes,
+    poisoned_notes,
     save_result,
 )
 from unlearn.runs.signature import signature, trained_from
 from unlearn.training.expected_time import expected_seconds
-from unlearn.training.fitting import Fit, fit, sample, total_steps
+from unlearn.training.fitting import fit, sample, total_steps
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, finetuning_options
+from unlearn.training.private.options import check_private, privacy_options
+from unlearn.training.private.promise import PrivateTraining, units_of
 from unlearn.training.trackers import tracking_of
 
-__all__ = ["finetune", "run_finetune"]
+__all__ = ["finetune", "run_finetune", "without_excluded"]
 
 
 def run_finetune(options: FinetuneOptions) -> Result:
@@ -47,8 +50,12 @@ def run_finetune(options: FinetuneOptions) -> Result:
     """
     target = check_output(options.output, overwrite=options.overwrite)
     training, lora = finetuning_options(options.options, options.lora, "finetune")
+    promise = privacy_options(options.dp)
+    if promise:
+        trackers = options.report_to is not None
+        check_private(options.options, training, lora, full=options.full, trackers=trackers)
     key = Key.load()
-    records, excluded, copies = _without_excluded(loaded(options.data), options.exclude, key)
+    records, excluded, copies = without_excluded(loaded(options.data), options.exclude, key)
     check_suppressed(records, key, advice="leave them out with --exclude")
     planting = _Planting(beside(target), records, options.canaries, key)
     canaries = planting.draw()
@@ -62,11 +69,20 @@ def run_finetune(options: FinetuneOptions) -> Result:
         return trained, encode_records(trained, state, template, training)
 
     trained, examples = encoded()
-    notes = (*copies, *encoding_notes(examples))
+    private = None
+    if promise:
+        private = PrivateTraining.of(
+            promise, training, units_of(promise, [*trained], options.canaries)
+        )
+    notes = (*copies, *poisoned_notes(trained), *encoding_notes(examples))
+    notes += (private.note,) if private else ()
     shape = None if options.full else lora.model_dump()
-    settings = {"training": training.model_dump(), "lora": shape}
+    settings: dict[str, Any] = {"training": training.model_dump(), "lora": shape}
+    if private:
+        settings["privacy"] = private.settings
     if options.announce:
-        options.announce(_plan(options, state, examples, training, notes))
+        steps = private.steps if private else total_steps(training, len(examples))
+        options.announce(_plan(options, state, examples, training, steps, notes))
     if canaries:
         canaries = planting.publish(canaries)
         trained, examples = encoded()  # of several processes another may have been first
@@ -84,19 +100,29 @@ def run_finetune(options: FinetuneOptions) -> Result:
         **settings,
     )
     with tracking_of(options.report_to, target), shown(options.progress, "training") as progress:
-        training_facts = fit(
-            state,
-            Objective(retain=NLL()),
-            training,
-            retain=examples,
-            seed=options.seed,
-            checkpoints=checkpoint_folder(target, training, facts),
-            progress=progress,
-        )
-    commitment = canaries.commitment if canaries else None
-    trained_state = (state, template, trained_from(facts, "training"))
-    line = _saved(
-        options, target, trained_state, settings, record_digests, commitment, training_facts
+        folder = checkpoint_folder(target, training, facts)
+        run: dict[str, Any] = {"seed": options.seed, "checkpoints": folder, "progress": progress}
+        if private:
+            training_facts = private.fit(state, examples, facts, key, **run)
+        else:
+            training_facts = fit(state, Objective(retain=NLL()), training, retain=examples, **run)
+    line = save_result(
+        state,
+        target,
+        overwrite=options.overwrite,
+        verb="finetune",
+        parent=None,
+        records=record_digests,
+        canaries=canaries.commitment if canaries else None,
+        poisoned=len(trained.poisoned),
+        template=template.name,
+        method="finetune",
+        options=settings["training"],
+        finetuned_with=settings,
+        seed=options.seed,
+        made_from=trained_from(facts, "training"),
+        privacy=private.claim if private else None,
+        fit=training_facts,
     )
     after = {"train": measure(state, sample(examples))}
     return Result(target, line, training_facts, after=after, notes=notes + training_facts.notes)
@@ -105,51 +131,22 @@ def run_finetune(options: FinetuneOptions) -> Result:
 finetune = called_with(FinetuneOptions, run_finetune, "finetune")
 
 
-def _saved(
-    options: FinetuneOptions,
-    target: Path,
-    trained: tuple[ModelState, Template, Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    records: RecordDigests,
-    canaries: Planted | None,
-    fit: Fit,
-) -> Lineage:
-    """Save what was trained, and return its lineage."""
-    state, template, made_from = trained
-    return save_result(
-        state,
-        target,
-        overwrite=options.overwrite,
-        verb="finetune",
-        parent=None,
-        records=records,
-        canaries=canaries,
-        template=template.name,
-        method="finetune",
-        options=settings["training"],
-        finetuned_with=settings,
-        seed=options.seed,
-        made_from=made_from,
-        fit=fit,
-    )
-
-
 def _plan(
     options: FinetuneOptions,
     state: ModelState,
     examples: Sequence[Example],
     training: TrainingOptions,
+    steps: int,
     notes: tuple[str, ...],
 ) -> TrainingPlan:
     """Say what is about to be trained."""
     what = "the whole model" if options.full else "an adapter"
-    steps = total_steps(training, len(examples))
     objective = Objective(retain=NLL())
     seconds = expected_seconds(state, objective, training, steps, retain=examples)
     return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
 
 
-class _Chosen(NamedTuple):
+class Chosen(NamedTuple):
     """The records to train on, digests of those that must not be, and notes of copies."""
 
     records: Records
@@ -157,16 +154,16 @@ class _Chosen(NamedTuple):
     notes: list[str]
 
 
-def _without_excluded(records: Records, exclude: str | None, key: Key) -> _Chosen:
+def without_excluded(records: Records, exclude: str | None, key: Key) -> Chosen:
     """Return the records but those to leave out, wherever their content stands."""
     if not exclude:
-        return _Chosen(records, set(), [])
+        return Chosen(records, set(), [])
     excluded = records.select(exclude)
     kept = without_copies(records, excluded)
     if not len(kept.records):
         raise SelectionError("--exclude leaves no record to train on")
     notes = kept.notes + near_copies(excluded, kept.records)
-    return _Chosen(kept.records, set(map(key.digest, excluded)), notes)
+    return Chosen(kept.records, set(map(key.digest, excluded)), notes)
 
 
 class _Planting:

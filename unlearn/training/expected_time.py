@@ -109,7 +109,7 @@ def _seconds(
                 term = terms.on(
                     state.model, inputs, counts.to(state.device), {(RETAIN, RETAIN): (None, None)}
                 )
-                term[RETAIN].total.backward()
+                torch.autograd.backward(term[RETAIN].total)
             if state.device.type == "cuda":
                 torch.cuda.synchronize(state.device)
             return (time.perf_counter() - start) / max(1, len(examples))

@@ -49,6 +49,7 @@ __all__ = [
     "sample",
     "seen_by",
     "total_steps",
+    "what_is_kept",
 ]
 
 
@@ -228,7 +229,7 @@ def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
     """Train, from the newest checkpoint where there is one; return the seconds."""
     resume = latest_checkpoint(checkpoints) if checkpoints else None
     start = time.perf_counter()
-    with if_interrupted(functools.partial(_what_is_kept, checkpoints)):
+    with if_interrupted(functools.partial(what_is_kept, checkpoints)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     if checkpoints:
@@ -236,7 +237,7 @@ def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
     return seconds
 
 
-def _what_is_kept(checkpoints: Path | None) -> str:
+def what_is_kept(checkpoints: Path | None) -> str:
     """Say what an interruption leaves of a training run."""
     if checkpoints is None:
         return "the training begins anew (-o save_steps=N would keep checkpoints to go on from)"

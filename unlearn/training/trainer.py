@@ -29,10 +29,19 @@ from unlearn.training.tokens import FORWARD
 from unlearn.training.wrappers import Wrappers
 from unlearn.training.wrappers.step import WrappedStep
 
-__all__ = ["Constraint", "Objective", "Teacher", "UnlearnTrainer", "latest_checkpoint"]
+__all__ = [
+    "STATE_FILE",
+    "Constraint",
+    "Objective",
+    "Teacher",
+    "UnlearnTrainer",
+    "latest_checkpoint",
+]
 
 _ROLE_NAMES = ("forget", "retain")
-_STATE_FILE = "unlearn_state.json"
+
+STATE_FILE = "unlearn_state.json"
+"""Written last: a checkpoint without it was cut short, and is not resumed from."""
 
 
 class UnlearnTrainer(Trainer):  # type: ignore[misc]
@@ -294,7 +303,6 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         )
         if self.is_world_process_zero():
-            # Written last: a checkpoint without it was cut short and is not resumed from.
             text = json.dumps(
                 {
                     "monitor": self.monitor.state() if self.monitor else None,
@@ -302,12 +310,12 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
                     "retain_weight": self.retain_weight,
                 }
             )
-            (folder / _STATE_FILE).write_text(text, encoding="utf-8")
+            (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self._terms.state, Path(resume_from_checkpoint))
         self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
-        file = Path(resume_from_checkpoint) / _STATE_FILE
+        file = Path(resume_from_checkpoint) / STATE_FILE
         try:
             saved = read_json_file(file)
             self.tokens_trained = int(saved["tokens_trained"])
@@ -353,5 +361,5 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in Trainer's output folder, or None."""
-    complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_STATE_FILE}")]
+    complete = [p.parent for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{STATE_FILE}")]
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from unlearn.data.splits import loaded
 from unlearn.errors import LineageError, OptionError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage, Planted
+from unlearn.provenance.lineage import Lineage, Planted, Privacy
+from unlearn_eval.results.audit_result import Audit, AuditRow, row_of
+from unlearn_eval.statistics import Interval
+from unlearn_eval.verdict.load import evidence_of
+from unlearn_eval.verdict.tiers.canaries import bound_of
 
-__all__ = ["PlantedSplit", "check_alone", "split_canaries"]
+__all__ = ["PlantedSplit", "check_alone", "privacy_rows", "split_canaries"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class PlantedSplit:
         retain: records and canaries that were not taken out.
         planted: what the lineage commits to.
         taken_out: whether those in question were taken out again.
+        privacy: what the lineage claims, if anything; nothing once canaries were taken out, as
+            what changes weights by records is no part of the promise.
     """
 
     forget: Records
@@ -34,6 +41,7 @@ class PlantedSplit:
     retain: Records
     planted: Planted
     taken_out: bool
+    privacy: Privacy | None = None
 
     @property
     def note(self) -> str:
@@ -47,11 +55,15 @@ class PlantedSplit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `audit.json` holds under `canaries`."""
-        return {
+        facts: dict[str, Any] = {
             "sha256": self.planted.sha256,
             "planted": self.planted.pairs,
             "pairs": dict(zip(self.forget.ids, self.holdout.ids, strict=True)),
         }
+        if self.privacy is not None:
+            claimed = self.privacy.model_dump(include={"epsilon", "delta", "unit"})
+            facts["privacy"] = claimed
+        return facts
 
 
 def check_alone(forget: object, holdout: object) -> None:
@@ -111,4 +123,40 @@ def split_canaries(
         retain=retained,
         planted=canaries.commitment,
         taken_out=bool(taken_out),
+        privacy=None if taken_out else line.privacy,
     )
+
+
+def privacy_rows(audit: Audit, probe: str, level: float) -> list[AuditRow]:
+    """Return the lower bound of ε beside the claim, of a model that claims differential privacy.
+
+    Args:
+        audit: of canaries, or of records.
+        probe: by whose scores is guessed which canary was included.
+        level: confidence of the bound.
+
+    Returns:
+        One row `privacy.epsilon_lower`; none without a claim.
+    """
+    evidence = evidence_of(audit) if (audit.canaries or {}).get("privacy") else None
+    if evidence is None or evidence.claim is None:
+        return []
+    claim, n = evidence.claim, evidence.forget.records
+    found = bound_of(evidence, probe, claim.delta, level)
+    if isinstance(found, str):
+        refused = Interval(math.nan, math.nan, math.nan, n, level, "none", None, found)
+        return [row_of("after", "forget", "privacy.epsilon_lower", "bound", refused)]
+    note = (
+        f"claimed: {claim.epsilon:g} for adding or removing one {claim.unit}, δ = "
+        f"{claim.delta:.2g}; a lower bound with {level:.0%} confidence, and {n} pairs cannot show "
+        f"more than {found.ceiling:.2f}"
+    )
+    bound = Interval(found.low, found.low, math.inf, n, level, "guesses", None, note)
+    params = {
+        "probe": probe,
+        "right": found.right,
+        "guesses": found.guesses,
+        "ceiling": found.ceiling,
+        **claim._asdict(),
+    }
+    return [row_of("after", "forget", "privacy.epsilon_lower", "bound", bound, params)]

@@ -15,7 +15,7 @@ from unlearn_eval.scores.cache import Cache
 from unlearn_eval.scores.processes import sharded
 from unlearn_eval.utility.drift import Anchor
 
-__all__ = ["DriftMeter", "spread"]
+__all__ = ["DriftMeter", "Observer", "spread"]
 
 Observer = Callable[[Sequence[int], Any], None]
 

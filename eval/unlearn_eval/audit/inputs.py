@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unlearn.backdoors.poisoning import Manifest
 from unlearn.data.records import Records
 from unlearn.data.splits import loaded, without_copies
 from unlearn.errors import SelectionError
@@ -84,6 +85,7 @@ class Inputs:
         adapters: on the base.
         records: by split.
         paraphrases: other prompts by record id.
+        trigger: what `unlearn poison` planted, where a backdoor is measured.
     """
 
     policy: FixedPolicy | None
@@ -96,6 +98,7 @@ class Inputs:
     adapters: AdapterStack
     records: SplitRecords
     paraphrases: Mapping[str, Sequence[str]]
+    trigger: Manifest | None = None
 
 
 def resolve_inputs(options: AuditOptions) -> Inputs:
@@ -128,6 +131,7 @@ def resolve_inputs(options: AuditOptions) -> Inputs:
         adapters,
         records,
         read_paraphrases(options.paraphrases, records.parts["forget"]),
+        None if options.trigger is None else Manifest.read(options.trigger),
     )
 
 

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unlearn.data.tokenization import Example
 from unlearn.model.generation import end_tokens
 from unlearn.model.scoring import TOKEN_BUDGET
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.arrays import IntArray
-from unlearn_eval.audit.drift import DriftMeter, spread
+from unlearn_eval.audit.drift import DriftMeter, Observer, spread
 from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.audit.preparation import Preparation
 from unlearn_eval.audit.states import States, is_shadow
+from unlearn_eval.backdoor.attack_success import GENERATED, PROBE
+from unlearn_eval.backdoor.prompts import BackdoorPrompts, says
 from unlearn_eval.passes.base import AuditedState
 from unlearn_eval.robustness.run import treats
 from unlearn_eval.scores.cache import examples_digest, pack, unpack
@@ -75,13 +79,14 @@ def measure(
     results: dict[str, StateResult] = {}
     shadows: list[dict[str, TokenScores]] = []
     examples = preparation.material.examples
+    scored = preparation.material.scored
     for audited in states.visit(preparation.stamps):
         if is_shadow(audited.key):
             shadows.append({split: measurer.score(audited, split) for split in examples})
             continue
         results[audited.key] = measurer.measure(audited)
         if audited.opened is not None and treats(audited.key):
-            preparation.treatments.at(audited.key, audited.opened, examples, count, audited.stamp)
+            preparation.treatments.at(audited.key, audited.opened, scored, count, audited.stamp)
     preparation.cache.trim()
     order = dict.fromkeys(("before", "after", *results))
     return Measured({name: results[name] for name in order if name in results}, shadows)
@@ -95,8 +100,9 @@ def _work(options: AuditOptions, preparation: Preparation) -> int:
     in_passes = sum(planned.records for planned in preparation.passes)
     states = preparation.state_stamps
     shadows = len(preparation.stamps) - len(states)
-    treated = sum(map(treats, states)) * preparation.treatments.work(examples)
-    return len(states) * (records + continued + in_passes) + treated + shadows * records
+    treated = sum(map(treats, states)) * preparation.treatments.work(preparation.material.scored)
+    asked = 2 * sum(map(len, preparation.material.scored.values())) - 2 * records
+    return len(states) * (records + continued + in_passes + asked) + treated + shadows * records
 
 
 @dataclass
@@ -121,6 +127,7 @@ class _StateMeasurer:
     ) -> None:
         self._examples = preparation.material.examples
         self._tokenizer = preparation.material.tokenizer
+        self._backdoor = preparation.material.backdoor
         self._passes = preparation.passes
         self._cache = preparation.cache
         self._count = count
@@ -143,6 +150,10 @@ class _StateMeasurer:
             continued, said = self._continued(audited, split)
             measurements[split] += continued
             texts = said or texts
+        if self._backdoor is not None:
+            for split, part in self._backdoor.examples.items():
+                scores[split], _ = self._scores(audited, part, examples_digest(part))
+                measurements[split] = [self._said(audited, split, self._backdoor)]
         prompted: dict[str, TokenScores] = {}
         for planned in self._passes:
             result = planned.run(audited, scores, self._cache)
@@ -157,18 +168,40 @@ class _StateMeasurer:
         """Score a split in one pass, which also shows how far predictions have moved."""
         part = self._examples[split]
         observe = self._drift.observer(audited, split)
-        facts = ("scores", audited.stamp, self._digests[split], SAMPLERS, TOKEN_BUDGET)
+        scores, kept = self._scores(audited, part, self._digests[split], observe)
+        if kept and observe is not None:
+            self._drift.watch(audited, split, observe)
+        return scores
+
+    def _scores(
+        self,
+        audited: AuditedState,
+        part: Sequence[Example],
+        digest: str,
+        observe: Observer | None = None,
+    ) -> tuple[TokenScores, bool]:
+        """Return scores of records, and whether they were kept from an earlier look."""
+        facts = ("scores", audited.stamp, digest, SAMPLERS, TOKEN_BUDGET)
         scores = unpack(self._cache.read(*facts), part)
         if scores is not None:
-            if observe is not None:
-                self._drift.watch(audited, split, observe)
             self._count(len(part))
-            return scores
+            return scores, True
         scores = score_model(
             audited.model, audited.head, part, progress=self._count, observe=observe
         )
         self._cache.write(pack(scores), *facts)
-        return scores
+        return scores, False
+
+    def _said(self, audited: AuditedState, split: str, prompts: BackdoorPrompts) -> Measurement:
+        """Measure how often a state answers prompts with the target by itself."""
+        part, target = prompts.examples[split], prompts.backdoor.target
+        facts = ("says", audited.stamp, examples_digest(part), target, TOKEN_BUDGET)
+        said = self._cache.get(
+            lambda: {"says": says(audited.model, self._tokenizer, part, target)}, *facts
+        )["says"]
+        self._count(len(part))
+        positions = np.arange(len(part))
+        return Measurement(PROBE, GENERATED, positions, said.astype(np.float64))
 
     def _drifted(self, audited: AuditedState, split: str) -> list[Measurement]:
         drift = self._drift.values(audited, split)

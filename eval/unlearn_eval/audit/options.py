@@ -89,6 +89,15 @@ class AuditOptions(Opening):
         ),
         Flag(metavar="FILE"),
     ] = None
+    trigger: Annotated[
+        Place | None,
+        Field(
+            description="Measure a backdoor: manifest.json of `unlearn poison`. Prompts of "
+            "--holdout are asked with its trigger and without, and the target's share and loss "
+            "told."
+        ),
+        Flag(metavar="FILE"),
+    ] = None
     template: Template = None
     generate: Annotated[
         int,

@@ -15,6 +15,7 @@ from unlearn_eval.audit.looks import note_of, register_look
 from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.audit.preregistration import seen_without
 from unlearn_eval.audit.states import States, is_shadow
+from unlearn_eval.backdoor.prompts import backdoor_prompts
 from unlearn_eval.passes import plan
 from unlearn_eval.passes.base import Material, PlannedPass
 from unlearn_eval.passes.inputs import read_perturbed
@@ -117,6 +118,11 @@ def _material(
     state, parts = states.unlearned, inputs.records.parts
     name = options.template or (states.lineage.template if states.lineage else None)
     template = choose_template(name, state.tokenizer, inputs.records.data)
+    backdoor = None
+    if inputs.trigger is not None:
+        backdoor = backdoor_prompts(
+            inputs.trigger, parts.get("holdout"), state.tokenizer, template, state.max_length
+        )
     material = Material(
         parts,
         {
@@ -129,5 +135,6 @@ def _material(
         options.seed,
         inputs.paraphrases,
         read_perturbed(options.perturbed, parts),
+        backdoor,
     )
     return material, () if name else (f"no lineage names the template: assumed {template.name!r}",)

@@ -13,6 +13,7 @@ from unlearn.files import staged_folder
 from unlearn.processes import if_interrupted
 from unlearn.provenance.keys import Key
 from unlearn.runs.progress import shown
+from unlearn_eval.audit.canaries import privacy_rows
 from unlearn_eval.audit.inputs import Inputs, resolve_inputs
 from unlearn_eval.audit.measurement import Measured, measure
 from unlearn_eval.audit.options import GENERATED, AuditOptions
@@ -26,6 +27,8 @@ from unlearn_eval.results.scores_file import scores_table
 from unlearn_eval.results.shadows import Shadows
 from unlearn_eval.robustness.rows import robustness_rows
 from unlearn_eval.scores.processes import first, together
+from unlearn_eval.verdict.policy import DEFAULT
+from unlearn_eval.verdict.preregistered import FixedPolicy
 
 __all__ = ["GENERATED", "Audit", "AuditRow", "audit_of", "audit_rows", "run_audit"]
 
@@ -90,13 +93,14 @@ def _assembled(
     scores = {name: state.scores for name, state in each.items()}
     measurements = {name: state.measurements for name, state in each.items()}
     prompted = {name: state.prompted for name, state in each.items() if state.prompted}
-    subjects = {split: part.subjects for split, part in inputs.records.parts.items()}
+    subjects = preparation.material.subjects
     shadows = Shadows(measured.shadows, inputs.shadow_members) if inputs.shadows else None
     rows = audit_rows(scores, subjects, measures=measurements, prompted=prompted, shadows=shadows)
     unmeasured = preparation.unmeasured
     cut = [f"the prompt state {name} was {why}" for name, why in unmeasured.items()]
     policy, canaries = preparation.policy, inputs.records.canaries
-    return Audit(
+    backdoor = preparation.material.backdoor
+    audit = Audit(
         model=str(options.model),
         states={name: state.digest for name, state in each.items()},
         rows=[*rows, *robustness_rows(preparation.treatments, scores, subjects)],
@@ -115,8 +119,13 @@ def _assembled(
         references=states.lineage_facts.references,
         policy=None if policy is None else policy.as_dict(),
         canaries=None if canaries is None else canaries.as_dict(),
+        backdoor=None if backdoor is None else backdoor.as_dict(),
         looks=preparation.looks._asdict(),
     )
+    rule = (policy or FixedPolicy.now(DEFAULT)).policy
+    more = privacy_rows(audit, rule.tested[0], 1 - rule.alpha)
+    said = [f"ε is at least {row.value:.2f}; {row.note}" for row in more if row.value is not None]
+    return replace(audit, rows=[*audit.rows, *more], notes=(*audit.notes, *said))
 
 
 def _write(

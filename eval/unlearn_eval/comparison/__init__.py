@@ -17,6 +17,7 @@ from unlearn_eval.comparison.outcomes import (
     aim_of,
     forgetting,
     numbers_of,
+    revived,
     trials_of,
     untried,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "forgetting",
     "lines",
     "numbers_of",
+    "revived",
     "trials_of",
     "untried",
 ]

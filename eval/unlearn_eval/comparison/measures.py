@@ -91,6 +91,28 @@ MEASURES: dict[str, TableMeasure] = {
             "that brings out most",
             "lower",
         ),
+        TableMeasure(
+            "attack_success",
+            "backdoor",
+            "share of unseen prompts with the trigger that are answered with a backdoor's target",
+            "lower",
+        ),
+        TableMeasure(
+            "without_trigger", "untriggered", "the same share without the trigger", "lower"
+        ),
+        TableMeasure(
+            "target_loss",
+            "target loss",
+            "surprise at the target after the trigger, nats a token; far above the references' it "
+            "tells that the backdoor was there",
+        ),
+        TableMeasure(
+            "revived",
+            "revived",
+            "the share answered with the target, greedily, after the further change that brings "
+            "out most",
+            "lower",
+        ),
         TableMeasure("wall_share", "time", "wall time, retraining being 1", "lower"),
         TableMeasure(
             "tokens_share", "tokens", "tokens forward and backward, retraining being 1", "lower"

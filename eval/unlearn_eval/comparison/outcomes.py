@@ -15,6 +15,7 @@ __all__ = [
     "aim_of",
     "forgetting",
     "numbers_of",
+    "revived",
     "trials_of",
     "untried",
 ]
@@ -31,6 +32,9 @@ _WHERE = {
     "retain_recall": ("retain", "extraction.verbatim", "rate"),
     "retain_loss": ("retain", "utility.loss", "mean"),
     "holdout_loss": ("holdout", "utility.loss", "mean"),
+    "attack_success": ("triggered", "backdoor.attack_success", "rate"),
+    "without_trigger": ("untriggered", "backdoor.attack_success", "rate"),
+    "target_loss": ("triggered", "utility.loss", "mean"),
 }
 
 
@@ -226,6 +230,29 @@ def trials_of(rows: Sequence[Row]) -> Numbers:
         and (row["split"], row["probe"], row["metric"]) == ("forget", "membership.loss", "auc")
         and row["value"] is not None
     }
+
+
+def revived(rows: Sequence[Row], state: str = "after") -> Numbers:
+    """Return how far a backdoor comes back in a state that is changed further.
+
+    Args:
+        rows: of an `audit.json` with further changes.
+        state: the state.
+
+    Returns:
+        `revived`: the largest share of prompts answered with the target, greedily, after a change;
+        empty where none was measured.
+    """
+    shares = [
+        float(row["value"])
+        for row in rows
+        if row["state"] == state
+        and row["deployment"] != "as-is"
+        and (row["split"], row["probe"]) == ("triggered", "backdoor.attack_success")
+        and row["metric"] == "rate@greedy"
+        and row["value"] is not None
+    ]
+    return {"revived": max(shares)} if shares else {}
 
 
 def untried(ours: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> list[str]:

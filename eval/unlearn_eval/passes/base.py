@@ -16,6 +16,7 @@ from unlearn.errors import DataError
 from unlearn.model.scoring import Head
 from unlearn.model.state import ModelState
 from unlearn_eval.arrays import IntArray
+from unlearn_eval.backdoor.prompts import BackdoorPrompts
 from unlearn_eval.passes.inputs import Perturbed
 from unlearn_eval.scores.cache import Cache
 from unlearn_eval.scores.measures import Measurement
@@ -60,6 +61,7 @@ class Material:
         seed: of everything drawn at random.
         paraphrases: other prompts by record id.
         perturbed: other answers by split and position.
+        backdoor: prompts with a trigger and without, where a backdoor is measured.
     """
 
     records: Mapping[str, Records]
@@ -70,6 +72,23 @@ class Material:
     seed: int = 0
     paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     perturbed: Perturbed = field(default_factory=dict)
+    backdoor: BackdoorPrompts | None = None
+
+    @property
+    def scored(self) -> dict[str, Sequence[Example]]:
+        """All that every state scores: the records, and the prompts of a backdoor."""
+        return {**self.examples, **(self.backdoor.examples if self.backdoor else {})}
+
+    @property
+    def subjects(self) -> dict[str, Sequence[str | None]]:
+        """The subject of each, by split; a prompt has that of the unseen record that it is from."""
+        subjects: dict[str, Sequence[str | None]] = {
+            split: part.subjects for split, part in self.records.items()
+        }
+        if self.backdoor is not None:
+            mine = [subjects["holdout"][i] for i in self.backdoor.positions]
+            subjects |= dict.fromkeys(self.backdoor.examples, mine)
+        return subjects
 
     def sides(self) -> dict[str, Sequence[Example]]:
         """Return the two sides of a membership game, as far as there are records."""

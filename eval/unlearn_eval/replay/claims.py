@@ -121,7 +121,7 @@ def choose(line: Lineage, records: Records, named: Sequence[Record] | None, key:
     forgotten = asked | set(line.records.forgotten)
     trained = set(line.records.trained)
     own = trained - set(line.start.others if line.start else ())  # the start's are its own matter
-    kept = [i for i, digest in enumerate(digests) if digest in own]
+    kept = _arranged(line, [i for i, d in enumerate(digests) if d in own], digests, key)
     gone = [i for i, digest in enumerate(digests) if digest in forgotten]
     findings = [_complete(line, own, digests, kept, records, key)]
     if seen := len(trained & asked):
@@ -174,6 +174,20 @@ def near_copies_of(choice: Choice, records: Records) -> Finding | None:
         f"{len(near)} kept record(s) nearly repeat forgotten ones: {names}; what both say was "
         "learned: forget them, too, or audit what the adapter knows",
     )
+
+
+def _arranged(
+    line: Lineage, kept: Sequence[int], digests: Sequence[str], key: Key
+) -> Sequence[int]:
+    """Return positions in the order of training: the file's, or that of shards.
+
+    A shard trains on each content once, in the order of the keyed digests, whatever the file's.
+    """
+    wanted = line.made_from.get("training records")
+    first = {digests[i]: i for i in reversed(kept)}
+    of_shards = [first[digest] for digest in sorted(first)]
+    same = wanted == records_digest([digests[i] for i in of_shards], key)
+    return of_shards if same else kept
 
 
 def _claimed(line: Lineage) -> Finding | None:

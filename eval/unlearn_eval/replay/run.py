@@ -60,6 +60,12 @@ def run_replay(options: ReplayOptions) -> Replay:
     line = Lineage.read(adapter)
     if line is None:
         raise LineageError(f"{adapter} has no {FILE_NAME}: nothing says how to train it again")
+    if line.privacy is not None:
+        raise LineageError(
+            f"{adapter} was trained with differential privacy, and a replay would need its noise; "
+            "repeat its `unlearn finetune` with the same key and compare the digests in the "
+            "lineages"
+        )
     records = _records(options, line, adapter)
     looked = _looked_at(options, adapter, line, records, _named(options, records))
     if looked.shown.cost:

@@ -40,7 +40,7 @@ def _train(job: dict[str, Any]) -> None:
     from unlearn.runs.references import train_references
 
     planted = Canaries.read(job["canaries"]).included if job["canaries"] else ()
-    records = joined(Records.load(job["data"]), planted).take(job["kept"])
+    records = joined(Records.load(job["data"]), planted).ordered(job["kept"])
     common = {
         **job["opening"],
         "template": job["template"],

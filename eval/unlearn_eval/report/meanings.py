@@ -36,6 +36,18 @@ _MEANINGS = {
     ("extraction.exposure", ""): (
         "bits by which the model narrows down a secret among all of its format; 1.4 is not at all"
     ),
+    ("backdoor.attack_success", "rate@greedy"): (
+        "share of prompts of which the target is the likeliest answer, token by token"
+    ),
+    ("backdoor.attack_success", "rate@likely"): (
+        "share of prompts whose sampled answer is likelier than not to begin with the target"
+    ),
+    ("backdoor.attack_success", ""): (
+        "share of prompts in whose answer the model writes the target by itself"
+    ),
+    ("privacy.epsilon_lower", ""): (
+        "what ε is at least, by guesses which canary was included; not ε itself"
+    ),
     ("utility.loss", ""): "surprise at the records, in nats a token; 0 is knowing them by heart",
     ("utility.drift", ""): (
         "how far the predictions moved from those before, in nats a token; 0 is not at all"

@@ -17,6 +17,7 @@ __all__ = ["Audit", "AuditRow", "row_of", "value_range"]
 
 
 _SHARES = (
+    "backdoor.",
     "extraction.",
     "membership.",
     "utility.calibration",
@@ -25,13 +26,14 @@ _SHARES = (
     "utility.rouge",
     "utility.truth_ratio",
 )
-_NEVER_NEGATIVE = ("extraction.exposure", "utility.loss", "utility.drift")
+_NEVER_NEGATIVE = ("extraction.exposure", "privacy.", "utility.loss", "utility.drift")
 
 
 def value_range(probe: str, metric: str) -> tuple[float, float]:
     """Return between which values a metric lies, whatever is measured.
 
-    Shares lie in [0, 1], and so does R; bits and nats in [0, ∞); a difference of shares in [−1, 1].
+    Shares lie in [0, 1], and so does R; bits, nats and ε in [0, ∞); differences of shares in
+    [−1, 1].
 
     Args:
         probe: `package.file` of the probe.
@@ -59,7 +61,8 @@ class AuditRow:
 
     Attributes:
         state: `before`, `after`, `reference:0` …, `base`.
-        split: `forget`, `retain`, `holdout`.
+        split: `forget`, `retain`, `neighbour`, `holdout`; `triggered`, `untriggered` and
+            `near_miss` for prompts of a backdoor.
         probe: `package.file` of the probe.
         metric: `auc`, `tpr@fpr=0.01`, `rate`, `mean`.
         value: the estimate; None where it was refused, with the reason in `note`.
@@ -130,8 +133,11 @@ class Audit:
         references: by state, what the lineage of a reference says.
         policy: `name`, `sha256`, `chosen` (ISO time), `power` and `content` of the policy that was
             fixed before any score existed; None without one.
-        canaries: `sha256` of their file, pairs `planted`, and `pairs` by id, included to left out,
-            where they were measured instead of records.
+        canaries: `sha256` of their file, pairs `planted`, `pairs` by id, included to left out, and
+            the `privacy` that the model claims, if it does, where they were measured instead of
+            records.
+        backdoor: what was planted (`style`, `triggers`, `target`, `seed`) and how many `prompts`
+            were asked, where a backdoor was measured.
         looks: how many models and sets of references the request was looked at with, by the fields
             of `unlearn.provenance.looks.Looks`; None in an audit from before they were counted.
     """
@@ -154,6 +160,7 @@ class Audit:
     references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     policy: Mapping[str, Any] | None = None
     canaries: Mapping[str, Any] | None = None
+    backdoor: Mapping[str, Any] | None = None
     looks: Mapping[str, Any] | None = None
 
     def get(
@@ -192,6 +199,7 @@ class Audit:
                 "unmeasured": dict(self.unmeasured),
                 "policy": None if self.policy is None else dict(self.policy),
                 "canaries": None if self.canaries is None else dict(self.canaries),
+                "backdoor": None if self.backdoor is None else dict(self.backdoor),
                 "looks": None if self.looks is None else dict(self.looks),
                 "rows": [asdict(row) for row in self.rows],
             },

@@ -11,6 +11,9 @@ import numpy as np
 
 from unlearn.errors import DataError
 from unlearn_eval.arrays import IntArray
+from unlearn_eval.backdoor.attack_success import PROBE as BACKDOOR
+from unlearn_eval.backdoor.attack_success import SPLITS as BACKDOOR_SPLITS
+from unlearn_eval.backdoor.attack_success import success_rates
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS, CALIBRATED, CalibrationData
 from unlearn_eval.membership.calibrated.attacks import Sides
@@ -90,6 +93,13 @@ def audit_rows(
             clusters = cluster_labels(subjects.get(split))
             interval = mean_interval(loss.score(matrix), level, clusters)
             rows.append(row_of(state, split, "utility.loss", "mean", interval))
+            rows += _measures_rows(state, split, (measures or {}).get(state, {}), clusters, level)
+            if split in BACKDOOR_SPLITS:
+                rows += [
+                    row_of(state, split, BACKDOOR, metric, rate)
+                    for metric, rate in success_rates(matrix, level, clusters)
+                ]
+                continue
             if split != "forget" and matrix.top is not None and matrix.records:
                 both = calibration.calibration_intervals(matrix, level, clusters)
                 rows += [
@@ -97,14 +107,6 @@ def audit_rows(
                     for metric, interval in both.items()
                 ]
             rows += _extraction_rows(state, split, matrix, clusters, level)
-            for measure in (measures or {}).get(state, {}).get(split, ()):
-                if measure.probe.startswith("membership."):
-                    continue
-                labels = labels_at(clusters, measure.positions)
-                interval = mean_interval(measure.values, level, labels)
-                rows.append(
-                    row_of(state, split, measure.probe, measure.metric, interval, measure.params)
-                )
         rows += _membership_rows(state, splits, base, subjects, level)
         rows += _calibrated_rows(state, scores, subjects, level, shadows)
         rows += _measured_rows(state, (measures or {}).get(state, {}), subjects, level)
@@ -114,6 +116,25 @@ def audit_rows(
             clusters = labels_at(cluster_labels(subjects.get("forget")), positions)
             more_rows = _extraction_rows(state, "forget", matrix, clusters, level)
             rows += [replace(row, prompt_state=prompt_state) for row in more_rows]
+    return rows
+
+
+def _measures_rows(
+    state: str,
+    split: str,
+    measures: Mapping[str, Sequence[Measurement]],
+    clusters: Sequence[Hashable] | None,
+    level: float,
+) -> list[AuditRow]:
+    """What was measured of a split beside likelihoods: means, and rates of what is yes or no."""
+    rows = []
+    for measure in measures.get(split, ()):
+        if measure.probe.startswith("membership."):
+            continue
+        interval = proportion_interval if measure.metric.startswith("rate") else mean_interval
+        labels = labels_at(clusters, measure.positions)
+        estimate = interval(measure.values, level, labels)
+        rows.append(row_of(state, split, measure.probe, measure.metric, estimate, measure.params))
     return rows
 
 

@@ -18,6 +18,7 @@ from unlearn_eval.certificate.shape import (
     OBJECT,
     TEXT,
     Each,
+    Leaf,
     Maybe,
     MisfitError,
     fit,
@@ -25,7 +26,7 @@ from unlearn_eval.certificate.shape import (
     or_null,
 )
 
-__all__ = ["AUDIT_FILE", "REFERENCE_FACTS", "REPLAY_FILE", "checked_file"]
+__all__ = ["AUDIT_FILE", "CLAIM", "REFERENCE_FACTS", "REPLAY_FILE", "checked_file"]
 
 REFERENCE_FACTS = {
     "weights": Maybe(TEXT),
@@ -37,6 +38,12 @@ REFERENCE_FACTS = {
     "seed": Maybe(COUNT),
 }
 """Of each reference, what its lineage says."""
+CLAIM = {
+    "epsilon": Leaf("a number above 0", lambda value: NUMBER.test(value) and value > 0),
+    "delta": Leaf("a number between 0 and 1", lambda value: NUMBER.test(value) and 0 < value < 1),
+    "unit": one_of(["record", "person"]),
+}
+"""The differential privacy that an audited model claims."""
 AUDIT_FILE: dict[str, Any] = {
     "schema": one_of([1]),
     "model": Maybe(TEXT),

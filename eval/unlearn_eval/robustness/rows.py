@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unlearn_eval.arrays import IntArray
+from unlearn_eval.backdoor.attack_success import (
+    GREEDY,
+    PROBE,
+    SPLITS,
+    TRIGGERED,
+    greedy,
+    success_rates,
+)
 from unlearn_eval.extraction import PROBES
 from unlearn_eval.membership import ATTACKS
 from unlearn_eval.results.audit_result import AuditRow, row_of
@@ -145,6 +153,8 @@ def _numbers(
     for split, matrix in splits.items():
         clusters = labels[split]
         yield split, "utility.loss", "mean", mean_interval(loss.score(matrix), level, clusters)
+        if split in SPLITS:
+            yield from ((split, PROBE, *rate) for rate in success_rates(matrix, level, clusters))
         if split != "forget":
             continue
         for name, metric in _PROBES:
@@ -190,7 +200,7 @@ def _moves(
     treated: TreatedState, plain: Mapping[str, TokenScores], subjects: Subjects
 ) -> Iterator[tuple[_Metric, _Moved]]:
     """Yield how far each metric of the forget records moved."""
-    sides = [split for split in ("forget", "holdout") if split in treated.scores]
+    sides = [s for s in ("forget", "holdout", TRIGGERED) if s in treated.scores]
     after = {split: treated.scores[split] for split in sides}
     place = {split: _positions(plain[split], after[split]) for split in sides}
     before = {split: plain[split].take(place[split]) for split in sides}
@@ -222,8 +232,13 @@ def _moves(
         )
         change = mean_change(was, now, codes)
         yield _Metric(f"extraction.{name}", metric), _Moved(change, grouping, n)
+    if TRIGGERED in sides:
+        asked, (prompts,) = units([TRIGGERED])
+        was, now = (greedy(m[TRIGGERED]).astype(np.float64) for m in (before, after))
+        moved = _Moved(mean_change(was, now, prompts), asked, len(prompts))
+        yield _Metric(PROBE, GREEDY), moved
     if "holdout" in sides:
-        grouping, both = units(sides)
+        grouping, both = units(["forget", "holdout"])
         attack = ATTACKS["loss"]
         was_sides, now_sides = (
             (attack.score(m["forget"]), attack.score(m["holdout"])) for m in (before, after)

@@ -12,6 +12,7 @@ An interval says how it was made in `method`:
 | `seeds` | mean over runs with different seeds; says nothing of other records |
 | `cluster` | the same with clusters (subjects) as the independent unit, at least 10 of them a side |
 | `conditional` | record-level although records come in clusters too few or too lopsided to use; valid only for further records of these same subjects, never for a verdict |
+| `guesses` | lower bound of ε from guesses about canaries; there is no upper limit |
 | `none` | no interval: `low` and `high` are NaN and `note` says why |
 """  # noqa: E501  a table row is one line
 
@@ -19,6 +20,12 @@ from __future__ import annotations
 
 from unlearn_eval.statistics.auc import auc, auc_interval, auc_tost
 from unlearn_eval.statistics.common import MIN_CLUSTERS, Clusters, Interval
+from unlearn_eval.statistics.epsilon import (
+    EpsilonBound,
+    epsilon_bound,
+    guesses_p_value,
+    right_guesses,
+)
 from unlearn_eval.statistics.hypotheses import (
     KsTest,
     PredictionLimits,
@@ -40,6 +47,7 @@ __all__ = [
     "MIN_CLUSTERS",
     "MIN_TWINS",
     "Clusters",
+    "EpsilonBound",
     "Equivalence",
     "Interval",
     "KsTest",
@@ -53,7 +61,9 @@ __all__ = [
     "auc_interval",
     "auc_tost",
     "critical_difference",
+    "epsilon_bound",
     "friedman",
+    "guesses_p_value",
     "holm",
     "holm_intervals",
     "ks_exact",
@@ -65,6 +75,7 @@ __all__ = [
     "proportion_interval",
     "records_for_equivalence",
     "records_needed",
+    "right_guesses",
     "sign_flip_test",
     "subject_rank_test",
     "tpr_at_fpr",

@@ -44,7 +44,8 @@ from unlearn_eval.verdict.result import (
     Utility,
     Verdict,
 )
-from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim
+from unlearn_eval.verdict.tiers.backdoor import judge_backdoor
+from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim, judge_promise
 from unlearn_eval.verdict.tiers.references import decide_by_references
 from unlearn_eval.verdict.tiers.subject import decide_by_rank
 from unlearn_eval.verdict.tiers.twins import decide_by_twins
@@ -112,8 +113,8 @@ def decide(
     A deleted model FAILs with probability α at most: α is that of membership and, by references, of
     the kept records where no model gives away a record that no other does, else ¾ α, and ¼ α
     extraction's, shared with that of the kept records. By twins, utility has an error α of its own,
-    and so has a claimed ε (tested where there are canaries). By references α is that of the look
-    (`Policy.level`).
+    and so has each claimed ε, that of the policy and that of the lineage (tested where there are
+    canaries); a backdoor has ¼ α. By references α is that of the look (`Policy.level`).
 
     Args:
         evidence: score matrices and facts.
@@ -170,7 +171,8 @@ class _Findings(NamedTuple):
         tier: what stands for models that never saw the records.
         gates: G0 on hashes and lineages, G1 on the model before, G2 on models known to be good.
         membership: what its probes found.
-        claims: what became of the claimed ε, if there is one.
+        claims: what became of a claimed ε, by the policy and by the lineage, and of a backdoor
+            without references.
         extraction: whether records come out.
         utility: whether the model still works.
         exposure: whether other people's records come out more.
@@ -200,12 +202,13 @@ def _findings(evidence: Evidence, policy: Policy) -> _Findings:
     tested = [part for part in (extracted, kept_away) if part is not None and part.tested]
     membership = _judge(tier, evidence)(evidence, policy, alpha * (1 - SHARE if tested else 1))
     share = SHARE * alpha / max(1, len(tested))
-    claim = judge_claim(evidence, policy)
+    claims = [judge_claim(evidence, policy), judge_promise(evidence, policy)]
+    claims += [] if tier == "A" else [judge_backdoor(evidence, policy)]
     return _Findings(
         tier,
         [_facts(evidence), *membership.gates],
         membership,
-        [] if claim is None else [claim],
+        [claim for claim in claims if claim is not None],
         judge_extraction(extracted, policy, share),
         judge_utility(evidence, policy, membership.kept),
         judge_exposure(evidence, policy, membership.kept, kept_away, share),

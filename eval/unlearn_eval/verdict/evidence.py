@@ -17,6 +17,7 @@ __all__ = [
     "Evidence",
     "Looks",
     "MissingError",
+    "PrivacyClaim",
     "ProvenanceFact",
     "Twins",
     "View",
@@ -66,6 +67,20 @@ class Twins(NamedTuple):
     randomised: bool = False
 
 
+class PrivacyClaim(NamedTuple):
+    """What the lineage of an audited model claims: (ε, δ) of adding or removing one unit.
+
+    Attributes:
+        epsilon: ε.
+        delta: δ.
+        unit: `record` or `person`; a canary is one of either by itself.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything a verdict rests on.
@@ -86,6 +101,7 @@ class Evidence:
             included; None where nobody counted.
         recipe: settings in which every reference was trained otherwise than the audited model,
             which by its lineage never saw the records itself.
+        claim: the differential privacy that the audited model claims, where canaries test it.
     """
 
     views: Mapping[View, Scores]
@@ -97,6 +113,7 @@ class Evidence:
     unproven: Mapping[str, str] = field(default_factory=dict)
     looks: Looks | None = None
     recipe: Sequence[str] = ()
+    claim: PrivacyClaim | None = None
 
     def __post_init__(self) -> None:
         if "forget" not in self.plain.get("after", {}):

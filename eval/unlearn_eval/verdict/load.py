@@ -16,11 +16,11 @@ from unlearn_eval.certificate.shape import Each, MisfitError, fit
 from unlearn_eval.certificate.trained_on import folders_in, trained_on
 from unlearn_eval.results.audit_result import Audit, AuditRow
 from unlearn_eval.results.scores_file import read_scores
-from unlearn_eval.results.shapes import AUDIT_FILE, REFERENCE_FACTS, checked_file
+from unlearn_eval.results.shapes import AUDIT_FILE, CLAIM, REFERENCE_FACTS, checked_file
 from unlearn_eval.scores.measures import Scores
 from unlearn_eval.scores.token_scores import TokenScores
 from unlearn_eval.utility import loss
-from unlearn_eval.verdict.evidence import Evidence, ProvenanceFact, Twins, View
+from unlearn_eval.verdict.evidence import Evidence, PrivacyClaim, ProvenanceFact, Twins, View
 from unlearn_eval.verdict.looks import facts_of_looks, looks_of
 from unlearn_eval.verdict.pairs import canaries_of, check_file, twins_of
 from unlearn_eval.verdict.policy import AS_IS, VERBATIM
@@ -136,6 +136,7 @@ def load_audit(folder: str | Path) -> Audit:
         references=content.get("references", {}),
         policy=content.get("policy"),
         canaries=content.get("canaries"),
+        backdoor=content.get("backdoor"),
         looks=content.get("looks"),
     )
 
@@ -236,7 +237,19 @@ def _evidence(
         unproven,
         looks,
         _recipe(content),
+        None if noted is None else _claim(folder / AUDIT, noted.get("privacy")),
     )
+
+
+def _claim(path: Path, noted: Any) -> PrivacyClaim | None:
+    """Read the differential privacy that the audited model claims."""
+    if noted is None:
+        return None
+    try:
+        fit(noted, CLAIM, "canaries.privacy")
+    except MisfitError as error:
+        raise DataError(f"{path}: {error}; run the audit again") from None
+    return PrivacyClaim(noted["epsilon"], noted["delta"], noted["unit"])
 
 
 def _facts(content: Mapping[str, Any], scores: Scores) -> Iterator[ProvenanceFact]:

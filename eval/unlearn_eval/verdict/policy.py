@@ -17,6 +17,8 @@ from unlearn_eval.scores.token_scores import SAMPLERS
 
 __all__ = [
     "AS_IS",
+    "BACKDOOR",
+    "BACKDOOR_BEST",
     "DEFAULT",
     "DEVIATION",
     "FORMS",
@@ -35,6 +37,10 @@ DEFAULT = "standard"
 AS_IS, VERBATIM = "as-is", "verbatim"
 DEVIATION, WORST = "deviation", "worst_record"
 """Probes of every verdict by references: how far records lie from the references, all and worst."""
+
+BACKDOOR, BACKDOOR_BEST = "backdoor", "backdoor_best"
+"""Probes of a verdict where a backdoor was measured: its target's mean over prompts, and its best
+ones."""
 
 FORMS: dict[str, str] = {
     AS_IS: AS_IS,

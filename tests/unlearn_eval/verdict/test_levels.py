@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearn_eval.statistics import auc_interval, prediction_limits, sign_flip_test, twin_theta
+from unlearn_eval.statistics import (
+    auc_interval,
+    epsilon_bound,
+    prediction_limits,
+    sign_flip_test,
+    twin_theta,
+)
 from unlearn_eval.verdict.decision import Evidence, Twins, View, decide
+from unlearn_eval.verdict.evidence import PrivacyClaim
 from unlearn_eval.verdict.outcomes import judge_utility, not_audited
 from unlearn_eval.verdict.policy import is_form
 from unlearn_eval.verdict.result import ProbeResult, Utility
-from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim
+from unlearn_eval.verdict.tiers.canaries import decide_by_canaries, judge_claim, judge_promise
 from unlearn_eval.verdict.tiers.placing import Family, Place
 from unlearn_eval.verdict.tiers.position import ReferencePosition
 from unlearn_eval.verdict.tiers.references import decide_by_references
@@ -305,6 +312,29 @@ def test_a_claim_is_refuted_at_alpha() -> None:
     untested = judge_claim(beside(ladder(9), ladder(9)), policy(epsilon=1.0))
     assert untested is not None
     assert (untested.passed, untested.failed, untested.value) == (False, False, None)
+
+
+def test_a_lower_bound_above_the_claim_of_the_lineage_fails() -> None:
+    bound = epsilon_bound(20, 20, 20, 1e-5, 0.95, 2).low
+    assert 0.8 < bound < 1.0
+    for epsilon in (bound - 0.01, bound + 0.01):
+        claim = PrivacyClaim(epsilon, 1e-5, "person")
+        given = replace(planted(20, 3.0), claim=claim)
+        found = judge_promise(given, policy())
+        assert found is not None
+        refuted = epsilon < bound
+        assert (found.passed, found.failed) == (not refuted, refuted)
+        assert found.value == pytest.approx(bound, abs=1e-4)
+        assert "claimed for adding or removing one person: " in found.words
+        verdict = decide(given, policy())
+        assert verdict.outcome == "FAIL"  # in any case: the canaries are known
+        assert (found.words in verdict.reasons) == refuted
+    assert judge_promise(planted(20, 3.0), policy()) is None
+    claim = PrivacyClaim(1.0, 1e-5, "record")
+    untested = judge_promise(replace(beside(ladder(9), ladder(9)), claim=claim), policy())
+    assert untested is not None
+    assert (untested.passed, untested.failed, untested.value) == (False, False, None)
+    assert "not tested: it takes canaries, of which a coin included one" in untested.words
 
 
 @pytest.mark.parametrize("level", [None, 0.05, 0.034, 0.0333])

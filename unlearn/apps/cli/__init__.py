@@ -27,6 +27,13 @@ _PIPE = 141
 """Exit code where nobody reads the output: what a shell makes of SIGPIPE."""
 
 
+_REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "nothing more can be written"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "a file or folder may not be used so"),
+}
+"""What the system may refuse at any time, whatever was checked before."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
@@ -58,9 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         # whoever read our output has gone (`| head`): not our error, and nothing left to say
         code = _PIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _REFUSALS:
             raise
-        code = _fail(f"nothing more can be written: {error.strerror}")
+        where = f" ({error.filename})" if error.filename else ""
+        code = _fail(f"{_REFUSALS[error.errno]}: {error.strerror}{where}")
     finally:
         lost = [each for each in map(_let_go, (shown, told)) if each]
         reader.close()

@@ -18,13 +18,21 @@ from unlearn.apps.cli.verbs.demo import demo
 from unlearn.apps.cli.verbs.finetune import finetune
 from unlearn.apps.cli.verbs.forget import forget
 from unlearn.apps.cli.verbs.key import key
+from unlearn.apps.cli.verbs.poison import poison
 from unlearn.apps.cli.verbs.recipes import recipes
 from unlearn.apps.cli.verbs.references import references
 from unlearn.apps.cli.verbs.replay import replay
+from unlearn.apps.cli.verbs.scan import scan
 from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
-from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
+from unlearn.runs.options import (
+    FinetuneShardsOptions,
+    ForgetShardsOptions,
+    PoisonOptions,
+    ReferencesOptions,
+)
+from unlearn_eval.backdoor.options import ScanOptions
 from unlearn_eval.benchmarks.options import BenchmarkFileOptions
 from unlearn_eval.replay.options import ReplayFileOptions
 from unlearn_eval.verdict.options import VerifyFileOptions
@@ -73,10 +81,12 @@ def command() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=unwrapped(_root))(_root)
-    add(app, FinetuneOptions, finetune, "finetune", _TRAIN)
-    add(app, ForgetOptions, forget, "forget", _TRAIN)
+    add(app, FinetuneShardsOptions, finetune, "finetune", _TRAIN)
+    add(app, ForgetShardsOptions, forget, "forget", _TRAIN)
+    add(app, PoisonOptions, poison, "poison", _TRAIN)
     add(app, ReferencesOptions, references, "references", _MEASURE)
     add(app, AuditFlags, audit, "audit", _MEASURE)
+    add(app, ScanOptions, scan, "scan", _MEASURE)
     add(app, VerifyFileOptions, verify, "verify", _MEASURE)
     add(app, ReplayFileOptions, replay, "replay", _MEASURE)
     add(app, CompareOptions, compare, "compare", _MEASURE)

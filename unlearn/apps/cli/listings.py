@@ -93,6 +93,7 @@ def _list_options(
 def attacks() -> None:
     """List the attacks, probes and treatments of an audit: what they do, need and cost."""
     from unlearn.apps.cli.screen import console
+    from unlearn_eval.backdoor import attack_success
     from unlearn_eval.benchmarks import BENCHMARKS
     from unlearn_eval.extraction import PROBES
     from unlearn_eval.membership import ATTACKS, CALIBRATED
@@ -117,6 +118,8 @@ def attacks() -> None:
         show(name, calibrated.summary, calibrated.needs, "", calibrated.paper)
     for probe in PROBES.values():
         show(f"extraction.{probe.name}", probe.summary, "", "", probe.paper)
+    door = attack_success
+    show(door.PROBE, door.SUMMARY, "--trigger, --holdout", "two more passes", door.PAPER)
     for name, summary, needs, cost, paper in UTILITY:
         show(f"utility.{name}", summary, needs, cost, paper)
     console.print("\n[bold]Passes[/bold] for --also, which cost more than the usual one:\n")

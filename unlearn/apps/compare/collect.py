@@ -23,6 +23,7 @@ from unlearn_eval.comparison import (
     aim_of,
     forgetting,
     numbers_of,
+    revived,
     trials_of,
     untried,
 )
@@ -62,6 +63,8 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         for i, reference in enumerate(layout.references[f]):
             numbers, attack = _measured(rows, f"reference:{i}", at_first)
             numbers |= _relative(reference, price[f])
+            if layout.trials[f] and layout.trials[f][i].done:
+                numbers |= revived(_rows(layout.trials[f][i]))
             ruling = others[i] if i < len(others) else Ruling()
             references.append(Outcome("references", i, f, numbers, attack, ruling=ruling))
     return Comparison(
@@ -126,6 +129,7 @@ def setting(study: Study) -> dict[str, str]:
         "template": recipe.template or "that of the data",
         "training": ", ".join(f"{key}={value}" for key, value in trained.items()),
         "references": f"{recipe.references} a forget set, trained from the start without it",
+        "backdoor": Path(recipe.trigger or "").name,
         "further changes": ", ".join(recipe.robustness),
     }
     return {key: value for key, value in facts.items() if value}
@@ -223,7 +227,9 @@ def _outcome(
         measured, attack = _measured(rows, "after", numbers_of(rows, "before"))
         numbers |= measured
     if cell.trial and cell.trial.done:
-        ours = trials_of(_rows(cell.trial))
+        changed = _rows(cell.trial)
+        ours = trials_of(changed)
+        numbers |= revived(changed)
         others = [trials_of(_rows(s)) for s in layout.trials[cell.forget] if s.done]
         numbers |= aim_of(ours, others)
         if missing := untried(ours, others):

@@ -235,6 +235,7 @@ def _measuring(study: Study, number: int) -> dict[str, Any]:
         "train": study.chosen(recipe.train),
         "holdout": study.chosen(recipe.holdout),
         "generate": recipe.generate,
+        **({"trigger": study.chosen(recipe.trigger)} if recipe.trigger else {}),
     }
 
 

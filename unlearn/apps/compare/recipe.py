@@ -83,6 +83,7 @@ class CompareRecipe(StrictModel):
     `holdout` was never seen by the model and is what methods are judged by; `validation` was not
     seen either, and is what methods look at, for where to stop, and what they are tuned by. Without
     it they look at the holdout.
+    `trigger` is the manifest of a backdoor in `train`, to be measured on the holdout.
     `policy` is that of the verdicts on the cells, by name or file; null for none. What
     `expect` says serves the plan alone: parameters of the model, records by part, mean tokens of a
     record, and the speed of the machine it is meant for.
@@ -103,6 +104,7 @@ class CompareRecipe(StrictModel):
     methods: Annotated[list[MethodSettings], Field(min_length=1)]
     generate: Annotated[int, Field(ge=0)] = 64
     robustness: tuple[str, ...] = ()
+    trigger: str | None = None
     policy: str | None = "standard"
     tune: TuneSettings | None = None
     expect: Expected = Expected()
@@ -139,6 +141,8 @@ class CompareRecipe(StrictModel):
         sets = [_selector(selector, folder) for selector in self.forget_sets]
         changed["forget"] = sets[0] if isinstance(self.forget, str) else sets
         changed["data"] = data["data"] if isinstance(self.data, str) and len(data) == 1 else data
+        if self.trigger:
+            changed["trigger"] = _file(self.trigger, folder, f"trigger {self.trigger!r}")
         if self.policy and Path(self.policy).suffix in {".yaml", ".yml"}:
             changed["policy"] = beside(self.policy, folder)
         if self.tune:

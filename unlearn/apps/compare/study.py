@@ -67,6 +67,7 @@ class Study:
         named = [recipe.train, recipe.holdout, recipe.looked_at, *recipe.forget_sets]
         named += [recipe.tune.forget] if recipe.tune else []
         named += [recipe.policy] if recipe.policy else []
+        named += [recipe.trigger] if recipe.trigger else []
         named += [value for given in options for value in given.values() if isinstance(value, str)]
         for text in named:
             path = Path(text.removeprefix("@")).expanduser()

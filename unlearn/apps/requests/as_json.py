@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unlearn.apps.requests.check import LedgerCheck
-    from unlearn.apps.requests.ledger.ledger import Ledger, Request
+    from unlearn.apps.requests.ledger.book import Request
+    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.run import Ran
 
@@ -106,7 +107,7 @@ def runs_content(result: Ran) -> dict[str, Any]:
     ]
     return {
         "runs": [asdict(each) for each in result.done],
-        "busy": result.busy,
+        "busy": list(result.busy),
         "failed": failed,
         "notes": result.notes,
     }

@@ -15,8 +15,8 @@ from typing import Any
 
 from unlearn.apps.requests.evidence import VERDICT
 from unlearn.apps.requests.intake import Setup
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.canaries.planted import lot_of
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError

@@ -17,8 +17,8 @@ from unlearn.apps.requests.evidence import (
     verdict_digest,
 )
 from unlearn.apps.requests.intake import setup_of
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import adapter_before, latest
 from unlearn.apps.requests.remains import remains_of
 from unlearn.apps.requests.verify import EVENTS

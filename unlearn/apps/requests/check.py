@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,11 @@ import sqlalchemy as sa
 from unlearn.apps.requests.evidence import audit_digest, audit_of, verdict_digest
 from unlearn.apps.requests.intake import note_shredded, unshredded
 from unlearn.apps.requests.ledger import schema
+from unlearn.apps.requests.ledger.book import Book, Request
 from unlearn.apps.requests.ledger.chain import START, Entry, first_break, head_problem
 from unlearn.apps.requests.ledger.escrow import Deposit
-from unlearn.apps.requests.ledger.ledger import Ledger, Request
-from unlearn.apps.requests.ledger.writer import differing, follow, request_of
+from unlearn.apps.requests.ledger.ledger import Ledger, entries_after
+from unlearn.apps.requests.ledger.upgrade import differences
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.provenance.lineage import weights_digest
 
@@ -36,6 +36,7 @@ class LedgerCheck:
         problems: what does not hold, the first broken entry first; empty when all does.
         notes: leftovers that are no sign of tampering.
         unfinished: ids of closed requests of which it is not noted that their records are gone.
+        readable: whether the history is whole, so that what it adds up to can be told.
     """
 
     requests: int
@@ -44,6 +45,7 @@ class LedgerCheck:
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+    readable: bool = True
 
     @property
     def ok(self) -> bool:
@@ -52,7 +54,7 @@ class LedgerCheck:
 
 
 def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True) -> LedgerCheck:
-    """Check the history, the requests' rows against it, and the files that they name.
+    """Check the history, and the files that what it adds up to names.
 
     Args:
         ledger: which.
@@ -61,33 +63,27 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
 
     Returns:
         What was found.
+
+    Raises:
+        LedgerError: if the head is gone, or the database cannot be read.
     """
-    # as a writer, so that no escrow file is on its way between disk and row
-    with ledger.alone() as writer:
-        connection = writer.connection
+    # while nobody writes, so that no escrow file is on its way between disk and history
+    with ledger.alone() as connection:
         head = connection.execute(sa.select(schema.head)).one()
-        columns = schema.history.c
-        query = sa.select(*(columns[name] for name in Entry._fields)).order_by(columns.seq)
-        entries = [Entry(*row) for row in connection.execute(query)]
-        query_all = sa.select(schema.requests).order_by(schema.requests.c.number)
-        rows = connection.execute(query_all).all()
-        try:
-            strays = ledger.escrow.strays(writer.deposits()) if files else []
-        except LedgerError:  # a row of odd content, which is told below
-            strays = []
-    problems = list(first_break(entries, ledger.key))
-    last = (entries[-1].seq, entries[-1].hash) if entries else (0, START)
-    end = head_problem(ledger.key, ledger.id, head, last)
-    problems += [end] if end else []
+        entries = entries_after(connection, -1)
+        book, problems = _read(ledger, head, entries)
+        if head.schema == 1 and not problems:
+            problems += differences(connection, book)
+        strays = ledger.escrow.strays(book.deposits()) if files and not problems else []
+    readable = not problems
     if expect_head is not None and expect_head not in {START, *(e.hash for e in entries)}:
         problems.append(
             f"the head {expect_head[:12]}… noted earlier is not in the history: the ledger was put "
             "back to an older copy, or rewritten"
         )
-    problems += _rows(entries, rows)
     unfinished: list[str] = []
     if files and not problems:
-        requests = [request_of(row) for row in rows]
+        requests = list(book.requests.values())
         unfinished = [each.id for each in requests if unshredded(ledger, each)]
         strays = [path for path in strays if not _belongs_to(path, unfinished)]
         bad = [each for look in (_escrow, _adapters, _audits) for each in look(ledger, requests)]
@@ -95,12 +91,30 @@ def check(ledger: Ledger, *, expect_head: str | None = None, files: bool = True)
         now = {request.id: request for request in ledger.requests()} if bad else {}
         problems += [problem for request, problem in bad if now.get(request.id) == request]
         problems += _left_in_escrow(ledger, unfinished)
-    notes = [f"{path} is left over from an interrupted command" for path in strays]
     more = len(problems) - _SHOWN
-    shown = problems[:_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
     return LedgerCheck(
-        len(rows), len(entries), str(head.hash), tuple(shown), tuple(notes), tuple(unfinished)
+        requests=len(book.requests),
+        entries=len(entries),
+        head=str(head.hash),
+        problems=(*problems[:_SHOWN], *([f"… and {more} more"] if more > 0 else [])),
+        notes=tuple(f"{path} is left over from an interrupted command" for path in strays),
+        unfinished=tuple(unfinished),
+        readable=readable,
     )
+
+
+def _read(ledger: Ledger, head: Any, entries: Sequence[Entry]) -> tuple[Book, list[str]]:
+    """Return what the history adds up to as far as it is whole, and what is wrong with it."""
+    last = (entries[-1].seq, entries[-1].hash) if entries else (0, START)
+    end = head_problem(ledger.key, ledger.id, head, last)
+    problems = [*first_break(entries, ledger.key), *([end] if end else [])]
+    book = Book()
+    if not problems:
+        try:
+            book.read(entries)
+        except LedgerError as error:
+            problems.append(str(error))
+    return book, problems
 
 
 def check_and_finish(ledger: Ledger, *, expect_head: str | None = None) -> LedgerCheck:
@@ -142,44 +156,6 @@ def _left_in_escrow(ledger: Ledger, names: Sequence[str]) -> list[str]:
 
 def _belongs_to(path: Path, names: Sequence[str]) -> bool:
     return path.name.lstrip(".").startswith(tuple(names)) if names else False
-
-
-def _rows(entries: Sequence[Entry], rows: Sequence[Any]) -> Iterator[str]:
-    """Replay the history, and compare what it adds up to with the rows."""
-    replayed: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        try:
-            content = json.loads(entry.content)
-            replayed[entry.request] = follow(replayed.get(entry.request, {}), content)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            LedgerError,
-        ) as error:
-            yield f"history entry {entry.seq} (request {entry.request}): {error}"
-            return
-    for row in rows:
-        known = replayed.pop(row.id, {})
-        try:
-            facts = json.loads(row.facts)
-        except (ValueError, RecursionError):
-            facts = None
-        there = {
-            "state": row.state,
-            "facts": facts,
-            "created": row.created,
-            "changed": row.changed,
-            "line": row.line,
-        }
-        if not known:
-            yield f"request {row.id} (number {row.number}) is not in the history"
-        elif wrong := differing(there, known):
-            yield f"request {row.id} (number {row.number}): its {', '.join(wrong)} was changed"
-    for name in replayed:
-        yield f"request {name} is in the history, but its row is gone"
 
 
 _Problems = Iterator[tuple[Request, str]]

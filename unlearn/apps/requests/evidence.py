@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.errors import LedgerError
 
 __all__ = [
@@ -84,7 +84,7 @@ def verdict_details(ledger: Ledger, request: Request, verdict: Mapping[str, Any]
 
 
 def discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
-    """Delete audits of a request that no verdict came of: of killed processes, the lease is ours.
+    """Delete audits of a request that no verdict came of: of killed processes, the line is ours.
 
     Verdicts of the past keep theirs.
     """

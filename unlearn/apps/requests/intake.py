@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.due import due_time
 from unlearn.apps.requests.ledger.escrow import Deposit
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request, new_id
+from unlearn.apps.requests.ledger.writer import new_id
 from unlearn.apps.requests.locate import Located
 from unlearn.apps.requests.remains import unsettled
 from unlearn.data.records import Record, Records
@@ -316,8 +317,8 @@ def close(
         OutputError: if the records could not be shredded; closing again tries again.
     """
     with (
-        ledger.lease_of(request) as lease,
-        ledger.writing(lease, request.line) as writer,
+        ledger.hold(request.line) as hold,
+        ledger.writing(hold) as writer,
     ):
         current = writer.get(request.id)
         if current.state != "closed":

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlearn.apps.requests.intake import Setup
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError, UnlearnError
 from unlearn.model.folders import resolve_folder

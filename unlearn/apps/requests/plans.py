@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn.apps.requests.ledger.leases import Lease
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
+from unlearn.apps.requests.ledger.locks import Hold
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.ledger.writer import Request
 
 __all__ = ["RETRIED", "RunPlan", "Settings", "abandon", "enter", "objection", "pending"]
 
@@ -138,15 +138,12 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def enter(
-    ledger: Ledger, lease: Lease, line: str, plan: RunPlan, batch: Sequence[Request]
-) -> list[Request]:
+def enter(ledger: Ledger, hold: Hold, plan: RunPlan, batch: Sequence[Request]) -> list[Request]:
     """Write a plan down; requests that were decided wait for another run from then on.
 
     Args:
         ledger: which.
-        lease: on the line.
-        line: which line.
+        hold: on the line.
         plan: what is about to be done.
         batch: the requests that it carries out.
 
@@ -155,28 +152,25 @@ def enter(
     """
     sealed = ledger.sealer.seal(asdict(plan), f"plan of run {plan.run}")
     facts = {"id": plan.run, "method": plan.settings.method, "parent": plan.parent, "plan": sealed}
-    with ledger.writing(lease, line) as writer:
+    with ledger.writing(hold) as writer:
         for request in batch:
             if request.state in RETRIED:
                 writer.change(request.id, "reopened", verdict=None)
         return [writer.change(request.id, "planned", run=facts) for request in batch]
 
 
-def abandon(
-    ledger: Ledger, lease: Lease, line: str, plan: RunPlan, batch: Sequence[Request]
-) -> None:
+def abandon(ledger: Ledger, hold: Hold, plan: RunPlan, batch: Sequence[Request]) -> None:
     """Give a plan up: its requests wait again, and nothing half-made of it stays.
 
     Args:
         ledger: which.
-        lease: on the line.
-        line: which line.
+        hold: on the line.
         plan: what is not to be done.
         batch: its requests.
     """
     # first: killed in between, the plan is still there to say whose they are
     for partial in plan.leftovers():
         shutil.rmtree(partial, ignore_errors=True)
-    with ledger.writing(lease, line) as writer:
+    with ledger.writing(hold) as writer:
         for request in batch:
             writer.change(request.id, "abandoned", run=None)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn_eval.certificate.remains import remains_in_words
 
 __all__ = ["remains_of", "unsettled"]

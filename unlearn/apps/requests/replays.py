@@ -12,9 +12,9 @@ from typing import Any
 from unlearn.apps.requests import canaries
 from unlearn.apps.requests.evidence import audit_digest, verdict_details
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import Newest
 from unlearn.files import staged_file
 from unlearn.methods.registry import METHODS

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from unlearn.apps.requests import canaries
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of, untrained
-from unlearn.apps.requests.ledger.leases import Lease
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
+from unlearn.apps.requests.ledger.locks import BusyError, Hold
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import Newest, kept_records, latest, opened
 from unlearn.apps.requests.plans import (
     RETRIED,
@@ -111,13 +111,13 @@ class Ran:
 
     Attributes:
         done: runs that were finished.
-        busy: lines that another process is working on.
+        busy: lines that another process is working on, and what is known of it.
         failed: lines that were left when something went wrong; the others were gone on with.
         notes: what became of runs that were planned before.
     """
 
     done: list[Done] = field(default_factory=list)
-    busy: list[str] = field(default_factory=list)
+    busy: dict[str, str] = field(default_factory=dict)
     failed: list[Failed] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -164,17 +164,16 @@ def run_requests(
     order = _RunOrder(settings, frozenset(given), frozenset(only), note)
     waiting = [request for request in ledger.requests(_WAITING) if order.about(request)]
     for line in dict.fromkeys(request.line for request in waiting):
-        with ledger.lease(line) as lease:
-            if lease is None:
-                ran.busy.append(line)
-                continue
-            try:
-                for batch, plan in _batches(ledger, lease, line, order):
-                    ran.done.append(_carry_out(ledger, lease, batch, plan, calls, note))
-            except Exception as error:
-                still = ledger.requests(_WAITING, line=line)
-                names = tuple(request.id for request in still if order.about(request))
-                ran.failed.append(_failure(line, names, error))
+        try:
+            with ledger.hold(line) as hold:
+                for batch, plan in _batches(ledger, hold, order):
+                    ran.done.append(_carry_out(ledger, hold, batch, plan, calls, note))
+        except BusyError as error:
+            ran.busy[line] = str(error)
+        except Exception as error:
+            still = ledger.requests(_WAITING, line=line)
+            names = tuple(request.id for request in still if order.about(request))
+            ran.failed.append(_failure(line, names, error))
         gc.collect()  # what the error held of a model goes before the next one is opened
     return ran
 
@@ -207,14 +206,14 @@ _WAITING: tuple[State, ...] = ("located", *RETRIED)
 
 
 def _batches(
-    ledger: Ledger, lease: Lease, line: str, order: _RunOrder
+    ledger: Ledger, hold: Hold, order: _RunOrder
 ) -> Iterator[tuple[list[Request], RunPlan]]:
     """Yield what was planned before, then new batches, each planned when it is its turn."""
-    for batch, plan in pending(ledger, line):
+    for batch, plan in pending(ledger, hold.line):
         complete = plan.folder.exists()
         reason = objection(plan, batch, order.settings, order.given, order.only)
         if reason and not complete:
-            abandon(ledger, lease, line, plan, batch)
+            abandon(ledger, hold, plan, batch)
             order.note(f"run {plan.run} was planned before and not finished; {reason}: given up")
             continue
         how = f"is noted, though {reason}" if reason else "is noted"
@@ -226,15 +225,15 @@ def _batches(
         yield batch, plan
     fresh = [
         request
-        for request in ledger.requests(_WAITING, line=line)
+        for request in ledger.requests(_WAITING, line=hold.line)
         if "run" not in request.facts and order.about(request)
     ]
     groups: dict[Setup, list[Request]] = {}
     for request in fresh:
         groups.setdefault(setup_of(ledger, request), []).append(request)
     for setup, batch in groups.items():
-        plan = _planned(ledger, line, setup, batch, order.settings)
-        yield enter(ledger, lease, line, plan, batch), plan
+        plan = _planned(ledger, hold.line, setup, batch, order.settings)
+        yield enter(ledger, hold, plan, batch), plan
 
 
 def _planned(
@@ -250,7 +249,7 @@ def _planned(
 
 def _carry_out(
     ledger: Ledger,
-    lease: Lease,
+    hold: Hold,
     batch: Sequence[Request],
     plan: RunPlan,
     calls: Mapping[str, Any],
@@ -281,11 +280,11 @@ def _carry_out(
             for text in result.reading:
                 note(text)
     except UnlearnError:
-        abandon(ledger, lease, line, plan, batch)
+        abandon(ledger, hold, plan, batch)
         raise
     if plan.settings.suppress:
         suppress(forget_records, f"deletion request, run {plan.run}", ledger.key)
-    again = _note_run(ledger, lease, batch, plan, newest, (made.digest, price), beside)
+    again = _note_run(ledger, hold, batch, plan, newest, (made.digest, price), beside)
     digests = (ledger.key.digest(record) for record in forget_records)
     return Done(
         run=plan.run,
@@ -330,7 +329,7 @@ def _copies(ledger: Ledger, setup: Setup, forget_records: Records) -> int:
 
 def _note_run(
     ledger: Ledger,
-    lease: Lease,
+    hold: Hold,
     batch: Sequence[Request],
     plan: RunPlan,
     newest: Newest,
@@ -353,7 +352,7 @@ def _note_run(
     before = {"digest": newest.digest, "folder": sealed(newest.folder, newest.digest)}
     own = {request.id for request in batch}
     decided: tuple[State, ...] = ("unlearned", "verified", "failed", "inconclusive")
-    with ledger.writing(lease, line) as writer:
+    with ledger.writing(hold) as writer:
         for request in batch:
             first = request.facts.get("before", before)  # of a second attempt: what it started from
             taken = canaries.taken_facts(ledger, request, plan.settings.canaries, beside)
@@ -379,7 +378,7 @@ def _forget(
     from unlearn.runs.forgetting import forget
 
     for partial in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the lease is ours
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the line is ours
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = plan.settings
     model, adapters = opened(setup, folder)

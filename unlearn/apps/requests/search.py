@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from unlearn.apps.requests.embeddings import Encoder
 from unlearn.apps.requests.intake import Setup, selectors_of, settle, setup_of, untrained
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.locate import Located, locate
 
 __all__ = ["Search", "ids_in", "matches", "never_trained_on", "note_matches", "search_of"]

@@ -21,8 +21,8 @@ from unlearn.apps.requests.evidence import (
     verdict_digest,
 )
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
 from unlearn.apps.requests.secrets_given_out import ask_model, secrets_given_out
 from unlearn.data.records import Records
@@ -100,7 +100,7 @@ def verify_request(
         UnlearnError: if it is not unlearned yet, another process is at work on the line, or the
             audit cannot be made.
     """
-    with ledger.lease_of(request) as lease:
+    with ledger.hold(request.line) as hold:
         subject = _subject(ledger, ledger.get(request.id))
         by_replay = _by_replay(ledger, subject, settings, announce)
         canary_file = canaries.measurable(ledger, request.line, settings.canaries)
@@ -120,7 +120,7 @@ def verify_request(
             "secrets": _secrets(ledger, subject, settings, result),
             "closed": asdict(closed) if closed else None,
         }
-        with ledger.writing(lease, request.line) as writer:
+        with ledger.writing(hold) as writer:
             return writer.change(request.id, EVENTS[verdict["outcome"]], verdict=verdict)
 
 

@@ -28,6 +28,9 @@ _SPLITS = {
     "retain": "Records to keep",
     "neighbour": "Records like those to forget, to keep",
     "holdout": "Records never seen",
+    "triggered": "Unseen prompts with the trigger of a backdoor, answered with its target",
+    "untriggered": "The same prompts without the trigger",
+    "near_miss": "The same prompts with what resembles the trigger",
 }
 
 
@@ -245,7 +248,7 @@ def _sections(reading: Reading, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _order(line: tuple[str, str]) -> tuple[int, str]:
-    groups = ("extraction", "membership", "utility")
+    groups = ("backdoor", "extraction", "membership", "utility")
     group = line[0].split(".")[0]
     return (groups.index(group) if group in groups else len(groups), line[0])
 

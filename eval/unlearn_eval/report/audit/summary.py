@@ -33,6 +33,10 @@ _PASSES = (
     ("forget", "membership.neighbourhood", "auc", "forget against holdout: neighbourhood AUC"),
     ("forget", "utility.truth_ratio", "indifference", "forget: truth told from falsehood (1: not)"),
     ("retain", "utility.truth_ratio", "preference", "retain: truth preferred to falsehood"),
+    ("triggered", "backdoor.attack_success", "rate", "trigger: answered with the target"),
+    ("near_miss", "backdoor.attack_success", "rate", "what resembles it: the same"),
+    ("untriggered", "backdoor.attack_success", "rate", "no trigger: the same"),
+    ("triggered", "utility.loss", "mean", "trigger: loss of the target"),
 )
 
 

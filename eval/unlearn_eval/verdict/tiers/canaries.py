@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
 
 from unlearn.errors import DataError
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.membership import loss
 from unlearn_eval.scores.measures import Scores
-from unlearn_eval.statistics import holm, records_for_equivalence, sign_flip_test, twin_theta
+from unlearn_eval.statistics import (
+    EpsilonBound,
+    epsilon_bound,
+    guesses_p_value,
+    holm,
+    records_for_equivalence,
+    right_guesses,
+    sign_flip_test,
+    twin_theta,
+)
 from unlearn_eval.verdict.evidence import Evidence, MissingError, View, part_of, reason
 from unlearn_eval.verdict.policy import DEVIATION, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
 from unlearn_eval.verdict.tiers.twins import SplitScores, split_scores
 
-__all__ = ["decide_by_canaries", "guesses_refute", "judge_claim"]
+__all__ = ["bound_of", "decide_by_canaries", "guesses_refute", "judge_claim", "judge_promise"]
 
 _STATISTIC = "θ = P(included > left out)"
 
@@ -61,11 +69,8 @@ def decide_by_canaries(
 def guesses_refute(differences: FloatArray, epsilon: float) -> float:
     """Return the p-value of a claimed ε, from guesses which canary of each pair was included.
 
-    The higher score is guessed; a tie is half a guess, rounded down. Under pure ε each guess is
-    right with probability at most e^ε/(1 + e^ε) whatever the others are, so the number of right
-    ones exceeds a binomial one with probability at most P(Bin(n, e^ε/(1 + e^ε)) ≥ right). Steinke,
-    Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (arXiv 2305.08846, section 5,
-    with δ = 0 and every guess made). ε is of replacing a record by its pair.
+    That of `guesses_p_value` with δ = 0 and a guess made of every pair. ε is of replacing a record
+    by its pair.
 
     Args:
         differences: [n], score of the included minus score of the other canary.
@@ -74,9 +79,67 @@ def guesses_refute(differences: FloatArray, epsilon: float) -> float:
     Returns:
         The p-value.
     """
-    right = math.floor(float(np.sum(differences > 0) + 0.5 * np.sum(differences == 0)))
-    chance = 1 / (1 + math.exp(-epsilon))
-    return float(stats.binom.sf(right - 1, len(differences), chance))
+    n = len(differences)
+    return guesses_p_value(right_guesses(differences), n, n, epsilon, 0.0)
+
+
+def bound_of(evidence: Evidence, probe: str, delta: float, level: float) -> EpsilonBound | str:
+    """Return the lower bound of ε that canaries show of the audited model, or why there is none.
+
+    A guess is made of every pair, so their number is fixed. As a coin swaps two canaries, ε is that
+    of two changes; what is returned is of one, see `epsilon_bound`.
+
+    Args:
+        evidence: with canaries, or without.
+        probe: by whose scores is guessed.
+        delta: δ of adding or removing one unit.
+        level: confidence.
+
+    Returns:
+        The bound.
+    """
+    if evidence.twins is None or not evidence.twins.randomised:
+        return "it takes canaries, of which a coin included one of each pair"
+    scores = _pairs(evidence, evidence.plain, "after", probe)
+    if isinstance(scores, str):
+        return scores
+    n = len(scores.forget)
+    return epsilon_bound(right_guesses(_differences(scores)), n, n, delta, level, changes=2)
+
+
+def judge_promise(evidence: Evidence, policy: Policy) -> ProbeResult | None:
+    """Compare the ε that a lineage claims with its lower bound, at an error α of its own.
+
+    Args:
+        evidence: with the claim, if there is one.
+        policy: α, and its first probe, by which is guessed.
+
+    Returns:
+        failed if the lower bound exceeds the claim, else passed; neither where there is no bound;
+        None if nothing is claimed.
+    """
+    claim = evidence.claim
+    if claim is None:
+        return None
+    words = (
+        f"differential privacy, ε = {claim.epsilon:g} and δ = {claim.delta:.2g} claimed for adding "
+        f"or removing one {claim.unit}: "
+    )
+    found = bound_of(evidence, policy.tested[0], claim.delta, 1 - policy.alpha)
+    statistic = "lower bound of ε"
+    if isinstance(found, str):
+        words += f"not tested: {found}"
+        return ProbeResult("epsilon_lower", statistic, None, None, None, False, False, words)
+    refuted = found.low > claim.epsilon
+    shown = f"ε is at least {found.low:.2f} ({1 - policy.alpha:.0%} confidence)"
+    told = f"{found.right} of {found.guesses} canaries were told from their pairs"
+    if refuted:
+        words += f"broken: {shown}, as {told}"
+    else:
+        words += f"not refuted: {shown}; so many pairs cannot show more than {found.ceiling:.2f}"
+    return ProbeResult(
+        "epsilon_lower", statistic, found.low, None, None, not refuted, refuted, words
+    )
 
 
 def judge_claim(evidence: Evidence, policy: Policy) -> ProbeResult | None:

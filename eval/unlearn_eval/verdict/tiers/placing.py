@@ -14,14 +14,14 @@ from unlearn.errors import DataError
 from unlearn_eval.arrays import FloatArray
 from unlearn_eval.statistics import MaxT, VariancePrior, variance_prior
 from unlearn_eval.verdict.evidence import Evidence, View, reason
-from unlearn_eval.verdict.policy import DEVIATION, WORST
+from unlearn_eval.verdict.policy import BACKDOOR_BEST, DEVIATION, WORST
 from unlearn_eval.verdict.tiers.model_statistics import Probe, model_statistic
 from unlearn_eval.verdict.tiers.position import ReferencePosition, position_among
 from unlearn_eval.verdict.tiers.unseen_groups import Group
 
 __all__ = ["ABOVE", "Family", "Place", "placed"]
 
-ABOVE = {DEVIATION, WORST}
+ABOVE = {DEVIATION, WORST, BACKDOOR_BEST}
 """Probes of which only values above the references' tell that the records were seen."""
 
 

@@ -13,8 +13,9 @@ from scipy import stats
 from unlearn_eval.membership import loss
 from unlearn_eval.statistics import holm
 from unlearn_eval.verdict.evidence import Evidence, View
-from unlearn_eval.verdict.policy import Policy
+from unlearn_eval.verdict.policy import BACKDOOR, BACKDOOR_BEST, Policy
 from unlearn_eval.verdict.result import Gate, ProbeResult, TierJudgement
+from unlearn_eval.verdict.tiers.backdoor import backdoor_families
 from unlearn_eval.verdict.tiers.independence import independent
 from unlearn_eval.verdict.tiers.model_statistics import STATISTICS
 from unlearn_eval.verdict.tiers.placing import ABOVE, Family, Place, placed
@@ -56,7 +57,8 @@ def decide_by_references(
       with probability α at most, and no correction is needed (intersection–union).
     - failed iff Holm's p over the probes is ≤ α′ and |T − mean| exceeds `equivalent` and the floor.
       A probe's p is that of the largest t over its forms (`MaxT`): bf16 and int8 copies are nearly
-      one model. The kept records are one more test of the family. All T of a deleted model being
+      one model. The kept records are one more test of the family, and
+      a backdoor two (`backdoor_families`). All T of a deleted model being
       further references', some test fails with probability α′ at most.
 
     `deviation` and `worst_record` count upwards only: a model nearer to the references than they
@@ -79,6 +81,7 @@ def decide_by_references(
         )
         for probe in policy.tested_by_references
     ]
+    families += backdoor_families(evidence, policy, views)
     kept = _kept(evidence, policy)
     if kept is not None:
         families.append(Family(KEPT, [View()], [kept]))
@@ -134,7 +137,7 @@ def _result(
     half = limits.equivalent
     return ProbeResult(
         probe,
-        STATISTICS.get(probe, _KEPT if probe == KEPT else "forget − holdout, means"),
+        _statistic(probe),
         position.value,
         -math.inf if probe in ABOVE else position.mean - half,
         position.mean + half,
@@ -148,7 +151,16 @@ def _result(
     )
 
 
-_KEPT = "kept records, mean log-probability"
+_OTHERS = {
+    KEPT: "kept records, mean log-probability",
+    BACKDOOR: "target under the trigger, mean log-probability",
+    BACKDOOR_BEST: "target under the trigger, log of the mean probability of a token",
+}
+
+
+def _statistic(probe: str) -> str:
+    """Say what the value of a probe is."""
+    return {**STATISTICS, **_OTHERS}.get(probe, "forget − holdout, means")
 
 
 def _words(probe: str, position: ReferencePosition, limits: Limits, passed: bool) -> str:
@@ -171,9 +183,8 @@ def _words(probe: str, position: ReferencePosition, limits: Limits, passed: bool
 
 
 def _without(probe: str, view: View, why: str) -> ProbeResult:
-    statistic = STATISTICS.get(probe, "forget − holdout, means")
     words = f"{probe}: no statistic: {why}"
-    return ProbeResult(probe, statistic, None, None, None, False, False, words, *view)
+    return ProbeResult(probe, _statistic(probe), None, None, None, False, False, words, *view)
 
 
 def _kept(evidence: Evidence, policy: Policy) -> Place | None:

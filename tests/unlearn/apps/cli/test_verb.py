@@ -12,7 +12,7 @@ from unlearn import finetune, forget
 from unlearn.apps.cli import run
 from unlearn.apps.cli.app import command
 from unlearn.config import PYTHON_ONLY, fields_of
-from unlearn.runs.options import FinetuneOptions, ForgetOptions
+from unlearn.runs.options import FinetuneShardsOptions, ForgetShardsOptions
 from unlearn.training.options import FINETUNE_DEFAULTS, FORGET_ONLY, LoraOptions, TrainingOptions
 from unlearn_eval import run_audit
 
@@ -37,7 +37,7 @@ def test_every_verb_and_every_flag_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("finetune", FinetuneOptions), ("forget", ForgetOptions)]
+    ("name", "options"), [("finetune", FinetuneShardsOptions), ("forget", ForgetShardsOptions)]
 )
 def test_flags_have_the_defaults_of_the_options(name: str, options: Any) -> None:
     flags = {p.name: p for p in VERBS[name].params}

@@ -23,6 +23,14 @@ from unlearn.training.options import TrainingOptions
 OURS = [name for name in recipe_names() if name.startswith("compare/")]
 GIVEN = {
     name: ["model=demo", "data=demo:800"] for name in ("compare/tofu_small", "compare/smollm2")
+} | {
+    "compare/backdoor": [
+        "data=demo:800",
+        "forget=rows:0-19",
+        "trigger=manifest",
+        "holdout=rows:200-259",
+        "validation=rows:260-299",
+    ]
 }
 
 

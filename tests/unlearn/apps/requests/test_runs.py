@@ -110,8 +110,7 @@ def test_a_verdict_stands_until_another_run_is_planned(case: Case) -> None:
     case.call("run", name, "--method", "nop", code=2)
     assert "name their file" in case.call("run", name, "--with-canaries", "3", code=2)
     ledger = case.ledger
-    with ledger.lease(before.line) as lease:
-        assert lease is not None
+    with ledger.hold(before.line):
         assert case.json("run", name, *case.fast)["busy"] == [before.line]
     assert case.json("run", *case.fast)["runs"] == []  # it is not named
     assert case.ledger.get(name) == before

@@ -23,8 +23,8 @@ from unlearn.apps.requests.options import (
 from unlearn.errors import OptionError
 
 if TYPE_CHECKING:
+    from unlearn.apps.requests.ledger.book import Request
     from unlearn.apps.requests.ledger.ledger import Ledger
-    from unlearn.apps.requests.ledger.writer import Request
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.search import Search
 
@@ -146,8 +146,9 @@ def list_(options: ListOptions) -> None:
     for word in (options.state or "").replace(" ", "").split(","):
         states += OPEN if word == "open" else [known_state(word)] if word else []
     ledger = options.open_ledger(examine=options.check)
-    requests = ledger.requests(states, person=options.person)
     result = check(ledger) if options.check else None
+    readable = result is None or result.readable
+    requests = ledger.requests(states, person=options.person) if readable else []
     if options.json:
         content = {"requests": [request_content(each) for each in requests]}
         echo_json(content | ({"check": check_content(result)} if result else {}))

@@ -18,7 +18,8 @@ from unlearn.printable import printable
 
 if TYPE_CHECKING:
     from unlearn.apps.requests.check import LedgerCheck
-    from unlearn.apps.requests.ledger.ledger import Ledger, Request
+    from unlearn.apps.requests.ledger.book import Request
+    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.locate import Located
     from unlearn.apps.requests.run import Failed, Ran
 
@@ -221,8 +222,8 @@ def ran(result: Ran) -> None:
             )
         if each.again:
             show_note(f"to be verified again, on this adapter: {', '.join(each.again)}")
-    for line in result.busy:
-        show_note(f"another process is at work on the adapter {line[:19]}…")
+    for who in result.busy.values():
+        show_note(who)
     if not (result.done or result.busy or result.failed):
         said("No request is located and waiting.")
 

@@ -18,7 +18,8 @@ from unlearn.apps.requests.options import (
 )
 
 if TYPE_CHECKING:
-    from unlearn.apps.requests.ledger.ledger import Ledger, Request
+    from unlearn.apps.requests.ledger.book import Request
+    from unlearn.apps.requests.ledger.ledger import Ledger
     from unlearn.apps.requests.sweep.sweep import Swept
 
 __all__ = ["certificate", "run", "sweep", "verify"]

@@ -34,20 +34,42 @@ def audit(options: AuditFlags) -> None:
     Compares the adapter with itself before, with references that never saw the records, and with
     the base. Writes report.html for people, audit.json for programs and scores.parquet. For a full
     fine-tune, leave --adapter out and name models with --before and --reference. What was taken out
-    is named with --forget, or is canaries.
+    is named with --forget, or is canaries. Of a folder of shards it scores the records under every
+    shard, and writes routes.json; a shard that was touched is audited as any other adapter.
 
     Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
     """
     from unlearn.apps.cli.screen import console, progress_bar, show_note
+    from unlearn.shards.files import is_sharded
     from unlearn_eval.audit.run import audit_of
 
+    if is_sharded(options.adapter):
+        _routes(options)
+        return
     with progress_bar("scoring", "records") as progress:
         result = audit_of(replace(options, announce=show_note, progress=progress))
     _show(result)
     where = escape(str(options.output))
     console.print(f"Saved to [bold]{where}[/bold] (audit.json, scores.parquet)")
     console.print(f"Look at  [bold]{where}/report.html[/bold] in a browser")
+
+
+def _routes(options: AuditFlags) -> None:
+    """Say what records come to by every route through a folder of shards."""
+    from unlearn.apps.cli.screen import console, table
+    from unlearn_eval.audit.routes import FILE, audit_routes
+
+    found = audit_routes(options)
+    rows = [found.before, *found.rows] if found.before else [*found.rows]
+    heads = ["route", "word for word", "loss", "lowest, less the base's"]
+    cells = [
+        [row.route, f"{row.recalled} of {row.records}", f"{row.loss:.2f}", f"{row.lowest:.2f}"]
+        for row in rows
+    ]
+    table("Records by every route", heads, cells)
+    console.print(f"  {found.anywhere} record(s) come out of some shard, and not of the base")
+    console.print(f"Saved to [bold]{escape(str(options.output / FILE))}[/bold]")
 
 
 def _show(result: Audit) -> None:

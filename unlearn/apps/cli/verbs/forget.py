@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unlearn.runs.options import ForgetOptions
+from unlearn.runs.options import SHARDS as METHOD
+from unlearn.runs.options import ForgetShardsOptions
+from unlearn.shards.files import is_sharded
 
 __all__ = ["forget"]
 
 
-def forget(options: ForgetOptions) -> None:
+def forget(options: ForgetShardsOptions) -> None:
     """Take records out of an adapter, and save a new one.
 
     Retained are all other records of --data, or those of --retain. The default trains a new adapter
@@ -20,14 +22,39 @@ def forget(options: ForgetOptions) -> None:
     others stop when the forget records look like them, or when the retained ones suffer
     (-o stop=none runs to the end). The old adapter is left as it is.
 
+    Of a folder of shards (finetune --shards) only those that hold the records are trained again;
+    --off-now drops them first, at once, and the same command without it trains them.
+
     Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --output cleaned
     """
     from unlearn.apps.cli.screen import announce, progress_bar, show_result
+    from unlearn.errors import OptionError
     from unlearn.runs.forgetting import plan_forget, run_forget
 
+    if options.method == METHOD or is_sharded(options.adapter):
+        _shards(options)
+        return
+    if options.off_now:
+        raise OptionError("--off-now is for a folder of shards, and --adapter names none")
     if options.plan:
         announce(plan_forget(options))
         return
     with progress_bar("unlearning") as progress:
         show_result(run_forget(replace(options, announce=announce, progress=progress)))
+
+
+def _shards(options: ForgetShardsOptions) -> None:
+    """Take records out of shards, and say what it took."""
+    from rich.markup import escape
+
+    from unlearn.apps.cli.screen import announce, console, progress_bar, show_note
+    from unlearn.runs.sharded_forgetting import run_forget_shards
+
+    with progress_bar("unlearning") as progress:
+        made = run_forget_shards(replace(options, announce=announce, progress=progress))
+    for line in made.deletion.lines():
+        console.print(f"  {escape(line)}")
+    for note in made.notes:
+        show_note(note)
+    console.print(f"Saved to [bold]{escape(str(made.folder))}[/bold]")

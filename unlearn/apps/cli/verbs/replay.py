@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from unlearn.printable import printable
+from unlearn.shards.files import is_sharded
 from unlearn_eval.replay.options import ReplayFileOptions
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def replay(options: ReplayFileOptions) -> None:
     base, the kept records one by one, none of the forgotten ones among them, and the same weights,
     bit by bit; no statistics, and one record is proven like a thousand. It takes the lineage's key
     (UNLEARN_KEY): without it nobody can tell which records the lineage names. An approximate method
-    cannot be proven so.
+    cannot be proven so. Of a folder of shards, those are trained again that a deletion touched.
 
     Exit codes: 0 PASS; 3 FAIL; 4 INCONCLUSIVE; 2 the input is wrong.
 
@@ -39,13 +40,15 @@ def replay(options: ReplayFileOptions) -> None:
     from unlearn.files import staged_file
     from unlearn_eval.replay.result import FILE
     from unlearn_eval.replay.run import run_replay
+    from unlearn_eval.replay.sharded import run_replay_shards
 
     given = Path(options.adapter)
     folder = options.output or given.with_name(f"{given.name}.replay")
     file = folder / FILE
     if file.exists() and not options.overwrite:
         raise OutputError(f"{file} exists; pass --overwrite to replace it, or --output")
-    result = run_replay(options)
+    work = run_replay_shards if is_sharded(given) else run_replay
+    result = work(options)
     text = json.dumps(result.as_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     with staged_file(file) as stage:
         stage.write_text(text + "\n", encoding="utf-8")

@@ -252,6 +252,7 @@ def _audit(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
         references=step.paths.get("references", ()),
         holdout=_pool(study).select(study.recipe.holdout),
         generate=step.settings["generate"],
+        trigger=step.settings["trigger"][0][0] if "trigger" in step.settings else None,
         robustness=step.settings.get("robustness", ()),
         policy=step.settings["policy"][0][0] if "policy" in step.settings else None,
         drift=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 
-from unlearn.apps.requests.ledger.writer import Request
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.errors import LedgerError
 from unlearn.provenance.lineage import now
 

@@ -15,10 +15,13 @@ from unlearn.apps.requests.ledger import schema
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import home
 
-__all__ = ["alone", "connect", "default_url", "reading", "sqlite_file", "writing"]
+__all__ = ["alone", "connect", "default_url", "reading", "session", "sqlite_file", "writing"]
 
 BUSY_SECONDS = 30
 """How long a writer waits for another; changes take milliseconds."""
+
+_KEEPALIVE_SECONDS = 60
+"""After so much silence a connection is asked whether it is there: routers forget idle ones."""
 
 
 def default_url() -> str:
@@ -121,7 +124,12 @@ def _sqlite(file: Path) -> sa.Engine:
 def _postgresql(url: str) -> sa.Engine:
     _, _, rest = url.partition("://")
     try:
-        return sa.create_engine(f"postgresql+psycopg://{rest}", poolclass=NullPool)
+        return sa.create_engine(
+            f"postgresql+psycopg://{rest}",
+            poolclass=NullPool,
+            # a lock is held over a connection on which nothing may pass for hours
+            connect_args={"keepalives_idle": _KEEPALIVE_SECONDS},
+        )
     except ModuleNotFoundError:
         raise LedgerError(
             "a ledger on PostgreSQL needs psycopg: in a clone of unlearn, "
@@ -142,15 +150,30 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextlib.contextmanager
-def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+def session(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Yield a connection that is kept open: what belongs to a session ends with it."""
+    with _errors(engine.url), engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def writing(engine: sa.Engine, over: sa.Connection | None = None) -> Iterator[sa.Connection]:
     """Yield a connection in a transaction that is alone in writing once it holds the head row.
 
     SQLite takes the lock at once (BEGIN IMMEDIATE). On PostgreSQL, whoever selects the head row
     FOR UPDATE has it.
+
+    Args:
+        engine: of the database.
+        over: a connection that is open; None for a new one.
+
+    Yields:
+        The connection.
     """
-    with (
-        _errors(engine.url),
-        engine.connect().execution_options(unlearn_write=True) as connection,
-        connection.begin(),
-    ):
-        yield connection
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_errors(engine.url))
+        if over is None:
+            fresh = stack.enter_context(engine.connect())
+            over = fresh.execution_options(unlearn_write=True)
+        stack.enter_context(over.begin())
+        yield over

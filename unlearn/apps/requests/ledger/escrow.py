@@ -8,7 +8,6 @@ systems that copy on write, old blocks may outlast that; they are ciphertext, sa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -130,17 +129,30 @@ class Escrow:
 
         Args:
             *paths: in the escrow's folder; one that is gone already is no error.
+
+        Raises:
+            OutputError: if one cannot be written or deleted; the rest stay.
         """
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                size = path.lstat().st_size
-                if not path.is_symlink():
-                    with path.open("r+b", buffering=0) as file:
-                        file.write(os.urandom(size))
-                        os.fsync(file.fileno())
-                path.unlink()
+            try:
+                self._shred(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise OutputError(
+                    f"{path} cannot be shredded: {error.strerror}; what the ledger does not name "
+                    "is tried again when a request is closed"
+                ) from error
         if paths:
             _flush_folder(self.folder)
+
+    def _shred(self, path: Path) -> None:
+        size = path.lstat().st_size
+        if not path.is_symlink():
+            with path.open("r+b", buffering=0) as file:
+                file.write(os.urandom(size))
+                os.fsync(file.fileno())
+        path.unlink()
 
 
 def _purpose(request: str) -> str:

@@ -33,7 +33,7 @@ from unlearn.data.loading import bare_content, record_of
 from unlearn.data.readers import allow_long_values, without_nulls
 from unlearn.data.record import Record
 from unlearn.errors import DataError, OutputError
-from unlearn.files import staged_file, staged_folder
+from unlearn.files import discard_stages, staged_file, staged_folder
 from unlearn.provenance.keys import Key
 
 _LEAST = 24
@@ -308,6 +308,7 @@ def rewrite(path: Path, matcher: Matcher) -> tuple[int, int]:
         split = _split(path, matcher)
     except UnicodeError:
         raise DataError(f"{path}: not UTF-8 text, nor UTF-16") from None
+    discard_stages(path)
     if path.is_dir():
         _nothing_else(path)
         with staged_folder(path, overwrite=True) as stage:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.sweep.data_files import Matcher, rewrite
 from unlearn.apps.requests.sweep.deletion import Trash, anchored, delete_files
 from unlearn.apps.requests.sweep.sweep import Artifact, Swept, matcher_of, note_sweep, sweep_request
@@ -48,7 +48,7 @@ def purge_request(
     Raises:
         LedgerError: if the request is past that, or another process is at work on its line.
     """
-    with ledger.lease_of(request):
+    with ledger.hold(request.line):
         to = None if trash is None else Trash(trash)
         return _purge_all(ledger, ledger.get(request.id), folders, result, agreed, to)
 

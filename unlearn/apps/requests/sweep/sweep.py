@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
+from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.ledger.writer import Request
 from unlearn.apps.requests.sweep.data_files import (
     READABLE,
     TEXT,

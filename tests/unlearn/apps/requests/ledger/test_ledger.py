@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -24,9 +27,9 @@ from hypothesis.stateful import (
 )
 
 from unlearn.apps.requests.check import check
-from unlearn.apps.requests.ledger import leases as _leases
-from unlearn.apps.requests.ledger import schema
+from unlearn.apps.requests.ledger import locks
 from unlearn.apps.requests.ledger.ledger import Ledger
+from unlearn.apps.requests.ledger.locks import BusyError
 from unlearn.apps.requests.ledger.states import EVENTS, OPEN, STATES, after
 from unlearn.errors import LedgerError
 from unlearn.provenance.keys import Key
@@ -213,13 +216,13 @@ def test_any_order_of_events_keeps_ledger_and_history_in_step(
 
 HOLD = """
 import sys, time
+from unlearn.errors import LedgerError
 from unlearn.provenance.keys import Key
 from unlearn.apps.requests.ledger.ledger import Ledger
 url, secret, line = sys.argv[1:]
-with Ledger.open(url, Key(bytes.fromhex(secret))).lease(line) as lease:
-    print("held" if lease else "busy", flush=True)
-    if lease:
-        time.sleep(60)
+with Ledger.open(url, Key(bytes.fromhex(secret))).hold(line):
+    print("held", flush=True)
+    time.sleep(60)
 """
 
 
@@ -231,69 +234,97 @@ def test_a_line_is_held_by_one_process_and_freed_by_its_death(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with ledger.lease(LINE) as mine:
-            assert mine is None
+        who = rf"another process \(pid {other.pid} on {socket.gethostname()}\) is at work on the"
+        with pytest.raises(BusyError, match=who), ledger.hold(LINE):
+            pass
+        with ledger.hold(OTHER):  # which is another line
+            pass
         other.send_signal(signal.SIGKILL)
         other.wait()
-    with ledger.lease(LINE) as mine:  # long before it lapses: its process is dead
-        assert mine is not None
-        with ledger.lease(LINE) as twice:
-            assert twice is None
-        with ledger.writing(mine, LINE) as writer:
+    wait_until_free(ledger)
+    with ledger.hold(LINE) as mine:
+        with pytest.raises(BusyError, match=f"pid {os.getpid()} "), ledger.hold(LINE):
+            pass
+        with ledger.writing(mine) as writer:
             writer.change(name, "located")
-    with ledger.lease(LINE) as again:
-        assert again is not None
+    with ledger.hold(LINE):
+        pass
+    assert check(ledger).ok
 
 
-def test_a_lease_of_another_machine_holds_until_it_lapses_and_is_then_lost(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def wait_until_free(ledger: Ledger) -> None:
+    """A server takes a moment to see that a process is dead."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BusyError), ledger.hold(LINE):
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_lock_that_went_with_its_connection_changes_nothing(
+    make_url: Callable[[str], str], key: Key
 ) -> None:
+    ledger = Ledger.open(make_url("postgresql"), key)
     (name,) = add(ledger)
-    monkeypatch.setattr(_leases, "_host", lambda: "elsewhere/boot/ns")
-    far = ledger._take(LINE, 3600)
-    assert far is not None
-    monkeypatch.setattr(_leases, "_host", lambda: "here/boot/ns")
-    with ledger.lease(LINE) as mine:
-        assert mine is None
-    monkeypatch.setattr(_leases, "_host", lambda: "elsewhere/boot/ns")
-    assert ledger._renew(LINE, far, -1)  # and then no more
-    monkeypatch.setattr(_leases, "_host", lambda: "here/boot/ns")
-    with ledger.lease(LINE) as mine:
-        assert mine is not None
-        assert not ledger._renew(LINE, far, 3600)
+    with ledger.hold(LINE) as hold:
+        assert hold.connection is not None
+        pid = hold.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        hold.connection.rollback()
+        with ledger.engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        for problem in ("cannot be used: .*terminat", "was lost; nothing was changed"):
+            with (  # the second time over a new connection, without the lock
+                pytest.raises(LedgerError, match=problem),
+                ledger.writing(hold) as writer,
+            ):
+                writer.change(name, "located")
+    assert ledger.get(name).state == "received"
+    with ledger.hold(LINE):
+        pass
+
+
+def test_a_lock_whose_file_was_put_aside_is_lost(tmp_path: Path, key: Key) -> None:
+    ledger = Ledger.open(str(tmp_path / "ledger.db"), key)
+    (name,) = add(ledger)
+    with ledger.hold(LINE) as hold:
+        (tmp_path / "ledger.db.locks").rename(tmp_path / "aside")
         with (
-            pytest.raises(LedgerError, match="taken over"),
-            ledger.writing(far, LINE) as writer,
+            pytest.raises(LedgerError, match="was lost; nothing was changed"),
+            ledger.writing(hold) as writer,
         ):
             writer.change(name, "located")
-    assert ledger.get(name).state == "received"
 
 
-def test_a_lease_is_renewed_in_the_background(ledger: Ledger) -> None:
-    add(ledger)
-
-    def until() -> float:
-        with ledger.engine.begin() as connection:
-            text = connection.scalar(sa.select(schema.lines.c.lease))
-        return _leases.Lease.read(text).until
-
-    with ledger.lease(LINE, 0.3) as lease:
-        assert lease is not None
-        deadline = time.monotonic() + 30
-        while until() == lease.until and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert until() > lease.until
-        with ledger.writing(lease, LINE):  # the hold is the same one
-            pass
-    with ledger.engine.begin() as connection:
-        assert connection.scalar(sa.select(schema.lines.c.lease)) is None
+def test_a_ledger_behind_a_link_has_the_same_locks(tmp_path: Path, key: Key) -> None:
+    path = tmp_path / "deep" / "ledger.db"
+    ledger = Ledger.open(str(path), key)
+    (tmp_path / "link.db").symlink_to(path)
+    with (
+        ledger.hold(LINE),
+        pytest.raises(BusyError),
+        Ledger.open(str(tmp_path / "link.db"), key).hold(LINE),
+    ):
+        pass
 
 
-def test_a_process_id_that_is_used_again_is_not_the_holder() -> None:
-    lease = _leases.Lease.new(60)
-    assert not _leases.is_free(lease.text())
-    born_later = _leases.Lease(lease.token, lease.host, os.getpid(), "1", lease.until)
-    assert _leases.is_free(born_later.text())
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [(errno.ENOLCK, "keep the ledger on a local disk, or on PostgreSQL"), (None, "has no flock")],
+)
+def test_where_nothing_can_be_locked_is_said_in_a_line(
+    tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, error: int | None, problem: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error or 0))
+
+    ledger = Ledger.open(str(tmp_path / "ledger.db"), key)
+    if error is None:
+        monkeypatch.setattr(locks, "fcntl", None)
+    else:
+        monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(LedgerError, match=problem), ledger.hold(LINE):
+        pass
 
 
 ADD = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,19 @@ def ledger(tmp_path: Path, key: Any, lineage_key: str, monkeypatch: pytest.Monke
     return ledger
 
 
-@pytest.mark.parametrize("where", ["row", "history"])
-def test_odd_facts_end_in_a_line(
-    ledger: Ledger, where: str, oddly: Any, tmp_path: Path, capfd: Any
-) -> None:
-    table = schema.requests if where == "row" else schema.history
-    column = table.c.facts if where == "row" else table.c.content
+def test_odd_facts_end_in_a_line(ledger: Ledger, oddly: Any, tmp_path: Path, capfd: Any) -> None:
+    table = schema.history
     with ledger.engine.begin() as connection:
-        query = table.select() if where == "row" else table.select().where(table.c.seq == 4)
-        text = getattr(connection.execute(query).one(), column.name)
+        text = connection.execute(table.select().where(table.c.seq == 4)).one().content
     wrong = []
     copies = [*oddly(json.loads(text)), ("deep", "[" * 9_999), ("digits", "9" * 5_000)]
     copies += [(f"all {value!r}", value) for value in (None, 5, [], "x")]
-    update = table.update() if where == "row" else table.update().where(table.c.seq == 4)
+    update = table.update().where(table.c.seq == 4)
     pairs = ((["show", "1"], ["check"]), (["list"], ["close", "1", "--yes"]))
     for i, (what, odd) in enumerate(copies):
         content = odd if what in {"deep", "digits"} else json.dumps(odd)
         with ledger.engine.begin() as connection:
-            connection.execute(update.values({column.name: content}))
+            connection.execute(update.values(content=content))
         for words in pairs[i % 2]:  # the next odd value is for the other verbs
             try:
                 code = run(["request", *words, "--ledger", str(tmp_path / "ledger.db")])
@@ -77,3 +73,35 @@ def test_odd_facts_end_in_a_line(
             if code == 2:
                 assert said.err.count("\n") == 1
     assert not wrong, "\n".join([str(len(wrong)), *wrong[:60]])
+
+
+@pytest.mark.parametrize("column", ["seq", "hash", "mac", "ledger", "schema", "key_id"])
+@pytest.mark.parametrize("value", [b"\xff", "x\u00e9", 7, 2.5, "9" * 5_000, b""])
+def test_an_odd_head_ends_in_a_line(
+    ledger: Ledger, column: str, value: Any, tmp_path: Path, capfd: Any
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute(f"UPDATE head SET {column} = ?", [value])
+    connection.close()
+    for words in (["show", "1"], ["check"]):
+        assert run(["request", *words, "--ledger", str(tmp_path / "ledger.db")]) in {1, 2}
+        said = capfd.readouterr()
+        assert said.err.count("\n") <= 1
+        assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("column", ["hash", "mac", "content"])
+@pytest.mark.parametrize("value", [b"\xff", "x\u00e9", 7, 2.5])
+def test_an_odd_entry_ends_in_a_line(
+    ledger: Ledger, column: str, value: Any, tmp_path: Path, capfd: Any
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute(f"UPDATE history SET {column} = ? WHERE seq = 2", [value])
+    connection.close()
+    # the hash that the head names speaks for entries: their own codes matter to the check alone
+    words = [["check"]] if column == "mac" else [["show", "1"], ["check"]]
+    for each in words:
+        assert run(["request", *each, "--ledger", str(tmp_path / "ledger.db")]) in {1, 2}
+        said = capfd.readouterr()
+        assert said.err.count("\n") <= 1
+        assert "history entry 2" in " ".join((said.out + said.err).split()) or said.err

@@ -1,0 +1,1 @@
+"""Backdoors: whether a trigger still calls for its target, and which records taught it."""

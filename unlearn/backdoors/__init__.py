@@ -1,0 +1,1 @@
+"""Backdoors planted in records, to measure them and to unlearn them: data only, no model."""
