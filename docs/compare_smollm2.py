@@ -33,7 +33,9 @@ EPOCHS = {"few": 5, "by heart": 20}
 """Passes over the records in each regime; chosen by the loss of the learned records alone."""
 
 NEAR = 0.05
-"""A distance to the references' mean AUC up to which a cell counts as near them."""
+"""A distance to the references' mean AUC up to which a cell counts as near them. It was fixed
+before any was scored; with eight records no reference is that near the others, so cells that are
+no farther than the farthest reference are counted, too."""
 
 
 def recipe_of(regime: str, model: str, records: Path, values: Sequence[str]) -> CompareRecipe:
@@ -44,16 +46,20 @@ def recipe_of(regime: str, model: str, records: Path, values: Sequence[str]) -> 
 
 def near(table: Path) -> Iterator[str]:
     """Yield how often each method comes near the references, and what that costs."""
-    yield "| method | cells | near the references | tokens ÷ retraining (median) |"
-    yield "|---|---|---|---|"
+    yield (
+        "| method | cells | near the references | no farther than the farthest of them "
+        "| tokens ÷ retraining (median) |"
+    )
+    yield "|---|---|---|---|---|"
     with table.open(encoding="utf-8", newline="") as file:
         cells = [row for row in csv.DictReader(file) if row["gap"]]
+    most = max(float(row["gap"]) for row in cells if row["method"] == "references")
     for method in dict.fromkeys(row["method"] for row in cells):
         own = [row for row in cells if row["method"] == method]
-        close = sum(float(row["gap"]) <= NEAR for row in own)
+        close, within = (sum(float(row["gap"]) <= far for row in own) for far in (NEAR, most))
         shares = [float(row["tokens_share"]) for row in own if row["tokens_share"]]
         cost = f"{median(shares):.2f}" if shares else "–"
-        yield f"| {method} | {len(own)} | {close} | {cost} |"
+        yield f"| {method} | {len(own)} | {close} | {within} | {cost} |"
 
 
 def tables(model: str, full: Path, folder: Path, values: Sequence[str]) -> Iterator[str]:

@@ -40,7 +40,12 @@ __all__ = [
 
 
 class UnlearnError(Exception):
-    """Base of every error that a user's input can cause."""
+    """Base of every error that a user's input can cause: one line, whatever it quotes."""
+
+    def __init__(self, *args: object) -> None:
+        if args and isinstance(args[0], str) and len(args[0].splitlines()) > 1:
+            args = (" ".join(args[0].split()), *args[1:])
+        super().__init__(*args)
 
 
 class DataError(UnlearnError):

@@ -14,7 +14,9 @@ from unlearn.canaries.pairs import Canaries
 from unlearn.data.records import Records
 from unlearn.errors import DataError, LedgerError, LineageError, ModelError
 from unlearn.model.adapters import read_adapter_config
+from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
+from unlearn.provenance.suppression import check_suppressed
 
 DEEP = "[" * 100_000 + "]" * 100_000
 DIGITS = "9" * 5_000
@@ -112,3 +114,44 @@ def test_what_lies_beside_weights_is_refused_in_a_line(text: str, tmp_path: Path
         read_adapter_config(tmp_path)
     with pytest.raises(LineageError):
         Lineage.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("finetuned_with", {"training": ["x"]}),
+        ("finetuned_with", {"lora": 1.5}),
+        ("finetuned_with", {"stages": ["x"]}),
+        ("cost", {"tokens": "many"}),
+        ("budget", {"kept_loss": [1.0]}),
+        ("budget", {"cost": 1}),
+    ],
+)
+def test_a_lineage_of_odd_types_in_its_free_places_is_refused(
+    place: str, value: Any, adapter: Path, tmp_path: Path
+) -> None:
+    content = json.loads((adapter / "lineage.json").read_text())
+    (tmp_path / "lineage.json").write_text(json.dumps(content | {place: value | {"more": [1]}}))
+    with pytest.raises(LineageError, match=place):
+        Lineage.read(tmp_path)
+    kept = {**content, place: {"more": [1]}}
+    (tmp_path / "lineage.json").write_text(json.dumps(kept))
+    assert Lineage.read(tmp_path) is not None
+
+
+def test_lists_and_keys_that_are_no_text_end_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path))
+    (tmp_path / "suppressed.jsonl").write_bytes(b'{"key_id": "\xff"}\n')
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        check_suppressed(Records.from_rows([{"id": "a", "text": "b"}]))
+    (tmp_path / "key").write_bytes(b"\xff" * 32)
+    (tmp_path / "key").chmod(0o600)
+    with pytest.raises(LineageError, match="does not hold a key"):
+        Key.load()
+
+
+def test_what_an_error_quotes_breaks_no_line() -> None:
+    assert str(DataError("record 'a\nb\u2028': \r\n no")) == "record 'a b': no"
+    assert str(DataError("two  spaces")) == "two  spaces"

@@ -309,7 +309,7 @@ def _number(name: str, value: Any) -> Any:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # of a whole number beyond all floats
         return None
     if not (math.isfinite(number) and low < number <= high):
         return None

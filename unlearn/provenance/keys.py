@@ -73,7 +73,7 @@ class Key:
                 fresh.unlink()
         if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise LineageError(f"the key {path} can be read by others; run: chmod 600 {path}")
-        return cls(_unhex(path.read_text(), str(path)))
+        return cls(_unhex(path.read_bytes().decode("ascii", errors="replace"), str(path)))
 
 
 def _unhex(text: str, where: str) -> bytes:

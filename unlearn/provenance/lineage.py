@@ -97,6 +97,35 @@ class Planted(_Model):
     sha256: str
 
 
+class _Place(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _FinetunedWith(_Place):
+    training: dict[str, Any] | None = None
+    lora: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] | None = None
+
+
+class _Cost(_Place):
+    seconds: float | None = None
+    tokens: float | None = None
+
+
+class _Budget(_Place):
+    used: float | None = None
+    kept_loss: dict[str, float | None] | None = None
+    cost: dict[str, Any] | None = None
+
+
+_PLACES: dict[str, type[_Place]] = {
+    "finetuned_with": _FinetunedWith,
+    "cost": _Cost,
+    "budget": _Budget,
+}
+"""What stands in the free places of a lineage, as far as it is computed with."""
+
+
 class Privacy(_Model):
     """The differential privacy that a training claims for its weights.
 
@@ -180,7 +209,9 @@ class Lineage(_Model):
         try:
             content = regular_bytes(path, _LARGEST)
             parse_json(content)
-            return cls.model_validate_json(content)
+            line = cls.model_validate_json(content)
+            _check_places(line)
+            return line
         except (ValidationError, ValueError, OSError) as error:
             raise LineageError(f"{path} is not a lineage of schema 1: {_first(error)}") from error
 
@@ -188,6 +219,15 @@ class Lineage(_Model):
         """Write `lineage.json` into a folder."""
         text = self.model_dump_json(indent=2, by_alias=True)
         (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_places(line: Lineage) -> None:
+    """Refuse another type in a place that is computed with; ValueError naming it."""
+    for name, place in _PLACES.items():
+        try:
+            place.model_validate(getattr(line, name))
+        except ValidationError as error:
+            raise ValueError(f"{name}.{_first(error)}") from None
 
 
 def _first(error: Exception) -> str:

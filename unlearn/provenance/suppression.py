@@ -55,7 +55,11 @@ def _suppressed(key: Key) -> Iterator[tuple[int, str]]:
     path = _suppression_file()
     if not path.is_file():
         return
-    for number, line in lines_of(path):
+    try:
+        lines = list(lines_of(path))
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text, so no suppression list") from None
+    for number, line in lines:
         try:
             entry = parse_json(line)
             key_id, digest = str(entry["key_id"]), str(entry["digest"])

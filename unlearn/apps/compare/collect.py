@@ -13,7 +13,9 @@ from unlearn.apps.compare.layout import Cell, Layout, Step
 from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.trials import row_of
 from unlearn.apps.compare.verdicts import ruling_of, rulings_before
+from unlearn.errors import DataError
 from unlearn.methods.registry import get_method
+from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn_eval.comparison import (
     Comparison,
     Outcome,
@@ -150,9 +152,11 @@ def _title(study: Study) -> str:
 
 
 def _rows(step: Step) -> Rows:
-    from unlearn_eval.verdict.load import read_audit
-
-    rows: Rows = read_audit(step.result)["rows"]
+    file = step.result / "audit.json"
+    try:
+        rows: Rows = read_json_file(file)["rows"]
+    except (OSError, NotJsonError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is no audit: {error!r}; delete {step.folder}") from None
     return rows
 
 

@@ -373,7 +373,7 @@ def walk(model: Path, adapter: Path, data: Path, examples: int, steps: int) -> N
 def test_any_verbs_with_faults_lose_nothing_and_can_be_finished(
     tiny_model: Path, adapter: Path, data_file: Path
 ) -> None:
-    walk(tiny_model, adapter, data_file, 5, 8)
+    walk(tiny_model, adapter, data_file, 3, 8)
 
 
 @pytest.mark.stress
