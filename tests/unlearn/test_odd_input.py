@@ -153,5 +153,5 @@ def test_lists_and_keys_that_are_no_text_end_in_a_line(
 
 
 def test_what_an_error_quotes_breaks_no_line() -> None:
-    assert str(DataError("record 'a\nb\u2028': \r\n no")) == "record 'a b': no"
+    assert str(DataError("record 'a\nb\u2028': \r\n no")) == "record 'a b ': no"
     assert str(DataError("two  spaces")) == "two  spaces"
