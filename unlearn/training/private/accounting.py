@@ -28,7 +28,7 @@ def check_opacus() -> None:
         import opacus.accountants  # noqa: F401
     except ImportError as error:
         raise OptionError(
-            "--dp needs Opacus, which is not installed: pip install 'unlearn-toolkit[dp]'"
+            "--dp needs Opacus, which is not installed: in a clone of unlearn, pip install '.[dp]'"
         ) from error
 
 
