@@ -114,7 +114,7 @@ def test_without_opacus_it_says_what_to_install(
     private: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opacus.accountants", None)
-    with pytest.raises(OptionError, match=r"pip install 'unlearn-toolkit\[dp\]'"):
+    with pytest.raises(OptionError, match=r"in a clone of unlearn, pip install '\.\[dp\]'"):
         private()
 
 
