@@ -345,7 +345,7 @@ class ReferencesOptions(OriginalOptions):
     ] = None
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**62, description="Seed of the first reference; the others count on."),
+        Field(ge=0, lt=2**31, description="Seed of the first reference; the others count on."),
     ] = REFERENCE_SEED
     overwrite: Annotated[bool, Field(description="Train those again that were made otherwise.")] = (
         False
