@@ -33,8 +33,8 @@ REGIMES = {
     "few": {"epochs": 5, "batch_size": 8},
     "by heart": {"epochs": 10, "batch_size": 4},
 }
-"""Options of fine-tuning in each regime, chosen by the learned records alone: 20 steps leave 1.2 nats
-a token, and 80 leave .06, when three of four records are recited word for word."""
+"""Options of fine-tuning in each regime, chosen by the learned records alone: 20 steps leave 1.2
+nats a token, and 80 leave .06, when three of four records are recited word for word."""
 
 NEAR = 0.05
 """A distance to the references' mean AUC up to which a cell counts as near them. It was fixed
