@@ -96,7 +96,8 @@ class Failed:
         line: which.
         requests: ids of those that wait on it.
         problem: what went wrong, in a line.
-        trace: of an error that nobody foresaw, where it happened; None for what a run cannot use.
+        trace: of an error that nobody foresaw, where it happened; empty for what the system
+            refused, such as a full disk, and None for what a run cannot use.
     """
 
     line: str
@@ -182,6 +183,8 @@ def _failure(line: str, requests: tuple[str, ...], error: Exception) -> Failed:
     """Write down what went wrong; the error itself would keep a model in memory."""
     if isinstance(error, UnlearnError):
         return Failed(line, requests, str(error))
+    if isinstance(error, OSError):  # a full disk is no fault of the program
+        return Failed(line, requests, str(error), "")
     problem = f"{type(error).__name__}: {error}"
     return Failed(line, requests, problem, "".join(traceback.format_exception(error)))
 

@@ -77,7 +77,7 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
         ran(result)
     if result.failed:
         broken(result.failed)
-        raise typer.Exit(1 if any(each.trace for each in result.failed) else 2)
+        raise typer.Exit(1 if any(each.trace is not None for each in result.failed) else 2)
 
 
 def verify(options: VerifyOptions) -> None:
@@ -148,10 +148,13 @@ def sweep(options: SweepOptions) -> None:
     """
     from unlearn.apps.cli.request.show import artifact_table
     from unlearn.apps.cli.screen import show_note
+    from unlearn.apps.requests.sweep.purge import check_purgeable
     from unlearn.apps.requests.sweep.sweep import sweep_request
 
     ledger = options.open_ledger()
     request = ledger.get(options.name)
+    if options.purge:
+        check_purgeable(request)  # a sweep takes long
     result = sweep_request(ledger, request, options.folders)
     if not options.json:
         if result.artifacts:

@@ -17,7 +17,7 @@ from unlearn.errors import LedgerError, LineageError, OutputError, UnlearnError
 from unlearn.provenance.digests import weight_files, weights_digest
 from unlearn.provenance.looks import LookLog
 
-__all__ = ["purge", "purge_request"]
+__all__ = ["check_purgeable", "purge", "purge_request"]
 
 
 def purge_request(
@@ -53,6 +53,22 @@ def purge_request(
         return _purge_all(ledger, ledger.get(request.id), folders, result, agreed, to)
 
 
+def check_purgeable(request: Request) -> None:
+    """Refuse to purge what a request is about before it was carried out.
+
+    Args:
+        request: which.
+
+    Raises:
+        LedgerError: if it was not.
+    """
+    if request.state in {"received", "located"}:
+        raise LedgerError(
+            f"request {request.id} is {request.state}: run it before purging, as the adapter that "
+            "learned the records is what a run starts from"
+        )
+
+
 def _purge_all(
     ledger: Ledger,
     request: Request,
@@ -62,11 +78,7 @@ def _purge_all(
     trash: Trash | None,
 ) -> Swept:
     """Purge while no other process changes what the line needs."""
-    if request.state in {"received", "located"}:
-        raise LedgerError(
-            f"request {request.id} is {request.state}: run it before purging, as the adapter that "
-            "learned the records is what a run starts from"
-        )
+    check_purgeable(request)
     matcher = matcher_of(ledger, request)
     needed = _needed(ledger, request.line)
     notes, deleted, moved = [], set(), []

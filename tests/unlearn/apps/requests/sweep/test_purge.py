@@ -158,6 +158,14 @@ def test_an_adapter_before_stays_until_its_request_is_verified(case: Case) -> No
     assert not (Path(first["folder"]) / "adapter_model.safetensors").exists()
 
 
+def test_a_purge_before_its_time_does_nothing_at_all(case: Case) -> None:
+    name = case.located("r0")
+    before = case.ledger.history(name)
+    told = case.call("sweep", name, "--purge", "--yes", code=2)
+    assert f"request {name} is located: run it before purging" in told
+    assert case.ledger.history(name) == before
+
+
 def test_nothing_is_purged_while_another_process_is_at_work(case: Case) -> None:
     name = case.located("r0")
     case.json("run", *case.fast)
