@@ -152,8 +152,8 @@ def _within(root: Path, name: str, said_by: Path, *, ending: str = ".safetensors
         raise LineageError(f"{said_by} names {name!r}, which leads out of the folder")
     if not plain.endswith(ending):
         raise LineageError(f"{said_by} names {name!r}, which is no {ending} file")
-    if not (root / plain).is_file():
-        raise LineageError(f"{said_by} names {plain!r}, which is not there")
+    if not os.path.isfile(root / plain):  # noqa: PTH113 (Path.is_file raises for a long name)
+        raise LineageError(f"{said_by} names {plain[:200]!r}, which is not there")
     return Path(plain).as_posix()
 
 

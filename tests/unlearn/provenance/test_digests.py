@@ -110,6 +110,7 @@ def test_an_index_that_names_all_of_a_folder_changes_no_digest(tmp_path: Path) -
             '{"weight_map": {"a": "gone.safetensors"}}',
             "'gone.safetensors', which is not there",
         ),
+        (f'{{"weight_map": {{"a": "{"9" * 5000}.safetensors"}}}}', "9', which is not there"),
         ('{"weight_map": {"a": "../out.safetensors"}}', "leads out of the folder"),
         ('{"weight_map": {"a": "/out.safetensors"}}', "leads out of the folder"),
         ('{"weight_map": {"a": "code.bin"}}', "is no .safetensors file"),
