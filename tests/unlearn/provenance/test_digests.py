@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,17 @@ def test_an_index_that_cannot_be_followed_is_an_error(
     (folder / "model.safetensors").write_bytes(b"")  # which is loaded before any index
     weights_digest(folder)
     check_model_folder(folder)
+
+
+def test_more_layers_than_tensors_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    check_model_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for deep in ({"num_hidden_layers": 2**62}, {"text_config": {"n_layer": 10_000}}):
+        (folder / "config.json").write_text(json.dumps(config | deep))
+        with pytest.raises(ModelError, match=r"names \d+ layers, and the weights have \d+ tensors"):
+            check_model_folder(folder)
 
 
 def test_a_model_whose_weights_lie_below_is_a_model(tmp_path: Path) -> None:
