@@ -147,6 +147,16 @@ class FinetuneShardsOptions(FinetuneOptions):
         Flag(metavar="subject|record|FIELD", panel=_SHARDS),
     ] = "subject"
     jobs: Annotated[Jobs, Flag(("--jobs", "-j"), panel=_SHARDS)] = 1
+    engine: Annotated[
+        str,
+        Field(description="What trains shards: local, or ray."),
+        Flag(metavar="local|ray", panel=_SHARDS),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        Field(description="Join this Ray cluster instead of starting one on this machine."),
+        Flag(metavar="HOST:PORT", panel=_SHARDS),
+    ] = None
     plan: Annotated[
         bool,
         Field(

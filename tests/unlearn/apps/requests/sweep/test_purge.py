@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unlearn.apps.requests import certificate as certificates
-from unlearn.apps.requests.sweep.sweep import _gone
+from unlearn.apps.requests.sweep.noting import _gone
 from unlearn.provenance.digests import weights_digest
 from unlearn.provenance.looks import Look, LookLog, counted
 
