@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging as standard
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["quiet"]
 
-_LIBRARIES = r"(transformers|peft|accelerate|torch|safetensors|huggingface_hub|tokenizers)(\.|$)"
+_LIBRARIES = (
+    r"(transformers|peft|accelerate|bitsandbytes|torch|safetensors|huggingface_hub|tokenizers)"
+    r"(\.|$)"
+)
 
 
 @contextlib.contextmanager
@@ -24,6 +28,8 @@ def quiet(*, calls_back: bool = False) -> Iterator[None]:
     """
     from transformers.utils import logging
 
+    # for good: when it is imported it says that it would rather run code from the hub
+    standard.getLogger("bitsandbytes.backends").setLevel(standard.ERROR)
     level = logging.get_verbosity()
     put_hook = getattr(logging, "set_tqdm_hook", lambda hook: hook)  # since transformers 5.2
     hook = put_hook(_without_bar)
