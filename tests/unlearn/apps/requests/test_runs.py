@@ -16,7 +16,8 @@ from unlearn.apps.cli.request import show
 from unlearn.apps.requests.check import check
 from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.writer import Writer
-from unlearn.apps.requests.run import Done, Ran, kept_records
+from unlearn.apps.requests.line import kept_records
+from unlearn.apps.requests.run import Done, Ran
 from unlearn.data.records import Records
 from unlearn.errors import DataError
 from unlearn.provenance.lineage import Lineage, weights_digest
