@@ -1,7 +1,8 @@
 """Recipes: YAML files whose path below the recipe folder is their name.
 
-A recipe says what kind it is (`kind: forget`, `kind: compare`, or `kind: policy` for a verdict) and
-is validated strictly: an unknown key is an error that suggests the nearest known one.
+A recipe says what kind it is (`kind: forget`, `kind: compare`, `kind: federate`, or `kind: policy`
+for a verdict) and is validated strictly: an unknown key is an error that suggests the nearest known
+one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unlearn.config import StrictModel, nested_too_deeply, parse_overrides, vali
 from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
+    "FederateRecipe",
     "ForgetRecipe",
     "beside",
     "load_recipe",
@@ -45,6 +47,15 @@ class ForgetRecipe(StrictModel):
     def with_files(self, folder: Path) -> Self:
         """Return the recipe with files of its options looked up beside it, too."""
         return self.model_copy(update={"options": options_beside(self.options, folder)})
+
+
+class FederateRecipe(StrictModel):
+    """Rounds and options, for `unlearn federate --recipe`."""
+
+    kind: Literal["federate"]
+    description: str = ""
+    rounds: int = Field(ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 R = TypeVar("R", bound=StrictModel)
@@ -189,7 +200,9 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
         # ValueError: a number of too many digits, or a date that is none
         raise OptionError(f"recipe {path}: {_shortly(error)}") from error
     if not isinstance(values, dict) or "kind" not in values:
-        raise OptionError(f"recipe {path}: no `kind:`; write kind: forget, compare or policy")
+        raise OptionError(
+            f"recipe {path}: no `kind:`; write kind: forget, compare, federate or policy"
+        )
     (wanted,) = get_args(kind.model_fields["kind"].annotation)
     if values["kind"] != wanted:
         raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")
