@@ -9,10 +9,10 @@ ARGS ?=
 MUTANTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint imports types docstrings format docs bench stress mutation wheel
+.PHONY: help install demo test federated check lint imports types docstrings format docs bench stress mutation wheel
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## Make or refresh .venv from constraints.txt
 
@@ -26,6 +26,16 @@ demo: $(STAMP)  ## Tell the whole story on the embedded model, into out/demo
 
 test: $(STAMP)  ## Run all tests but the stress runs
 	$(BIN)/python -m pytest -m "not stress" $(ARGS)
+
+# Flower wants older versions of some libraries, so that it has an environment of its own
+federated: .venv-federated/.installed  ## Run the tests of federations, in .venv-federated
+	.venv-federated/bin/python -m pytest -n 0 tests/federated $(ARGS)
+
+.venv-federated/.installed: pyproject.toml constraints-federated.txt
+	test -x .venv-federated/bin/python || $(PYTHON) -m venv .venv-federated
+	.venv-federated/bin/python -m pip install --quiet --constraint constraints-federated.txt \
+		--editable '.[federated,dp]' pytest pytest-xdist hypothesis
+	touch $@
 
 check: lint imports types docstrings  ## Lint, formatting, who imports whom, types, docstrings
 

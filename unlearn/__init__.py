@@ -23,6 +23,8 @@ from unlearn.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unlearn.data.records import Record, Records, Secret
+    from unlearn.federated.federating import federate
+    from unlearn.federated.forgetting import forget_federated
     from unlearn.methods.registry import METHODS, Method
     from unlearn.model.state import ModelState, open_model
     from unlearn.provenance.lineage import Lineage
@@ -48,9 +50,11 @@ __all__ = [
     "UnlearnError",
     "UnlearnTrainer",
     "errors",
+    "federate",
     "finetune",
     "finetune_shards",
     "forget",
+    "forget_federated",
     "forget_shards",
     "open_model",
 ]
@@ -69,9 +73,11 @@ __getattr__ = lazy(
         "Secret": "data.record",
         "ShardedModel": "shards.serving",
         "UnlearnTrainer": "training.trainer",
+        "federate": "federated.federating",
         "finetune": "runs.finetuning",
         "finetune_shards": "runs.sharded_finetuning",
         "forget": "runs.forgetting",
+        "forget_federated": "federated.forgetting",
         "forget_shards": "runs.sharded_forgetting",
         "open_model": "model.state",
     },

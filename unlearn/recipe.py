@@ -1,7 +1,8 @@
 """Recipes: YAML files whose path below the recipe folder is their name.
 
-A recipe says what kind it is (`kind: forget`, `kind: compare`, or `kind: policy` for a verdict) and
-is validated strictly: an unknown key is an error that suggests the nearest known one.
+A recipe says what kind it is (`kind: forget`, `kind: compare`, `kind: federate`, or `kind: policy`
+for a verdict) and is validated strictly: an unknown key is an error that suggests the nearest known
+one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unlearn.config import StrictModel, nested_too_deeply, parse_overrides, vali
 from unlearn.errors import OptionError, did_you_mean
 
 __all__ = [
+    "FederateRecipe",
     "ForgetRecipe",
     "beside",
     "load_recipe",
@@ -45,6 +47,15 @@ class ForgetRecipe(StrictModel):
     def with_files(self, folder: Path) -> Self:
         """Return the recipe with files of its options looked up beside it, too."""
         return self.model_copy(update={"options": options_beside(self.options, folder)})
+
+
+class FederateRecipe(StrictModel):
+    """Rounds and options, for `unlearn federate --recipe`."""
+
+    kind: Literal["federate"]
+    description: str = ""
+    rounds: int = Field(ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 R = TypeVar("R", bound=StrictModel)
@@ -161,7 +172,7 @@ def _shortly(error: Exception) -> str:
     return text if len(text) < _LONGEST else f"{text[:_LONGEST]}…"
 
 
-_NO_KIND = "no `kind:`; write kind: forget, compare or policy"
+_NO_KIND = "no `kind:`; write kind: forget, compare, federate or policy"
 
 
 def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:

@@ -82,8 +82,9 @@ def otherwise_trained(reference: _Line, audited: Iterable[_Line | None]) -> list
     ]
     if not own or not known:
         return None
-    if any("privacy" in setting for setting in known):
-        own.setdefault("privacy", None)
+    for name in ("privacy", "federation"):
+        if any(name in setting for setting in known):
+            own.setdefault(name, None)
     differences = ([name for name in own if own[name] != one.get(name, own[name])] for one in known)
     return min(differences, key=len)
 
@@ -99,8 +100,9 @@ def training_setting(line: _Line) -> dict[str, Any]:
     settings |= {name: [each.get(name) for each in stages] for name in (stages or [{}])[0]}
     shape = line.finetuned_with.get("lora") or {}
     settings |= {name: shape.get(name) or 0 for name in _SHAPE if shape}
-    if privacy := line.finetuned_with.get("privacy"):
-        settings["privacy"] = dict(privacy)
+    for name in ("privacy", "federation"):
+        if made := line.finetuned_with.get(name):
+            settings[name] = dict(made)
     return settings | {"template": line.template}
 
 

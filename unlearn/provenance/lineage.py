@@ -27,7 +27,9 @@ from unlearn.version import __version__
 __all__ = [
     "FILE_NAME",
     "Base",
+    "Federation",
     "Lineage",
+    "Member",
     "Planted",
     "Privacy",
     "RecordDigests",
@@ -136,7 +138,7 @@ class Privacy(_Model):
 
     epsilon: float = Field(gt=0, allow_inf_nan=False)
     delta: float = Field(gt=0, lt=1)
-    unit: Literal["record", "person"]
+    unit: Literal["record", "person", "client"]
     units: int = Field(gt=0)
     relation: Literal["add or remove one unit"] = "add or remove one unit"
     sampler: Literal["Poisson"] = "Poisson"
@@ -144,9 +146,35 @@ class Privacy(_Model):
     accounted: float
     noise_multiplier: float
     clip: float
-    expected_batch: int
+    expected_batch: int | float
     sample_rate: float
     steps: int
+
+
+class Member(_Model):
+    """A client of a federation, by its keyed name: digests of its records, and rounds it was in."""
+
+    client: str
+    records: list[str] = Field(default_factory=list)
+    rounds: list[int] = Field(default_factory=list)
+
+
+class Federation(_Model):
+    """How an adapter was trained over clients.
+
+    `by` is the field of the data that names clients; `lost` holds, by round, who was to take part
+    and did not answer; `how` is whether clients were simulated or processes of their own; `flower`
+    is its version. `rounds` are those that led to the weights.
+    """
+
+    by: str
+    aggregate: Literal["factors", "product"]
+    rounds: int = Field(ge=0)
+    fraction: float
+    members: list[Member]
+    lost: dict[str, list[str]] = Field(default_factory=dict)
+    how: Literal["simulation", "processes"] = "simulation"
+    flower: str = ""
 
 
 class Lineage(_Model):
@@ -163,7 +191,8 @@ class Lineage(_Model):
     `finetuned_with.training` still how those of the original. `start` is the adapter that it began
     with, if not a fresh one; the records of that one are among the trained ones. `poisoned` counts
     the records marked by `unlearn poison` that shaped the weights. `privacy` is what is claimed of
-    these very weights, and is not handed down.
+    these very weights, and is not handed down. `federation` says who took part where clients
+    trained it together.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -189,6 +218,7 @@ class Lineage(_Model):
     environment: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] = Field(default_factory=dict)
     privacy: Privacy | None = None
+    federation: Federation | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> Lineage | None:

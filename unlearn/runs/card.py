@@ -85,6 +85,9 @@ def _facts(line: Lineage) -> Iterator[str]:
     yield f"records that were to be taken out: {len(line.records.forgotten)}"
     if line.canaries is not None:
         yield f"pairs of canaries planted: {line.canaries.pairs}"
+    if (federation := line.federation) is not None:
+        clients, rounds = len(federation.members), federation.rounds
+        yield f"clients that trained it together: {clients}, in {rounds} rounds"
     if line.poisoned:
         yield f"records among them that were poisoned on purpose: {line.poisoned}; do not deploy it"
     if (claim := line.privacy) is not None:

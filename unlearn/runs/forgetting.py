@@ -393,7 +393,8 @@ def _settings(resolved: Resolved, fit: Fit, parent: Lineage | None) -> dict[str,
     training = fit.training.model_dump()
     first = dict(parent.finetuned_with) if parent else {}
     if resolved.method.kind == "exact":
-        first.pop("stages", None)
+        for name in ("stages", "federation"):  # it is trained at once, and at one place
+            first.pop(name, None)
         first |= dict(fit.recipe) or {"training": training}
     return {"options": resolved.as_dict() | training, "finetuned_with": first}
 

@@ -162,9 +162,13 @@ def save_result(
     *,
     overwrite: bool,
     fit: Fit,
+    beside: Path | None = None,
     **facts: Any,
 ) -> Lineage:
-    """Write weights, lineage and model card into place, on the main process only."""
+    """Write weights, lineage and model card into place, on the main process only.
+
+    A folder `beside` goes with them, under the last part of its name (`.out.rounds` as `rounds`).
+    """
     base = Base(name=state.name, digest=state.base_digest())
     if not is_main():
         return Lineage(schema=1, created=now(), base=base, digest="", kind=state.kind, **facts)
@@ -184,4 +188,8 @@ def save_result(
         )
         line.write(stage)
         write_card(line, state, stage)
+        if beside is not None:
+            shutil.copytree(beside, stage / beside.name.rpartition(".")[2])
+    if beside is not None:
+        shutil.rmtree(beside, ignore_errors=True)
     return line

@@ -56,7 +56,9 @@ def shard_seed(seed: int, shard: int, key: Key) -> int:
     return int(key.mac(f"seed of a shard\0{seed}\0{shard}".encode()), 16) % _SEEDS
 
 
-def units_of(source: str | Path | Records, records: Records, by: str, key: Key) -> list[str]:
+def units_of(
+    source: str | Path | Records, records: Records, by: str, key: Key, flag: str = "--shard-by"
+) -> list[str]:
     """Return the unit of each record: what is deleted together, and so lies in one shard.
 
     Args:
@@ -65,6 +67,7 @@ def units_of(source: str | Path | Records, records: Records, by: str, key: Key) 
         by: `subject`, `record` (each by itself, by its content), or the name of a field of the
             file, such as that of a tenant.
         key: under which contents are named.
+        flag: that named the unit, for messages.
 
     Returns:
         A name for each.
@@ -75,29 +78,29 @@ def units_of(source: str | Path | Records, records: Records, by: str, key: Key) 
     """
     if by == BY_RECORD:
         return [key.digest(record) for record in records]
-    found: Sequence[Any] = records.subjects if by == BY_SUBJECT else _column(source, by)
+    found: Sequence[Any] = records.subjects if by == BY_SUBJECT else _column(source, by, flag)
     lacking = [name for name, unit in zip(records.ids, found, strict=True) if unit in (None, "")]
     if lacking:
         names = ", ".join(map(repr, lacking[:_SHOWN])) + (", …" if len(lacking) > _SHOWN else "")
         raise DataError(
-            f"{records.source}: {len(lacking)} record(s) have no {by}, so nobody could say in "
-            f"which shard they are: {names}; give them one, or pass --shard-by record"
+            f"{records.source}: {len(lacking)} record(s) have no {by}, so nobody could say whose "
+            f"they are: {names}; give them one, or pass another {flag}"
         )
     return list(map(str, found))
 
 
-def _column(source: str | Path | Records, name: str) -> list[Any]:
+def _column(source: str | Path | Records, name: str, flag: str) -> list[Any]:
     """Return a field of all rows of a file."""
     if isinstance(source, Records):
         raise OptionError(
-            f"--shard-by {name}: records in memory have no fields but their own: name the file, or "
+            f"{flag} {name}: records in memory have no fields but their own: name the file, or "
             "set the subject of each record"
         )
     rows = [row for _, row in read_rows(source)]
     known = {key for row in rows for key in row}
     if name not in known:
         raise OptionError(
-            f"--shard-by {name}: {source} has no such field{did_you_mean(name, known)}; "
+            f"{flag} {name}: {source} has no such field{did_you_mean(name, known)}; "
             f"{BY_SUBJECT}, {BY_RECORD} or a field of its rows"
         )
     values = [row.get(name) for row in rows]

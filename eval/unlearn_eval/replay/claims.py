@@ -64,7 +64,7 @@ def check_lineage(line: Lineage, adapter: Path) -> Finding:
             "changed since",
         )
     known = METHODS.get(line.method)
-    exact = line.method == "finetune" or (known is not None and known.kind == "exact")
+    exact = line.method in {"finetune", "federate"} or (known is not None and known.kind == "exact")
     if not exact:
         return Finding(
             "lineage",

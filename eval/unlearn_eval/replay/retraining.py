@@ -91,6 +91,7 @@ def train_again(again: Again, output: Path, seed: int) -> Lineage:
         "kept": list(again.kept),
         "like": str(_shape(again, output.with_name("like"))),
         "full": line.kind == "full",
+        "federated": line.federation is not None,
         "training": _training(line),
         "template": line.template,
         "seed": seed,

@@ -18,6 +18,8 @@ from unlearn.canaries.pairs import Canaries, joined
 from unlearn.data.record import Record
 from unlearn.data.records import Records
 from unlearn.errors import UnlearnError
+from unlearn.model.opening import Opening
+from unlearn.provenance.lineage import Lineage
 
 __all__ = ["main"]
 
@@ -35,7 +37,8 @@ def main(file: Path) -> int:
 
 
 def _train(job: dict[str, Any]) -> None:
-    """Train by the function that trains references, or whole models: no recipe is written here."""
+    """Train by what trains references, whole models or federations: no recipe is written here."""
+    from unlearn.federated.replaying import federate_again
     from unlearn.runs.finetuning import finetune
     from unlearn.runs.references import train_references
 
@@ -48,6 +51,13 @@ def _train(job: dict[str, Any]) -> None:
         "progress": False if job["quiet"] else None,
     }
     output = Path(job["output"])
+    if job["federated"]:
+        line = Lineage.read(job["like"])
+        assert line is not None
+        opening = Opening(**job["opening"])
+        again = (job["model"], job["data"], job["kept"], line, output)
+        federate_again(*again, seed=job["seed"], opening=opening)
+        return
     if job["full"]:
         finetune(job["model"], records, output, full=True, options=job["training"], **common)
         return

@@ -41,7 +41,7 @@ REFERENCE_FACTS = {
 CLAIM = {
     "epsilon": Leaf("a number above 0", lambda value: NUMBER.test(value) and value > 0),
     "delta": Leaf("a number between 0 and 1", lambda value: NUMBER.test(value) and 0 < value < 1),
-    "unit": one_of(["record", "person"]),
+    "unit": one_of(["record", "person", "client"]),
 }
 """The differential privacy that an audited model claims."""
 AUDIT_FILE: dict[str, Any] = {

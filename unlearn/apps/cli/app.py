@@ -15,6 +15,7 @@ from unlearn.apps.cli.verbs.benchmark import benchmark
 from unlearn.apps.cli.verbs.certificate import certificate
 from unlearn.apps.cli.verbs.compare import compare
 from unlearn.apps.cli.verbs.demo import demo
+from unlearn.apps.cli.verbs.federate import federate
 from unlearn.apps.cli.verbs.finetune import finetune
 from unlearn.apps.cli.verbs.forget import forget
 from unlearn.apps.cli.verbs.key import key
@@ -26,6 +27,7 @@ from unlearn.apps.cli.verbs.scan import scan
 from unlearn.apps.cli.verbs.verify import verify
 from unlearn.apps.compare.options import CompareOptions
 from unlearn.apps.demo.options import DemoOptions
+from unlearn.federated.options import FederateOptions
 from unlearn.runs.options import (
     FinetuneShardsOptions,
     ForgetShardsOptions,
@@ -82,6 +84,7 @@ def command() -> Any:
     )
     app.callback(help=unwrapped(_root))(_root)
     add(app, FinetuneShardsOptions, finetune, "finetune", _TRAIN)
+    add(app, FederateOptions, federate, "federate", _TRAIN)
     add(app, ForgetShardsOptions, forget, "forget", _TRAIN)
     add(app, PoisonOptions, poison, "poison", _TRAIN)
     add(app, ReferencesOptions, references, "references", _MEASURE)

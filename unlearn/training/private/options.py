@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from unlearn.training.private.accounting import check_opacus
 
 __all__ = ["PrivacyOptions", "check_private", "delta_for", "privacy_options"]
 
-Unit = Literal["record", "person"]
+Unit = Literal["record", "person", "client"]
 
 
 class PrivacyOptions(StrictModel):
@@ -28,19 +28,37 @@ class PrivacyOptions(StrictModel):
     clip: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="norm to which a unit's gradient is clipped"
     )
-    unit: Unit = Field("record", description="whose presence is hidden: a record's or a person's")
+    unit: Unit = Field(
+        "record", description="whose presence is hidden: a record's, a person's or a client's"
+    )
 
 
-def privacy_options(given: Mapping[str, Any]) -> PrivacyOptions | None:
+def privacy_options(
+    given: Mapping[str, Any], units: Sequence[Unit] = ("record", "person")
+) -> PrivacyOptions | None:
     """Return what `--dp` asks for; None where it is not given.
 
-    Raises OptionError naming the option.
+    Args:
+        given: options by name.
+        units: what can be a unit; the first one by default.
+
+    Returns:
+        The promise, if any.
+
+    Raises:
+        OptionError: naming the option.
     """
     if not given:
         return None
     if "epsilon" not in given:
         raise OptionError("--dp: say which ε is promised, such as --dp epsilon=8")
-    return validated(PrivacyOptions, given, "--dp")
+    promise = validated(PrivacyOptions, {"unit": units[0], **given}, "--dp")
+    if promise.unit not in units:
+        raise OptionError(
+            f"--dp unit={promise.unit}: here it is {' or '.join(units)}; clients are the units of "
+            "`unlearn federate`, records and persons those of `unlearn finetune`"
+        )
+    return promise
 
 
 def delta_for(privacy: PrivacyOptions, units: int) -> float:

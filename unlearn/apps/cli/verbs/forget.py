@@ -25,6 +25,10 @@ def forget(options: ForgetShardsOptions) -> None:
     Of a folder of shards (finetune --shards) only those that hold the records are trained again;
     --off-now drops them first, at once, and the same command without it trains them.
 
+    Of a federated adapter (unlearn federate) --forget client:NAME names a client. The rounds are
+    replayed without it from before it first took part (retrain), or approximately (--method
+    fed_eraser, local_npo); other methods work on its records alone.
+
     Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --output cleaned
     """
@@ -35,6 +39,8 @@ def forget(options: ForgetShardsOptions) -> None:
     if options.method == METHOD or is_sharded(options.adapter):
         _shards(options)
         return
+    if _federated(options):
+        return
     if options.off_now:
         raise OptionError("--off-now is for a folder of shards, and --adapter names none")
     if options.plan:
@@ -42,6 +48,19 @@ def forget(options: ForgetShardsOptions) -> None:
         return
     with progress_bar("unlearning") as progress:
         show_result(run_forget(replace(options, announce=announce, progress=progress)))
+
+
+def _federated(options: ForgetShardsOptions) -> bool:
+    """Take a client out of a federated adapter, if it is one, by its rounds."""
+    from unlearn.federated.forgetting import run_forget_federated, takes
+
+    if options.off_now or not takes(options):
+        return False
+    from unlearn.apps.cli.screen import announce, progress_bar, show_result
+
+    with progress_bar("unlearning", "rounds") as progress:
+        show_result(run_forget_federated(replace(options, announce=announce, progress=progress)))
+    return True
 
 
 def _shards(options: ForgetShardsOptions) -> None:

@@ -1,0 +1,1 @@
+"""Fine-tuning over clients whose records stay with them, on Flower, and taking a client out."""
