@@ -286,7 +286,9 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         if self.args.world_size == 1:
             return self.preemption.asked
         mine = torch.tensor(float(self.preemption.asked), device=self.args.device)
-        return float(self.accelerator.reduce(mine, "sum")) > 0
+        # whoever was not told itself must not take the run for done
+        self.preemption.asked = float(self.accelerator.reduce(mine, "sum")) > 0
+        return self.preemption.asked
 
     def step_losses(self) -> dict[str, float]:
         """Return the loss of each term in the step just done; `loss` where there is one term."""

@@ -134,6 +134,30 @@ def test_what_fails_in_one_process_ends_all_with_one_message(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_process_keeps_the_work_of_all(
+    tiny_model: Path, data_file: Path, lineage_key: str, tmp_path: Path
+) -> None:
+    """The others are told at the end of the step, and none takes the run for done."""
+    environment = os.environ | {"UNLEARN_KEY": lineage_key}
+    words = ["finetune", "--model", str(tiny_model), "--data", str(data_file), "-o", "max_steps=6",
+             "-o", "batch_size=4", "-o", "save_steps=100", "--output"]  # fmt: skip
+    whole, again = ([*words, str(tmp_path / name)] for name in ("whole", "again"))
+    options = ["--multi_gpu", "--num_processes", "2", *PLAIN]
+    done = launched(
+        str(SCRIPT), json.dumps([whole, again]), "1", "preempted", options=options, env=environment
+    )
+    assert done.returncode == 1
+    (line,) = ours(done.stderr)
+    assert line.startswith("unlearn: terminated; nothing half-written was kept; the training goes")
+    assert "from its checkpoint at step 3 with the same command" in line
+    assert [p.name for p in (tmp_path / ".again.checkpoints").glob("*-*")] == ["checkpoint-3"]
+    assert not (tmp_path / "again").exists()
+    done = launched(str(SCRIPT), json.dumps([again]), options=options, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert distance(tmp_path / "whole", tmp_path / "again") == 0
+
+
 CONFIGURATIONS = {
     "MULTI_CPU": (
         "distributed_type: MULTI_CPU\n",
