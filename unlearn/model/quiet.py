@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging as standard
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,8 +27,6 @@ def quiet(*, calls_back: bool = False) -> Iterator[None]:
     """
     from transformers.utils import logging
 
-    # for good: when it is imported it says that it would rather run code from the hub
-    standard.getLogger("bitsandbytes.backends").setLevel(standard.ERROR)
     level = logging.get_verbosity()
     put_hook = getattr(logging, "set_tqdm_hook", lambda hook: hook)  # since transformers 5.2
     hook = put_hook(_without_bar)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -157,8 +156,6 @@ def _calm() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # peft imports it where it is there, and it says that it would rather run code from the hub
-    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     if not sys.flags.dev_mode and "PYTHONWARNINGS" not in os.environ:
         import warnings
 

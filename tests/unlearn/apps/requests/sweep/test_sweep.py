@@ -315,7 +315,8 @@ def test_a_lineage_beside_other_weights_says_nothing_for_them(
     for name in ("saved_again", "half"):
         shutil.copy(place / "references" / "lineage.json", place / name)
     (place / "half" / "adapter_model.safetensors").rename(place / "half" / "model.gguf")
-    family = Family(key.id, frozenset(line.records.trained[:2]), None, None, None, {line.digest})
+    records = frozenset(line.records.trained[:2])
+    family = Family(key.id, records, frozenset(), None, None, {line.digest})
     judged = {
         each.path.name: (known, why) for each, known, why in descendants(nodes_under(place), family)
     }
