@@ -62,7 +62,7 @@ def test_output_that_cannot_be_written_is_said(words: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.1, 0.4, 0.8, 1.2, 1.6, 2.5])
+@pytest.mark.parametrize("delay", [0.25, 0.4, 0.8, 1.2, 1.6, 2.5])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_while_starting_is_one_line(
     number: signal.Signals,
