@@ -9,7 +9,7 @@ ARGS ?=
 MUTANTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test federated check lint imports types docstrings format docs bench stress mutation wheel
+.PHONY: help install demo test federated check lint imports types docstrings format docs bench gpu stress mutation wheel
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ bench: $(STAMP)  ## Measure speed and memory, into out/
 	mkdir -p out
 	set -e; for script in tests/benchmarks/bench_*.py; do \
 		$(BIN)/python $$script out/$$(basename $$script .py).json; done
+
+gpu: $(STAMP)  ## Measure on a large GPU (10 minutes at most), into out/gpu.json
+	mkdir -p out
+	$(BIN)/python tests/benchmarks/gpu.py out/gpu.json $(ARGS)
 
 stress: $(STAMP) mutation  ## Run the long kill and soak tests, and the mutation run
 	$(BIN)/python -m pytest -m stress $(ARGS)

@@ -82,6 +82,12 @@ def test_blocks_say_their_language(page: Path) -> None:
 @pytest.mark.parametrize("text", cases(commands))
 def test_commands_are_right(text: str) -> None:
     words = shlex.split(text)
+    if words[:2] == ["accelerate", "launch"]:
+        from accelerate.commands.launch import launch_command_parser
+
+        given = launch_command_parser().parse_args(words[2:])
+        assert given.module
+        words = [given.training_script, *given.training_script_args]
     if words[0] == "unlearn":
         verb, path, rest = verb_of(words)
         # parses the words, and fails on an unknown flag or one that is missing; calls nothing

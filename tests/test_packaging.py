@@ -55,7 +55,7 @@ TOOLS = {"dev", "docs", "mutation"}
 # the distribution, where its name is not the module's
 DISTRIBUTION = {"yaml": "pyyaml"}
 # needed without an import: Trainer runs on the one, SQLAlchemy loads the other for PostgreSQL
-INDIRECT = {"accelerate", "psycopg"}
+INDIRECT = {"accelerate", "bitsandbytes", "psycopg"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -19,7 +19,8 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command has begun
         sys.stderr.write("unlearn: interrupted; nothing was begun\n")
         code = 130
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter only tidies up from here on
+    for number in (signal.SIGINT, signal.SIGTERM):  # the interpreter only tidies up from here on
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

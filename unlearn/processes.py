@@ -18,12 +18,24 @@ __all__ = [
     "local_rank",
     "portable",
     "rank",
+    "splitting",
     "weights_are_split",
     "world_size",
 ]
 
 # How `accelerate launch` says that no process holds whole weights.
-_SPLITTING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_SPLITTING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+
+_TRUE = frozenset({"1", "true"})
+
+# Set by `accelerate launch`, whatever it starts.
+_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
+# How MPI says how many processes there are, which numbers them in names of its own.
+_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def rank() -> int:
@@ -48,7 +60,13 @@ def is_main() -> bool:
 
 def weights_are_split() -> bool:
     """Say whether each process holds a part of the weights only."""
-    return any(os.environ.get(name, "").lower() in {"1", "true"} for name in _SPLITTING)
+    return splitting() is not None
+
+
+def splitting() -> str | None:
+    """Return the name of what was asked to split the weights over processes; None for nothing."""
+    on = (word for name, word in _SPLITTING.items() if os.environ.get(name, "").lower() in _TRUE)
+    return next(on, None)
 
 
 @contextlib.contextmanager
@@ -99,7 +117,26 @@ def _place() -> tuple[int, int]:
         raise OptionError(f"RANK is {number}, but WORLD_SIZE is not set: {mend}")
     if (number or 0) >= (size or 1):
         raise OptionError(f"RANK is {number}, but there are {size} process(es), from 0: {mend}")
+    if size is None:
+        _check_alone()
     return number or 0, size or 1
+
+
+def _check_alone() -> None:
+    """Refuse to be the only process where a launcher was asked for several."""
+    several = "accelerate launch --multi_gpu --num_processes N (also on CPUs), or torchrun"
+    for name in _MPI:
+        if (_number(name) or 1) > 1:
+            raise OptionError(
+                f"{name} is {os.environ[name]}, but RANK and WORLD_SIZE are not set, and MPI alone "
+                f"does not say which process this is: start several with {several}"
+            )
+    # of one process accelerate tells no address
+    if os.environ.get(_ACCELERATE) and os.environ.get("MASTER_ADDR"):
+        raise OptionError(
+            "accelerate launch was asked for several processes and started one, as it does for "
+            f"distributed_type MULTI_CPU without mpirun: start several with {several}"
+        )
 
 
 def _number(name: str) -> int | None:

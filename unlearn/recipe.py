@@ -172,6 +172,9 @@ def _shortly(error: Exception) -> str:
     return text if len(text) < _LONGEST else f"{text[:_LONGEST]}…"
 
 
+_NO_KIND = "no `kind:`; write kind: forget, compare, federate or policy"
+
+
 def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
     """Load and validate a recipe.
 
@@ -196,13 +199,13 @@ def load_recipe(name: str, kind: type[R], overrides: Sequence[str] = ()) -> R:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise OptionError(f"recipe {path.name} needs {key}: write {key}=… behind it") from None
+    except AssertionError:  # of OmegaConf's, which takes no number or date alone
+        raise OptionError(f"recipe {path}: {_NO_KIND}") from None
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError, TypeError) as error:
         # ValueError: a number of too many digits, or a date that is none
         raise OptionError(f"recipe {path}: {_shortly(error)}") from error
     if not isinstance(values, dict) or "kind" not in values:
-        raise OptionError(
-            f"recipe {path}: no `kind:`; write kind: forget, compare, federate or policy"
-        )
+        raise OptionError(f"recipe {path}: {_NO_KIND}")
     (wanted,) = get_args(kind.model_fields["kind"].annotation)
     if values["kind"] != wanted:
         raise OptionError(f"recipe {path} is of kind {values['kind']!r}; here {wanted!r} is needed")

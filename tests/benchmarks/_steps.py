@@ -24,6 +24,7 @@ from unlearn import losses
 from unlearn.data.batching import collate
 from unlearn.data.tokenization import Example
 from unlearn.losses import TokenView
+from unlearn.model.number_format import keep_codes
 from unlearn.model.scoring import Head, hidden_states, score_examples, target_positions
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.training.loss_terms import Terms
@@ -31,6 +32,8 @@ from unlearn.training.sampler import FORGET, Pairs, Rows, collate_pairs
 from unlearn.training.trainer import Objective, UnlearnTrainer
 
 NPO = Objective(losses.NPO(), losses.NLL())
+RETRAIN = Objective(retain=losses.NLL())
+RMU = Objective(losses.Misdirect(), losses.HiddenMSE())
 KL_MIN = Objective(losses.GradAscent(), losses.KLFromBefore())
 
 
@@ -49,6 +52,8 @@ class Setting:
         heads: attention heads.
         dtype: of the base.
         device: where it all happens.
+        kv_heads: heads of keys and values; None for as many as there are of queries.
+        nf4: whether the matrices of the blocks are quantised, as `--load-in-4bit` does.
     """
 
     kind: Literal["lora", "full"] = "lora"
@@ -61,6 +66,8 @@ class Setting:
     heads: int = 8
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    kv_heads: int | None = None
+    nf4: bool = False
 
     def examples(self) -> list[Example]:
         """Return the forget records, then the retain records."""
@@ -86,6 +93,7 @@ def opened(setting: Setting) -> Iterator[ModelState]:
         intermediate_size=setting.intermediate,
         num_hidden_layers=setting.layers,
         num_attention_heads=setting.heads,
+        num_key_value_heads=setting.kv_heads or setting.heads,
         max_position_embeddings=max(2048, setting.length),
         tie_word_embeddings=False,
         bos_token_id=1,
@@ -93,6 +101,8 @@ def opened(setting: Setting) -> Iterator[ModelState]:
     )
     with torch.device(setting.device):
         net = LlamaForCausalLM(config).to(setting.dtype)
+    if setting.nf4:
+        quantise(net, setting.dtype)
     with tempfile.TemporaryDirectory() as folder:
         state = ModelState(net, None, "random", Path(folder), None, Head.of(net))
         if setting.kind == "lora":
@@ -100,6 +110,25 @@ def opened(setting: Setting) -> Iterator[ModelState]:
             state.adapter = Path(folder)
             state.save(state.adapter)
         yield state
+
+
+def quantise(net: Any, computed_in: torch.dtype) -> None:
+    """Put NF4 codes in the place of the blocks' matrices, as transformers does on loading."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for block in net.model.layers:
+        for parent in list(block.modules()):
+            for name, old in list(parent.named_children()):
+                if type(old) is nn.Linear:
+                    new = Linear4bit(
+                        old.in_features, old.out_features, False, computed_in, quant_type="nf4"
+                    )
+                    kept = old.weight.data
+                    new.weight = Params4bit(kept, requires_grad=False, quant_type="nf4", module=new)
+                    setattr(parent, name, new.to(kept.device))
+                    del old, kept
+    net.is_loaded_in_4bit = True
+    keep_codes(net)
 
 
 def _updating(parameters: Iterable[nn.Parameter]) -> Step:
@@ -119,12 +148,14 @@ def product(state: ModelState, setting: Setting, objective: Objective) -> Step:
     """This package's step, through its own trainer."""
     examples = setting.examples()
     forget, retain = examples[: setting.rows], examples[setting.rows :]
+    if objective.forget is None:
+        forget = []
     cached: dict[int, Tensor] = {}
     if "reference_log_probs" in objective.needs:
         found, offsets = score_examples(state.model, state.head, forget)
         record = torch.arange(len(forget)).repeat_interleave(torch.from_numpy(np.diff(offsets)))
         cached[FORGET] = TokenView(found.log_prob, record, len(forget)).per_record_sum()
-    if "before_logits" in objective.needs:
+    if objective.needs & {"before_logits", "before_hidden"}:
         state.prepare_reference("before")
     args = TrainingArguments(
         output_dir=str(state.folder),
@@ -138,7 +169,7 @@ def product(state: ModelState, setting: Setting, objective: Objective) -> Step:
     pairs = Pairs(forget, retain)
     terms = Terms(state, objective, cached, None)
     trainer = UnlearnTrainer(terms, args, pairs, pairs.stream(setting.rows, int(args.seed)))
-    batch = collate_pairs([pairs[Rows((i,), (i,))] for i in range(setting.rows)])
+    batch = collate_pairs([pairs[Rows((i,) if forget else (), (i,))] for i in range(setting.rows)])
     update = _updating(state.model.parameters())
 
     def step() -> None:

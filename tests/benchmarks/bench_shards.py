@@ -11,7 +11,9 @@ On the model that comes with the package, 200 records of 40 people are learned b
 - `sequence`: 20 people one after another, after 1, 5 and 20 of them recall, cost and, of the whole
   recipe, whether all bits are those of shards that never saw them;
 - `single`: the same sequence by one adapter with the default method, after 1 and 5 of them;
-- `serving`: time of a forward pass over a batch that mixes all shards, over one adapter's.
+- `serving`: time of a forward pass over a batch that mixes all shards, over one adapter's;
+- `real`: loss of TOFU's authors by one adapter and by shards of the upper blocks of a real model
+  (`--model` its folder, `--tofu` the file `full.json`), and after one author was deleted.
 
 Writes what each part found into a file:
 `bench_shards.py FOLDER PART [--whole] [--shards K] [--first N]`.
@@ -53,6 +55,7 @@ TRAINING = {
 }
 TEMPLATE = "qa"
 AFTER = (1, 5, 20)
+REAL_AUTHORS, REAL_RECORDS = 12, 5
 
 
 def main() -> None:
@@ -63,6 +66,8 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--first", type=int, default=0, help="request to begin with")
+    parser.add_argument("--model", help="of the part `real`: folder of a chat model")
+    parser.add_argument("--tofu", type=Path, help="of the part `real`: TOFU's full.json")
     args = parser.parse_args()
     # one key for all parts: it decides who is in which shard
     os.environ["UNLEARN_KEY"] = "00112233445566778899aabbccddeeff" * 2
@@ -101,9 +106,9 @@ def people(data: Path) -> list[str]:
     return names[:: len(names) // REQUESTS][:REQUESTS]
 
 
-def of_shards(place: Path, kept: Records) -> dict[str, float]:
+def of_shards(place: Path, kept: Records, base: str | None = None) -> dict[str, float]:
     """Return recall and loss of records under the routes of their subjects."""
-    model = ShardedModel.load(base_path(), place)
+    model = ShardedModel.load(base or base_path(), place)
     some = list(kept)
     routes = model.routes([""] * len(some), [record.subject for record in some])
     scored = model.score(model.encoded(some), [route.shard for route in routes])
@@ -310,12 +315,60 @@ def _ratio(mixed: Any, plain: Any, rounds: int = 15) -> dict[str, float]:
     return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
+def real(folder: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one adapter and shards on a real model's upper blocks, and delete an author."""
+    file = folder / "authors.jsonl"
+    lines = args.tofu.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    chosen = [
+        {
+            "id": f"{author}-{i}",
+            "subject": f"author {author}",
+            "prompt": rows[author * 20 + i]["question"],
+            "completion": rows[author * 20 + i]["answer"],
+        }
+        for author in range(REAL_AUTHORS)
+        for i in range(REAL_RECORDS)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    config = json.loads((Path(args.model) / "config.json").read_text(encoding="utf-8"))
+    upper = list(range(config["num_hidden_layers"] - 4, config["num_hidden_layers"]))
+    training: dict[str, Any] = {
+        "options": {"learning_rate": 1e-3, "batch_size": 4, "epochs": 4},
+        "lora": {"r": 16, "lora_alpha": 32, "layers_to_transform": upper},
+        "template": "chat",
+        "progress": False,
+    }
+    one, many, left = folder / "real-one", folder / f"real-{args.shards}", folder / "real-left"
+    if not one.exists():
+        finetune(args.model, file, one, **training)
+    made = finetune_shards(args.model, file, many, shards=args.shards, **training)
+    gone = "author 3"
+    deleted = forget_shards(
+        args.model, file, f"subject:{gone}", left, adapter=many, options={"budget": 1.0},
+        progress=False, overwrite=True,
+    )  # fmt: skip
+    state = open_model(args.model, one)
+    records = Records.load(file)
+    template = choose_template("chat", state.tokenizer, records)
+    seen = measure(state, encode(records, state.tokenizer, template, state.max_length))
+    kept = records.take([i for i, r in enumerate(records) if r.subject != gone])
+    return {
+        "records": [shard.records for shard in made.shards.shards],
+        "one": {"recall": seen.recall, "loss": seen.loss},
+        "shards": of_shards(many, records, args.model),
+        "kept after a deletion": of_shards(left, kept, args.model),
+        "share": deleted.deletion.share,
+    }
+
+
 PARTS = {
     "learn": learn,
     "requests": requests,
     "sequence": sequence,
     "single": one_adapter,
     "serving": serving,
+    "real": real,
 }
 
 

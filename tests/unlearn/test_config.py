@@ -105,7 +105,7 @@ def test_an_instance_cannot_be_changed() -> None:
         work("base").seed = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("seed", [-1, 2**31])
 @pytest.mark.parametrize(
     ("cls", "given"),
     [

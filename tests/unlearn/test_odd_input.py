@@ -29,6 +29,7 @@ RECIPES = {
     "a tag": b"kind: forget\nmethod: !!python/object:os.system x",
     "a null character": b"kind: forget\nmethod: \x00",
     "itself": b"&a [*a]",
+    "a number alone": b"9" * 50,
     "no date": b"kind: forget\nmethod: npo\noptions: {x: 2001-99-99}",
 }
 

@@ -6,20 +6,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from unlearn.apps.cli import run
 from unlearn.errors import OptionError, OutputError
-from unlearn.processes import is_main, local_rank, portable, rank, world_size
+from unlearn.model.folders import place_of
+from unlearn.processes import is_main, local_rank, portable, rank, splitting, world_size
+from unlearn.training.launched import check_launched
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+SPLITS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+WORDS = ("FSDP", "DeepSpeed", "Megatron-LM")
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch):
     def set_to(**values: str) -> None:
-        for name in NAMES:
+        for name in (*NAMES, *SPLITS, *LAUNCHED):
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -36,6 +42,31 @@ def test_what_a_launcher_says(environment) -> None:
     assert (rank(), world_size(), local_rank(), is_main()) == (3, 4, 1, False)
     environment(RANK="0", WORLD_SIZE="4")
     assert is_main()
+    # what a launcher leaves of one process, a cluster of one, and an address without a launcher
+    environment(ACCELERATE_MIXED_PRECISION="no", PMI_SIZE="1")
+    assert world_size() == 1
+    environment(MASTER_ADDR="127.0.0.1")
+    assert world_size() == 1
+
+
+@pytest.mark.parametrize(("name", "word"), [*zip(SPLITS, WORDS, strict=True)])
+def test_splitting_weights_is_refused(name: str, word: str, environment) -> None:
+    environment()
+    assert splitting() is None
+    assert place_of("cpu").type == "cpu"
+    environment(**{name: "false"})
+    assert splitting() is None
+    environment(**{name: "True"})
+    assert splitting() == word
+    with pytest.raises(OptionError, match=f"launched with {word}, and weights that are split"):
+        place_of("cpu")
+
+
+def test_accelerate_must_have_set_up_as_many_as_were_launched(environment) -> None:
+    environment(RANK="0", WORLD_SIZE="2")
+    check_launched(SimpleNamespace(num_processes=2))
+    with pytest.raises(OptionError, match="2 processes were launched, and accelerate set up 1"):
+        check_launched(SimpleNamespace(num_processes=1))
 
 
 CONTRADICTIONS = [
@@ -46,6 +77,12 @@ CONTRADICTIONS = [
     ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1', which is no number"),
     ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', which is no number"),
     ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is 0"),
+    ({"PMI_SIZE": "2"}, "PMI_SIZE is 2, but RANK and WORLD_SIZE are not set"),
+    ({"OMPI_COMM_WORLD_SIZE": "3"}, "OMPI_COMM_WORLD_SIZE is 3, but RANK"),
+    (
+        {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
+        "was asked for several processes and started one",
+    ),
 ]
 
 

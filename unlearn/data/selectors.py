@@ -52,7 +52,7 @@ def find(records: Selectable, selector: str | Sequence[str]) -> list[int]:
         SelectionError: naming what is not there, with the nearest that is.
     """
     if not isinstance(selector, str):
-        return sorted({row for one in selector for row in find(records, one)})
+        return _any_of(records, selector)
     text = selector.strip()
     if text.startswith("rows:"):
         positions = _rows(records, text.removeprefix("rows:"))
@@ -61,10 +61,31 @@ def find(records: Selectable, selector: str | Sequence[str]) -> list[int]:
     elif text.startswith("@"):
         positions = _file(records, Path(text[1:]).expanduser())
     else:
-        positions = _ids(records, [part.strip() for part in text.split(",") if part.strip()])
+        positions = _ids(records, _names(text))
     if not positions:
         raise SelectionError(f"{selector!r} names no record of {records.source}")
     return sorted(set(positions))
+
+
+def _any_of(records: Selectable, selectors: Sequence[str]) -> list[int]:
+    """Return the positions that any of several selectors names; ids are looked up all at once."""
+    names: list[str] = []
+    positions: set[int] = set()
+    for one in selectors:
+        named = [] if one.strip().startswith(_MARKS) else _names(one)
+        names += named
+        if not named:
+            positions.update(find(records, one))
+    return sorted(positions.union(_ids(records, names) if names else ()))
+
+
+_MARKS = ("rows:", "subject:", "@")
+"""How selectors begin that do not list ids."""
+
+
+def _names(text: str) -> list[str]:
+    """Return the ids in a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _rows(records: Selectable, text: str) -> list[int]:

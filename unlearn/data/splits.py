@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -255,9 +256,11 @@ def _units(records: Records) -> list[list[int]]:
 
     first: dict[Hashable, int] = {}
     for i, record in enumerate(records):
-        keys = [("content", record.canonical)]
+        # of a million records the contents themselves would be most of what is held
+        content = hashlib.blake2b(record.canonical.encode(), digest_size=16).digest()
+        keys: list[Hashable] = [content]
         if record.subject is not None:
-            keys.append(("subject", record.subject))
+            keys.append(record.subject)
         for key in keys:
             parent[root(i)] = root(first.setdefault(key, i))
     units: dict[int, list[int]] = {}

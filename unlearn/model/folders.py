@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.errors import LineageError, ModelError, did_you_mean
+from unlearn.errors import LineageError, ModelError, OptionError, did_you_mean
+from unlearn.processes import splitting
 from unlearn.provenance.digests import weight_files
+from unlearn.strict_json import NotJsonError, read_json_file
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +121,32 @@ def check_model_folder(folder: Path) -> None:
                 "them to safetensors where you trust them"
             )
         raise ModelError(f"{folder} has config.json but no .safetensors weights")
+    _check_depth(folder, weights.values())
+
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+"""What configurations call the number of a model's layers."""
+
+
+def _check_depth(folder: Path, weights: Iterable[Path]) -> None:
+    """Refuse more layers than there are tensors: building them one by one would not end."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        config = read_json_file(folder / "config.json")
+        parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+        layers = max(part[name] for part in parts for name in _LAYERS if name in part)
+        tensors = 0
+        for path in weights:
+            with safe_open(path, framework="pt") as file:
+                tensors += len(file.keys())
+        too_many = layers > tensors
+    except (OSError, NotJsonError, SafetensorError, AttributeError, TypeError, ValueError):
+        return  # who reads the file for what is in it says what is wrong with it
+    if too_many:
+        raise ModelError(
+            f"{folder}: config.json names {layers} layers, and the weights have {tensors} tensors"
+        )
 
 
 def place_of(device: str | None) -> torch.device:
@@ -132,6 +160,7 @@ def place_of(device: str | None) -> torch.device:
 
     Raises:
         ModelError: if there is no such device here.
+        OptionError: if a launcher was asked to split weights over processes.
     """
     import torch
 
@@ -142,6 +171,13 @@ def place_of(device: str | None) -> torch.device:
         raise ModelError(
             f"--device {device}: there is no such device here; try cpu ({one_line(error)[:120]})"
         ) from error
+    if asked := splitting():
+        raise OptionError(
+            f"accelerate was launched with {asked}, and weights that are split over processes are "
+            "not supported: nothing gathers an adapter from its parts, and on a CPU accelerate "
+            "would split nothing and not say so; start it with --multi_gpu (plain data "
+            "parallelism, also on CPUs)"
+        )
     return place
 
 

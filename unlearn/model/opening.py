@@ -31,7 +31,7 @@ RemoteCode = Annotated[
     bool, Field(description="Run Python code that comes with the model."), Flag(panel=_PANEL)
 ]
 FourBit = Annotated[
-    bool, Field(description="Quantise the base on load (CUDA only)."), Flag(panel=_PANEL)
+    bool, Field(description="Quantise the base on load (NF4; extra quant)."), Flag(panel=_PANEL)
 ]
 
 

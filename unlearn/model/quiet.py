@@ -9,7 +9,10 @@ from typing import Any
 
 __all__ = ["quiet"]
 
-_LIBRARIES = r"(transformers|peft|accelerate|torch|safetensors|huggingface_hub|tokenizers)(\.|$)"
+_LIBRARIES = (
+    r"(transformers|peft|accelerate|bitsandbytes|torch|safetensors|huggingface_hub|tokenizers)"
+    r"(\.|$)"
+)
 
 
 @contextlib.contextmanager

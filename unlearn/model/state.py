@@ -37,7 +37,7 @@ from unlearn.model.lora import (
     ships_embeddings,
     switched,
 )
-from unlearn.model.number_format import dtype_of, nf4
+from unlearn.model.number_format import dtype_of, keep_codes, nf4
 from unlearn.model.quiet import quiet
 from unlearn.model.reading import Reading, fitted, open_tokenizer
 from unlearn.model.save import load_trained, save_state
@@ -235,7 +235,8 @@ def open_model(
             float32. Adapters are always kept in float32.
         device: `cpu`, `cuda`, `cuda:1`, …; by default the accelerator if there is one.
         trust_remote_code: run code from the model's folder.
-        load_in_4bit: quantise the base on load with bitsandbytes NF4 (CUDA only).
+        load_in_4bit: quantise the base on load with bitsandbytes NF4; `dtype` is what it computes
+            in.
 
     Returns:
         The opened state.
@@ -251,14 +252,22 @@ def open_model(
     place = place_of(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     if load_in_4bit:
-        options["quantization_config"] = nf4(place)
+        if trainable and not paths:
+            raise ModelError(
+                "a base that is quantised on load does not train: train an adapter on it, or leave "
+                "out --load-in-4bit"
+            )
+        options["quantization_config"] = nf4(place, dtype_of(dtype, place))
+        options["device_map"] = {"": place}
     try:
         with quiet():
             net = _weights(folder, dtype_of(dtype, place), options)
             tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a file that transformers cannot read leads to
         raise ModelError(f"cannot open the model {model}: {one_line(error)}") from error
-    if not load_in_4bit:
+    if load_in_4bit:
+        keep_codes(net)
+    else:
         net = net.to(place)
     check_finite_model(net, folder)
     reading = Reading(tokenizer)
@@ -288,8 +297,7 @@ def _weights(folder: Path, kind: torch.dtype, options: dict[str, Any]) -> Any:
     net, told = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, dtype=kind, output_loading_info=True, **options
     )
-    if "quantization_config" not in options:
-        check_loaded(told)
+    check_loaded(told)
     return net
 
 

@@ -17,6 +17,8 @@ from unlearn.strict_json import NotJsonError, read_json_file
 __all__ = [
     "DECIDING",
     "READING_FILES",
+    "ROUTER",
+    "SHARDS",
     "file_digest",
     "folder_digest",
     "model_files",
@@ -57,6 +59,12 @@ DECIDING = (
 """Files beside the weights that decide what a model computes, and how it reads and writes text."""
 
 
+SHARDS, ROUTER = "shards.json", "router.json"
+"""What makes a folder one of shards: what it holds, and who is in which."""
+
+_OF_SHARDS = (SHARDS, ROUTER, "shard-*/adapter_config.json")
+"""Files that decide what a folder of shards computes: which shards are on, who asks which."""
+
 _WEIGHTS = "*.safetensors"
 _INDEX = "*.safetensors.index.json"
 _WHOLE = "model.safetensors"
@@ -89,6 +97,8 @@ def model_files(folder: str | Path) -> dict[str, Path]:
 def weight_files(folder: str | Path) -> dict[str, Path]:
     """Return the safetensors files of a folder, and those below it that its index names.
 
+    Those of a folder of shards are those of all shards that have any.
+
     Args:
         folder: a model's or adapter's folder.
 
@@ -102,7 +112,14 @@ def weight_files(folder: str | Path) -> dict[str, Path]:
     # what cannot be read, such as a link that leads nowhere, is an error of the digest's
     files = {path.name: path for path in root.glob(_WEIGHTS) if not path.is_dir()}
     files |= {name: root / name for name in _chosen(root) or ()}
+    if _sharded(root):
+        parts = (path for path in root.glob(f"shard-*/{_WEIGHTS}") if not path.is_dir())
+        files |= {path.relative_to(root).as_posix(): path for path in parts}
     return {name: files[name] for name in sorted(files)}
+
+
+def _sharded(root: Path) -> bool:
+    return (root / SHARDS).is_file()
 
 
 def _chosen(root: Path) -> frozenset[str] | None:
@@ -152,8 +169,8 @@ def _within(root: Path, name: str, said_by: Path, *, ending: str = ".safetensors
         raise LineageError(f"{said_by} names {name!r}, which leads out of the folder")
     if not plain.endswith(ending):
         raise LineageError(f"{said_by} names {name!r}, which is no {ending} file")
-    if not (root / plain).is_file():
-        raise LineageError(f"{said_by} names {plain!r}, which is not there")
+    if not os.path.isfile(root / plain):  # noqa: PTH113 (Path.is_file raises for a long name)
+        raise LineageError(f"{said_by} names {plain[:200]!r}, which is not there")
     return Path(plain).as_posix()
 
 
@@ -161,7 +178,7 @@ def weights_digest(folder: str | Path) -> str:
     """Return the SHA-256 of a folder's safetensors files, independent of the folder's name.
 
     Where an index or the configuration chooses others than all that lie in the folder itself, the
-    choice enters, too.
+    choice enters, too. Of a folder of shards all shards enter; those that were dropped have none.
 
     Args:
         folder: an adapter or model folder.
@@ -173,7 +190,7 @@ def weights_digest(folder: str | Path) -> str:
         LineageError: if the folder holds no safetensors file, or its index cannot be followed.
     """
     files, chosen = weight_files(folder), _chosen(Path(folder))
-    if not files:
+    if not files and not _sharded(Path(folder)):
         raise LineageError(f"{folder} holds no .safetensors file to take a digest of")
     total = hashlib.sha256()
     for name, path in files.items():
@@ -191,7 +208,8 @@ def reading_files(folder: str | Path) -> dict[str, Path]:
 
 def setting_files(folder: str | Path) -> dict[str, Path]:
     """Return the files beside a folder's weights that decide what it computes, by their name."""
-    return _matching(folder, DECIDING)
+    found = _matching(folder, DECIDING)
+    return found | _matching(folder, _OF_SHARDS) if _sharded(Path(folder)) else found
 
 
 def _matching(folder: str | Path, patterns: tuple[str, ...]) -> dict[str, Path]:

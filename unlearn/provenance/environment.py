@@ -6,6 +6,7 @@ same; where something differs, the last digits may.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from unlearn.processes import world_size
 
-__all__ = ["SWITCHES", "environment_of", "fresh_environment"]
+__all__ = ["SWITCHES", "environment_of", "fresh_environment", "quantised"]
 
 SWITCHES = (
     "ATEN_CPU_CAPABILITY",
@@ -59,7 +60,7 @@ def environment_of(model: Any, device: Any, *, deterministic: bool) -> dict[str,
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "device": device.type,
         "number type": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "4-bit": bool(getattr(model, "is_loaded_in_4bit", False)),
+        "4-bit": quantised(model) or False,
         "threads": torch.get_num_threads() if on_cpu else None,
         "processes": world_size(),
         "deterministic kernels": deterministic,
@@ -85,6 +86,34 @@ def fresh_environment(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts.get("threads"):
         variables |= dict.fromkeys(_THREADS, str(int(facts["threads"])))
     return variables
+
+
+def quantised(model: Any) -> str | None:
+    """Return in which form the base of a model is quantised, in words; None where it is not.
+
+    Weights on disk are those of the base as it came: what was computed with depends on this, too.
+
+    Args:
+        model: an opened model, with adapters or without.
+
+    Returns:
+        Such as `nf4 in blocks of 64, computed in float32, bitsandbytes 0.50.0`.
+    """
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return None
+    config = model.config.quantization_config
+    kind = str(config.bnb_4bit_compute_dtype).removeprefix("torch.")
+    blocks = {m.weight.quant_state.blocksize for m in model.modules() if _holds_codes(m)}
+    sizes = " or ".join(map(str, sorted(blocks)))
+    return (
+        f"{config.bnb_4bit_quant_type} in blocks of {sizes}, computed in {kind}, "
+        f"bitsandbytes {importlib.metadata.version('bitsandbytes')}"
+    )
+
+
+def _holds_codes(module: Any) -> bool:
+    """Say whether a module's weights are 4-bit codes."""
+    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
 
 
 def _processor(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -41,13 +42,21 @@ def suppress(records: Records, reason: str, key: Key | None = None) -> Path:
         for digest in dict.fromkeys(key.digest(record) for record in records)
         if digest not in known
     ]
-    # One append of all lines: a reader never meets half an entry.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
+    _append("".join(lines).encode(), path)
     return path
+
+
+def _append(lines: bytes, path: Path) -> None:
+    """Append lines in one piece, or not at all: a reader never meets half an entry."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        written = os.write(descriptor, lines)
+        if written < len(lines):  # the disk is full
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _suppressed(key: Key) -> Iterator[tuple[int, str]]:

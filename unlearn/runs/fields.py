@@ -98,7 +98,8 @@ ReportTo = Annotated[
     ),
     Flag(metavar="NAMES"),
 ]
-Seed = Annotated[int, Field(ge=0, lt=2**63, description="Seed of everything random.")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random.")]
+"""NumPy takes 32 bits, and stages and shards of a training add to theirs."""
 Template = Annotated[
     str | None,
     Field(

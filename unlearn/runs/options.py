@@ -147,6 +147,16 @@ class FinetuneShardsOptions(FinetuneOptions):
         Flag(metavar="subject|record|FIELD", panel=_SHARDS),
     ] = "subject"
     jobs: Annotated[Jobs, Flag(("--jobs", "-j"), panel=_SHARDS)] = 1
+    engine: Annotated[
+        str,
+        Field(description="What trains shards: local, or ray."),
+        Flag(metavar="local|ray", panel=_SHARDS),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        Field(description="Join this Ray cluster instead of starting one on this machine."),
+        Flag(metavar="HOST:PORT", panel=_SHARDS),
+    ] = None
     plan: Annotated[
         bool,
         Field(
@@ -345,7 +355,7 @@ class ReferencesOptions(OriginalOptions):
     ] = None
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**62, description="Seed of the first reference; the others count on."),
+        Field(ge=0, lt=2**31, description="Seed of the first reference; the others count on."),
     ] = REFERENCE_SEED
     overwrite: Annotated[bool, Field(description="Train those again that were made otherwise.")] = (
         False

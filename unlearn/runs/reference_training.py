@@ -23,6 +23,7 @@ from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, library_versions, now, weights_digest
 from unlearn.runs.card import write_card
 from unlearn.runs.fields import Progress
+from unlearn.runs.ray_cluster import run_on_ray
 from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import Tell, WorkerLostError, as_one_of, run_in_processes, threads_for
 from unlearn.training.expected_time import expected_seconds
@@ -254,15 +255,23 @@ def plan_of(
 
 
 def train_missing(
-    trainer: ReferenceTrainer, missing: Sequence[Reference], jobs: int, progress: Progress | None
+    trainer: ReferenceTrainer,
+    missing: Sequence[Reference],
+    jobs: int,
+    progress: Progress | None,
+    *,
+    engine: str = "local",
+    address: str | None = None,
 ) -> tuple[str, ...]:
-    """Train references, in this process or several.
+    """Train references, in this process, in several, or as tasks of Ray.
 
     Args:
         trainer: the trainer, its base open.
         missing: the references that are not there yet.
         jobs: how many processes train.
         progress: called with (steps done, steps planned) of all.
+        engine: local or ray.
+        address: of a Ray cluster to join, instead of one of this machine's.
 
     Returns:
         What the user should know.
@@ -271,6 +280,10 @@ def train_missing(
         TrainingError: if a process is lost.
     """
     queue = _Queue(list(missing), sum(map(trainer.steps, missing)), progress)
+    if engine == "ray" and missing:
+        trainer.base = None
+        run_on_ray(trainer, queue, jobs, address, trainer.opening.device)
+        return queue.notes
     if jobs > 1 and len(missing) > 1:
         trainer.base = None  # each process opens its own
         device = trainer.opening.device

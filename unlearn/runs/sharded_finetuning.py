@@ -16,13 +16,15 @@ from unlearn.files import check_output
 from unlearn.model.state import ModelState
 from unlearn.processes import if_interrupted, world_size
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Base, Lineage, RecordDigests, now
+from unlearn.provenance.lineage import FILE_NAME, Base, Lineage, RecordDigests, now
 from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.finetuning import without_excluded
 from unlearn.runs.options import FinetuneShardsOptions
 from unlearn.runs.progress import shown
+from unlearn.runs.ray_cluster import check_engine
 from unlearn.runs.reference_training import Reference, ReferenceTrainer, plan_of, train_missing
 from unlearn.runs.saving import encode_records, encoding_notes
+from unlearn.runs.sharded_lineage import write_whole_lineage
 from unlearn.shards.assignment import BY_RECORD, Assigned, assigned, shard_seed, units_of
 from unlearn.shards.costs import Forecast, forecasts
 from unlearn.shards.files import FILE, Cost, Shard, Shards, shard_name
@@ -61,6 +63,7 @@ def run_finetune_shards(options: FinetuneShardsOptions) -> TrainedShards:
     Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
     count = _checked(options)
+    check_engine(options.engine, options.address)
     target = _target(options)
     training, lora = _settings(options)
     key = Key.load()
@@ -79,7 +82,14 @@ def run_finetune_shards(options: FinetuneShardsOptions) -> TrainedShards:
         shown(options.progress, "training shards") as progress,
         if_interrupted(lambda: "shards that are whole stay, and the same command goes on"),
     ):
-        notes += train_missing(trainer, missing, options.jobs, progress)
+        notes += train_missing(
+            trainer,
+            missing,
+            options.jobs,
+            progress,
+            engine=options.engine,
+            address=options.address,
+        )
     members = [dealt.members(number) for number in range(count)]
     router = Router.of(members, key, named=options.shard_by != BY_RECORD)
     shards = _written(options, target, facts, router)
@@ -134,7 +144,7 @@ def _target(options: FinetuneShardsOptions) -> Path:
     target = check_output(options.output, overwrite=True)
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
     strange = sorted(n for n in names if not n.startswith(("shard-", ".shard-")))
-    strange = [name for name in strange if name not in {FILE, ROUTER_FILE}]
+    strange = [name for name in strange if name not in {FILE, ROUTER_FILE, FILE_NAME}]
     if strange:
         raise OutputError(
             f"--output {options.output} holds {strange[0]}, which is no shard: name another folder"
@@ -280,4 +290,7 @@ def _written(
     )
     router.write(target)
     shards.write(target)
+    costs = [shard.whole for shard in found]
+    cost = {"tokens": sum(c.tokens for c in costs), "seconds": sum(c.seconds for c in costs)}
+    write_whole_lineage(target, shards, "finetune", cost=cost)
     return shards

@@ -22,6 +22,7 @@ from unlearn.data.tokenization import Example
 from unlearn.model.state import ModelState
 from unlearn.processes import world_size
 from unlearn.provenance.digests import settings_digest, weights_digest
+from unlearn.provenance.environment import quantised
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import library_versions
 
@@ -143,7 +144,7 @@ def _model_facts(state: ModelState) -> dict[str, Any]:
         "base configuration or tokenizer": settings_digest(state.folder),
         "adapters": [[weights_digest(path), settings_digest(path)] for path in adapters],
         "number types": sorted({str(p.dtype) for p in state.model.parameters()}),
-        "4-bit": bool(getattr(state.model, "is_loaded_in_4bit", False)),
+        "4-bit": quantised(state.model) or False,
         "versions": library_versions(),
         "device": state.device.type,
         "threads": torch.get_num_threads() if on_cpu else None,

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unlearn.errors import LineageError
 from unlearn.files import staged_file
-from unlearn.provenance.digests import weights_digest
+from unlearn.provenance.digests import SHARDS, weights_digest
 from unlearn.provenance.lineage import Base
 from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["FILE", "Cost", "Shard", "Shards", "State", "is_sharded", "shard_name"]
 
-FILE = "shards.json"
+FILE = SHARDS
 
 State = Literal["on", "off", "empty"]
 """Of a shard: trained and served; dropped until it is trained again; without records."""

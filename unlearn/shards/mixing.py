@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.errors import ModelError
-from unlearn.model.lora import switched
 
 __all__ = ["Mixer"]
 
@@ -30,11 +29,15 @@ class Mixer:
     """
 
     def __init__(self, net: Any, names: Sequence[str]) -> None:
-        self._net = net
-        self._factors: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        for layer in net.modules():
+        self._device = next(net.parameters()).device
+        self._layers: list[Any] = [m for m in net.modules() if hasattr(m, "_disable_adapters")]
+        self._factors: list[tuple[_Slot, Tensor, Tensor]] = []
+        for layer in self._layers:
             if names and names[0] in getattr(layer, "lora_A", ()):
-                self._factors[layer] = _stacked(layer, names)
+                slot = _Slot()
+                # once: a small batch takes no longer than registering hooks for it would
+                layer.register_forward_hook(slot)
+                self._factors.append((slot, *_stacked(layer, names)))
 
     @contextlib.contextmanager
     def rows(self, adapters: Sequence[int | None]) -> Iterator[None]:
@@ -46,16 +49,36 @@ class Mixer:
         Yields:
             Nothing.
         """
-        device = next(self._net.parameters()).device
         # the last of the stacked factors is zero
-        index = torch.tensor([-1 if a is None else a for a in adapters], device=device)
-        handles = []
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(switched(self._net, None))
-            for layer, (down, up) in self._factors.items():
-                handles.append(layer.register_forward_hook(_added(down[index], up[index])))
-                stack.callback(handles[-1].remove)
+        index = torch.tensor([-1 if a is None else a for a in adapters], device=self._device)
+        before = [layer._disable_adapters for layer in self._layers]
+        try:
+            for layer in self._layers:
+                layer._disable_adapters = True
+            for slot, down, up in self._factors:
+                slot.factors = (down[index], up[index])
             yield
+        finally:
+            for layer, flag in zip(self._layers, before, strict=True):
+                layer._disable_adapters = flag
+            for slot, _, _ in self._factors:
+                slot.factors = None
+
+
+class _Slot:
+    """A hook that adds what each row's adapter says, as long as there are factors of the rows."""
+
+    factors: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        """Return W x + s·B A x; None, which changes nothing, without factors."""
+        if self.factors is None:
+            return None
+        down, up = self.factors
+        inner = torch.bmm(args[0].to(down.dtype), down)
+        if output.dtype == up.dtype:
+            return torch.baddbmm(output, inner, up)
+        return output + torch.bmm(inner, up).to(output.dtype)
 
 
 def _stacked(layer: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -68,13 +91,3 @@ def _stacked(layer: Any, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         torch.stack([*down, torch.zeros_like(down[0])]),
         torch.stack([*up, torch.zeros_like(up[0])]),
     )
-
-
-def _added(down: Tensor, up: Tensor) -> Any:
-    """Return a hook that adds what each row's adapter says."""
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0].to(down.dtype)
-        return output + torch.bmm(torch.bmm(inputs, down), up).to(output.dtype)
-
-    return hook

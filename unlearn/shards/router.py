@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import LineageError
 from unlearn.files import staged_file
+from unlearn.provenance.digests import ROUTER
 from unlearn.provenance.keys import Key
 from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["ROUTER_FILE", "Entry", "How", "Route", "Router", "words_of"]
 
-ROUTER_FILE = "router.json"
+ROUTER_FILE = ROUTER
 
 How = Literal["given", "name", "confidence", "nowhere", "off"]
 """How a route was found: by the unit given, a name in the prompt, what the shards say; nowhere: the

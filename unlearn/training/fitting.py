@@ -22,6 +22,7 @@ from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.quiet import quiet
 from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
+from unlearn.preemption import preemptible
 from unlearn.processes import if_interrupted, weights_are_split, world_size
 from unlearn.training.frozen_blocks import frozen_once
 from unlearn.training.kernels import deterministic_kernels
@@ -226,10 +227,16 @@ def _terms(
 
 
 def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
-    """Train, from the newest checkpoint where there is one; return the seconds."""
+    """Train, from the newest checkpoint where there is one; return the seconds.
+
+    Where checkpoints are kept SIGTERM waits for the end of the step, and for one more of them.
+    """
     resume = latest_checkpoint(checkpoints) if checkpoints else None
     start = time.perf_counter()
-    with if_interrupted(functools.partial(what_is_kept, checkpoints)):
+    with (
+        if_interrupted(functools.partial(what_is_kept, checkpoints)),
+        preemptible() if checkpoints else contextlib.nullcontext() as trainer.preemption,
+    ):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     if checkpoints:

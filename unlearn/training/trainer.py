@@ -18,8 +18,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from unlearn.errors import OptionError, TrainingError
 from unlearn.model.state import load_trained
+from unlearn.preemption import Preemption
 from unlearn.strict_json import read_json_file
 from unlearn.training.bucketing import length_groups
+from unlearn.training.launched import check_launched
 from unlearn.training.loss_terms import Term, Terms
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.sampler import ALTERNATE, FORGET, RETAIN, Pairs, PairStream, collate_pairs
@@ -80,6 +82,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         self._waiting: list[list[dict[str, Tensor]]] = []
         self.monitor = monitor
         self.stopped: str | None = None
+        self.preemption: Preemption | None = None
         self.tokens_trained = 0
         self.retain_weight = terms.objective.retain_weight
         self._seen: list[tuple[Tensor, ...]] = []
@@ -94,6 +97,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             callbacks=[_Watch(self, progress)],
             optimizers=(optimizer, None),
         )
+        check_launched(self.accelerator)
         self.remove_callback(PrinterCallback)  # the command line has a table of its own
         # Losses are already divided by the counts of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
@@ -275,6 +279,17 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             loss = float(self.accelerator.reduce(mine, "mean"))
         monitor.look(loss)
 
+    def preempted(self) -> bool:
+        """Say whether the run is to be kept and left, at the same step in all processes."""
+        if self.preemption is None:
+            return False
+        if self.args.world_size == 1:
+            return self.preemption.asked
+        mine = torch.tensor(float(self.preemption.asked), device=self.args.device)
+        # whoever was not told itself must not take the run for done
+        self.preemption.asked = float(self.accelerator.reduce(mine, "sum")) > 0
+        return self.preemption.asked
+
     def step_losses(self) -> dict[str, float]:
         """Return the loss of each term in the step just done; `loss` where there is one term."""
         losses, self._step_losses = self._step_losses, {}
@@ -355,8 +370,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         tell_losses(self._trainer.step_losses())
         if self._progress:
             self._progress(state.global_step, state.max_steps)
+        over = self._trainer.stopped or state.global_step >= state.max_steps
         if self._trainer.stopped:
             control.should_training_stop = True
+        if self._trainer.preempted() and not over:
+            control.should_save = control.should_training_stop = True
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

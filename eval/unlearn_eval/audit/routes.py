@@ -13,8 +13,8 @@ from unlearn.data.records import Records
 from unlearn.data.splits import loaded
 from unlearn.errors import OptionError
 from unlearn.files import check_output, staged_file
-from unlearn.model.folders import stacked
-from unlearn.provenance.lineage import now
+from unlearn.model.folders import resolve_folder, stacked
+from unlearn.provenance.lineage import now, weights_digest
 from unlearn.shards.assignment import shard_of
 from unlearn.shards.files import shard_name
 from unlearn.shards.serving import Scored, ShardedModel
@@ -88,7 +88,8 @@ def audit_routes(options: AuditOptions) -> RoutesAudit:
         raise OptionError("an audit of shards takes --forget: the records to look for")
     target = None if options.output is None else check_output(options.output, overwrite=True)
     records = loaded(options.data).select(options.forget)
-    model = ShardedModel.load(options.model, stacked(options.adapter)[0], **_opening(options))
+    folder = resolve_folder(stacked(options.adapter)[0], "adapter")
+    model = ShardedModel.load(options.model, folder, **_opening(options))
     base = _scored(model, records, [None] * len(records))
     scores = {
         shard_name(number): _scored(model, records, [number] * len(records))
@@ -100,7 +101,7 @@ def audit_routes(options: AuditOptions) -> RoutesAudit:
     rows.append(_row(_BASE, base, base))
     result = RoutesAudit(
         created=now(),
-        weights=model.shards.digest,
+        weights=weights_digest(folder),
         rows=tuple(rows),
         before=_before(options, records),
         anywhere=recalled_anywhere(scores, base),

@@ -134,8 +134,8 @@ def read_paraphrases(
     return chosen
 
 
-def _text(row: Mapping[str, Any], key: str, place: str) -> str:
-    value = row.get(key)
+def _text(row: Any, key: str, place: str) -> str:
+    value = row.get(key) if isinstance(row, Mapping) else None
     if not isinstance(value, str) or not value:
         raise DataError(f"{place}: no {key!r}; a row holds the id of a record and another prompt")
     return value

@@ -14,7 +14,7 @@ from unlearn.data.splits import loaded
 from unlearn.errors import LineageError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage, now, weights_digest
+from unlearn.provenance.lineage import FILE_NAME, Lineage, now, weights_digest
 from unlearn.shards.assignment import BY_RECORD, BY_SUBJECT, shard_of
 from unlearn.shards.files import FILE, Shards, shard_name
 from unlearn_eval.certificate.files import deciding_files
@@ -84,7 +84,12 @@ def run_replay_shards(options: ReplayOptions) -> Replay:
     named = _named(options, records)
     asked = {folder.key.digest(record) for record in named}
     forgotten = sorted(asked or set(folder.shards.forgotten))
-    findings = [*_weights(folder), _forgotten(folder, forgotten), *_deal(folder, named)]
+    findings = [
+        *_weights(folder),
+        *_whole(folder),
+        _forgotten(folder, forgotten),
+        *_deal(folder, named),
+    ]
     again = []
     if not any(each.passed is False for each in findings):
         for number in folder.touched(forgotten):
@@ -122,6 +127,22 @@ def _weights(folder: _Folder) -> Iterator[Finding]:
     if dropped := folder.numbers("off"):
         names = ", ".join(map(shard_name, dropped))
         yield Finding("dropped", True, f"{names}: dropped until trained again, without weights")
+
+
+def _whole(folder: _Folder) -> Iterator[Finding]:
+    """Say whether the lineage of the whole folder says what those of its shards say."""
+    line = Lineage.read(folder.place)
+    if line is None:  # of a folder that an earlier version made
+        return
+    trained = {digest for each in folder.lines.values() for digest in each.records.trained}
+    if line.digest != weights_digest(folder.place):
+        yield Finding("lineage", False, "the folder's own lineage is of other weights")
+    elif set(line.records.trained) != trained:
+        words = "the folder's own lineage names other records than those of its shards"
+        yield Finding("lineage", False, words)
+    else:
+        words = "the folder's own lineage is of these shards, and of the records that theirs name"
+        yield Finding("lineage", True, words)
 
 
 def _forgotten(folder: _Folder, forgotten: Collection[str]) -> Finding:
@@ -173,14 +194,10 @@ def _result(
     if not again:
         words = "no shard was trained again without them: there is nothing to replay"
         all_findings.append(Finding("weights", None, words))
+    said = folder.place / (FILE_NAME if (folder.place / FILE_NAME).is_file() else FILE)
     kinds = {each.kind for _, each in again}
     outcome = _outcome(all_findings, kinds)
     kind: Kind | None = "up to rounding" if "up to rounding" in kinds else "exact"
-    files = {
-        f"{shard_name(number)}/{name}": digest
-        for number in folder.lines
-        for name, digest in deciding_files(folder.place / shard_name(number)).items()
-    }
     differ = dict.fromkeys(w for _, each in again for w in each.environment.get("differ") or ())
     return Replay(
         created=now(),
@@ -189,9 +206,9 @@ def _result(
         findings=all_findings,
         not_looked_at=[*_left_open(again), _UNTOUCHED],
         adapter={
-            "weights": folder.shards.digest,
-            "files": files,
-            "lineage": hashlib.sha256((folder.place / FILE).read_bytes()).hexdigest(),
+            "weights": weights_digest(folder.place),
+            "files": deciding_files(folder.place),
+            "lineage": hashlib.sha256(said.read_bytes()).hexdigest(),
             "method": "shards",
             "seed": folder.shards.seed,
         },

@@ -127,11 +127,19 @@ def read_scores(path: str | Path) -> dict[MatrixPlace, StoredMatrix]:
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot read scores: {reason}; run the audit again") from error
-    missing = [name for name in (*MatrixPlace._fields, "cluster") if name not in table.column_names]
+    types = {**dict.fromkeys(MatrixPlace._fields, pa.string()), "cluster": pa.int64()}
+    missing = [name for name in types if name not in table.column_names]
     if missing:
         raise DataError(
             f"{path}: no column {', '.join(missing)}; this is no audit's scores.parquet"
         )
+    for name, wanted in types.items():
+        column = table.column(name)
+        if column.type != wanted or (column.null_count and name != "cluster"):
+            held = "empty values" if column.type == wanted else f"{column.type}, not {wanted}"
+            raise DataError(
+                f"{path}: column {name} holds {held}; this is no audit's scores.parquet"
+            )
     rows: dict[MatrixPlace, list[int]] = {}
     columns = (table.column(name).to_pylist() for name in MatrixPlace._fields)
     for i, place in enumerate(zip(*columns, strict=True)):

@@ -33,6 +33,7 @@ from unlearn.files import staged_file
 from unlearn.model.opening import Opening
 from unlearn.model.state import ModelState
 from unlearn.provenance.digests import folder_digest
+from unlearn.provenance.environment import quantised
 from unlearn.provenance.keys import Key, home
 from unlearn.provenance.lineage import library_versions
 from unlearn_eval.scores.entries import is_entry
@@ -179,7 +180,8 @@ def setting(state: ModelState, opening: Opening) -> str:
     """Return in what form models are run, as far as it shows in their numbers."""
     kind = str(next(state.model.parameters()).dtype)
     versions = {k: v for k, v in library_versions().items() if k != "datasets"}
-    return json.dumps([kind, state.device.type, opening.load_in_4bit, sorted(versions.items())])
+    form = quantised(state.model) or opening.load_in_4bit
+    return json.dumps([kind, state.device.type, form, sorted(versions.items())])
 
 
 def pack(scores: TokenScores) -> dict[str, npt.NDArray[Any]]:

@@ -37,7 +37,7 @@ P = ParamSpec("P")
 
 # A share can take hours. A process that dies closes its connections, which is noticed at once.
 _PATIENCE = timedelta(days=7)
-_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
 
 class _Announcement(NamedTuple):

@@ -79,7 +79,20 @@ def load_scores(folder: str | Path) -> ScoreFile:
         views.setdefault(view, {}).setdefault(place.state, {})[place.split] = part.scores
         if view == View():
             subjects.setdefault(place.split, part.clusters)
+    _check_same_records(Path(folder) / SCORES, views.get(View(), {}))
     return ScoreFile(views, subjects)
+
+
+def _check_same_records(path: Path, states: Scores) -> None:
+    """Refuse states that were not asked about the same records: they are compared one by one."""
+    first: dict[str, Sequence[str]] = {}
+    for state, splits in states.items():
+        for split, matrix in splits.items():
+            if list(matrix.ids) != list(first.setdefault(split, matrix.ids)):
+                raise DataError(
+                    f"{path}: state {state!r} has other records of the split {split!r} than the "
+                    "first; run the audit again"
+                )
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:

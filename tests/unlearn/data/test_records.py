@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlearn.data import selectors
 from unlearn.data.records import Record, Records, Secret
 from unlearn.errors import DataError, SelectionError
 
@@ -206,6 +207,25 @@ def test_selection(tmp_path: Path) -> None:
     content = jsonl(tmp_path / "rows.jsonl", [{"answer": "Here.", "question": "Where?"}])
     assert ids(f"@{content}") == ["c"]
     assert records.without(records.select("b")).ids == ["a", "c"]
+
+
+def test_several_selectors_are_one_look_at_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of a thousand ids must not read a million of them a thousand times."""
+    looks: list[list[str]] = []
+    look = selectors._ids
+
+    def counted(records: Records, names: list[str], where: str = "") -> list[int]:
+        looks.append(list(names))
+        return look(records, names, where)
+
+    monkeypatch.setattr(selectors, "_ids", counted)
+    records = Records.from_rows(ROWS)
+    assert records.select(["c", "a,c", " rows:1-1"]).ids == ["a", "b", "c"]
+    assert looks == [["c", "a", "c"]]
+    with pytest.raises(SelectionError, match="no record 'aa'"):
+        records.select(["a", "aa"])
+    with pytest.raises(SelectionError, match="names no record"):
+        records.select(["a", " "])
 
 
 def test_content_matches_every_copy(tmp_path: Path) -> None:

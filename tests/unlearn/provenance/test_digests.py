@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,7 @@ def test_an_index_that_names_all_of_a_folder_changes_no_digest(tmp_path: Path) -
             '{"weight_map": {"a": "gone.safetensors"}}',
             "'gone.safetensors', which is not there",
         ),
+        (f'{{"weight_map": {{"a": "{"9" * 5000}.safetensors"}}}}', "9', which is not there"),
         ('{"weight_map": {"a": "../out.safetensors"}}', "leads out of the folder"),
         ('{"weight_map": {"a": "/out.safetensors"}}', "leads out of the folder"),
         ('{"weight_map": {"a": "code.bin"}}', "is no .safetensors file"),
@@ -137,6 +139,17 @@ def test_an_index_that_cannot_be_followed_is_an_error(
     (folder / "model.safetensors").write_bytes(b"")  # which is loaded before any index
     weights_digest(folder)
     check_model_folder(folder)
+
+
+def test_more_layers_than_tensors_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    check_model_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for deep in ({"num_hidden_layers": 2**62}, {"text_config": {"n_layer": 10_000}}):
+        (folder / "config.json").write_text(json.dumps(config | deep))
+        with pytest.raises(ModelError, match=r"names \d+ layers, and the weights have \d+ tensors"):
+            check_model_folder(folder)
 
 
 def test_a_model_whose_weights_lie_below_is_a_model(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_suppressed_records_are_refused_by_content(records: Records) -> None:
     with pytest.raises(SuppressedError, match=r"'other' \(line 1\)"):
         check_suppressed(other_id)
     check_suppressed(records.take([1]))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_entry(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = suppress(records.take([0]), "asked for")
+    before, real = path.read_bytes(), os.write
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"No space left.*suppressed"):
+        patch.setattr(os, "write", lambda descriptor, lines: real(descriptor, lines[:7]))
+        suppress(records, "asked for")
+    assert path.read_bytes() == before
+    suppress(records, "asked for")
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_a_list_made_with_another_key_is_not_silently_passed_over(

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from unlearn import Records
+from unlearn.apps.cli import run
 from unlearn.data.batching import collate
 from unlearn.errors import LineageError, ModelError, OptionError, OutputError
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.provenance.suppression import suppressed_among
 from unlearn.runs.finetuning import finetune
-from unlearn.runs.options import FinetuneShardsOptions
+from unlearn.runs.options import FinetuneShardsOptions, ForgetShardsOptions
 from unlearn.runs.sharded_finetuning import TrainedShards, finetune_shards, plan_shards
-from unlearn.runs.sharded_forgetting import forget_shards
+from unlearn.runs.sharded_forgetting import forget_shards, plan_forget_shards
 from unlearn.runs.sharded_report import REPORT_FILE
 from unlearn.shards.assignment import shard_of
 from unlearn.shards.files import Shards, is_sharded, shard_name
@@ -120,6 +121,56 @@ def test_neither_the_order_of_the_file_nor_a_process_of_its_own_changes_a_bit(
 ) -> None:
     train(Records.from_rows(rows()[::-1]), tmp_path / "backwards")
     assert digests(tmp_path / "backwards") == digests(old)
+
+
+@pytest.mark.slow
+def test_shards_on_ray_are_those_of_processes(
+    old: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("unlearn.runs.workers.threads_for", lambda _: 1)
+    monkeypatch.setattr("unlearn.runs.ray_cluster.threads_for", lambda _: 1)
+    made = train(records(), tmp_path / "ray", jobs=2, engine="ray")
+    assert made.kept == 0
+    line = Lineage.read(tmp_path / "ray" / shard_name(0))
+    assert line is not None
+    assert line.environment["threads"] == 1
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        assert digests(tmp_path / "ray") == digests(old)
+    assert train(records(), tmp_path / "ray", jobs=2, engine="ray").kept == SHARDS
+
+
+def test_another_engine_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="did you mean 'ray'"):
+        train(records(), tmp_path / "none", engine="rai")
+    with pytest.raises(OptionError, match="give --engine ray"):
+        train(records(), tmp_path / "none", address="localhost:1")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_of_a_deletion_says_what_it_then_takes(
+    old: Path, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    touched = shard_of("Cy Fox", SHARDS, Key.load())
+    data = tmp_path / "records.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    words = ["forget", "--model", str(tiny_model), "--adapter", str(old), "--data", str(data)]
+    words += ["--forget", "subject:Cy Fox", "--output", str(tmp_path / "planned")]
+    assert run([*words, "--plan"]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert not (tmp_path / "planned").exists()
+    made = delete(tiny_model, old, tmp_path / "deleted").deletion
+    assert f"1 of {SHARDS} shards will be touched: {touched}" in told
+    planned = plan_forget_shards(
+        ForgetShardsOptions(tiny_model, records(), "subject:Cy Fox", tmp_path / "p", adapter=old)
+    )
+    assert f"{planned.share:.1%} of training everything again" in told
+    assert planned.touched == made.touched
+    assert planned.share == pytest.approx(made.share, rel=0.1)
+    assert planned.largest == pytest.approx(made.largest, abs=1e-4)
+    assert planned.records_of_all == 28
+    with pytest.raises(OptionError, match="plan_forget_shards"):
+        delete(tiny_model, old, tmp_path / "planned", plan=True)
 
 
 @pytest.mark.slow

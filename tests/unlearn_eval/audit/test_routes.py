@@ -9,10 +9,11 @@ import pytest
 
 from unlearn.apps.cli import run
 from unlearn.provenance.keys import Key
+from unlearn.provenance.lineage import weights_digest
 from unlearn.runs.sharded_finetuning import finetune_shards
 from unlearn.runs.sharded_forgetting import forget_shards
 from unlearn.shards.assignment import shard_of
-from unlearn.shards.files import Shards, shard_name
+from unlearn.shards.files import shard_name
 from unlearn.shards.serving import Scored
 from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.audit.routes import FILE, audit_routes, recalled_anywhere
@@ -51,7 +52,7 @@ def test_what_one_shard_knows_is_found_there_and_after_deletion_not(
     def audited(name: str) -> dict[str, tuple[int, float]]:
         options = AuditOptions(tiny_model, data_file, f"subject:{GONE}", adapter=made / name)
         found = audit_routes(options)
-        assert found.weights == Shards.read(made / name).digest
+        assert found.weights == weights_digest(made / name)
         return {row.route: row.loss for row in found.rows}
 
     before, after = audited("old"), audited("new")

@@ -225,3 +225,7 @@ def test_paraphrases_are_checked(data_file, tmp_path):
     file.write_text('{"id": "r0", "prompt": "a"}\n{"id": "r1"}\n')
     with pytest.raises(DataError, match=r"asked\.jsonl, line 2: no 'prompt'"):
         read_paraphrases(file, records)
+    for odd in ("[[]]", "7", '"r0"'):
+        file.write_text(odd + "\n")
+        with pytest.raises(DataError, match=r"asked\.jsonl, .*: no 'id'"):
+            read_paraphrases(file, records)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -233,3 +234,28 @@ def test_other_formats_are_refused(tmp_path: Path, make_scores):
     make_scores([[-1.0]]).save(tmp_path / "one.parquet")
     with pytest.raises(DataError, match="no column state"):
         read_scores(tmp_path / "one.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("state", pa.array([None], pa.string()), "column state holds empty values"),
+        ("deployment", pa.array([None], pa.string()), "column deployment holds empty values"),
+        ("split", pa.array([1]), "column split holds int64, not string"),
+        ("cluster", pa.array(["Ann"]), "column cluster holds string, not int64"),
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path: Path, make_scores, name, column, said):
+    table, place = make_scores([[-1.0]]).to_table(), MatrixPlace("after", "forget")
+    named = {key: pa.array([value]) for key, value in place._asdict().items()}
+    named["cluster"] = pa.array([None], pa.int64())
+    file = tmp_path / "scores.parquet"
+    for columns in (named, named | {name: column}):
+        whole = table
+        for key, values in columns.items():
+            whole = whole.append_column(key, values)
+        pq.write_table(whole, file)
+        if columns is named:
+            assert list(read_scores(file)) == [place]
+    with pytest.raises(DataError, match=said):
+        read_scores(file)

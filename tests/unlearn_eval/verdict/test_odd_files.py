@@ -9,9 +9,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from unlearn.errors import UnlearnError
+from unlearn.errors import DataError, UnlearnError
+from unlearn_eval.verdict.load import load_scores
 from unlearn_eval.verdict.replayed import decided_by_replay, with_replay
 from unlearn_eval.verdict.verify import verify
 
@@ -85,3 +87,13 @@ def facts_without_losses(real: Any) -> Any:
 
 def test_an_audit_that_was_not_changed_is_still_read(folder: Any) -> None:
     assert verify(folder[0]).outcome == "INCONCLUSIVE"
+
+
+def test_states_asked_about_other_records_are_refused(folder: Any, tmp_path: Path) -> None:
+    place = tmp_path / "scores.parquet"
+    table = pq.read_table(folder[0] / "scores.parquet")
+    pq.write_table(table, place)
+    load_scores(tmp_path)
+    pq.write_table(table.slice(1), place)  # the first state lacks its first record
+    with pytest.raises(DataError, match="has other records of the split"):
+        load_scores(tmp_path)

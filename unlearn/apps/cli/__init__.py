@@ -17,9 +17,10 @@ from unlearn.apps.cli.ending import (
     listening,
     what_becomes_of_it,
 )
+from unlearn.apps.cli.speaker import lost_another, voice
 from unlearn.errors import UnlearnError
 from unlearn.printable import printable
-from unlearn.processes import is_main, world_size
+from unlearn.processes import world_size
 
 __all__ = ["run"]
 
@@ -51,9 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         with listening():
             code = _carried_out(arguments)
     except (KeyboardInterrupt, Interrupted) as stop:
-        code = _stopped("interrupted", 130, what_becomes_of_it(stop, arguments))
+        code = _fail(f"interrupted; {what_becomes_of_it(stop, arguments)}", 130)
     except Terminated as stop:
-        code = _stopped("terminated", 143, what_becomes_of_it(stop, arguments))
+        code = _fail(f"terminated; {what_becomes_of_it(stop, arguments)}", 143)
     except (BrokenPipeError, SystemExit) as error:
         # typer makes an exit of any broken pipe, also of one between processes of ours
         broken = error.__context__ if isinstance(error, SystemExit) else error
@@ -65,10 +66,11 @@ def run(arguments: Sequence[str]) -> int:
         # whoever read our output has gone (`| head`): not our error, and nothing left to say
         code = _PIPE
     except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        code = _fail(f"{_REFUSALS[error.errno]}: {error.strerror}{where}")
+        if error.errno in _REFUSALS:
+            where = f" ({error.filename})" if error.filename else ""
+            code = _fail(f"{_REFUSALS[error.errno]}: {error.strerror}{where}")
+        else:
+            code = _unexpected(error)
     finally:
         lost = [each for each in map(_let_go, (shown, told)) if each]
         reader.close()
@@ -94,10 +96,10 @@ def _carried_out(arguments: Sequence[str]) -> int:
             raise stop.__cause__ from None
         return _fail("there was no answer to a question: give the flag that answers it", 130)
     except Exception as error:
-        # typer keeps its usage errors in a private module; this is what tells them apart
-        if not hasattr(error, "format_message"):
+        if isinstance(error, OSError):  # which may be no error of ours
             raise
-        return _usage(error)
+        # typer keeps its usage errors in a private module; this is what tells them apart
+        return _usage(error) if hasattr(error, "format_message") else _unexpected(error)
     return code if isinstance(code, int) else 0
 
 
@@ -118,6 +120,16 @@ def _let_go(stream: Any) -> str | None:
     return None
 
 
+def _unexpected(error: Exception) -> int:
+    """Let an error of ours, or of a library, out with its traceback, from one of the processes."""
+    if lost_another(error):
+        return _fail("another process ended before its work was done: see what it said", 1)
+    speaks, code = voice(1)
+    if speaks:
+        raise error
+    return code
+
+
 def _usage(error: Any) -> int:
     """Show what is wrong with the words of the command, in one line."""
     text = str(error.format_message()).rstrip()
@@ -128,15 +140,11 @@ def _usage(error: Any) -> int:
     return _fail(text + (f" (see `{context.command_path} --help`)" if context else ""))
 
 
-def _stopped(how: str, code: int, words: str) -> int:
-    """Say how a command was stopped; of several processes only the first speaks."""
-    first = True
-    with contextlib.suppress(UnlearnError):
-        first = is_main()
-    return _fail(f"{how}; {words}", code) if first else code
-
-
 def _fail(message: str, code: int = 2) -> int:
+    """Say why a command ends, once for all processes; return the exit code."""
+    speaks, code = voice(code)
+    if not speaks:
+        return code
     with contextlib.suppress(OSError, AttributeError):  # nobody hears it
         sys.stderr.write("unlearn: " + printable(" ".join(message.split())) + "\n")
     return code

@@ -10,11 +10,11 @@ from typing import Any
 
 from unlearn.apps.compare.data import sources
 from unlearn.apps.compare.layout import Cell, Layout, Step
+from unlearn.apps.compare.shards import method_of
 from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.trials import row_of
 from unlearn.apps.compare.verdicts import ruling_of, rulings_before
 from unlearn.errors import DataError
-from unlearn.methods.registry import get_method
 from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn_eval.comparison import (
     Comparison,
@@ -78,7 +78,7 @@ def collect(study: Study, layout: Layout, failures: Mapping[Path, str]) -> Compa
         exact=frozenset(
             row_of(settings)
             for settings in study.recipe.methods
-            if get_method(settings.method).kind == "exact"
+            if method_of(settings.method).kind == "exact"
         ),
         setting=setting(study) | _mixed(layout),
     )
@@ -220,7 +220,11 @@ def _outcome(
         facts = cell.unlearn.facts()
         numbers |= _relative(cell.unlearn, price[cell.forget])
         stopped = facts.get("stopped") or ""
-    if cell.audit.done:
+    if cell.audit.done and cell.target:  # its numbers and its replay are in the step
+        facts = cell.audit.facts()
+        numbers |= facts["numbers"]
+        attack, ruling = "loss", Ruling(**facts["ruling"]) if study.recipe.policy else ruling
+    elif cell.audit.done:
         rows = _rows(cell.audit)
         link = _link(cell.audit, study)
         ruling = ruling_of(cell.audit) if study.recipe.policy else ruling

@@ -9,11 +9,11 @@ from typing import Any
 
 from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.layout import Cell, Layout
+from unlearn.apps.compare.shards import method_of
 from unlearn.apps.compare.study import Study
 from unlearn.data.records import Record
 from unlearn.errors import LineageError
 from unlearn.files import staged_file
-from unlearn.methods.registry import get_method
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage
 from unlearn_eval.comparison import About, Curve, Outcome, Run
@@ -46,7 +46,7 @@ def details(
     notes = {(o.method, o.seed, o.forget): o.notes for o in outcomes}
     rows = []
     for settings in study.recipe.methods:
-        method = get_method(settings.method)
+        method = method_of(settings.method)
         name = settings.name or settings.method
         cells = [cell for cell in layout.cells if cell.name == name and cell.unlearn.done]
         rows.append(
@@ -80,7 +80,7 @@ def records_of(layout: Layout, ids: Iterable[str] | None = None) -> dict[CellKey
     found = {
         (cell.name, cell.seed, cell.forget): read_records(cell.audit.result / "scores.parquet")
         for cell in layout.cells
-        if cell.audit.done
+        if cell.audit.done and cell.target is None
     }
     key = Key.load()
     for cell, records in found.items():

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from unlearn.apps.compare.data import Pool, is_hub, parts_of, sources
 from unlearn.apps.compare.layout import Layout, Step
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.shards import method_of
 from unlearn.apps.compare.study import Study
 from unlearn.config import validated, without_auto
 from unlearn.data.record import as_json, shown
@@ -21,7 +22,7 @@ from unlearn.errors import ModelError, OptionError
 from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided
 from unlearn.methods.plans import AFFORDABLE, steps_within
-from unlearn.methods.registry import Method, Resolved, get_method
+from unlearn.methods.registry import Method, Resolved
 from unlearn.provenance.digests import weight_files
 from unlearn.recipe import recipe_path
 from unlearn.strict_json import parse_json, read_json_file
@@ -304,13 +305,14 @@ def costs(study: Study, layout: Layout, found: Counts) -> Costs:
             add(step, scored=tried)
     for cell in layout.cells:
         gone = found.forget[cell.forget]
+        if cell.target is not None:
+            add(cell.target, _rows(tuning, found.train) * mean)
         options = cell.unlearn.settings["options"]
-        add(
-            cell.unlearn,
-            training_tokens(
-                get_method(cell.method), options, tuning, gone, found.train - gone, mean
-            ),
-        )
+        method = method_of(cell.method)
+        trained = training_tokens(method, options, tuning, gone, found.train - gone, mean)
+        # at most as many shards are touched as records go
+        parts = options.get("shards", method.extra["shards"]) if cell.target else 1
+        add(cell.unlearn, trained * min(1.0, gone / parts))
         judged = sum(t.passes for t in forms) * (gone + found.holdout + 64) * mean
         add(cell.audit, scored=everything + written + judged)
         if cell.trial:

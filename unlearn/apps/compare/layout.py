@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.apps.compare.recipe import CompareRecipe, MethodSettings
+from unlearn.apps.compare.shards import METHOD, method_of
 from unlearn.apps.compare.study import Study
 from unlearn.errors import OptionError, OutputError
-from unlearn.methods.registry import get_method
 from unlearn.strict_json import NotJsonError, read_json_file
 
 __all__ = ["DONE", "Cell", "Kind", "Layout", "Step", "lay_out"]
@@ -98,6 +98,7 @@ class Cell:
         unlearn: makes its adapter.
         audit: measures it.
         trial: measures it after further changes, where the recipe asks for that.
+        target: trains what it begins with, where that is not the adapter under study.
     """
 
     name: str
@@ -107,11 +108,13 @@ class Cell:
     unlearn: Step
     audit: Step
     trial: Step | None = None
+    target: Step | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """What there is to do for it alone."""
-        return tuple(step for step in (self.unlearn, self.audit, self.trial) if step)
+        own = (self.target, self.unlearn, self.audit, self.trial)
+        return tuple(step for step in own if step)
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ def _cell(
     """Lay out one method with one seed on one forget set."""
     recipe, number, target = study.recipe, forget_set.number, forget_set.target
     label = f"{name}, seed {seed}{forget_set.label}"
+    own = _shards(study, method, seed) if method.method == METHOD else None
+    target = own or target
     unlearn = Step(
         "unlearn",
         label,
@@ -299,6 +304,9 @@ def _cell(
         {"adapter": target.result},
         (target.folder,),
     )
+    if own is not None:
+        asked = _asked(f"audit of {label}", _measuring(study, number), unlearn, own)
+        return Cell(name, method.method, seed, number, unlearn, asked, target=own)
     audit = _audit(
         f"audit of {label}",
         unlearn.folder,
@@ -312,6 +320,20 @@ def _cell(
     if recipe.robustness:
         trial = _trial(recipe, _measuring(study, number), unlearn, label, unlearn.folder)
     return Cell(name, method.method, seed, number, unlearn, audit, trial)
+
+
+def _shards(study: Study, method: MethodSettings, seed: int) -> Step:
+    """Train the shards that a row begins with: each seed its own, as nothing else follows it."""
+    facts = {"seed": seed, "shards": method.options}
+    shared = study.root / "shared"
+    return Step("target", f"shards, seed {seed}", shared, "shards", _training(study) | facts)
+
+
+def _asked(label: str, measuring: Mapping[str, Any], of: Step, before: Step) -> Step:
+    """Ask the shards of a cell, and replay those that were touched."""
+    settings = {**measuring, "of": of.digest, "before": before.digest, "shards": True}
+    paths = {"adapter": of.result, "before": before.result}
+    return Step("audit", label, of.folder, "audit", settings, paths, (of.folder, before.folder))
 
 
 def _audit(
@@ -355,7 +377,7 @@ def _rows_by_name(recipe: CompareRecipe) -> dict[str, MethodSettings]:
     """Return the rows by name, refusing unknown methods and names that occur twice."""
     rows: dict[str, MethodSettings] = {}
     for settings in recipe.methods:
-        get_method(settings.method)
+        method_of(settings.method)
         name = settings.name or settings.method
         if name in rows:
             raise OptionError(f"methods: two rows are named {name!r}; give one another `name:`")

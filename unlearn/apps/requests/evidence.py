@@ -18,6 +18,7 @@ __all__ = [
     "audit_digest",
     "audit_of",
     "discard_unfinished",
+    "same_policy",
     "verdict_details",
     "verdict_digest",
 ]
@@ -28,13 +29,16 @@ VERDICT = "verdict.json"
 def audit_digest(folder: Path) -> str:
     """Return the SHA-256 of what a verdict rests on: an audit's two files of numbers, a replay.
 
+    Of shards there may be a third beside a replay: what records come to by every route.
+
     Raises OSError where there is neither, or an audit is not whole.
     """
     total = hashlib.sha256()
     replayed = (folder / "replay.json").is_file()
     audited = (folder / "audit.json").is_file() or not replayed
     names = ["audit.json", "scores.parquet"] if audited else []
-    for name in [*names, *(["replay.json"] if replayed else [])]:
+    routes = ["routes.json"] if (folder / "routes.json").is_file() else []
+    for name in [*names, *(["replay.json"] if replayed else []), *routes]:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return total.hexdigest()
 
@@ -100,3 +104,28 @@ def discard_unfinished(ledger: Ledger, request: Request, place: Path) -> None:
     for folder in place.iterdir():
         if ours.fullmatch(folder.name) and folder.resolve() not in noted:
             shutil.rmtree(folder, ignore_errors=True)  # leaves links alone
+
+
+def same_policy(request: Request, adapter: str, policy: str) -> None:
+    """Refuse to decide on the same adapter by another policy, once its numbers are known.
+
+    Args:
+        request: which.
+        adapter: digest of its weights.
+        policy: by which it is to be decided.
+
+    Raises:
+        LedgerError: if it is another one.
+    """
+    from unlearn_eval.verdict.decision import load_policy
+
+    known = request.facts.get("verdict")
+    if known is None or known["adapter"] != adapter or known["policy"]["name"] == "replay":
+        return
+    name, wanted = load_policy(policy)
+    if wanted.sha256 != known["policy"]["sha256"]:
+        raise LedgerError(
+            f"request {request.id} was decided on this adapter by the policy "
+            f"{known['policy']['name']!r}: {name!r} would be chosen after its numbers are known; "
+            "run the request again first"
+        )

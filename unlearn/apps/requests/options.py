@@ -199,6 +199,13 @@ class RunOptions(LedgerOptions, Opening):
         ),
         Flag(metavar="K"),
     ] = 0
+    off_now: Annotated[
+        bool,
+        Field(
+            description="Of folders of shards: first drop the shards that hold the records, into a "
+            "folder of their own that can be served while they are trained again."
+        ),
+    ] = False
     seed: Seed = 0
 
 

@@ -78,10 +78,16 @@ class RunPlan:
         """Where the run puts its adapter, complete, in one rename."""
         return Path(self.settings.output) / f"run-{self.run}"
 
+    @property
+    def dropped(self) -> Path:
+        """Where it puts shards without those to train, to be served meanwhile, if asked to."""
+        return self.folder.with_name(f"{self.folder.name}-off")
+
     def leftovers(self) -> list[Path]:
         """Return what a run that was not finished left beside its folder."""
         place, name = self.folder.parent, self.folder.name
-        return [*place.glob(f".{name}.partial-*"), *place.glob(f".{name}.checkpoints")]
+        hidden = [*place.glob(f".{name}*.partial-*"), *place.glob(f".{name}.checkpoints")]
+        return [*hidden, *([self.dropped] if self.dropped.exists() else [])]
 
 
 def pending(ledger: Ledger, line: str) -> Iterator[tuple[list[Request], RunPlan]]:

@@ -20,6 +20,7 @@ from unlearn.files import staged_file
 from unlearn.methods.registry import METHODS
 from unlearn.model.opening import Opening
 from unlearn.provenance.lineage import Lineage
+from unlearn.shards.files import is_sharded
 
 __all__ = ["FILE", "can_be_replayed", "maker", "replay_into", "standing_audit"]
 
@@ -36,11 +37,14 @@ def can_be_replayed(ledger: Ledger, newest: Newest) -> bool:
         newest: the adapter.
 
     Returns:
-        Whether retraining made it, and its lineage names all that decided the weights.
+        Whether retraining made it, and its lineage names all that decided the weights; of shards,
+        each of which is replayed by its own, always.
     """
     line = Lineage.read(newest.folder)
     if line is None or line.records.key_id != ledger.key.id or line.digest != newest.digest:
         return False
+    if is_sharded(newest.folder):
+        return True
     method = METHODS.get(line.method)
     exact = method is not None and method.kind == "exact"
     return exact and line.parent is None and "training records" in line.made_from
@@ -108,6 +112,7 @@ def _replayed(
 ) -> dict[str, Any]:
     """Train again on the data of the run that made the adapter."""
     from unlearn_eval.replay.run import replay
+    from unlearn_eval.replay.sharded import replay_shards
 
     # the records of all requests that are open: one replay then serves them all
     beside = [r for r in ledger.requests(_CARRIED_OUT, line=request.line) if "escrow" in r.facts]
@@ -116,7 +121,8 @@ def _replayed(
     planted = line is not None and line.canaries is not None
     file = (options.get("canaries") or canaries.file_of(ledger, request.line)) if planted else None
     opening = {each.name for each in fields(Opening)}
-    return replay(
+    work = replay_shards if is_sharded(newest.folder) else replay
+    return work(
         newest.folder,
         setup.retain or setup.data,
         model=_base(setup),

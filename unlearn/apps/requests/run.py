@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gc
 import secrets
-import shutil
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,8 @@ from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.locks import BusyError, Hold
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.line import Newest, kept_records, latest, opened
+from unlearn.apps.requests.line import Newest, latest
+from unlearn.apps.requests.new_adapter import new_adapter, recognised
 from unlearn.apps.requests.plans import (
     RETRIED,
     RunPlan,
@@ -43,12 +43,10 @@ from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError, UnlearnError
 from unlearn.methods.registry import get_method, resolve
 from unlearn.processes import world_size
-from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.provenance.suppression import suppress
 
 if TYPE_CHECKING:
     from unlearn.methods.plans import TrainingPlan
-    from unlearn.runs.saving import Result
 
 __all__ = [
     "Done",
@@ -96,7 +94,8 @@ class Failed:
         line: which.
         requests: ids of those that wait on it.
         problem: what went wrong, in a line.
-        trace: of an error that nobody foresaw, where it happened; None for what a run cannot use.
+        trace: of an error that nobody foresaw, where it happened; empty for what the system
+            refused, such as a full disk, and None for what a run cannot use.
     """
 
     line: str
@@ -143,7 +142,8 @@ def run_requests(
             all that are located when empty.
         given: names of the settings that were chosen, rather than left as usual.
         tell: told what becomes of runs that were planned before.
-        **calls: `announce` and `progress` of `unlearn.forget`.
+        **calls: `announce` and `progress` of `unlearn.forget`, and `off_now`: of shards, drop those
+            that hold the records first, into a folder that can be served at once.
 
     Returns:
         What was done, and what was not.
@@ -182,6 +182,8 @@ def _failure(line: str, requests: tuple[str, ...], error: Exception) -> Failed:
     """Write down what went wrong; the error itself would keep a model in memory."""
     if isinstance(error, UnlearnError):
         return Failed(line, requests, str(error))
+    if isinstance(error, OSError):  # a full disk is no fault of the program
+        return Failed(line, requests, str(error), "")
     problem = f"{type(error).__name__}: {error}"
     return Failed(line, requests, problem, "".join(traceback.format_exception(error)))
 
@@ -270,14 +272,14 @@ def _carry_out(
         file, count = plan.settings.canaries, plan.settings.with_canaries
         beside = canaries.taken(ledger, file, count, setup, newest.folder)
         if adopted:
-            made = _recognised(ledger, plan, batch, beside)
+            made = recognised(ledger, plan, batch, beside)
             price = Price.of(made)
         else:
             told = _Told(calls.get("announce"))
-            own = {**calls, "announce": told}
-            result = _forget(ledger, line, setup, newest.folder, forget_records, plan, own)
+            own = {**calls, "announce": told, "tell": note}
+            result = new_adapter(ledger, line, setup, newest.folder, forget_records, plan, own)
             made, price = result.lineage, Price.of(result.lineage, told.retraining)
-            for text in result.reading:
+            for text in result.notes:
                 note(text)
     except UnlearnError:
         abandon(ledger, hold, plan, batch)
@@ -363,63 +365,3 @@ def _note_run(
         for name in others:
             writer.change(name, "superseded", after=after, verdict=None, swept=None)
     return tuple(others)
-
-
-def _forget(
-    ledger: Ledger,
-    line: str,
-    setup: Setup,
-    folder: str,
-    forget_records: Records,
-    plan: RunPlan,
-    calls: Mapping[str, Any],
-) -> Result:
-    """Train, and save the new weights."""
-    from unlearn.runs.forgetting import forget
-
-    for partial in plan.folder.parent.glob(f".{plan.folder.name}.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the line is ours
-    plan.folder.parent.mkdir(parents=True, exist_ok=True)
-    settings = plan.settings
-    model, adapters = opened(setup, folder)
-    return forget(
-        model,
-        forget_records,
-        f"rows:0-{len(forget_records) - 1}",
-        plan.folder,
-        adapter=adapters or None,
-        method=settings.method,
-        holdout=setup.holdout,
-        retain=kept_records(ledger, line, setup),
-        canaries=settings.canaries,
-        with_canaries=settings.with_canaries,
-        template=setup.template,
-        options=settings.options,
-        seed=settings.seed,
-        **settings.opening,
-        **calls,
-    )
-
-
-def _recognised(
-    ledger: Ledger, plan: RunPlan, batch: Sequence[Request], beside: Sequence[str]
-) -> Lineage:
-    """Return the lineage of a folder that this very run made, or refuse it."""
-    line = Lineage.read(plan.folder)
-    parent = Lineage.read(plan.parent_folder)
-    wanted = {digest for request in batch for digest in request.facts["records"]} | set(beside)
-    before = set(parent.records.forgotten) if parent else set()
-    exact = get_method(plan.settings.method).kind == "exact"
-    if (
-        line is None
-        or line.records.key_id != ledger.key.id
-        or line.digest != weights_digest(plan.folder)
-        or line.parent != (None if exact else plan.parent)
-        or (line.method, line.seed) != (plan.settings.method, plan.settings.seed)
-        or set(line.records.forgotten) != before | wanted
-    ):
-        raise LedgerError(
-            f"{plan.folder} is not what run {plan.run} was to make; it was left as it is, and the "
-            "requests wait for another run"
-        )
-    return line

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_model", "secrets_given_out"]
 
-Ask = Callable[[Records], "TokenScores"]
+Ask = Callable[[Records], Iterable["TokenScores"]]
 
 
 def secrets_given_out(
@@ -45,7 +45,7 @@ def secrets_given_out(
         forget_records: of the request.
         retain_records: those that the model keeps.
         key: under which audits name records.
-        ask: scores records under the model.
+        ask: scores records under the model, or under all that it may answer with.
 
     Returns:
         `records` with a secret; how many `come_out`, None where it lies in no answer that the model
@@ -68,7 +68,9 @@ def _come_out(audits: Iterable[Path], marked: Records, key: Key, ask: Ask) -> se
         found = _by_audit(audit / "scores.parquet", marked.ids, key)
         if found is not None:
             return found
-    return _completed(ask(marked), marked.ids)
+    asked = [_completed(scores, marked.ids) for scores in ask(marked)]
+    known = [names for names in asked if names is not None]
+    return set().union(*known) if known else None
 
 
 def _by_audit(file: Path, ids: Sequence[str], key: Key) -> set[str] | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearn.apps.requests import canaries, replays
 from unlearn.apps.requests.choose_references import Chosen, choose_references
@@ -18,18 +18,23 @@ from unlearn.apps.requests.evidence import (
     VERDICT,
     audit_digest,
     discard_unfinished,
+    same_policy,
     verdict_digest,
 )
-from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.line import Newest, adapter_before, kept_records, latest, opened
+from unlearn.apps.requests.line import adapter_before
 from unlearn.apps.requests.secrets_given_out import ask_model, secrets_given_out
+from unlearn.apps.requests.shards import ask_shards, refuse_audit, routes_into
+from unlearn.apps.requests.subject import Subject, subject_of
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError
 from unlearn.model.opening import Opening
 from unlearn.provenance.lineage import Lineage, now
 from unlearn.strict_json import NotJsonError, read_json_file
+
+if TYPE_CHECKING:
+    from unlearn_eval.scores.token_scores import TokenScores
 
 __all__ = ["EVENTS", "AuditSettings", "verify_request"]
 
@@ -101,7 +106,7 @@ def verify_request(
             audit cannot be made.
     """
     with ledger.hold(request.line) as hold:
-        subject = _subject(ledger, ledger.get(request.id))
+        subject = subject_of(ledger, ledger.get(request.id))
         by_replay = _by_replay(ledger, subject, settings, announce)
         canary_file = canaries.measurable(ledger, request.line, settings.canaries)
         closed = canaries.closed_before(
@@ -125,9 +130,11 @@ def verify_request(
 
 
 def _by_replay(
-    ledger: Ledger, subject: _Subject, settings: AuditSettings, announce: Announce | None
+    ledger: Ledger, subject: Subject, settings: AuditSettings, announce: Announce | None
 ) -> bool:
     """Say whether the adapter is to be trained again; told where nobody asked for it."""
+    if subject.sharded and (settings.audits or settings.replay is False):
+        refuse_audit(subject.newest.folder)
     if settings.replay is not None:
         return settings.replay
     if settings.audits or not replays.can_be_replayed(ledger, subject.newest):
@@ -138,23 +145,6 @@ def _by_replay(
             "--no-replay audits it instead"
         )
     return True
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured: the newest adapter of a request's line, for the request's records."""
-
-    request: Request
-    setup: Setup
-    newest: Newest
-    forget_records: Records
-    retain_records: Records
-
-    @property
-    def opening(self) -> dict[str, Any]:
-        """Model and adapters, as `run_audit` takes them."""
-        model, adapters = opened(self.setup, self.newest.folder)
-        return {"model": model, "adapter": adapters or None}
 
 
 @dataclass(frozen=True)
@@ -176,19 +166,8 @@ class _Result:
     records: str | None = None
 
 
-def _subject(ledger: Ledger, request: Request) -> _Subject:
-    """Return what is to be measured, refusing a request that is not ready for it."""
-    if request.state not in {"unlearned", *EVENTS.values()}:
-        raise LedgerError(f"request {request.id} is {request.state}: run it first")
-    setup = setup_of(ledger, request)
-    newest = latest(ledger, request.line, setup)
-    forget_records = escrowed(ledger, [request])
-    retain_records = kept_records(ledger, request.line, setup)
-    return _Subject(request, setup, newest, forget_records, retain_records)
-
-
 def _references(
-    ledger: Ledger, subject: _Subject, settings: AuditSettings, announce: Announce | None
+    ledger: Ledger, subject: Subject, settings: AuditSettings, announce: Announce | None
 ) -> list[str | Path]:
     """Return the references that were named, and those that were found by lineage."""
     from unlearn.runs.references import reference_folders
@@ -202,7 +181,7 @@ def _references(
     return references
 
 
-def _new_folder(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> Path:
+def _new_folder(ledger: Ledger, subject: Subject, settings: AuditSettings) -> Path:
     """Return the folder of a new audit: until its verdict is noted, the old one keeps its own."""
     parent = Path(settings.output).absolute()
     parent.mkdir(parents=True, exist_ok=True)
@@ -212,13 +191,13 @@ def _new_folder(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> P
 
 def _audited(
     ledger: Ledger,
-    subject: _Subject,
+    subject: Subject,
     settings: AuditSettings,
     canary_file: str | None,
     announce: Announce | None,
 ) -> _Result:
     """Audit the records, and the canaries that were taken out beside them, if any were."""
-    _same_policy(subject.request, subject.newest.digest, settings.policy)
+    same_policy(subject.request, subject.newest.digest, settings.policy or DEFAULT_POLICY)
     references = _references(ledger, subject, settings, announce)
     output = _new_folder(ledger, subject, settings)
     options = {
@@ -231,7 +210,7 @@ def _audited(
     return own if canary_file is None else _with_canaries(subject, own, canary_file, options)
 
 
-def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> _Result | None:
+def _audited_before(ledger: Ledger, subject: Subject, settings: AuditSettings) -> _Result | None:
     """Return an audit of the same adapter that was decided on, copied: a replay leaves it no less.
 
     None where there is none.
@@ -256,7 +235,7 @@ def _audited_before(ledger: Ledger, subject: _Subject, settings: AuditSettings) 
 
 def _replayed(
     ledger: Ledger,
-    subject: _Subject,
+    subject: Subject,
     settings: AuditSettings,
     audited: _Result | None,
     announce: Announce | None,
@@ -270,6 +249,14 @@ def _replayed(
     replays.replay_into(folder, ledger, subject.request, subject.newest, options, announce)
     if audited is None:
         verdict = decided_by_replay(folder, now()).as_dict()
+        if subject.sharded:
+            words = routes_into(
+                folder,
+                subject.forget_records,
+                {**subject.opening, **_opening_of(settings)},
+                adapter_before(ledger, subject.request),
+            )
+            verdict = {**verdict, "reasons": [*verdict["reasons"], words]}
         return _Result(canaries.write_verdict(folder, verdict), folder, [folder], [])
     both = verify(folder, replay=folder).as_dict()
     if audited.records is not None:  # canaries stand in for the records
@@ -278,7 +265,7 @@ def _replayed(
 
 
 def _measured(
-    subject: _Subject,
+    subject: Subject,
     output: Path,
     references: Sequence[str | Path],
     policy: str | None,
@@ -303,7 +290,7 @@ def _measured(
 
 
 def _with_canaries(
-    subject: _Subject, own: _Result, canary_file: str, options: Mapping[str, Any]
+    subject: Subject, own: _Result, canary_file: str, options: Mapping[str, Any]
 ) -> _Result:
     """Audit the canaries too, and return the result that holds: theirs or the records' own."""
     from unlearn_eval.verdict.load import read_audit
@@ -320,7 +307,7 @@ def _with_canaries(
     return _Result(verdict, folder, folders, [], alone)
 
 
-def _noted(ledger: Ledger, subject: _Subject, result: _Result) -> dict[str, Any]:
+def _noted(ledger: Ledger, subject: Subject, result: _Result) -> dict[str, Any]:
     """Return what the ledger holds of a verdict; what names files and records is sealed."""
     verdict = result.verdict
     policy = verdict.get("policy") or {}
@@ -343,26 +330,33 @@ def _noted(ledger: Ledger, subject: _Subject, result: _Result) -> dict[str, Any]
 
 
 def _secrets(
-    ledger: Ledger, subject: _Subject, settings: AuditSettings, result: _Result
+    ledger: Ledger, subject: Subject, settings: AuditSettings, result: _Result
 ) -> dict[str, int | None]:
     """Return whether the model completes secrets of the records, asking it where no audit did."""
-    opening = {
-        each.name: settings.options[each.name]
-        for each in fields(Opening)
-        if each.name in settings.options
-    }
+    opening = _opening_of(settings)
     return secrets_given_out(
         result.folders,
         subject.forget_records,
         subject.retain_records,
         ledger.key,
-        lambda records: ask_model(
-            records, template=subject.setup.template, **subject.opening, **opening
-        ),
+        lambda records: _asked(subject, records, opening),
     )
 
 
-def _search(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> Chosen:
+def _asked(subject: Subject, records: Records, opening: Mapping[str, Any]) -> Iterable[TokenScores]:
+    """Ask the model, or every shard and the base."""
+    if subject.sharded:
+        return ask_shards(records, subject.setup.model, subject.newest.folder, **opening)
+    return [ask_model(records, template=subject.setup.template, **subject.opening, **opening)]
+
+
+def _opening_of(settings: AuditSettings) -> dict[str, Any]:
+    """Return how the base is opened."""
+    names = [each.name for each in fields(Opening)]
+    return {name: settings.options[name] for name in names if name in settings.options}
+
+
+def _search(ledger: Ledger, subject: Subject, settings: AuditSettings) -> Chosen:
     """Look for references in folders, as many as the policy's verdict takes."""
     from unlearn_eval.verdict.decision import load_policy
 
@@ -382,19 +376,3 @@ def _search(ledger: Ledger, subject: _Subject, settings: AuditSettings) -> Chose
         line,
         policy.min_references,
     )
-
-
-def _same_policy(request: Request, adapter: str, policy: str | None) -> None:
-    """Refuse to decide on the same adapter by another policy, once its numbers are known."""
-    from unlearn_eval.verdict.decision import load_policy
-
-    known = request.facts.get("verdict")
-    if known is None or known["adapter"] != adapter or known["policy"]["name"] == "replay":
-        return
-    name, wanted = load_policy(policy or DEFAULT_POLICY)
-    if wanted.sha256 != known["policy"]["sha256"]:
-        raise LedgerError(
-            f"request {request.id} was decided on this adapter by the policy "
-            f"{known['policy']['name']!r}: {name!r} would be chosen after its numbers are known; "
-            "run the request again first"
-        )

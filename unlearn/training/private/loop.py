@@ -8,6 +8,7 @@ alone, and needs no more privacy than they do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -27,6 +28,7 @@ from unlearn.model.blocks import only_blocks
 from unlearn.model.quiet import quiet
 from unlearn.model.save import load_trained
 from unlearn.model.state import ModelState
+from unlearn.preemption import preemptible
 from unlearn.processes import if_interrupted
 from unlearn.strict_json import read_json_file
 from unlearn.training.fitting import Fit, blocks_that_train, what_is_kept
@@ -134,6 +136,7 @@ def fit_privately(
         quiet(calls_back=True),
         unit_gradients(state, training.micro_batch_size or training.batch_size) as gradients,
         if_interrupted(partial(what_is_kept, checkpoints)),
+        preemptible() if checkpoints else contextlib.nullcontext() as preemption,
     ):
         loop = _Loop(state, gradients, training, mechanism)
         resume = latest_checkpoint(checkpoints) if checkpoints else None
@@ -144,8 +147,12 @@ def fit_privately(
             loop.step(units)
             if progress:
                 progress(loop.done, mechanism.steps)
-            if checkpoints and training.save_steps and loop.done % training.save_steps == 0:
+            due = training.save_steps and loop.done % training.save_steps == 0
+            asked = preemption is not None and preemption.asked
+            if checkpoints and (due or asked):
                 loop.save(checkpoints)
+            if asked:
+                break
         seconds = time.perf_counter() - start
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -13,6 +13,7 @@ from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.estimate import Work, costs, counts, parameters, training_tokens
 from unlearn.apps.compare.layout import lay_out
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.shards import METHOD, check_shards, method_of
 from unlearn.apps.compare.study import Study
 from unlearn.apps.compare.tuning.trials import check_tuning, own_values
 from unlearn.errors import OptionError
@@ -107,7 +108,10 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
     assert set(found.work) == {step.folder for step in layout.steps}
     assert found.seconds
     for settings in recipe.methods:
-        resolve(get_method(settings.method), settings.options)
+        if settings.method == METHOD:
+            check_shards(settings.options, further=False)
+        else:
+            resolve(get_method(settings.method), settings.options)
     if recipe.tune:  # only here are the records at hand that search spaces are checked beside
         parts = recipe.data if isinstance(recipe.data, dict) else None
         data = dict.fromkeys(parts, "demo:800") if parts else "demo:800"
@@ -120,7 +124,7 @@ def test_ready_recipes_can_be_planned_and_their_options_exist(name, tmp_path):
 def test_search_spaces_are_as_wide_for_one_method_as_for_another(name):
     recipe = load_recipe(name, CompareRecipe, GIVEN.get(name, []))
     for settings in recipe.methods:
-        exact = get_method(settings.method).kind == "exact"
+        exact = method_of(settings.method).kind == "exact"
         assert bool(settings.search) == (recipe.tune is not None and not exact)
         own = own_values(recipe, settings)
         for key, space in settings.search.items():

@@ -65,7 +65,7 @@ def cheap_forget(
             }
         )
         made.write(stage)
-    return SimpleNamespace(lineage=made, reading=())
+    return SimpleNamespace(lineage=made, notes=())
 
 
 def cheap_audit(ledger: Ledger, subject: Any, audit: Any, *_: Any) -> Any:
@@ -88,7 +88,7 @@ def cheap_certify(_: Any, output: Path, *__: Any, **___: Any) -> Path:
 @pytest.fixture(scope="module")
 def _cheap() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_forget", cheap_forget)
+        patch.setattr(runs, "new_adapter", cheap_forget)
         patch.setattr(verifying, "_audited", cheap_audit)
         patch.setattr(verifying, "secrets_given_out", lambda *_: None)
         patch.setattr(certificates, "certify", cheap_certify)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,8 @@ from unlearn.apps.cli.request import show
 from unlearn.apps.requests.check import check
 from unlearn.apps.requests.intake import setup_of
 from unlearn.apps.requests.ledger.writer import Writer
-from unlearn.apps.requests.run import Done, Ran, kept_records
+from unlearn.apps.requests.line import kept_records
+from unlearn.apps.requests.run import Done, Ran
 from unlearn.data.records import Records
 from unlearn.errors import DataError
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -131,6 +133,20 @@ def crash(case: Case, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     err = case.capfd.readouterr().err
     assert "Traceback" in err
     assert "broke off: RuntimeError: out of memory; `unlearn request run" in err
+
+
+def test_what_the_system_refuses_is_said_in_a_line(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "/full/list")
+
+    case.located("r0")
+    monkeypatch.setattr(forgetting, "forget", full)
+    assert run(["request", "run", *case.fast, "--ledger", case.url]) == 1
+    err = case.capfd.readouterr().err
+    assert "broke off: [Errno 28] No space left on device: '/full/list'; `unlearn request" in err
+    assert "Traceback" not in err
 
 
 def leftovers(case: Case, name: str) -> Path:

@@ -232,7 +232,7 @@ def broken(failures: Sequence[Failed]) -> None:
     """Say on stderr what went wrong, of each line of adapters."""
     for each in failures:
         problem = each.problem
-        if each.trace:
+        if each.trace is not None:
             sys.stderr.write(printable(each.trace))
             names = " ".join(each.requests)
             problem = (

@@ -20,7 +20,7 @@ from unlearn.apps.requests.options import (
 if TYPE_CHECKING:
     from unlearn.apps.requests.ledger.book import Request
     from unlearn.apps.requests.ledger.ledger import Ledger
-    from unlearn.apps.requests.sweep.sweep import Swept
+    from unlearn.apps.requests.sweep.findings import Swept
 
 __all__ = ["certificate", "run", "sweep", "verify"]
 
@@ -37,6 +37,9 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
     other requests, it is given up and planned anew. Named requests that failed or were inconclusive
     are tried again. Other data than what is to go is read from the file given when the request was
     added, without any record that was ever asked to be deleted.
+
+    Of a folder of shards those that hold the records are trained again, by what every request asked
+    for at once; with --off-now they are dropped first, which takes seconds.
 
     What goes wrong on one adapter does not stop the runs on others. Exit codes: 0 all done; 2 some
     run cannot use what it was given; 1 some run broke off for another reason.
@@ -70,6 +73,7 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
             tell=None if options.json else show_note,
             announce=None if options.json else announce,
             progress=progress,
+            off_now=options.off_now,
         )
     if options.json:
         echo_json(runs_content(result))
@@ -77,7 +81,7 @@ def run(options: RunOptions, given: frozenset[str]) -> None:
         ran(result)
     if result.failed:
         broken(result.failed)
-        raise typer.Exit(1 if any(each.trace for each in result.failed) else 2)
+        raise typer.Exit(1 if any(each.trace is not None for each in result.failed) else 2)
 
 
 def verify(options: VerifyOptions) -> None:
@@ -148,10 +152,13 @@ def sweep(options: SweepOptions) -> None:
     """
     from unlearn.apps.cli.request.show import artifact_table
     from unlearn.apps.cli.screen import show_note
+    from unlearn.apps.requests.sweep.purge import check_purgeable
     from unlearn.apps.requests.sweep.sweep import sweep_request
 
     ledger = options.open_ledger()
     request = ledger.get(options.name)
+    if options.purge:
+        check_purgeable(request)  # a sweep takes long
     result = sweep_request(ledger, request, options.folders)
     if not options.json:
         if result.artifacts:
@@ -166,8 +173,8 @@ def sweep(options: SweepOptions) -> None:
 def _purged(options: SweepOptions, ledger: Ledger, request: Request, result: Swept) -> Swept:
     """Delete what a sweep found, as far as it is agreed to."""
     from unlearn.apps.cli.request.show import confirmed
+    from unlearn.apps.requests.sweep.findings import Artifact
     from unlearn.apps.requests.sweep.purge import purge_request
-    from unlearn.apps.requests.sweep.sweep import Artifact
 
     def agreed(artifact: Artifact) -> bool:
         return (options.unclear or artifact.status == "found") and confirmed(

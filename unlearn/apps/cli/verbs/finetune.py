@@ -36,8 +36,8 @@ def finetune(options: FinetuneShardsOptions) -> None:
         _plan(options)
     elif options.shards is not None:
         _shards(options)
-    elif options.jobs > 1 or options.shard_by != BY_SUBJECT:
-        raise OptionError("--jobs and --shard-by are for shards: give --shards, too")
+    elif options.jobs > 1 or options.shard_by != BY_SUBJECT or options.engine != "local":
+        raise OptionError("--jobs, --engine and --shard-by are for shards: give --shards, too")
     else:
         with progress_bar("training") as progress:
             show_result(run_finetune(replace(options, announce=announce, progress=progress)))

@@ -68,8 +68,12 @@ def _shards(options: ForgetShardsOptions) -> None:
     from rich.markup import escape
 
     from unlearn.apps.cli.screen import announce, console, progress_bar, show_note
-    from unlearn.runs.sharded_forgetting import run_forget_shards
+    from unlearn.runs.sharded_forgetting import plan_forget_shards, run_forget_shards
 
+    if options.plan:
+        for line in plan_forget_shards(options).lines():
+            console.print(f"  {escape(line)}")
+        return
     with progress_bar("unlearning") as progress:
         made = run_forget_shards(replace(options, announce=announce, progress=progress))
     for line in made.deletion.lines():

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import shutil
-import socket
-import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,20 +10,12 @@ from typing import Any
 from unlearn.apps.compare.execution.queue import Runner, Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
-from unlearn.errors import OptionError
-from unlearn.runs.workers import threads_for
+from unlearn.runs.ray_cluster import cluster
 
 __all__ = ["on_ray"]
 
 _PATIENCE = 10.0
 """Seconds in which steps that are called off may clean up."""
-
-_KNOCK = 5.0
-"""Seconds in which a cluster must answer; Ray itself tries for some ten minutes."""
-
-_STORE = 100_000_000
-"""Bytes of Ray's object store, which takes a third of the memory otherwise: what goes through it
-are names and reasons."""
 
 
 @contextlib.contextmanager
@@ -55,56 +42,13 @@ def on_ray(jobs: int, address: str | None = None) -> Iterator[Runner]:
 
         def run(queue: WorkQueue, study: Study, watcher: Watcher) -> None:
             if not started:
-                started.append(stack.enter_context(_cluster(jobs, address)))
+                started.append(stack.enter_context(cluster(jobs, address)))
             share, threads = started[0]
             share = 0.0 if str(study.opening.get("device") or "").startswith("cpu") else share
             # one that exists queues what it has no room for
             _run(queue, study, watcher, len(queue.waiting) if address else jobs, share, threads)
 
         yield run
-
-
-@contextlib.contextmanager
-def _cluster(jobs: int, address: str | None) -> Iterator[tuple[float, int]]:
-    """Start or join a cluster; yields the GPUs and the threads of a step."""
-    if address:
-        _knock(address)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns otherwise
-    import ray
-
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    folder = None
-    if not address:
-        folder = tempfile.mkdtemp(prefix="unlearn-ray-")
-        how |= {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": _STORE}
-        how |= {"_temp_dir": folder}
-    try:
-        try:
-            ray.init(address=address or "local", **how)  # local: whatever RAY_ADDRESS says
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            what = f"no Ray cluster is at {address}" if address else "Ray does not start here"
-            raise OptionError(f"--engine ray: {what}: {reason}") from error
-        resources: Any = ray.cluster_resources  # it has no types
-        gpus = float(resources().get("GPU", 0.0))
-        share = min(1.0, gpus if address else gpus / jobs)
-        yield share, 1 if address else threads_for(jobs)
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _knock(address: str) -> None:
-    """Refuse an address at which nobody answers."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return  # such as auto, which Ray looks up
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise OptionError(f"--engine ray: no Ray cluster is at {address}: {error}") from None
 
 
 def _run(

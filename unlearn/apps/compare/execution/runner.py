@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,11 @@ from pathlib import Path
 from unlearn.apps.compare.execution.queue import Runner, Watcher, WorkQueue, advance, attempt
 from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
-from unlearn.errors import OptionError, OutputError, did_you_mean
+from unlearn.errors import OutputError
+from unlearn.runs.ray_cluster import check_engine
 from unlearn.runs.workers import as_one_of, threads_for
 
-__all__ = ["ENGINES", "Workers", "check_workers", "held", "run_steps", "runner"]
-
-ENGINES = ("local", "ray")
-"""What does the steps: this machine, or a cluster of Ray's."""
+__all__ = ["Workers", "check_workers", "held", "run_steps", "runner"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,7 @@ IN_THIS_PROCESS = Workers()
 
 def check_workers(workers: Workers) -> None:
     """Refuse an engine that is not there with an OptionError that says what to do."""
-    engine = workers.engine
-    if engine not in ENGINES:
-        hint = did_you_mean(engine, ENGINES)
-        raise OptionError(f"unknown engine {engine!r}{hint}; choose {', '.join(ENGINES)}")
-    if engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise OptionError(
-            "--engine ray: Ray is not installed: in a clone of unlearn, pip install '.[ray]'"
-        )
-    if workers.address and engine != "ray":
-        raise OptionError("--address is that of a Ray cluster: give --engine ray")
+    check_engine(workers.engine, workers.address)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearn.apps.compare.data import Pool
+from unlearn.apps.compare.execution import sharded
 from unlearn.apps.compare.execution.peak_memory import peak
 from unlearn.apps.compare.layout import DONE, Step
 from unlearn.apps.compare.recipe import CompareRecipe
+from unlearn.apps.compare.shards import METHOD, check_shards, method_of
 from unlearn.apps.compare.study import Study
 from unlearn.data.records import Records
 from unlearn.errors import SelectionError
@@ -48,13 +50,16 @@ def check(study: Study) -> None:
     Raises UnlearnError saying what is wrong with the recipe or the data.
     """
     from unlearn.apps.compare.tuning.trials import check_tuning
-    from unlearn.methods.registry import get_method, resolve
+    from unlearn.methods.registry import resolve
     from unlearn_eval.robustness import chosen
     from unlearn_eval.verdict.policy import load_policy
 
     recipe = study.recipe
     for settings in recipe.methods:
-        resolve(get_method(settings.method), settings.options)
+        resolve(method_of(settings.method), settings.options)
+        if settings.method == METHOD:
+            further = bool(recipe.robustness or recipe.trigger or settings.search)
+            check_shards(settings.options, further=further)
     chosen(recipe.robustness)
     if recipe.policy:
         load_policy(recipe.policy)
@@ -201,6 +206,16 @@ def _reference(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
 
 def _finetune(step: Step, study: Study, records: Records, progress: Watcher) -> dict[str, Any]:
     recipe = study.recipe
+    if "shards" in step.settings:
+        return sharded.make(
+            _making(study, progress),
+            records,
+            step.result,
+            step.settings["shards"],
+            lora=recipe.finetune.lora,
+            options=recipe.finetune.options,
+            seed=step.settings["seed"],
+        )
     made = finetune(
         study.model,
         records,
@@ -217,6 +232,12 @@ def _finetune(step: Step, study: Study, records: Records, progress: Watcher) -> 
 
 
 def _unlearn(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
+    if step.settings["method"] == METHOD:
+        folders = (step.paths["adapter"], step.result)
+        how = _making(study, progress)
+        return sharded.forget_in(
+            how, _train(study), _ids(step, study), folders, step.settings["options"]
+        )
     made = forget(
         study.model,
         _train(study),
@@ -239,9 +260,18 @@ def _unlearn(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     return facts
 
 
+def _making(study: Study, progress: Watcher) -> sharded.Making:
+    return sharded.Making(study.model, study.recipe.template, study.opening, progress)
+
+
 def _audit(step: Step, study: Study, progress: Watcher) -> dict[str, Any]:
     from unlearn_eval.audit.run import run_audit
 
+    if "shards" in step.settings:
+        folders = (step.paths["before"], step.paths["adapter"])
+        gone, unseen = _gone(step, study), _pool(study).select(study.recipe.holdout)
+        how = _making(study, progress)
+        return sharded.measure(how, folders, _train(study).without(gone), gone, unseen)
     run_audit(
         study.model,
         _train(study),

@@ -12,10 +12,11 @@ from typing import Any
 
 from unlearn.apps.compare.data import Pool
 from unlearn.apps.compare.recipe import CompareRecipe, MethodSettings
+from unlearn.apps.compare.shards import method_of
 from unlearn.apps.compare.tuning.spaces import dimensions, need_optuna
 from unlearn.config import without_auto
 from unlearn.errors import OptionError, SelectionError
-from unlearn.methods.registry import get_method, resolve
+from unlearn.methods.registry import resolve
 from unlearn.training.options import USUAL_RATE
 from unlearn_eval.comparison.rest import DAMAGE
 
@@ -146,7 +147,7 @@ def own_values(recipe: CompareRecipe, settings: MethodSettings) -> dict[str, Any
     Returns:
         By option; None where it is decided when the records are known.
     """
-    method = get_method(settings.method)
+    method = method_of(settings.method)
     values = resolve(method, settings.options).as_dict()
     if values.get("learning_rate") is None:
         taught = without_auto(recipe.finetune.options).get("learning_rate", USUAL_RATE)
@@ -232,7 +233,7 @@ def check_tuning(recipe: CompareRecipe, pool: Pool) -> None:
         for dimension in dimensions(settings.search, {}, row_of(settings)):
             for value in dimension.values or (dimension.low, dimension.high):
                 options = {**settings.options, dimension.key: value}
-                resolve(get_method(settings.method), options)
+                resolve(method_of(settings.method), options)
     need_optuna()
     mine = set(pool.positions(recipe.tune.forget))
     for selector in recipe.forget_sets:

@@ -12,7 +12,7 @@ from typing import Literal
 from unlearn.apps.requests.sweep.bounded_reading import read_bytes
 from unlearn.apps.requests.sweep.merged_weights import NOT_READ, likeness, unreadable
 from unlearn.errors import LineageError, UnlearnError
-from unlearn.provenance.digests import weight_files
+from unlearn.provenance.digests import SHARDS, weight_files
 from unlearn.provenance.lineage import FILE_NAME, Lineage, weights_digest
 
 __all__ = ["Family", "Kind", "Node", "beyond_digest", "descendants", "export_kind", "node"]
@@ -85,7 +85,7 @@ class Family:
     Attributes:
         key_id: of the key under which records are compared.
         records: digests of the records.
-        current: digest of the adapter that the verdict is about: it may stay.
+        current: digests of the adapter that the verdict is about, or of its shards: they may stay.
         base: digest of the base model: it may stay.
         base_folder: where the base lies, to compare merges with.
         tainted: digests of weights that descend from the records.
@@ -94,11 +94,16 @@ class Family:
 
     key_id: str
     records: frozenset[str]
-    current: str | None
+    current: frozenset[str]
     base: str | None
     base_folder: Path | None
     tainted: set[str]
     folders: dict[Path, Kind] = field(default_factory=dict)
+
+    @property
+    def may_stay(self) -> frozenset[str]:
+        """Digests of the adapter that the verdict is about, and of the base."""
+        return self.current | ({self.base} if self.base else frozenset())
 
 
 def node(folder: Path, files: Collection[Path]) -> Node | None:
@@ -152,7 +157,12 @@ def _like(path: Path, patterns: Iterable[str]) -> bool:
 
 
 def _below(folder: Path) -> set[Path]:
-    """Return the weights that the index of a folder names in others below it, links left out."""
+    """Return the weights that the index of a folder names in others below it, links left out.
+
+    Shards below it are adapters by themselves.
+    """
+    if (folder / SHARDS).is_file():
+        return set()
     try:
         named = weight_files(folder).values()
     except (UnlearnError, OSError):
@@ -250,7 +260,7 @@ def descendants(nodes: Sequence[Node], family: Family) -> Iterator[tuple[Node, b
 
 
 def _known(each: Node, family: Family, nodes: Iterable[Node]) -> str | None:
-    if each.digest and each.digest in {family.current, family.base}:
+    if each.digest and each.digest in family.may_stay:
         return None
     for line in (each.lineage, each.claimed):
         if line is not None and (why := _by_lineage(line, family)):
@@ -262,7 +272,7 @@ def _known(each: Node, family: Family, nodes: Iterable[Node]) -> str | None:
         if owner.path in family.folders:
             return f"belongs to {owner.path.name}, which descends from the records"
         parent = owner.lineage.parent if owner.lineage else None
-        if owner.digest == family.current and parent in family.tainted:
+        if owner.digest in family.current and parent in family.tainted:
             return f"was left by the run that made {owner.path.name} from what learned them"
     places = {str(path.resolve()) for path in family.folders}
     if each.lineage is None and any(str(Path(n).resolve()) in places for n in each.named):
@@ -317,7 +327,7 @@ def _merged(each: Node, family: Family, nodes: Iterable[Node]) -> float | None:
 
     base = family.base_folder
     adapters = [path for path, kind in family.folders.items() if kind == "adapter"]
-    clean = [n.path for n in nodes if n.digest == family.current and n.kind == "adapter"]
+    clean = [n.path for n in nodes if n.digest in family.current and n.kind == "adapter"]
     ours = best(adapters)
     return ours if ours > best(clean) else None
 
@@ -326,12 +336,12 @@ def _unclear(each: Node, family: Family) -> str | None:
     """Return why it cannot be told whether a folder descends from the records."""
     if each.problem:
         return "its lineage cannot be read"
-    if each.unreadable and (not each.digest or each.digest not in {family.current, family.base}):
+    if each.unreadable and (not each.digest or each.digest not in family.may_stay):
         return "its weights cannot be read"
     if each.lineage is not None:
         other = each.lineage.records.key_id != family.key_id
         return "its lineage was written under another key" if other else None
-    if each.digest is not None and each.digest in {family.current, family.base}:
+    if each.digest is not None and each.digest in family.may_stay:
         return None
     merged = _merged(each, family, ())
     if merged is not None and merged >= _RELATED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
 from unlearn.apps.requests.sweep.data_files import Matcher, rewrite
 from unlearn.apps.requests.sweep.deletion import Trash, anchored, delete_files
-from unlearn.apps.requests.sweep.sweep import Artifact, Swept, matcher_of, note_sweep, sweep_request
+from unlearn.apps.requests.sweep.findings import Artifact, Swept
+from unlearn.apps.requests.sweep.noting import note_sweep
+from unlearn.apps.requests.sweep.sweep import matcher_of, sweep_request
 from unlearn.errors import LedgerError, LineageError, OutputError, UnlearnError
 from unlearn.provenance.digests import weight_files, weights_digest
 from unlearn.provenance.looks import LookLog
 
-__all__ = ["purge", "purge_request"]
+__all__ = ["check_purgeable", "purge", "purge_request"]
 
 
 def purge_request(
@@ -53,6 +55,22 @@ def purge_request(
         return _purge_all(ledger, ledger.get(request.id), folders, result, agreed, to)
 
 
+def check_purgeable(request: Request) -> None:
+    """Refuse to purge what a request is about before it was carried out.
+
+    Args:
+        request: which.
+
+    Raises:
+        LedgerError: if it was not.
+    """
+    if request.state in {"received", "located"}:
+        raise LedgerError(
+            f"request {request.id} is {request.state}: run it before purging, as the adapter that "
+            "learned the records is what a run starts from"
+        )
+
+
 def _purge_all(
     ledger: Ledger,
     request: Request,
@@ -62,20 +80,16 @@ def _purge_all(
     trash: Trash | None,
 ) -> Swept:
     """Purge while no other process changes what the line needs."""
-    if request.state in {"received", "located"}:
-        raise LedgerError(
-            f"request {request.id} is {request.state}: run it before purging, as the adapter that "
-            "learned the records is what a run starts from"
-        )
+    check_purgeable(request)
     matcher = matcher_of(ledger, request)
     needed = _needed(ledger, request.line)
     notes, deleted, moved = [], set(), []
     for artifact in result.artifacts:
         if artifact.action == "by hand":
             notes.append(f"{artifact.path} must be cleaned by hand")
-        elif artifact.action == "delete" and artifact.path in needed:
+        elif artifact.action == "delete" and (waiting := _waits_for(artifact.path, needed)):
             notes.append(
-                f"{artifact.path} was not purged: request {needed[artifact.path]} was carried out "
+                f"{artifact.path} was not purged: request {waiting} was carried out "
                 "and not verified yet, and a verification compares with the adapter before; verify "
                 "that request first, or close it"
             )
@@ -116,6 +130,11 @@ def _needed(ledger: Ledger, line: str) -> dict[Path, str]:
             folder = ledger.sealer.open(before["folder"], f"adapter {before['digest']}")
             needed[Path(os.path.realpath(str(folder)))] = request.id
     return needed
+
+
+def _waits_for(path: Path, needed: Mapping[Path, str]) -> str | None:
+    """Return the request that needs a folder, or the folder of shards that it lies in."""
+    return needed.get(path) or needed.get(path.parent)
 
 
 def _weights(artifact: Artifact) -> str | None:

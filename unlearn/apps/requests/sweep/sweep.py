@@ -20,7 +20,7 @@ from unlearn.apps.requests.sweep.data_files import (
     held,
     is_dataset,
 )
-from unlearn.apps.requests.sweep.deletion import Mark, marks_of
+from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import (
     Family,
     Node,
@@ -29,73 +29,17 @@ from unlearn.apps.requests.sweep.descent import (
     export_kind,
     node,
 )
+from unlearn.apps.requests.sweep.findings import Action, Artifact, Group, Swept
+from unlearn.apps.requests.sweep.noting import note_sweep
+from unlearn.apps.requests.sweep.sharded_folders import holding, known_in, shard_digests, tables
 from unlearn.errors import DataError, LedgerError, UnlearnError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import home
-from unlearn.provenance.lineage import now, weights_digest
+from unlearn.provenance.lineage import weights_digest
+from unlearn.shards.files import is_sharded
 from unlearn_eval.scores.entries import is_entry
 
-__all__ = ["Artifact", "Swept", "matcher_of", "note_sweep", "sweep_request"]
-
-Status = Literal["found", "unclear", "cleaned"]
-Action = Literal["delete", "rewrite", "by hand"]
-Group = Literal["weights", "data"]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """Something that descends from the records, or may.
-
-    Attributes:
-        kind: adapter, model, checkpoint, quantized export, optimizer state, score cache, data file,
-            saved dataset or text file.
-        path: a file, or the folder of `files`.
-        why: how that is known.
-        status: `found` keeps a request from closing as passed; `unclear` is for people to look at.
-        action: what a purge does with it.
-        files: of a folder of weights: what a purge deletes.
-        marks: what these files were when they were listed; others are not deleted.
-    """
-
-    kind: str
-    path: Path
-    why: str
-    status: Status
-    action: Action
-    files: tuple[Path, ...] = ()
-    marks: Mapping[Path, Mark] = field(default_factory=dict)
-
-    def told(self) -> dict[str, str]:
-        """Return it for a table, or the ledger."""
-        return {
-            "kind": self.kind,
-            "path": str(self.path),
-            "why": self.why,
-            "status": self.status,
-            "action": self.action,
-        }
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep found.
-
-    Attributes:
-        artifacts: in the order of their paths.
-        notes: what could not be looked into.
-        roots: where it looked, and below.
-        clean: of each kind of thing, the paths that were read to the end and hold none of it.
-        passed_over: how many things were not looked into: `links`, files of `other_kinds`, and what
-            was `unreadable`.
-        files: how many files below the roots are `clean`, `found` and `unclear`: every one counts.
-    """
-
-    artifacts: tuple[Artifact, ...]
-    notes: tuple[str, ...]
-    roots: tuple[Path, ...]
-    clean: frozenset[tuple[Group, Path]] = frozenset()
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-    files: Mapping[str, int] = field(default_factory=dict)
+__all__ = ["matcher_of", "sweep_request"]
 
 
 @dataclass
@@ -212,6 +156,7 @@ def _look(
     ledger: Ledger, request: Request, setup: Setup, roots: Sequence[Path], log: _SweepLog
 ) -> Iterator[Artifact]:
     matcher = matcher_of(ledger, request)
+    family = _family(ledger, request, setup)
     nodes: list[Node] = []
     own = {ledger.escrow.folder.resolve()}
     for folder, files, dataset in _walk(roots, own, log.unreadable):
@@ -219,6 +164,8 @@ def _look(
         if dataset and folder / "state.json" not in log.claimed:
             log.claimed |= _members(folder)
             yield from _data(folder, "saved dataset", "rewrite", matcher, log)
+        shared = tables(folder, regular)
+        yield from _tables(folder, shared, family, ledger, log)
         rest = [path for path in regular if path not in log.claimed]
         weights = node(folder, rest) if folder.is_dir() and not dataset else None
         if weights is not None:
@@ -226,12 +173,37 @@ def _look(
             log.claimed |= set(weights.files)
             if weights.unreadable:
                 log.unreadable.append(f"{folder} could not be read: {weights.unreadable}")
-        elif not dataset and not any(path.is_symlink() for path in files):
+        elif not dataset and not any(path.is_symlink() for path in files) and not shared:
             log.clean.add(("weights", folder))  # a link may lead to the weights that lay here
         for path in sorted(set(rest) - log.claimed):
             yield from _single(path, matcher, log, beside=dataset or weights is not None)
-    yield from _judged(nodes, _family(ledger, request, setup), matcher, log)
+    yield from _judged(nodes, family, matcher, log)
     yield from _scores(log)
+
+
+def _tables(
+    folder: Path, files: Sequence[Path], family: Family, ledger: Ledger, log: _SweepLog
+) -> Iterator[Artifact]:
+    """Look into what a folder of shards knows of all of them; its shards are looked at one by one.
+
+    A folder without the shard of a deleted person cannot be served any more: its tables go whole.
+    """
+    if not files:
+        return
+    log.claimed |= set(files)
+    known = known_in(folder, family.records, ledger.key)
+    if known == 0:
+        log.files |= dict.fromkeys(files, "clean")
+        log.clean.add(("weights", folder))
+        return
+    status: Literal["found", "unclear"] = "unclear" if known is None else "found"
+    log.files |= dict.fromkeys(files, status)
+    why = (
+        "the tables of its shards cannot be read, or are under another key"
+        if known is None
+        else f"the tables of its shards name {known} of the records"
+    )
+    yield Artifact("adapter", folder, why, status, "delete", tuple(files))
 
 
 def _regular(files: Iterable[Path], log: _SweepLog) -> list[Path]:
@@ -279,8 +251,7 @@ def _judged(
     log.clean |= {
         ("weights", each.path)
         for each in nodes
-        if (each.lineage is not None and not each.unreadable)
-        or each.digest in {family.current, family.base} - {None}
+        if (each.lineage is not None and not each.unreadable) or each.digest in family.may_stay
     }
     judged = set()
     for each, known, why in descendants(nodes, family):
@@ -363,7 +334,8 @@ def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
         for fact in ("before", "after"):
             if fact in other.facts:
                 tainted.add(str(other.facts[fact]["digest"]))
-    current = str(after["digest"]) if after else None
+    current = _with_shards(ledger, after) if after else frozenset()
+    tainted |= holding(_first(ledger, request, setup), request.facts["records"], ledger.key)
     base, folder = None, None
     if setup.adapters:
         try:
@@ -377,108 +349,24 @@ def _family(ledger: Ledger, request: Request, setup: Setup) -> Family:
         current,
         base,
         folder,
-        tainted - {current},
+        tainted - current,
     )
 
 
-def note_sweep(
-    ledger: Ledger,
-    request: Request,
-    result: Swept,
-    event: str,
-    deleted: Collection[Path] = (),
-) -> Request:
-    """Write what was found into the request, beside what was cleaned before.
-
-    What an earlier sweep found counts as cleaned once a purge has deleted it, once it is gone from
-    below a folder that this sweep looked into, or once this one has read it and found none of the
-    records there. What could not be read, has become a link, or lies where this sweep did not look
-    stays found: a disk that is not mounted today is not clean.
-
-    Args:
-        ledger: which.
-        request: which.
-        result: of the sweep.
-        event: `swept` or `cleaned`.
-        deleted: paths of artifacts that a purge has just deleted.
-
-    Returns:
-        The request.
-    """
-    with ledger.writing() as writer:
-        current = writer.get(request.id)
-        entries: dict[str, dict[str, Any]] = {}
-        for entry in current.facts.get("artifacts", ()):
-            facts = ledger.sealer.open(entry["sealed"], f"artifact {entry['name']}")
-            entries[entry["name"]] = _noted(entry, facts, result, deleted)
-        for artifact in result.artifacts:
-            facts = artifact.told()
-            name = ledger.key.mac(b"unlearn artifact\0" + os.fsencode(artifact.path))
-            if entries.get(name, {}).get("status") == "found":
-                facts["status"] = "found"  # what made it known may have been taken from beside it
-            hidden = {key: facts.pop(key) for key in ("path", "why")}
-            sealed = ledger.sealer.seal(hidden, f"artifact {name}")
-            entries[name] = {**facts, "name": name, "sealed": sealed}
-        noted = [e for e in entries.values() if e["status"] != "forgotten"]
-        swept = {
-            "at": now(),
-            "roots": len(result.roots),
-            **result.passed_over,
-            "files": result.files,
-        }
-        return writer.change(request.id, event, artifacts=noted, swept=swept)
-
-
-def _noted(
-    entry: Mapping[str, Any], facts: Mapping[str, str], result: Swept, deleted: Collection[Path]
-) -> dict[str, Any]:
-    """Return what an earlier sweep noted, with its status now, and why that could not be told."""
-    path = Path(facts["path"])
-    status = _now(path, entry, result, deleted)
-    noted = {key: value for key, value in entry.items() if key != "missed"} | {"status": status}
-    missed = _missed(path, result.roots) if status in {"found", "unclear"} else None
-    return noted | ({"missed": missed} if missed else {})
-
-
-def _now(path: Path, entry: Mapping[str, Any], result: Swept, deleted: Collection[Path]) -> str:
-    """Say what has become of an artifact that an earlier sweep noted."""
-    status = str(entry["status"])
-    group: Group = "data" if entry["kind"] in _DATA else "weights"
-    is_gone = _gone(path) and (path in deleted or not _missed(path, result.roots))
-    if (group, path) in result.clean or is_gone:
-        return "cleaned" if status in {"found", "cleaned"} else "forgotten"
-    if not _gone(path) and _within(path, result.roots):
-        return "unclear" if status == "cleaned" else status  # there again, and not read
-    return status
-
-
-def _within(path: Path, roots: Iterable[Path]) -> bool:
-    return any(root == path or root in path.parents for root in roots if not _gone(root))
-
-
-def _missed(path: Path, roots: Iterable[Path]) -> str | None:
-    """Say why a sweep cannot tell whether an artifact is gone; None when it can."""
-    if not _within(path, roots):
-        return "not looked into this time; sweep a folder that it lies in, or lay in"
-    place = next(folder for folder in path.parents if not _gone(folder))
-    if _gone(path) and place.is_dir() and not any(place.iterdir()):
-        # as where a disk was mounted
-        return (
-            f"not looked into this time: {place} is empty; mount what belongs there, or delete the "
-            "empty folder and sweep the one above"
-        )
-    return None
-
-
-_DATA = {"data file", "saved dataset", "text file"}
-
-
-def _gone(path: Path) -> bool:
-    """Say whether nothing lies at a path any more, not even a link that leads nowhere."""
+def _with_shards(ledger: Ledger, made: Mapping[str, Any]) -> frozenset[str]:
+    """Return the digest of an adapter, and those of its shards if it is the one that was made."""
+    digest = str(made["digest"])
+    folder = Path(ledger.sealer.open(made["folder"], f"adapter {digest}"))
     try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+        same = is_sharded(folder) and weights_digest(folder) == digest
+        return frozenset({digest}) | (shard_digests(folder) if same else frozenset())
+    except UnlearnError:
+        return frozenset({digest})
+
+
+def _first(ledger: Ledger, request: Request, setup: Setup) -> Path:
+    """Return the folder that learned the records: the one before a run, or the one to change."""
+    before = request.facts.get("before")
+    if before is None:
+        return Path(setup.changing)
+    return Path(ledger.sealer.open(before["folder"], f"adapter {before['digest']}"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unlearn.apps.requests import certificate as certificates
-from unlearn.apps.requests.sweep.sweep import _gone
+from unlearn.apps.requests.sweep.noting import _gone
 from unlearn.provenance.digests import weights_digest
 from unlearn.provenance.looks import Look, LookLog, counted
 
@@ -156,6 +156,14 @@ def test_an_adapter_before_stays_until_its_request_is_verified(case: Case) -> No
     case.json("verify", two, "--generate", "0")
     case.json("sweep", two, *words)
     assert not (Path(first["folder"]) / "adapter_model.safetensors").exists()
+
+
+def test_a_purge_before_its_time_does_nothing_at_all(case: Case) -> None:
+    name = case.located("r0")
+    before = case.ledger.history(name)
+    told = case.call("sweep", name, "--purge", "--yes", code=2)
+    assert f"request {name} is located: run it before purging" in told
+    assert case.ledger.history(name) == before
 
 
 def test_nothing_is_purged_while_another_process_is_at_work(case: Case) -> None:

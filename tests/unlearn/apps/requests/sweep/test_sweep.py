@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
 from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import Family, Node, descendants, node
+from unlearn.apps.requests.sweep.findings import Artifact
 from unlearn.apps.requests.sweep.merged_weights import likeness
 from unlearn.apps.requests.sweep.purge import purge
-from unlearn.apps.requests.sweep.sweep import Artifact, _data, _SweepLog, _walk
+from unlearn.apps.requests.sweep.sweep import _data, _SweepLog, _walk
 from unlearn.data.records import Records
 from unlearn.errors import DataError, OutputError
 from unlearn.provenance.keys import Key
@@ -273,7 +274,7 @@ def test_what_descends_from_records_is_found_and_nothing_else(place: Path, key: 
     family = Family(
         key_id=key.id,
         records=frozenset(line.records.trained[:2]),
-        current=weights_digest(place / "current"),
+        current=frozenset({weights_digest(place / "current")}),
         base=weights_digest(place / "base"),
         base_folder=place / "base",
         tainted={line.digest},
@@ -314,7 +315,8 @@ def test_a_lineage_beside_other_weights_says_nothing_for_them(
     for name in ("saved_again", "half"):
         shutil.copy(place / "references" / "lineage.json", place / name)
     (place / "half" / "adapter_model.safetensors").rename(place / "half" / "model.gguf")
-    family = Family(key.id, frozenset(line.records.trained[:2]), None, None, None, {line.digest})
+    records = frozenset(line.records.trained[:2])
+    family = Family(key.id, records, frozenset(), None, None, {line.digest})
     judged = {
         each.path.name: (known, why) for each, known, why in descendants(nodes_under(place), family)
     }
