@@ -29,7 +29,7 @@ test: $(STAMP)  ## Run all tests but the stress runs
 
 # Flower wants older versions of some libraries, so that it has an environment of its own
 federated: .venv-federated/.installed  ## Run the tests of federations, in .venv-federated
-	.venv-federated/bin/python -m pytest -n 0 tests/federated $(ARGS)
+	.venv-federated/bin/python -m pytest -n 2 tests/federated $(ARGS)
 
 .venv-federated/.installed: pyproject.toml constraints-federated.txt
 	test -x .venv-federated/bin/python || $(PYTHON) -m venv .venv-federated

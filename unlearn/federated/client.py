@@ -7,82 +7,19 @@ sent along, `train.unlearn` for weights after forgetting them, `evaluate` for th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from unlearn.data.records import Records
-from unlearn.data.templates import choose_template
-from unlearn.data.tokenization import Example
-from unlearn.errors import ModelError
-from unlearn.federated.plan import client_mac
-from unlearn.losses import NLL, NPO
-from unlearn.model.opening import Opening
-from unlearn.model.state import ModelState, new_adapter
+from unlearn.federated.plan import ABOUT, ARRAYS, CONFIG, METRICS, client_mac
 from unlearn.provenance.keys import Key
-from unlearn.runs.saving import encode_records
-from unlearn.training.fitting import Fit, fit, sample
-from unlearn.training.levels import mean_loss
-from unlearn.training.objective import Objective
-from unlearn.training.options import TrainingOptions
-from unlearn.training.stages import put_weights, trained_weights
 
 if TYPE_CHECKING:
-    from unlearn.federated.aggregation import Weights
+    from unlearn.federated.local_training import Workshop
+    from unlearn.training.fitting import Fit
 
-__all__ = [
-    "ABOUT",
-    "ARRAYS",
-    "CONFIG",
-    "METRICS",
-    "Client",
-    "Workshop",
-    "client_app",
-    "set_weights",
-]
-
-ABOUT, ARRAYS, CONFIG, METRICS = "about", "arrays", "config", "metrics"
-"""Names of the parts of messages."""
-
-
-@dataclass
-class Workshop:
-    """The base on which clients train; those of one process share it, one after another.
-
-    Attributes:
-        model: the base, a folder or hub name.
-        opening: how it is opened.
-    """
-
-    model: str
-    opening: Opening
-    _state: ModelState | None = field(default=None, repr=False)
-    _shape: str = ""
-
-    def state(self, lora: Mapping[str, Any], base: str) -> ModelState:
-        """Return the base with an adapter that trains.
-
-        Args:
-            lora: shape of the adapter.
-            base: digest that the base must have.
-
-        Returns:
-            The state; its weights are whatever was put there last.
-
-        Raises:
-            ModelError: if the base is another.
-        """
-        shape = json.dumps(lora, sort_keys=True)
-        if self._state is None or shape != self._shape:
-            opened = self.opening.open(self.model)
-            if opened.base_digest() != base:
-                raise ModelError(f"{self.model} is not the base of the federation: weights differ")
-            self._state, self._shape = new_adapter(opened, dict(lora), 0), shape
-        return self._state
+__all__ = ["Client", "client_app"]
 
 
 @dataclass(frozen=True)
@@ -93,13 +30,13 @@ class Client:
         name: what it is called.
         records: its own.
         key: under which names and records are digested.
-        workshop: where it trains.
+        workshop: opens where it trains; asked once it has to.
     """
 
     name: str
     records: Records
     key: Key
-    workshop: Workshop
+    workshop: Callable[[], Workshop]
 
     @property
     def mac(self) -> str:
@@ -115,53 +52,21 @@ class Client:
             "digests": [self.key.digest(record) for record in self.records],
         }
 
-    def trained(self, weights: Weights, config: Mapping[str, Any]) -> tuple[dict[str, Any], Fit]:
-        """Train on its records from some weights.
+    def trained(
+        self, weights: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Fit]:
+        """Train on its records, see `Workshop.trained`."""
+        return self.workshop().trained(self.records, weights, config)
 
-        Args:
-            weights: to begin with.
-            config: of the message: `lora`, `base`, `template`, `training`, `seed`.
+    def unlearned(
+        self, weights: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Fit]:
+        """Forget its records, see `Workshop.unlearned`."""
+        return self.workshop().unlearned(self.records, weights, config)
 
-        Returns:
-            (weights, what training did).
-        """
-        state, examples, training = self._prepared(weights, config)
-        done = fit(
-            state, Objective(retain=NLL()), training, retain=examples, seed=int(config["seed"])
-        )
-        return _arrays(state), done
-
-    def unlearned(self, weights: Weights, config: Mapping[str, Any]) -> tuple[dict[str, Any], Fit]:
-        """Forget its records by negative preference optimisation, from some weights.
-
-        Nothing that others know is at hand here, so that there is no term for what is kept.
-
-        Args:
-            weights: to begin with.
-            config: of the message, as for `trained`.
-
-        Returns:
-            (weights, what training did).
-        """
-        state, examples, training = self._prepared(weights, config)
-        done = fit(
-            state, Objective(forget=NPO()), training, forget=examples, seed=int(config["seed"])
-        )
-        return _arrays(state), done
-
-    def loss(self, weights: Weights, config: Mapping[str, Any]) -> float:
-        """Return the mean loss of at most 64 of its records under some weights, nats a token."""
-        state, examples, _ = self._prepared(weights, config)
-        return mean_loss(state, sample(examples))
-
-    def _prepared(
-        self, weights: Weights, config: Mapping[str, Any]
-    ) -> tuple[ModelState, list[Example], TrainingOptions]:
-        state = self.workshop.state(json.loads(config["lora"]), config["base"])
-        set_weights(state, weights)
-        training = TrainingOptions(**json.loads(config["training"]))
-        template = choose_template(config["template"], state.tokenizer, self.records)
-        return state, encode_records(self.records, state, template, training), training
+    def loss(self, weights: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+        """Return the mean loss of its records, see `Workshop.loss`."""
+        return self.workshop().loss(self.records, weights, config)
 
 
 def client_app(client_of: Callable[[Any], Client]) -> Any:
@@ -215,34 +120,9 @@ def client_app(client_of: Callable[[Any], Client]) -> Any:
     return app
 
 
-def set_weights(state: ModelState, weights: Weights) -> None:
-    """Put weights as they travel into a state.
-
-    Args:
-        state: with an adapter that trains.
-        weights: float32 by name.
-
-    Raises:
-        ModelError: if they are of another adapter.
-    """
-    own = {n: p.shape for n, p in state.model.named_parameters() if p.requires_grad}
-    given = {name: torch.Size(value.shape) for name, value in weights.items()}
-    if own != given:
-        odd = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-        raise ModelError(f"the weights of the federation do not fit the adapter: {odd[0]}")
-    put_weights({name: torch.tensor(value) for name, value in weights.items()}, state)
-
-
 def _asked(message: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
     arrays = {name: array.numpy() for name, array in message.content[ARRAYS].items()}
     return arrays, message.content[CONFIG]
-
-
-def _arrays(state: ModelState) -> dict[str, Any]:
-    return {
-        name: np.ascontiguousarray(value.cpu().float().numpy())
-        for name, value in trained_weights(state).items()
-    }
 
 
 def _records_of(weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from unlearn.data.splits import loaded, near_copies
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import OptionError, OutputError
-from unlearn.federated.client import Client, Workshop, set_weights
+from unlearn.federated.client import Client
 from unlearn.federated.flower import check_flower
 from unlearn.federated.history import Round, Rounds
+from unlearn.federated.local_training import Workshop, set_weights
 from unlearn.federated.members import Members, members_of
 from unlearn.federated.options import FederateOptions
 from unlearn.federated.plan import Noise, Plan, takes_part
@@ -314,7 +315,7 @@ def clients_of(members: Members, model: str | Path, opening: Opening) -> list[Cl
         The clients.
     """
     workshop, names = Workshop(str(model), opening), members.clients.values()
-    return [Client(name, members.of(name), members.key, workshop) for name in names]
+    return [Client(n, members.of(n), members.key, lambda: workshop) for n in names]
 
 
 def federation_of(

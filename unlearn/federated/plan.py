@@ -9,7 +9,27 @@ from typing import Any, Literal
 from unlearn.config import StrictModel
 from unlearn.provenance.keys import Key
 
-__all__ = ["Aggregate", "Noise", "Plan", "Task", "client_mac", "client_seed", "takes_part"]
+__all__ = [
+    "ABOUT",
+    "ARRAYS",
+    "CONFIG",
+    "JOB",
+    "METRICS",
+    "Aggregate",
+    "Noise",
+    "Plan",
+    "Task",
+    "client_mac",
+    "client_seed",
+    "takes_part",
+]
+
+ABOUT, ARRAYS, CONFIG, METRICS = "about", "arrays", "config", "metrics"
+"""Names of the parts of messages."""
+
+JOB = "job"
+"""Name under which a process of its own is told of its file."""
+
 
 Aggregate = Literal["factors", "product"]
 Task = Literal["train", "erase"]

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import TrainingError
-from unlearn.federated.deployed import JOB
 from unlearn.federated.flower import QUIET
 from unlearn.federated.history import Rounds
 from unlearn.federated.members import Members
-from unlearn.federated.plan import Plan
+from unlearn.federated.plan import JOB, Plan
 from unlearn.model.opening import Opening
 from unlearn.strict_json import read_json_file
 
@@ -51,14 +50,24 @@ dependencies = []
 publisher = "unlearn"
 
 [tool.flwr.app.components]
-serverapp = "unlearn_federation.apps:server"
-clientapp = "unlearn_federation.apps:client"
+serverapp = "unlearn_federation.server:app"
+clientapp = "unlearn_federation.client:app"
 
 [tool.flwr.app.config]
 job = ""
 """
 
-_MODULE = "from unlearn.federated.deployed import client as client, server as server\n"
+_SERVER = "from unlearn.federated.deployed_server import server as app\n"
+_CLIENT = "from unlearn.federated.deployed_client import client as app\n"
+
+_GUARDED = """exec 3<&0
+"$@" </dev/null 3<&- &
+child=$!
+(trap '' TERM; read -r _ <&3; kill -TERM 0; sleep 3; kill -KILL 0) &
+exec 3<&-
+wait $child
+"""
+"""Runs a command until it ends, or until the other end of stdin is gone."""
 
 Told = Callable[[int, int], None]
 
@@ -189,8 +198,9 @@ def _submit(scratch: Path, port: int, job: Path) -> None:
     from flwr.proto.control_pb2 import StartRunRequest
     from flwr.supercore.fab import Fab
 
-    files = {"pyproject.toml": _APP, "unlearn_federation/apps.py": _MODULE}
-    files["unlearn_federation/__init__.py"] = ""
+    folder = {"__init__": "", "server": _SERVER, "client": _CLIENT}
+    files = {f"unlearn_federation/{name}.py": text for name, text in folder.items()}
+    files["pyproject.toml"] = _APP
     fab, _ = build_fab_from_files({name: text.encode() for name, text in files.items()})
     said = scratch / "logs" / "submit.log"
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -243,12 +253,15 @@ class _Processes:
     def start(
         self, words: list[str], environment: Mapping[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a group of its own; what it says goes to a file."""
+        """Start a process in a group of its own; what it says goes to a file.
+
+        The group ends when this process does, however that ends: a shell waits for the pipe.
+        """
         with log.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603
-                words,
+                ["/bin/sh", "-c", _GUARDED, "sh", *words],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
@@ -266,6 +279,8 @@ class _Processes:
         for process in self._all:
             _signal(process, signal.SIGKILL)
             process.wait()
+            if process.stdin:
+                process.stdin.close()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

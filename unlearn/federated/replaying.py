@@ -9,10 +9,10 @@ from pathlib import Path
 from unlearn.data.records import Records
 from unlearn.data.templates import choose_template
 from unlearn.errors import LineageError
-from unlearn.federated.client import set_weights
 from unlearn.federated.federating import beginning, clients_of, federation_of, fit_of, simulate
 from unlearn.federated.flower import check_flower
 from unlearn.federated.history import Round, Rounds
+from unlearn.federated.local_training import set_weights
 from unlearn.federated.members import Members, members_of
 from unlearn.federated.settings import plan_of, settings_in
 from unlearn.model.opening import Opening

@@ -26,9 +26,8 @@ from unlearn.federated.aggregation import (
     rescaled,
     step,
 )
-from unlearn.federated.client import ABOUT, ARRAYS, CONFIG, METRICS
 from unlearn.federated.history import Part, Round, Rounds
-from unlearn.federated.plan import Plan, client_seed
+from unlearn.federated.plan import ABOUT, ARRAYS, CONFIG, METRICS, Plan, client_seed
 from unlearn.training.private.randomness import gaussian
 
 __all__ = ["Federation", "losses_of", "server_app"]
