@@ -13,12 +13,12 @@ from unlearn.data.splits import loaded, near_copies
 from unlearn.data.templates import Template, choose_template
 from unlearn.data.tokenization import Example
 from unlearn.errors import DataError, LineageError, ModelError, OptionError
-from unlearn.federated.federating import clients_of, federation_of, fit_of, resumed
 from unlearn.federated.flower import check_flower
 from unlearn.federated.history import FOLDER, Rounds
 from unlearn.federated.local_training import set_weights
 from unlearn.federated.members import Members, members_of
 from unlearn.federated.removal import EXACT, METHODS, Done, Removal, method_of
+from unlearn.federated.running import clients_of, federation_of, fit_of, resumed
 from unlearn.federated.settings import Settings, plan_of, settings_in
 from unlearn.files import check_output
 from unlearn.model.folders import resolve_folder, stacked

@@ -18,6 +18,7 @@ from unlearn.federated.aggregation import norms, step
 from unlearn.federated.client import Client
 from unlearn.federated.history import Round, Rounds
 from unlearn.federated.plan import Plan
+from unlearn.federated.running import simulate
 from unlearn.methods.budget import Budget, budget_of
 from unlearn.training.options import TrainingOptions
 
@@ -65,8 +66,6 @@ class Removal:
 
     def run(self, plan: Plan, clients: Sequence[Client], planned: int | None = None) -> None:
         """Run the rounds of a plan that are not there yet."""
-        from unlearn.federated.federating import simulate
-
         whole = planned or len(plan.schedule)
         simulate(plan, self.new, clients, self.told and (lambda done, _: self._tell(done, whole)))
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from unlearn.data.records import Records
 from unlearn.data.templates import choose_template
 from unlearn.errors import LineageError
-from unlearn.federated.federating import beginning, clients_of, federation_of, fit_of, simulate
 from unlearn.federated.flower import check_flower
 from unlearn.federated.history import Round, Rounds
 from unlearn.federated.local_training import set_weights
 from unlearn.federated.members import Members, members_of
+from unlearn.federated.running import beginning, clients_of, federation_of, fit_of, simulate
 from unlearn.federated.settings import plan_of, settings_in
 from unlearn.model.opening import Opening
 from unlearn.model.state import new_adapter
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Lineage
+from unlearn.provenance.lineage import Federation, Lineage
 from unlearn.runs.saving import save_result
 
 __all__ = ["federate_again"]
@@ -60,16 +60,12 @@ def federate_again(
     state = new_adapter(opening.open(model), settings.lora.model_dump(), seed)
     template = choose_template(line.template, state.tokenizer, members.records)
     plan = plan_of(settings, line.base.digest, template.name, seed)
-    schedule = [
-        [each.client for each in line.federation.members if number in each.rounds]
-        for number in range(1, line.federation.rounds + 1)
-    ]
+    plan = plan.model_copy(update={"schedule": _schedule(line.federation)})
     with tempfile.TemporaryDirectory(prefix="unlearn-") as scratch:
         rounds = Rounds(Path(scratch) / "rounds")
         rounds.write(Round(number=0), beginning(state), {})
-        clients = clients_of(members, model, opening)
-        simulate(plan.model_copy(update={"schedule": schedule}), rounds, clients)
-        set_weights(state, rounds.weights(len(schedule)))
+        simulate(plan, rounds, clients_of(members, model, opening))
+        set_weights(state, rounds.weights(len(plan.schedule)))
         made = rounds.all()
     federation = federation_of(
         members, made, by=line.federation.by, settings=settings, how="simulation"
@@ -95,3 +91,11 @@ def federate_again(
 def _kept(members: Members, kept: Sequence[int]) -> Members:
     names = [members.names[i] for i in kept]
     return Members(members.records.ordered(list(kept)), names, members.key)
+
+
+def _schedule(federation: Federation) -> list[list[str]]:
+    """Return who took part in each round."""
+    return [
+        [each.client for each in federation.members if number in each.rounds]
+        for number in range(1, federation.rounds + 1)
+    ]
