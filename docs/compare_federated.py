@@ -3,9 +3,9 @@
     python docs/compare_federated.py FOLDER PART…
 
 prints tables of Markdown. 200 records of 40 made-up people on the embedded model, five people to
-each of 8 clients, 20 passes over each record in all. Parts: `train` compares one pooled adapter
-with federations and shards, `remove` takes a client out in every way, `judge` audits and verifies
-that. What is there already is not made again.
+each of 8 clients. Parts: `train` compares one pooled adapter with federations and shards, `remove`
+takes a client out in every way, `judge` audits and verifies that, `private` bounds what is told of
+a client, each person being one. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -42,9 +42,19 @@ FEDERATIONS: dict[str, tuple[int, dict[str, Any]]] = {
     "factors, 10 rounds of 2 passes": (10, {"epochs": 2}),
     "product, 10 rounds of 2 passes": (10, {"epochs": 2, "aggregate": "product"}),
     "factors, 20 rounds of 1 pass": (20, {"epochs": 1}),
+    "factors, 10 rounds of 4 passes, twice the rate": (10, {"epochs": 4, "learning_rate": 1e-2}),
+    "product, 10 rounds of 4 passes, twice the rate": (
+        10,
+        {"epochs": 4, "learning_rate": 1e-2, "aggregate": "product"},
+    ),
+    "factors, 20 rounds of 4 passes": (20, {"epochs": 4}),
     "factors, 20 rounds of 2 passes, half take part": (20, {"epochs": 2, "fraction": 0.5}),
 }
+TAKEN_FROM = "factors, 20 rounds of 4 passes"
+"""The federation that a client is taken out of: the one that knows the records best."""
 REFERENCES = 4
+PRIVATE = (8, 100)
+"""Bounds on what is told of a client; with 40 of them the first is known to drown the update."""
 
 
 class Scene(NamedTuple):
@@ -58,7 +68,7 @@ class Scene(NamedTuple):
     @property
     def federated(self) -> Path:
         """The federation that a client is taken out of."""
-        return self.folder / "factors-10-rounds-of-2-passes"
+        return self.folder / slug(TAKEN_FROM)
 
 
 def scene(folder: Path) -> Scene:
@@ -107,6 +117,13 @@ def head(*cells: str) -> Iterator[str]:
     yield row(*(["---"] * len(cells)))
 
 
+def federated(made: Scene, title: str, folder: Path, **changed: Any) -> Path:
+    """Train the clients together."""
+    rounds, options = FEDERATIONS[title]
+    given = {"rounds": rounds, "options": {**TRAINING, **options}, "progress": False, **changed}
+    return once(folder, lambda output: federate(base_path(), made.data, "client", output, **given))
+
+
 def trained(made: Scene) -> Iterator[str]:
     """Train in every way, and yield a table."""
     yield from head("", "records word for word", "their loss", "loss of unseen ones", "tokens")
@@ -117,21 +134,8 @@ def trained(made: Scene) -> Iterator[str]:
         finetune(base_path(), made.data, folder, options=options, progress=False)
 
     folders = {"one pooled adapter, 20 passes": once(made.folder / "pooled", pooled)}
-    for title, (rounds, options) in FEDERATIONS.items():
-
-        def federation(folder: Path, rounds: int = rounds, options: Any = options) -> None:
-            chosen = {**TRAINING, **options}
-            federate(
-                base_path(),
-                made.data,
-                "client",
-                folder,
-                rounds=rounds,
-                options=chosen,
-                progress=False,
-            )
-
-        folders[title] = once(made.folder / slug(title), federation)
+    for title in FEDERATIONS:
+        folders[title] = federated(made, title, made.folder / slug(title))
     for title, folder in folders.items():
         (recall, loss), (_, other) = look(folder, data), look(folder, unseen)
         tokens = Lineage.read(folder).cost["tokens"]
@@ -250,24 +254,11 @@ def removed(made: Scene) -> Iterator[str]:
 def judged(made: Scene) -> Iterator[str]:
     """Audit every removal beside federations that never had the client, and yield a table."""
     yield from head("", "verdict", "membership, loss: AUC", "replay")
-    rounds, options = FEDERATIONS["factors, 10 rounds of 2 passes"]
     references = []
     for number in range(REFERENCES):
-
-        def never(folder: Path, seed: int = 1000 + number) -> None:
-            federate(
-                base_path(),
-                made.data,
-                "client",
-                folder,
-                rounds=rounds,
-                options={**TRAINING, **options},
-                exclude=f"client:{GONE}",
-                seed=seed,
-                progress=False,
-            )
-
-        references.append(once(made.folder / "references" / f"reference-{number:02}", never))
+        folder = made.folder / "references" / f"reference-{number:02}"
+        never = {"exclude": f"client:{GONE}", "seed": 1000 + number}
+        references.append(federated(made, TAKEN_FROM, folder, **never))
     for title, folder in removals(made).items():
         output = made.folder / "audits" / folder.name
         audit = run_audit(
@@ -293,7 +284,32 @@ def judged(made: Scene) -> Iterator[str]:
         yield row(title, verdict.outcome, value, proof)
 
 
-PARTS = {"train": trained, "remove": removed, "judge": judged}
+def private(made: Scene) -> Iterator[str]:
+    """Train with and without noise, each person a client, and yield a table."""
+    yield from head("", "records word for word", "their loss", "loss of unseen ones")
+    data, unseen = Records.load(made.data), Records.load(made.unseen)
+    for asked in (None, *PRIVATE):
+        title = f"ε = {asked}" if asked else "no noise"
+        dp = {"epsilon": asked} if asked else {}
+
+        def people(folder: Path, dp: dict[str, Any] = dp) -> None:
+            federate(
+                base_path(),
+                made.data,
+                "subject",
+                folder,
+                rounds=20,
+                options={**TRAINING, "epochs": 4, "fraction": 0.5},
+                dp=dp,
+                progress=False,
+            )
+
+        folder = once(made.folder / slug(title), people)
+        (recall, loss), (_, other) = look(folder, data), look(folder, unseen)
+        yield row(title, f"{recall:.3f}", f"{loss:.3f}", f"{other:.2f}")
+
+
+PARTS = {"train": trained, "remove": removed, "judge": judged, "private": private}
 
 
 if __name__ == "__main__":
