@@ -25,9 +25,11 @@ else:  # these are heavy to import, and the command line needs the names of file
 
 __all__ = [
     "Adapters",
+    "Address",
     "Announce",
     "Canaries",
     "Data",
+    "Engine",
     "Folder",
     "Holdout",
     "Json",
@@ -132,4 +134,15 @@ Private = Annotated[
         "delta=, clip= (1.0), unit=record or person. Takes the extra `dp`."
     ),
     Flag(("--dp",), metavar="KEY=VALUE", kind=list[str]),
+]
+
+Engine = Annotated[
+    str,
+    Field(description="What does the work: this machine (local), or a cluster (ray)."),
+    Flag(metavar="local|ray"),
+]
+Address = Annotated[
+    str | None,
+    Field(description="Join this Ray cluster; by default one of --jobs workers is started here."),
+    Flag(metavar="HOST:PORT"),
 ]

@@ -12,9 +12,11 @@ from unlearn.config import PYTHON_ONLY, Flag, Overrides, options
 from unlearn.model.opening import Opening
 from unlearn.runs.fields import (
     Adapters,
+    Address,
     Announce,
     Canaries,
     Data,
+    Engine,
     Folder,
     Holdout,
     Model,
@@ -147,16 +149,8 @@ class FinetuneShardsOptions(FinetuneOptions):
         Flag(metavar="subject|record|FIELD", panel=_SHARDS),
     ] = "subject"
     jobs: Annotated[Jobs, Flag(("--jobs", "-j"), panel=_SHARDS)] = 1
-    engine: Annotated[
-        str,
-        Field(description="What trains shards: local, or ray."),
-        Flag(metavar="local|ray", panel=_SHARDS),
-    ] = "local"
-    address: Annotated[
-        str | None,
-        Field(description="Join this Ray cluster instead of starting one on this machine."),
-        Flag(metavar="HOST:PORT", panel=_SHARDS),
-    ] = None
+    engine: Annotated[Engine, Flag(metavar="local|ray", panel=_SHARDS)] = "local"
+    address: Annotated[Address, Flag(metavar="HOST:PORT", panel=_SHARDS)] = None
     plan: Annotated[
         bool,
         Field(
@@ -342,6 +336,8 @@ class ReferencesOptions(OriginalOptions):
         Flag(metavar="ADAPTER"),
     ] = None
     jobs: Annotated[Jobs, Flag(("--jobs", "-j"))] = 1
+    engine: Engine = "local"
+    address: Address = None
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)

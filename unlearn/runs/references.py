@@ -38,6 +38,7 @@ from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.fields import Selectors
 from unlearn.runs.options import REFERENCE_SEED, ReferencesOptions
 from unlearn.runs.progress import shown
+from unlearn.runs.ray_cluster import check_engine
 from unlearn.runs.reference_training import (
     Reference,
     ReferenceTrainer,
@@ -95,6 +96,7 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
     """
     if world_size() > 1:
         raise OptionError("references train in one process: start the command without a launcher")
+    check_engine(options.engine, options.address)
     _check_choice(options.kind, options.forget)
     target = check_output(options.output, overwrite=True)
     records = loaded(options.data)
@@ -126,7 +128,14 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
         shown(options.progress, "training references") as progress,
         if_interrupted(lambda: "references that are whole stay, and the same command goes on"),
     ):
-        notes += train_missing(trainer, missing, options.jobs, progress)
+        notes += train_missing(
+            trainer,
+            missing,
+            options.jobs,
+            progress,
+            engine=options.engine,
+            address=options.address,
+        )
     return TrainedReferences(tuple(one.folder for one in references), there, notes)
 
 

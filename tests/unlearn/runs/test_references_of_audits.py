@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -271,6 +273,42 @@ def _alive(pid: int) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_that_is_killed_costs_its_own_reference(
+    tiny_model: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from unlearn.runs import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "threads_for", lambda _: torch.get_num_threads())
+    do = ray_cluster._do
+
+    def killed(work: Any, task: Any, threads: int) -> Any:
+        if task.folder.name == "reference-02":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do(work, task, threads)
+
+    usual: dict[str, Any] = {"forget": "r0,r1", "count": 3}
+    cluster = {**usual, "engine": "ray", "jobs": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_cluster, "_do", killed)
+        with pytest.raises(TrainingError, match="reference-02: its worker ended unexpectedly"):
+            train(tiny_model, data_file, tmp_path / "ray", **cluster)
+    whole = reference_folders(tmp_path / "ray")
+    assert tmp_path / "ray" / "reference-02" not in whole
+    train(tiny_model, data_file, tmp_path / "ray", **cluster)
+    train(tiny_model, data_file, tmp_path / "one", **usual)
+    for name in ("reference-00", "reference-01", "reference-02"):
+        ours, theirs = weights(tmp_path / "ray" / name), weights(tmp_path / "one" / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_another_engine_is_refused(tiny_model: Path, data_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="did you mean 'ray'"):
+        train(tiny_model, data_file, tmp_path / "none", forget="r0", engine="rai")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

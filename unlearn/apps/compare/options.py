@@ -11,7 +11,7 @@ from pydantic import Field
 
 from unlearn.config import Flag, options
 from unlearn.model.opening import Device, Dtype
-from unlearn.runs.fields import Folder, ReportTo
+from unlearn.runs.fields import Address, Engine, Folder, ReportTo
 
 __all__ = ["CompareOptions"]
 
@@ -38,13 +38,8 @@ class CompareOptions:
         Field(ge=1, description="Processes at once, on this machine."),
         Flag(("--jobs", "-j")),
     ] = 1
-    engine: Annotated[str, Field(description="What does the work: local, or ray.")] = "local"
-    address: Annotated[
-        str | None,
-        Field(
-            description="Join this Ray cluster; by default one of --jobs workers is started here."
-        ),
-    ] = None
+    engine: Engine = "local"
+    address: Address = None
     overwrite: Annotated[bool, Field(description="Begin anew, whatever the folder holds.")] = False
     show_text: Annotated[
         bool,
