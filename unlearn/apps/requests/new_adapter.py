@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unlearn.apps.requests import shards
+from unlearn.apps.requests import rounds, shards
 from unlearn.apps.requests.intake import Setup
 from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.line import kept_records, opened
 from unlearn.apps.requests.plans import RunPlan
+from unlearn.apps.requests.rounds import by_rounds, is_exact
 from unlearn.apps.requests.shards import Made
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError
-from unlearn.methods.registry import get_method
 from unlearn.provenance.lineage import Lineage, weights_digest
 from unlearn.shards.files import is_sharded
 
@@ -62,8 +62,10 @@ def new_adapter(
         **settings.opening,
     }
     if is_sharded(folder):
-        return shards.take_out(model, forget_records, plan, setup, facts, calls)
-    return _from_adapter(model, forget_records, plan, setup, facts, calls)
+        take_out = shards.take_out
+    else:
+        take_out = rounds.take_out if by_rounds(settings.method, folder) else _from_adapter
+    return take_out(model, forget_records, plan, setup, facts, calls)
 
 
 def _from_adapter(
@@ -133,6 +135,8 @@ def _made_by(plan: RunPlan, line: Lineage) -> bool:
     """Say whether a lineage is of the method, seed and parent of a run."""
     if is_sharded(plan.folder):  # whose seeds are those of the first training
         return is_sharded(plan.parent_folder) and (line.method, line.parent) == ("shards", None)
-    exact = get_method(plan.settings.method).kind == "exact"
-    how = (line.method, line.seed, line.parent)
-    return how == (plan.settings.method, plan.settings.seed, None if exact else plan.parent)
+    method = plan.settings.method
+    parent = None if is_exact(method) else plan.parent
+    # of a federation the seed is that of the first training
+    seeded = by_rounds(method, plan.parent_folder) or line.seed == plan.settings.seed
+    return seeded and (line.method, line.parent) == (method, parent)

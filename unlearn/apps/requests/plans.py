@@ -87,6 +87,7 @@ class RunPlan:
         """Return what a run that was not finished left beside its folder."""
         place, name = self.folder.parent, self.folder.name
         hidden = [*place.glob(f".{name}*.partial-*"), *place.glob(f".{name}.checkpoints")]
+        hidden += place.glob(f".{name}.rounds")
         return [*hidden, *([self.dropped] if self.dropped.exists() else [])]
 
 

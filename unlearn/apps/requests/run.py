@@ -39,9 +39,9 @@ from unlearn.apps.requests.plans import (
     pending,
 )
 from unlearn.apps.requests.price import Price
+from unlearn.apps.requests.rounds import check_method
 from unlearn.data.records import Records
 from unlearn.errors import LedgerError, OptionError, UnlearnError
-from unlearn.methods.registry import get_method, resolve
 from unlearn.processes import world_size
 from unlearn.provenance.suppression import suppress
 
@@ -153,7 +153,7 @@ def run_requests(
     """
     if world_size() > 1:
         raise OptionError("requests are run by one process: start it without a launcher")
-    resolve(get_method(settings.method), settings.options)
+    check_method(settings.method, settings.options)
     ran = Ran()
 
     def note(text: str) -> None:
