@@ -312,7 +312,8 @@ _CHAT = {
 
 def _records(work: Path, data: Path) -> Iterator[Target]:
     """Records of all kinds, selectors, and rows beside them."""
-    from unlearn.apps.requests.sweep.data_files import Matcher, held
+    from unlearn.apps.requests.sweep.data_files import held
+    from unlearn.apps.requests.sweep.matching import Matcher
     from unlearn.data.records import Records
     from unlearn.provenance.keys import Key
     from unlearn_eval.passes.inputs import read_paraphrases, read_perturbed

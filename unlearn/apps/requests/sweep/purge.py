@@ -10,9 +10,10 @@ from pathlib import Path
 from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
-from unlearn.apps.requests.sweep.data_files import Matcher, rewrite
+from unlearn.apps.requests.sweep.data_files import rewrite
 from unlearn.apps.requests.sweep.deletion import Trash, anchored, delete_files
 from unlearn.apps.requests.sweep.findings import Artifact, Swept
+from unlearn.apps.requests.sweep.matching import Matcher
 from unlearn.apps.requests.sweep.noting import note_sweep
 from unlearn.apps.requests.sweep.sweep import matcher_of, sweep_request
 from unlearn.errors import LedgerError, LineageError, OutputError, UnlearnError

@@ -12,14 +12,7 @@ from typing import Any, Literal
 from unlearn.apps.requests.intake import Setup, escrowed, setup_of
 from unlearn.apps.requests.ledger.book import Request
 from unlearn.apps.requests.ledger.ledger import Ledger
-from unlearn.apps.requests.sweep.data_files import (
-    READABLE,
-    TEXT,
-    Matcher,
-    dataset_files,
-    held,
-    is_dataset,
-)
+from unlearn.apps.requests.sweep.data_files import READABLE, TEXT, dataset_files, held, is_dataset
 from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import (
     Family,
@@ -30,6 +23,7 @@ from unlearn.apps.requests.sweep.descent import (
     node,
 )
 from unlearn.apps.requests.sweep.findings import Action, Artifact, Group, Swept
+from unlearn.apps.requests.sweep.matching import Matcher
 from unlearn.apps.requests.sweep.noting import note_sweep
 from unlearn.apps.requests.sweep.sharded_folders import holding, known_in, shard_digests, tables
 from unlearn.errors import DataError, LedgerError, UnlearnError

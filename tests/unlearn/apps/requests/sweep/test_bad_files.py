@@ -15,7 +15,8 @@ import pytest
 
 from unlearn.apps.requests.sweep import data_files
 from unlearn.apps.requests.sweep.bounded_reading import Limits, decoded, read_bytes
-from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
+from unlearn.apps.requests.sweep.data_files import held, rewrite
+from unlearn.apps.requests.sweep.matching import Matcher
 from unlearn.apps.requests.sweep.sweep import _data, _SweepLog
 from unlearn.data.records import Records
 from unlearn.errors import DataError, OutputError

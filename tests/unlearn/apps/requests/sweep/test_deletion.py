@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from unlearn.apps.requests.sweep import deletion
-from unlearn.apps.requests.sweep.data_files import Matcher
 from unlearn.apps.requests.sweep.deletion import delete_files, marks_of
 from unlearn.apps.requests.sweep.findings import Artifact
+from unlearn.apps.requests.sweep.matching import Matcher
 from unlearn.apps.requests.sweep.purge import purge
 from unlearn.errors import OutputError
 from unlearn.provenance.keys import Key, home

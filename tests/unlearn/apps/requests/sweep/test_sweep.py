@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from unlearn.apps.requests.sweep.data_files import Matcher, held, rewrite
+from unlearn.apps.requests.sweep.data_files import held, rewrite
 from unlearn.apps.requests.sweep.deletion import marks_of
 from unlearn.apps.requests.sweep.descent import Family, Node, descendants, node
 from unlearn.apps.requests.sweep.findings import Artifact
+from unlearn.apps.requests.sweep.matching import Matcher
 from unlearn.apps.requests.sweep.merged_weights import likeness
 from unlearn.apps.requests.sweep.purge import purge
 from unlearn.apps.requests.sweep.sweep import _data, _SweepLog, _walk
