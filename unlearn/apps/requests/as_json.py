@@ -56,7 +56,7 @@ def _artifacts(ledger: Ledger, request: Request) -> list[dict[str, Any]]:
 
 def whole_request(ledger: Ledger, request: Request) -> dict[str, Any]:
     """Return a request with artifacts, reasons and history as JSON has it."""
-    from unlearn.apps.requests.intake import reason_given
+    from unlearn.apps.requests.closing import reason_given
 
     reasons: Sequence[str] = ()
     audit = None

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from unlearn.apps.requests.closing import note_shredded, unshredded
 from unlearn.apps.requests.evidence import audit_digest, audit_of, verdict_digest
-from unlearn.apps.requests.intake import note_shredded, unshredded
 from unlearn.apps.requests.ledger import schema
 from unlearn.apps.requests.ledger.book import Book, Request
 from unlearn.apps.requests.ledger.chain import START, Entry, first_break, head_problem

@@ -10,7 +10,7 @@ import pytest
 
 from unlearn.apps.cli import run
 from unlearn.apps.requests import certificate as certificates
-from unlearn.apps.requests import intake as desk
+from unlearn.apps.requests import closing
 from unlearn.apps.requests.check import check, check_and_finish
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.remains import remains_of
@@ -78,12 +78,12 @@ def test_closing_over_what_stands_beside_the_verdict_takes_a_reason(
     name = verified(ledger, verdicts, **facts)
     for outcome in (None, "incomplete"):
         with pytest.raises(LedgerError, match=words) as raised:
-            desk.close(ledger, ledger.get(name), outcome, reason="  ")
+            closing.close(ledger, ledger.get(name), outcome, reason="  ")
         assert "--reason" in str(raised.value)
     assert ledger.get(name).state == "verified"
-    closed = desk.close(ledger, ledger.get(name), reason="Ann agreed to it")
+    closed = closing.close(ledger, ledger.get(name), reason="Ann agreed to it")
     assert closed.facts["outcome"] == "pass"
-    assert desk.reason_given(ledger, closed) == "Ann agreed to it"
+    assert closing.reason_given(ledger, closed) == "Ann agreed to it"
     assert "Ann" not in json.dumps(dict(closed.facts))
 
 
@@ -101,8 +101,8 @@ def test_what_was_left_is_told_and_so_is_what_nobody_looked_for(ledger: Ledger) 
     assert "holds a secret of these: nobody looked" in words
     assert "nearly repeats these: nobody looked" in words
     with pytest.raises(LedgerError, match="--reason"):
-        desk.close(ledger, ledger.get(name), "incomplete")
-    desk.close(ledger, ledger.get(name), "incomplete", reason="a backup that expires")
+        closing.close(ledger, ledger.get(name), "incomplete")
+    closing.close(ledger, ledger.get(name), "incomplete", reason="a backup that expires")
     words = " ".join(not_claimed_of_remains(remains_of(ledger, ledger.get(name))))
     assert "closed as incomplete: a reason was given" in words
 
@@ -110,7 +110,7 @@ def test_what_was_left_is_told_and_so_is_what_nobody_looked_for(ledger: Ledger) 
 def test_nothing_beside_the_verdict_takes_no_reason(ledger: Ledger) -> None:
     name = verified(ledger, [VERDICT])
     assert not_claimed_of_remains(remains_of(ledger, ledger.get(name))) == []
-    assert desk.close(ledger, ledger.get(name)).facts["outcome"] == "pass"
+    assert closing.close(ledger, ledger.get(name)).facts["outcome"] == "pass"
 
 
 def test_files_that_a_sweep_could_not_judge_are_told(ledger: Ledger) -> None:
@@ -137,7 +137,7 @@ def killed_before_shredding(ledger: Ledger, name: str, patch: pytest.MonkeyPatch
     with patch.context() as patched:
         patched.setattr(type(ledger.escrow), "shred", staticmethod(die))
         with pytest.raises(Killed):
-            desk.close(ledger, ledger.get(name))
+            closing.close(ledger, ledger.get(name))
     assert ledger.get(name).state == "closed"
     assert file.exists()
     return file
@@ -153,7 +153,7 @@ def test_escrow_is_not_called_destroyed_while_it_lies_there(
     assert not found.ok
     assert "its records still lie in escrow" in found.problems[0]
     # closing again finishes it
-    assert desk.close(ledger, ledger.get(name)).facts["shredded"] is True
+    assert closing.close(ledger, ledger.get(name)).facts["shredded"] is True
     assert not file.exists()
     assert certificates._escrow_destroyed(ledger, ledger.get(name))
     assert check(ledger).ok
@@ -161,7 +161,7 @@ def test_escrow_is_not_called_destroyed_while_it_lies_there(
     file.write_bytes(b"again")
     assert not certificates._escrow_destroyed(ledger, ledger.get(name))
     with pytest.raises(LedgerError, match="closed as pass already"):
-        desk.close(ledger, ledger.get(name), "fail")
+        closing.close(ledger, ledger.get(name), "fail")
 
 
 def test_the_check_finishes_what_a_kill_left(
@@ -187,12 +187,12 @@ def test_what_cannot_be_shredded_is_not_noted(
     with monkeypatch.context() as patched:
         patched.setattr(type(ledger.escrow), "shred", lambda *paths: None)
         with pytest.raises(OutputError, match="is still there"):
-            desk.close(ledger, ledger.get(name))
+            closing.close(ledger, ledger.get(name))
     assert "shredded" not in ledger.get(name).facts
     # nor is anything known of records that lie on another machine
     ledger.escrow.folder.rename(ledger.escrow.folder.with_name("elsewhere"))
     with pytest.raises(OutputError, match="the records in escrow lie elsewhere"):
-        desk.close(ledger, ledger.get(name))
+        closing.close(ledger, ledger.get(name))
 
 
 @pytest.mark.slow

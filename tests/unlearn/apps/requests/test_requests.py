@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unlearn.apps.requests import certificate as certificates
+from unlearn.apps.requests import closing
 from unlearn.apps.requests import intake as desk
 from unlearn.apps.requests.ledger.ledger import Ledger
 from unlearn.apps.requests.ledger.states import State
@@ -222,10 +223,10 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
             writer.change(name, state)
     for outcome in sorted(set(desk.OUTCOMES) - {fitting[state]}):
         with pytest.raises(LedgerError, match="cannot be closed|not verified|nobody looked"):
-            desk.close(ledger, ledger.get(name), outcome)
+            closing.close(ledger, ledger.get(name), outcome)
         assert ledger.get(name).state == state
-    fits = desk.outcome_named(fitting[state])
-    assert desk.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
+    fits = closing.outcome_named(fitting[state])
+    assert closing.close(ledger, ledger.get(name), fits).facts["outcome"] == fits
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -239,10 +240,10 @@ def test_a_request_is_withdrawn_only_before_any_run(ledger: Ledger, again: bool)
             writer.change(name, "reopened", verdict=None)
     if again:
         with pytest.raises(LedgerError, match="was carried out"):
-            desk.close(ledger, ledger.get(name), "withdrawn")
-        assert desk.close(ledger, ledger.get(name), "fail").facts["outcome"] == "fail"
+            closing.close(ledger, ledger.get(name), "withdrawn")
+        assert closing.close(ledger, ledger.get(name), "fail").facts["outcome"] == "fail"
     else:
-        assert desk.close(ledger, ledger.get(name), "withdrawn").state == "closed"
+        assert closing.close(ledger, ledger.get(name), "withdrawn").state == "closed"
 
 
 @pytest.mark.parametrize(

@@ -205,13 +205,13 @@ def close(options: CloseOptions) -> None:
     before that was none) asks for a --reason. May be repeated where it was interrupted.
     """
     from unlearn.apps.cli.request.show import answer, confirmed
-    from unlearn.apps.requests import intake
+    from unlearn.apps.requests import closing
 
     ledger = options.open_ledger()
     entered = ledger.get(options.name)
-    outcome = intake.outcome_named(options.outcome)
+    outcome = closing.outcome_named(options.outcome)
     if not confirmed(f"Close request {entered.id} and shred its records?", options.yes):
         raise typer.Exit(0)
-    closed = intake.close(ledger, entered, outcome, reason=options.reason)
+    closed = closing.close(ledger, entered, outcome, reason=options.reason)
     outcome_line = f"Request [bold]{closed.id}[/bold] is closed: {closed.facts['outcome']}."
     answer(options.json, request_content(closed), outcome_line)
