@@ -221,7 +221,7 @@ def test_a_request_is_closed_as_what_it_is(ledger: Ledger, state: State) -> None
         writer.change(name, "unlearned")
         if state != "unlearned":
             writer.change(name, state)
-    for outcome in sorted(set(desk.OUTCOMES) - {fitting[state]}):
+    for outcome in sorted(set(closing.OUTCOMES) - {fitting[state]}):
         with pytest.raises(LedgerError, match="cannot be closed|not verified|nobody looked"):
             closing.close(ledger, ledger.get(name), outcome)
         assert ledger.get(name).state == state
