@@ -17,7 +17,7 @@ from unlearn.errors import OptionError, UnlearnError, did_you_mean
 from unlearn.processes import portable
 from unlearn.runs.workers import Work, WorkerLostError, WorkList, threads_for
 
-__all__ = ["ENGINES", "check_engine", "cluster", "run_on_ray"]
+__all__ = ["ENGINES", "check_engine", "cluster", "run_on_ray", "work_through"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -120,11 +120,7 @@ def run_on_ray(
     address: str | None = None,
     device: str | None = None,
 ) -> None:
-    """Do tasks as Ray tasks, until none is left that can be done.
-
-    Every task of an existing cluster takes one of its processors, and one of its GPUs where it has
-    some; its machines must see the same files under the same paths, and have this package. A task
-    tells nothing of how far it has come.
+    """Do tasks as Ray tasks on a cluster that is there for them alone, or is joined for them.
 
     Args:
         work: does a task; can be pickled.
@@ -136,29 +132,52 @@ def run_on_ray(
     Raises:
         OptionError: if there is no cluster.
     """
-    with cluster(jobs, address) as (gpus, threads):
-        import ray
+    with cluster(jobs, address) as opened:
+        work_through(work, tasks, opened, None if address else jobs, device)
 
-        share = 0.0 if str(device or "").startswith("cpu") else gpus
-        # what fails is tried again by the same command, when its reason may be gone
-        do: Any = ray.remote(_do).options(num_cpus=1, num_gpus=share, max_retries=0)
-        shared = ray.put(work)
-        running: dict[Any, T] = {}
-        try:
-            while True:
-                # one that exists queues what it has no room for
-                while (address or len(running) < jobs) and (task := tasks.take()) is not None:
-                    running[do.remote(shared, task, threads)] = task
-                if not running:
-                    return
-                ready, _ = ray.wait(list(running))
-                for reference in ready:
-                    tasks.ended(running.pop(reference), *_answer(reference))
-        finally:
-            for reference in running:
-                ray.cancel(reference)
-            if running:
-                ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE)
+
+def work_through(
+    work: Work[T, R],
+    tasks: WorkList[T, R],
+    opened: tuple[float, int],
+    jobs: int | None,
+    device: str | None = None,
+) -> None:
+    """Do tasks on an open cluster, until none is left that can be done.
+
+    Every task of an existing cluster takes one of its processors, and one of its GPUs where it has
+    some; its machines must see the same files under the same paths, and have this package. A task
+    tells nothing of how far it has come. However this ends, none is left.
+
+    Args:
+        work: does a task; can be pickled.
+        tasks: what is to do, and who hears of it.
+        opened: of `cluster`: the part of a GPU and the threads that a task has.
+        jobs: how many at once; None for a cluster that queues what it has no room for.
+        device: that the user chose.
+    """
+    import ray
+
+    gpus, threads = opened
+    share = 0.0 if str(device or "").startswith("cpu") else gpus
+    # what fails is tried again by the same command, when its reason may be gone
+    do: Any = ray.remote(_do).options(num_cpus=1, num_gpus=share, max_retries=0)
+    shared = ray.put(work)
+    running: dict[Any, T] = {}
+    try:
+        while True:
+            while (jobs is None or len(running) < jobs) and (task := tasks.take()) is not None:
+                running[do.remote(shared, task, threads)] = task
+            if not running:
+                return
+            ready, _ = ray.wait(list(running))
+            for reference in ready:
+                tasks.ended(running.pop(reference), *_answer(reference))
+    finally:
+        for reference in running:
+            ray.cancel(reference)  # as Ctrl-C does, so that what is half written goes away
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE)
 
 
 def _do(work: Work[T, R], task: T, threads: int) -> tuple[R | None, Exception | None]:

@@ -13,7 +13,7 @@ from unlearn.apps.compare.layout import Step
 from unlearn.apps.compare.study import Study
 from unlearn.errors import UnlearnError
 
-__all__ = ["Runner", "Watcher", "WorkQueue", "advance", "attempt"]
+__all__ = ["Runner", "StepQueue", "Watcher", "WorkQueue", "advance", "attempt"]
 
 Progress = Callable[[int, int], None]
 
@@ -90,6 +90,32 @@ def advance(queue: WorkQueue, watcher: Watcher) -> Step | None:
     for step, failure in queue.sort_out():
         watcher.ended(step, failure)
     return queue.next()
+
+
+@dataclass(frozen=True)
+class StepQueue:
+    """The steps of a comparison as workers take them.
+
+    Attributes:
+        queue: what is to do; is brought up to date.
+        watcher: told what happens.
+    """
+
+    queue: WorkQueue
+    watcher: Watcher
+
+    def take(self) -> Step | None:
+        """Take out the next step."""
+        return advance(self.queue, self.watcher)
+
+    def advanced(self, task: Step, done: int, planned: int) -> None:
+        """Nobody is told the progress of a step that a worker does."""
+
+    def ended(self, task: Step, result: str | None, error: Exception | None) -> None:
+        """Note why a step has failed, or that it has not."""
+        failure = result if error is None else f"{task.label}: {error}"
+        self.queue.end(task, failure)
+        self.watcher.ended(task, failure)
 
 
 def attempt(step: Step, study: Study, progress: Progress | None = None) -> str | None:

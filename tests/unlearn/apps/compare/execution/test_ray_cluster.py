@@ -102,7 +102,7 @@ def steps(tmp_path: Path) -> list[Step]:
 def test_a_worker_that_dies_takes_its_step_along(steps, study, tmp_path, monkeypatch):
     from unlearn.apps.compare.execution import ray_cluster as _ray
 
-    def do(step: Step, study: Study, threads: int) -> str | None:
+    def do(study: Study, step: Step, _: Any) -> str | None:
         if step.label == "dies":
             os._exit(9)
         return None
@@ -122,7 +122,7 @@ def test_an_interruption_lets_steps_clean_up_and_ends_all(steps, study, tmp_path
 
     began, cleaned = tmp_path / "began", tmp_path / "cleaned"
 
-    def do(step: Step, study: Study, threads: int) -> str | None:
+    def do(study: Study, step: Step, _: Any) -> str | None:
         began.touch()
         try:
             # as a step does, it goes back to Python often: Ray interrupts there, not in a call
