@@ -48,8 +48,8 @@ def headline(comparison: Comparison, lines: Sequence[TableLine]) -> str:
     best = sound[0]
     if not _moved(best, lines):
         return (
-            f"No method{some} came nearer to models that never saw the records without damaging "
-            "the rest: the least distance of an attacker's AUC from theirs is "
+            f"No approximate method{some} came nearer to models that never saw the records without "
+            "damaging the rest: the least distance of an attacker's AUC from theirs is "
             f"{_value(best, 'gap')} ({best.name}), and was {_number('gap', _before(lines))} before."
         )
     text = (
@@ -190,7 +190,7 @@ def _certain(comparison: Comparison, sound: Sequence[TableLine]) -> list[str]:
 def _closest(sound: Sequence[TableLine], some: str) -> list[str]:
     if not sound:
         which = some or " here"
-        return [f"No method{which} gives less away without damaging the rest: retrain."]
+        return [f"No approximate method{which} gives less away without damaging the rest: retrain."]
     best = min(sound, key=lambda x: x.mean["gap"])
     text = (
         f"To give least away: {best.name}, {_value(best, 'gap')} from the references"
@@ -252,8 +252,8 @@ def _cheapest(comparison: Comparison, sound: Sequence[TableLine], some: str) -> 
     inside = [x for x in sound if x.mean["gap"] <= reach]
     if not inside:
         return [
-            f"No method{some} that kept the rest came as close to the references as the farthest "
-            f"of them is to the others ({_number('gap', reach)}): where that matters, retrain."
+            f"No approximate method{some} that kept the rest came as close to the references as "
+            f"the farthest of them is to the others ({_number('gap', reach)}): where that matters, retrain."
         ]
     if any("wall_share" not in x.mean for x in inside):  # one without a time may be the cheapest
         return []

@@ -180,17 +180,22 @@ def test_sentences_about_all_are_about_those_that_were_measured(comparison):
         "Every method measured in all cells damaged the model"
     )
     said = " ".join(advice(harmed, lines(harmed)))
-    assert "No method measured in all cells gives less away without damaging the rest" in said
+    assert (
+        "No approximate method measured in all cells gives less away without damaging the rest"
+        in said
+    )
     assert headline(broken, lines(broken)).startswith(
         "leaky comes closest, of the methods measured in all cells, to models that never saw"
     )
     said = " ".join(advice(broken, lines(broken)))
-    assert "No method measured in all cells that kept the rest came as close" in said
+    assert "No approximate method measured in all cells that kept the rest came as close" in said
     idle = [replace(o, numbers={**o.numbers, "gap": 0.6, "rise": 0.0}) for o in others]
     idle = replace(
         broken, outcomes=[o if o.error else i for o, i in zip(others, idle, strict=True)]
     )
-    assert headline(idle, lines(idle)).startswith("No method measured in all cells came nearer")
+    assert headline(idle, lines(idle)).startswith(
+        "No approximate method measured in all cells came nearer"
+    )
 
 
 def test_who_has_no_time_is_not_the_cheapest_nor_too_far(comparison):
@@ -247,10 +252,10 @@ def test_who_does_nothing_is_not_recommended(comparison):
     ]
     only = replace(comparison, outcomes=idle)
     assert headline(only, lines(only)) == (
-        "No method came nearer to models that never saw the records without damaging the rest: the "
-        "least distance of an attacker's AUC from theirs is 0.50 (idle), and was 0.50 before."
+        "No approximate method came nearer to models that never saw the records without damaging "
+        "the rest: the least distance of an attacker's AUC from theirs is 0.50 (idle), and was 0.50 before."
     )
-    assert "No method here gives less away" in " ".join(advice(only, lines(only)))
+    assert "No approximate method here gives less away" in " ".join(advice(only, lines(only)))
 
 
 def test_stop_rules_are_said_where_they_differ():
@@ -295,7 +300,7 @@ def test_advice_changes_with_the_numbers(comparison):
 
     worse = replace(comparison, outcomes=[moved(o) for o in comparison.outcomes])
     said = " ".join(advice(worse, lines(worse)))
-    assert "No method that kept the rest came as close" in said
+    assert "No approximate method that kept the rest came as close" in said
     assert "where the farthest of them is 0.06 from the others" in headline(worse, lines(worse))
     harmed = [replace(o, numbers={**o.numbers, "rise": 1.0}) for o in comparison.outcomes]
     harmed = replace(comparison, outcomes=harmed)
