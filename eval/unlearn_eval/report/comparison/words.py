@@ -253,7 +253,8 @@ def _cheapest(comparison: Comparison, sound: Sequence[TableLine], some: str) -> 
     if not inside:
         return [
             f"No approximate method{some} that kept the rest came as close to the references as "
-            f"the farthest of them is to the others ({_number('gap', reach)}): where that matters, retrain."
+            f"the farthest of them is to the others ({_number('gap', reach)}): where that matters, "
+            "retrain."
         ]
     if any("wall_share" not in x.mean for x in inside):  # one without a time may be the cheapest
         return []

@@ -253,7 +253,8 @@ def test_who_does_nothing_is_not_recommended(comparison):
     only = replace(comparison, outcomes=idle)
     assert headline(only, lines(only)) == (
         "No approximate method came nearer to models that never saw the records without damaging "
-        "the rest: the least distance of an attacker's AUC from theirs is 0.50 (idle), and was 0.50 before."
+        "the rest: the least distance of an attacker's AUC from theirs is 0.50 (idle), and was "
+        "0.50 before."
     )
     assert "No approximate method here gives less away" in " ".join(advice(only, lines(only)))
 
