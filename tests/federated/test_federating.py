@@ -147,6 +147,67 @@ def test_a_round_without_enough_answers_ends_and_the_same_command_goes_on(
     assert done.lineage.digest == federated("whole").lineage.digest
 
 
+def test_rounds_of_records_that_changed_hands_are_not_gone_on_with(
+    federated: Federate, firms_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn.federated import client
+
+    plain, calls = client.Client.trained, []
+
+    def fails_later(self: Any, weights: Any, config: Any) -> Any:
+        calls.append(self.name)
+        if len(calls) > 3:
+            raise TrainingError("no power")
+        return plain(self, weights, config)
+
+    monkeypatch.setattr(client.Client, "trained", fails_later)
+    with pytest.raises(TrainingError, match="round 2"):
+        federated("one")
+    rows = [json.loads(line) for line in firms_file.read_text().splitlines()]
+    rows[0]["firm"], rows[1]["firm"] = rows[1]["firm"], rows[0]["firm"]
+    firms_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(client.Client, "trained", plain)
+    with pytest.raises(OutputError, match="other options or data: what differs is clients"):
+        federated("one")
+
+
+def test_a_template_for_conversations_serves_clients_without_any(
+    federated: Federate, firms_file: Path
+) -> None:
+    rows = [json.loads(line) for line in firms_file.read_text().splitlines()]
+    for row in rows:
+        if row["firm"] == "acme":
+            asked, said = row.pop("prompt"), row.pop("completion")
+            row["messages"] = [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": said},
+            ]
+    firms_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = federated("mixed", template="roles")
+    assert not done.lineage.federation.lost
+
+
+def test_what_an_error_says_stays_with_a_client_of_its_own_machine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("flwr", reason="no Flower: `make federated` has an environment with it")
+    from flwr.app import Message, RecordDict
+
+    from unlearn.federated.client import client_app
+    from unlearn.federated.local_grid import empty_context
+
+    def nobody(_: Any) -> Any:
+        raise TrainingError("record 'ann-17' has no answer")
+
+    message = Message(RecordDict({}), message_type="query", dst_node_id=1)
+    with pytest.raises(Exception, match="log says why") as told:
+        client_app(nobody, silent=True)(message, empty_context(1))
+    assert "ann-17" not in str(told.value)
+    assert "ann-17" in caplog.text
+    with pytest.raises(TrainingError, match="ann-17"):
+        client_app(nobody)(message, empty_context(1))
+
+
 def test_what_is_impossible_is_refused_in_a_line(federated: Federate, tmp_path: Path) -> None:
     with pytest.raises(SelectionError, match="no client 'acmme' .*'acme'"):
         federated("one", exclude="client:acmme")

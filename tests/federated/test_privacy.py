@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlearn.errors import LineageError, OptionError
+from unlearn.errors import LineageError, OptionError, TrainingError
 from unlearn.federated.aggregation import noisy_average, step
 from unlearn.federated.history import Rounds
+from unlearn.federated.plan import takes_part
 
 Federate = Callable[..., Any]
 DP = {"epsilon": 8, "clip": 0.01}
@@ -83,6 +85,54 @@ def test_nothing_is_kept_of_what_single_clients_sent(private: Federate) -> None:
         assert files == {"global.safetensors", "round.json"}
         assert all(part.loss is None for part in each.parts)
         assert all(part.tokens == 0 for part in each.parts)
+
+
+def test_a_round_in_which_nobody_answers_is_a_round(
+    private: Federate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it ended would tell who was to take part; its noise was accounted for."""
+    from unlearn.federated import client
+
+    whole = private("whole", rounds=3)
+
+    def fails(*_: Any) -> Any:
+        raise TrainingError("no power")
+
+    monkeypatch.setattr(client.Client, "trained", fails)
+    done = private("none", rounds=3)
+    assert Rounds(done.folder / "rounds").last() == 3
+    # and its noise is not that of a run in which they did answer
+    weights = [Rounds(each.folder / "rounds").weights(1) for each in (whole, done)]
+    assert any(not np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_other_clients_or_other_owners_have_other_noise(
+    private: Federate, firms_file: Path
+) -> None:
+    from unlearn.federated import server
+
+    keys = [server._noise_key("ab" * 32, names) for names in (["a"], ["b"], ["a", "b"], [])]
+    assert len(set(keys)) == 4
+    drawn = []
+    rows = [json.loads(line) for line in firms_file.read_text().splitlines()]
+    for name in ("one", "two"):
+        firms_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folder = private(name, rounds=1).folder
+        drawn.append(json.loads((folder / "rounds" / "run.json").read_text())["clients"])
+        rows[0]["firm"], rows[1]["firm"] = rows[1]["firm"], rows[0]["firm"]
+    assert drawn[0].keys() == drawn[1].keys()
+    assert drawn[0] != drawn[1]
+
+
+def test_the_lineage_says_nothing_of_single_clients(private: Federate) -> None:
+    done = private(rounds=2)
+    for member in done.lineage.federation.members:
+        assert (member.records, member.rounds) == ([], [])
+    seed = done.lineage.seed
+    macs = [member.client for member in done.lineage.federation.members]
+    played = [{part.client for part in each.parts} for each in Rounds(done.folder / "rounds").all()]
+    guessed = [{m for m in macs if takes_part(m, n, seed, 0.5)} for n in (1, 2)]
+    assert played != guessed  # the seed that stands there is not that of the coins
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from unlearn.errors import LineageError, ModelError, OptionError, SelectionError, TrainingError
 from unlearn.federated.history import Rounds
+from unlearn.federated.plan import client_mac
+from unlearn.provenance.keys import Key
 
 Federate = Callable[..., Any]
 
@@ -84,9 +87,6 @@ def test_rounds_before_the_client_took_part_are_not_run_again(
     late = max(members, key=lambda member: min(member.rounds, default=0))
     first = min(late.rounds)
     assert first > 1, "choose another seed"
-    from unlearn.federated.plan import client_mac
-    from unlearn.provenance.keys import Key
-
     name = next(n for n in ("acme", "bolt", "cask") if client_mac(n, Key.load()) == late.client)
     done = forgets(with_all.folder, f"client:{name}")
     assert done.lineage.budget["from"] == first - 1
@@ -198,27 +198,102 @@ def test_what_is_impossible_is_refused_in_a_line(
         forgets(with_all.folder, "client:bolt", plan=True)
     assert not (tmp_path / "cleaned").exists()
     (with_all.folder / "rounds" / "round-002" / "round.json").unlink()
-    with pytest.raises(LineageError, match="rounds or weights are not those"):
+    with pytest.raises(LineageError, match="put back the folder as it was made"):
         forgets(with_all.folder, "client:bolt")
 
 
-def test_records_that_are_gone_from_the_data_are_told(
+def test_records_that_are_gone_from_the_data_go_from_the_weights_too(
     federated: Federate, forgets: Callable[..., Any], firms_file: Path, tmp_path: Path
 ) -> None:
+    """Whoever was trained on them is replayed, from before it first took part."""
     with_all = federated("all")
     lines = firms_file.read_text().splitlines(keepends=True)
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("".join(line for line in lines if json.loads(line)["id"] != "r0"))
     done = forgets(with_all.folder, "client:bolt", data=fewer)
     assert any("1 record(s) that clients were trained on" in note for note in done.notes)
+    never = federated("never", exclude="r0,r1,r4,r7,r10")
+    assert done.lineage.digest == never.lineage.digest
+    assert set(done.lineage.records.forgotten) == set(never.lineage.records.forgotten)
 
 
-def test_other_methods_take_a_federated_adapter_as_any_other(
-    federated: Federate, tiny_model: Path, firms_file: Path, tmp_path: Path
+def test_a_round_before_the_asked_client_came_holds_nothing_that_is_gone(
+    federated: Federate, forgets: Callable[..., Any], firms_file: Path, tmp_path: Path
 ) -> None:
-    from unlearn.apps.cli import run
+    seed, options = 3, {"fraction": 0.5}
+    with_all = federated("all", rounds=4, seed=seed, options=options)
+    late = max(with_all.lineage.federation.members, key=lambda m: min(m.rounds, default=0))
+    early = next(m for m in with_all.lineage.federation.members if 1 in m.rounds)
+    rows = [json.loads(line) for line in firms_file.read_text().splitlines()]
+    firm = {client_mac(name, Key.load()): name for name in ("acme", "bolt", "cask")}
+    lost = next(row["id"] for row in rows if row["firm"] == firm[early.client])
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] != lost))
+    assert min(late.rounds) > 1
+    done = forgets(with_all.folder, f"client:{firm[late.client]}", data=fewer)
+    assert done.lineage.budget["from"] == 0
+    gone = [row["id"] for row in rows if row["firm"] == firm[late.client]] + [lost]
+    never = federated("never", 4, seed=seed, exclude=",".join(gone), options=options)
+    assert done.lineage.digest == never.lineage.digest
 
-    with_all = federated("all")
-    words = ["--model", str(tiny_model), "--data", str(firms_file), "--adapter"]
-    words += [str(with_all.folder), "--forget", "subject:person0", "--method", "npo"]
-    assert run(["forget", *words, "--output", str(tmp_path / "npo"), "-o", "max_steps=2"]) == 0
+
+def test_the_rounds_of_another_federation_are_refused(
+    federated: Federate, forgets: Callable[..., Any]
+) -> None:
+    one, other = federated("one"), federated("other", seed=7)
+    shutil.rmtree(one.folder / "rounds")
+    shutil.copytree(other.folder / "rounds", one.folder / "rounds")
+    with pytest.raises(LineageError, match="put back the folder as it was made"):
+        forgets(one.folder, "client:bolt")
+
+
+def test_a_kept_client_that_fails_ends_an_exact_removal(
+    federated: Federate, forgets: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn.federated import client
+
+    with_all, plain = federated("all"), client.Client.trained
+
+    def fails(self: Any, weights: Any, config: Any) -> Any:
+        if self.name == "acme":
+            raise TrainingError("no power")
+        return plain(self, weights, config)
+
+    monkeypatch.setattr(client.Client, "trained", fails)
+    with pytest.raises(TrainingError, match="round 1: 1 of 2 clients answered, and 2 must"):
+        forgets(with_all.folder, "client:bolt")
+    eased = forgets(with_all.folder, "client:bolt", "eased", method="fed_eraser")
+    assert any("1 client(s) were lost" in note for note in eased.notes)
+
+
+def test_what_two_clients_share_each_trains_on_and_a_replay_knows(
+    federated: Federate, firms_file: Path
+) -> None:
+    from unlearn_eval.replay import retraining, worker
+    from unlearn_eval.replay.run import replay
+
+    rows = [json.loads(line) for line in firms_file.read_text().splitlines()]
+    rows[1] = {**rows[0], "id": "r1", "firm": "bolt"}
+    firms_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = federated("all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retraining, "_run", lambda file, _: worker.main(file))
+        found = replay(done.folder, firms_file, quiet=True, forget="r5")
+    weights = [each for each in found.findings if each.what == "weights"]
+    assert weights, found.words
+    assert weights[0].passed, weights[0].words
+
+
+def test_auto_stops_by_a_rounded_loss_and_the_lineage_says_by_which(
+    federated: Federate, forgets: Callable[..., Any]
+) -> None:
+    with_all = federated("all", rounds=3)
+    done = forgets(with_all.folder, "client:bolt", options={"budget": "auto", "quality": 5.0})
+    budget = done.lineage.budget
+    losses = budget["kept_loss"]
+    assert (budget["rounds"], budget["quality"]) == (1, 5.0)
+    assert losses["target"] == round(losses["target"], 2)
+    assert losses["drift"] == pytest.approx(losses["new"] - losses["target"], abs=1e-4)
+    # the next removal aims at what the first one had to reach, not at what it came to
+    again = forgets(done.folder, "r0", "again", options={"budget": "auto", "quality": 5.0})
+    assert again.lineage.budget["kept_loss"]["target"] == pytest.approx(losses["target"], abs=0.05)

@@ -7,6 +7,8 @@ sent along, `train.unlearn` for weights after forgetting them, `evaluate` for th
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,11 +71,13 @@ class Client:
         return self.workshop().loss(self.records, weights, config)
 
 
-def client_app(client_of: Callable[[Any], Client]) -> Any:
+def client_app(client_of: Callable[[Any], Client], *, silent: bool = False) -> Any:
     """Return Flower's `ClientApp` of clients.
 
     Args:
         client_of: finds the client of a Flower context.
+        silent: keep the text of errors, which may name a record, in the log of the client's own
+            machine; Flower sends it to the server otherwise.
 
     Returns:
         The app.
@@ -82,6 +86,17 @@ def client_app(client_of: Callable[[Any], Client]) -> Any:
     from flwr.clientapp import ClientApp
 
     app = ClientApp()
+
+    def guarded(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        @functools.wraps(work)
+        def answer(message: Any, context: Any) -> Any:
+            try:
+                return work(message, context)
+            except Exception as error:
+                logging.getLogger(__name__).error("%s", error)
+                raise RuntimeError("the client's own log says why") from None
+
+        return answer if silent else work
 
     def reply(message: Any, done: tuple[dict[str, Any], Fit], client: Client) -> Any:
         weights, result = done
@@ -97,21 +112,25 @@ def client_app(client_of: Callable[[Any], Client]) -> Any:
         return Message(RecordDict(content), reply_to=message)
 
     @app.query()  # type: ignore[untyped-decorator]
+    @guarded
     def about(message: Any, context: Any) -> Any:
         content = RecordDict({ABOUT: ConfigRecord(client_of(context).about())})
         return Message(content, reply_to=message)
 
     @app.train()  # type: ignore[untyped-decorator]
+    @guarded
     def train(message: Any, context: Any) -> Any:
         client = client_of(context)
         return reply(message, client.trained(*_asked(message)), client)
 
     @app.train("unlearn")  # type: ignore[untyped-decorator]
+    @guarded
     def unlearn(message: Any, context: Any) -> Any:
         client = client_of(context)
         return reply(message, client.unlearned(*_asked(message)), client)
 
     @app.evaluate()  # type: ignore[untyped-decorator]
+    @guarded
     def evaluate(message: Any, context: Any) -> Any:
         client = client_of(context)
         numbers = {"num-examples": len(client.records), "loss": client.loss(*_asked(message))}

@@ -33,4 +33,4 @@ def _client_of(context: Any) -> Client:
     return Client(job["client"], in_order(Records.load(job["data"]), key), key, workshop)
 
 
-client = client_app(_client_of)
+client = client_app(_client_of, silent=True)

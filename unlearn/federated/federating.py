@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from unlearn.federated.running import (
     clients_of,
     federation_of,
     fit_of,
+    losses_told,
     resumed,
     simulate,
 )
@@ -42,7 +43,7 @@ from unlearn.provenance.suppression import check_suppressed
 from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import measure
 from unlearn.runs.saving import Result, encode_records, encoding_notes, poisoned_notes, save_result
-from unlearn.runs.signature import signature, trained_from
+from unlearn.runs.signature import records_digest, signature, trained_from
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, sample, total_steps
 from unlearn.training.objective import Objective
@@ -82,7 +83,7 @@ def run_federate(options: FederateOptions) -> Result:
     fit = fit_of(made, own.settings, len(plan.schedule))
     line = own.save(target, rounds, facts, fit)
     after = {"train": measure(own.state, sample(own.examples))}
-    return Result(target, line, fit, after=after, notes=(*notes, *_lost(made)))
+    return Result(target, line, fit, after=after, notes=(*notes, *losses_told(made)))
 
 
 federate = called_with(FederateOptions, run_federate, "federate")
@@ -145,7 +146,11 @@ class _Own:
     def facts(self) -> dict[str, Any]:
         """Return everything that decides the weights."""
         key, by = self.members.key, self.members.clients
-        sizes = {mac: len(self.members.of(name)) for mac, name in by.items()}
+        # whose record is whose decides them, too
+        whose = {
+            mac: records_digest([*map(key.digest, self.members.of(name))], key)
+            for mac, name in by.items()
+        }
         # each content once, in an order that neither the file nor the clients decide
         content = {key.digest(record): i for i, record in enumerate(self.ordered)}
         digests = sorted(content)
@@ -157,7 +162,7 @@ class _Own:
             self.template,
             verb="federate",
             seed=self.options.seed,
-            clients=sizes,
+            clients=whose,
             **self.finetuned_with,
         )
 
@@ -177,8 +182,11 @@ class _Own:
             noise = Noise(
                 **self.private.mechanism, secret=hashlib.sha256(secret.encode()).hexdigest()
             )
+        coin: int | str = seed
+        if self.private:  # nobody may know who took part: the seed stands in the lineage
+            coin = self.members.key.mac(f"coins of a federation\0{seed}".encode())
         schedule = [
-            [m for m in self.members.clients if takes_part(m, number, seed, averaging.fraction)]
+            [m for m in self.members.clients if takes_part(m, number, coin, averaging.fraction)]
             for number in range(1, self.settings.rounds + 1)
         ]
         plan = plan_of(self.settings, self.state.base_digest(), self.template.name, seed)
@@ -241,10 +249,11 @@ class _Own:
             privacy=self.private.claim if self.private else None,
             federation=federation_of(
                 members,
-                rounds.all(),
+                rounds,
                 by=options.client_by,
                 settings=settings,
                 how="processes" if options.processes else "simulation",
+                private=self.private is not None,
             ),
             fit=fit,
         )
@@ -259,19 +268,3 @@ def _members(options: FederateOptions, key: Key) -> tuple[Members, set[str], lis
     gone = members.select(options.exclude)
     kept = members.without(gone)
     return kept, set(map(key.digest, gone)), near_copies(gone, kept.records)
-
-
-def _lost(rounds: Sequence[Round]) -> list[str]:
-    """Say where clients were lost, and what the rank had no room for."""
-    notes = [
-        f"round {each.number}: {len(each.lost)} client(s) were lost and the others went on: "
-        f"{'; '.join(dict.fromkeys(each.lost.values()))}"
-        for each in rounds
-        if each.lost
-    ]
-    worst = max((each.rank_lost for each in rounds), default=0.0)
-    if worst > 0:
-        notes.append(
-            f"the rank had no room for up to {worst:.1%} of the squared norm of a round's average"
-        )
-    return notes

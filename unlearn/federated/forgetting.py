@@ -18,21 +18,34 @@ from unlearn.federated.history import FOLDER, Rounds
 from unlearn.federated.local_training import set_weights
 from unlearn.federated.members import Members, members_of
 from unlearn.federated.removal import EXACT, METHODS, Done, Removal, method_of
-from unlearn.federated.running import clients_of, federation_of, fit_of, resumed
+from unlearn.federated.running import (
+    clients_of,
+    federation_of,
+    fit_of,
+    losses_told,
+    resumed,
+)
 from unlearn.federated.settings import Settings, plan_of, settings_in
 from unlearn.files import check_output
 from unlearn.model.folders import resolve_folder, stacked
 from unlearn.model.state import ModelState, new_adapter
 from unlearn.processes import if_interrupted, world_size
+from unlearn.provenance.environment import environment_of
 from unlearn.provenance.keys import Key
-from unlearn.provenance.lineage import Federation, Lineage, RecordDigests, weights_digest
+from unlearn.provenance.lineage import (
+    Federation,
+    Lineage,
+    RecordDigests,
+    library_versions,
+    weights_digest,
+)
 from unlearn.provenance.suppression import check_suppressed, suppress
 from unlearn.recipe import ForgetRecipe, load_recipe
 from unlearn.runs.options import ForgetOptions
 from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import measure, warnings_of
 from unlearn.runs.saving import Result, encode_records, save_result
-from unlearn.runs.signature import signature, trained_from
+from unlearn.runs.signature import differences, signature, trained_from
 from unlearn.training.fitting import Fit, sample
 
 __all__ = ["forget_federated", "is_federated", "run_forget_federated", "takes"]
@@ -94,8 +107,10 @@ def run_forget_federated(options: ForgetOptions) -> Result:
     set_weights(run.state, rounds.weights(rounds.last()))
     after = {split: measure(run.state, sample(part)) for split, part in looked.items()}
     cost, fit = run.cost(rounds, done), run.fit(rounds, done)
+    lost = losses_told([rounds.round(number) for number in done.replayed])
     line = run.save(target, rounds, done, facts)
     notes = [*near_copies(asked, cut.kept.records), *cut.notes, *done.notes, cost]
+    notes += lost
     if options.suppress:
         path = suppress(asked, f"taken out by {run.method}", old.members.key)
         notes.append(f"{len(asked)} record(s) are on the suppression list {path}")
@@ -178,9 +193,10 @@ class _Old:
                 "noise: run its `unlearn federate --dp` again with --exclude"
             )
         rounds = Rounds(folder / FOLDER)
-        if rounds.last() != line.federation.rounds or line.digest != weights_digest(folder):
+        if line.digest != weights_digest(folder) or line.federation.digest != rounds.digest():
             raise LineageError(
-                f"{folder}: its rounds or weights are not those that its lineage names"
+                f"{folder}: its weights, or the rounds in {FOLDER}/, are not those that its "
+                "lineage names: put back the folder as it was made"
             )
         if not METHODS.get(line.method) and line.method != "federate":
             raise LineageError(f"{folder}: {line.method} made it, and its rounds are not known")
@@ -208,6 +224,7 @@ class _Cut:
         kept: those that stay, of clients that were trained with.
         lost: those that go.
         gone: digests of all that are to go.
+        absent: digests of those that are in nobody's data any more, and so go, too.
         first: the first round in which one that loses records took part.
         notes: what the user should know.
     """
@@ -215,6 +232,7 @@ class _Cut:
     kept: Members
     lost: Members
     gone: frozenset[str]
+    absent: frozenset[str]
     first: int
     notes: tuple[str, ...]
 
@@ -234,30 +252,42 @@ class _Cut:
         if not stay:
             raise DataError("no record of the federation would be left")
         there = {(by[members.names[i]], digests[i]) for i in (*stay, *go)}
-        missing = sum(
-            (mac, digest) not in there and digest not in gone
+        missing = [
+            (mac, digest)
             for mac, records in held.items()
-            for digest in records
-        )
+            for digest in records - set(gone)
+            if (mac, digest) not in there
+        ]
         notes = []
         if missing:
             notes.append(
-                f"{missing} record(s) that clients were trained on are not in the data any more: "
-                "rounds that are replayed go without them"
+                f"{len(missing)} record(s) that clients were trained on are not in the data any "
+                "more: they are taken out, too"
             )
         touched = {mac for mac, records in held.items() if not records.isdisjoint(gone)}
+        touched |= {mac for mac, _ in missing}
         numbers = [
             n for each in old.federation.members if each.client in touched for n in each.rounds
         ]
         if not touched:
             notes.append("no client was trained on these records, by the lineage")
         first = min(numbers, default=old.rounds.last() + 1)
-        return cls(_part(members, stay), _part(members, go), frozenset(gone), first, tuple(notes))
+        absent = {digest for _, digest in missing} - {digests[i] for i in stay}
+        return cls(
+            kept=members.part(stay),
+            lost=members.part(go),
+            gone=frozenset(gone),
+            absent=frozenset(absent),
+            first=first,
+            notes=tuple(notes),
+        )
 
 
-def _part(members: Members, places: Sequence[int]) -> Members:
-    names = [members.names[i] for i in places]
-    return Members(members.records.ordered(list(places)), names, members.key)
+def _elsewhere(line: Lineage, state: ModelState) -> list[str]:
+    """Say in what versions, threads or machine differ from those that trained an adapter."""
+    here = environment_of(state.model, state.device, deterministic=True)
+    words = differences(line.environment, here)
+    return words + differences(line.versions, library_versions())
 
 
 @dataclass(frozen=True)
@@ -278,7 +308,12 @@ class _Run:
             raise ModelError(f"{old.folder} was trained on another base than {opened.name}")
         state = new_adapter(opened, old.settings.lora.model_dump(), old.line.seed)
         set_weights(state, old.rounds.weights(old.rounds.last()))
-        template = choose_template(old.line.template, state.tokenizer, cut.kept.records)
+        words = _elsewhere(old.line, state)
+        if words and cut.first > 1:
+            # a part of the rounds would be rounded otherwise than the rest
+            note = f"trained elsewhere ({', '.join(words[:3])}): all rounds are run again"
+            cut = replace(cut, first=1, notes=(*cut.notes, note))
+        template = choose_template(old.line.template, state.tokenizer)
         return cls(options, old, cut, state, template)
 
     @property
@@ -321,7 +356,9 @@ class _Run:
         model, opening = self.options.model, self.options.opening
         kept, gone = (clients_of(part, model, opening) for part in (self.cut.kept, self.cut.lost))
         chosen = self.options.options
-        return Removal(self.old.rounds, rounds, plan, kept, gone, self.cut.first, chosen, told)
+        drift = float((line.budget.get("kept_loss") or {}).get("drift") or 0.0)
+        first = self.cut.first
+        return Removal(self.old.rounds, rounds, plan, kept, gone, first, chosen, told, drift)
 
     def fit(self, rounds: Rounds, done: Done) -> Fit:
         """Return what the rounds of it took, as a training's result."""
@@ -342,6 +379,7 @@ class _Run:
         line, kept = self.old.line, self.cut.kept
         key = kept.key
         forgotten = self.cut.gone | set(line.records.forgotten)
+        forgotten |= self.cut.absent if self.exact else set()
         trained = {key.digest(record) for record in kept.records}
         if not self.exact:
             trained |= set(line.records.trained)
@@ -363,8 +401,6 @@ class _Run:
             seed=line.seed,
             made_from=trained_from(facts, "retain") if self.exact else {},
             budget=dict(done.budget),
-            federation=federation_of(
-                kept, rounds.all(), by=by, settings=settings, how="simulation"
-            ),
+            federation=federation_of(kept, rounds, by=by, settings=settings, how="simulation"),
             fit=self.fit(rounds, done),
         )

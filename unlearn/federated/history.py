@@ -7,6 +7,7 @@ that. Clients are called by their keyed names alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,16 @@ class Rounds:
         Raises LineageError if they were not kept.
         """
         return _read(self._place(number) / f"{client}.safetensors")
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the files of all rounds, which says whether they are the same."""
+        total = hashlib.sha256()
+        for path in sorted(self.folder.glob("round-*/*")):
+            name = path.relative_to(self.folder).as_posix()
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{name}\0{content}\n".encode())
+        return f"sha256:{total.hexdigest()}"
 
     def write(self, done: Round, weights: Weights, sent: Mapping[str, Weights]) -> None:
         """Write a round, whole or not at all.

@@ -96,7 +96,7 @@ class Workshop:
         state = self._with_adapter(json.loads(config["lora"]), config["base"])
         set_weights(state, weights)
         training = TrainingOptions(**json.loads(config["training"]))
-        template = choose_template(config["template"], state.tokenizer, records)
+        template = choose_template(config["template"], state.tokenizer)
         return state, encode_records(records, state, template, training), training
 
     def _with_adapter(self, lora: Mapping[str, Any], base: str) -> ModelState:

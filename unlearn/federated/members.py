@@ -46,6 +46,12 @@ class Members:
         own = [i for i, each in enumerate(self.names) if each == name]
         return in_order(self.records.ordered(own), self.key)
 
+    def part(self, places: Sequence[int]) -> Members:
+        """Return the clients with the records at some places alone."""
+        return Members(
+            self.records.ordered(list(places)), [self.names[i] for i in places], self.key
+        )
+
     def select(self, selectors: Selectors) -> Records:
         """Return the records that selectors name; `client:NAME` names all records of a client.
 

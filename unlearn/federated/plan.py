@@ -42,7 +42,7 @@ def client_mac(name: str, key: Key) -> str:
     return key.mac(b"client of a federation\0" + name.encode())
 
 
-def takes_part(client: str, number: int, seed: int, fraction: float) -> bool:
+def takes_part(client: str, number: int, seed: int | str, fraction: float) -> bool:
     """Say whether a client takes part in a round: a coin of its own, whoever else is there.
 
     So a federation without a client is, round for round, what it would have been, had the client
@@ -52,7 +52,7 @@ def takes_part(client: str, number: int, seed: int, fraction: float) -> bool:
     Args:
         client: keyed name.
         number: of the round; the first is 1.
-        seed: that the user chose.
+        seed: that the user chose, or a secret made of it.
         fraction: probability, up to 1.
 
     Returns:
@@ -66,7 +66,7 @@ def client_seed(client: str, number: int, seed: int) -> int:
     return _digest("seed", seed, number, client) % _SEEDS
 
 
-def _digest(what: str, seed: int, number: int, client: str) -> int:
+def _digest(what: str, seed: int | str, number: int, client: str) -> int:
     text = f"{what}\0{seed}\0{number}\0{client}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -104,6 +104,7 @@ class Plan(StrictModel):
         lengths: norms of saved updates by round and client, to which calibrations are stretched.
         timeout: seconds that a round waits for its clients.
         least: clients that must answer for a round to count.
+        whole: whether all of them must, as where a round is repeated to the bit.
     """
 
     base: str
@@ -119,3 +120,4 @@ class Plan(StrictModel):
     lengths: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
     timeout: float = 3600.0
     least: int = 1
+    whole: bool = False

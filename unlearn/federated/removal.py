@@ -19,7 +19,7 @@ from unlearn.federated.client import Client
 from unlearn.federated.history import Round, Rounds
 from unlearn.federated.plan import Plan
 from unlearn.federated.running import simulate
-from unlearn.methods.budget import Budget, budget_of
+from unlearn.methods.budget import ROUNDED, Budget, budget_of
 from unlearn.training.options import TrainingOptions
 
 __all__ = ["EXACT", "METHODS", "Removal", "method_of"]
@@ -43,6 +43,7 @@ class Removal:
         first: the first round in which one of `gone` took part; one past the last if none did.
         options: of the method.
         told: called with (rounds done, rounds planned).
+        drift: by how much the kept loss lies above what it was at first, by earlier removals.
     """
 
     old: Rounds
@@ -53,6 +54,7 @@ class Removal:
     first: int
     options: Mapping[str, Any]
     told: Told | None = None
+    drift: float = 0.0
 
     @property
     def last(self) -> int:
@@ -129,9 +131,10 @@ def replay(removal: Removal) -> Done:
     """Replay from the round before the client first took part, and the rest without it: exact.
 
     Rounds before are kept as they are. Those after are run again with whoever took part, each from
-    its seed: with the whole budget the result is, bit by bit, what the federation would have come
-    to, had the records never been there. A budget below 1 runs that part of these rounds; `auto`
-    stops once the clients that stay have the loss that they had before, to within `quality` nats.
+    its seed, and none of them may be missing: with the whole budget the result is, bit by bit, what
+    the federation would have come to, had the records never been there. A budget below 1 runs that
+    part of these rounds; `auto` stops once the clients that stay have the loss that they had
+    before, rounded, to within `quality` nats.
 
     Args:
         removal: what is to be taken out.
@@ -144,22 +147,29 @@ def replay(removal: Removal) -> Done:
     begin, schedule = removal.first - 1, removal.schedule()
     removal.begin(begin)
     again = removal.last - begin
+
+    def plan(rounds: int) -> Plan:
+        update = {"schedule": schedule[: begin + rounds], "whole": True}
+        return removal.plan.model_copy(update=update)
+
     if budget.share is not None:
         wanted = math.ceil(budget.share * again - 1e-9)
-        plan = removal.plan.model_copy(update={"schedule": schedule[: begin + wanted]})
-        removal.run(plan, removal.kept)
+        removal.run(plan(wanted), removal.kept)
         return _replayed(budget, begin, wanted, again)
-    old = _kept_loss(removal, removal.old.weights(removal.last))
+    # a rounded number is all of the old weights that may decide
+    target = round(_kept_loss(removal, removal.old.weights(removal.last)) - removal.drift, ROUNDED)
     taken, loss = 0, math.nan
     while taken < again:
         taken += 1
-        plan = removal.plan.model_copy(update={"schedule": schedule[: begin + taken]})
-        removal.run(plan, removal.kept, begin + again)
+        removal.run(plan(taken), removal.kept, begin + again)
         loss = _kept_loss(removal, removal.new.weights(begin + taken))
-        if abs(loss - old) <= budget.quality:
+        if abs(loss - target) <= budget.quality:
             break
-    losses = {"old": round(old, 2), "new": round(loss, 4) if taken else None}
-    return _replayed(budget, begin, taken, again, {"kept_loss": losses})
+    if not taken:
+        return _replayed(budget, begin, taken, again)
+    losses = {"target": target, "new": round(loss, 4), "drift": round(loss - target, 4)}
+    more = {"kept_loss": losses, "quality": budget.quality}
+    return _replayed(budget, begin, taken, again, more)
 
 
 def _replayed(

@@ -56,20 +56,20 @@ def federate_again(
     if line.federation is None or line.privacy is not None:
         raise LineageError("the lineage is of no federation that can be run again")
     key, settings = Key.load(), settings_in(line)
-    members = _kept(members_of(data, Records.load(data), line.federation.by, key), kept)
+    members = _own(members_of(data, Records.load(data), line.federation.by, key), kept, line)
     state = new_adapter(opening.open(model), settings.lora.model_dump(), seed)
-    template = choose_template(line.template, state.tokenizer, members.records)
+    template = choose_template(line.template, state.tokenizer)
     plan = plan_of(settings, line.base.digest, template.name, seed)
-    plan = plan.model_copy(update={"schedule": _schedule(line.federation)})
+    plan = plan.model_copy(update={"schedule": _schedule(line.federation), "whole": True})
     with tempfile.TemporaryDirectory(prefix="unlearn-") as scratch:
         rounds = Rounds(Path(scratch) / "rounds")
         rounds.write(Round(number=0), beginning(state), {})
         simulate(plan, rounds, clients_of(members, model, opening))
         set_weights(state, rounds.weights(len(plan.schedule)))
         made = rounds.all()
-    federation = federation_of(
-        members, made, by=line.federation.by, settings=settings, how="simulation"
-    )
+        federation = federation_of(
+            members, rounds, by=line.federation.by, settings=settings, how="simulation"
+        )
     return save_result(
         state,
         output,
@@ -88,9 +88,18 @@ def federate_again(
     )
 
 
-def _kept(members: Members, kept: Sequence[int]) -> Members:
-    names = [members.names[i] for i in kept]
-    return Members(members.records.ordered(list(kept)), names, members.key)
+def _own(members: Members, kept: Sequence[int], line: Lineage) -> Members:
+    """Return the clients with the records that each was trained on, by the lineage."""
+    assert line.federation is not None
+    held = {(each.client, digest) for each in line.federation.members for digest in each.records}
+    by = {name: mac for mac, name in members.clients.items()}
+    found = {i: (by[members.names[i]], members.key.digest(members.records[i])) for i in kept}
+    own = members.part([i for i in kept if found[i] in held])
+    if lost := len(held - set(found.values())):
+        raise LineageError(
+            f"{lost} record(s) are not in the data of the client that was trained on them"
+        )
+    return own
 
 
 def _schedule(federation: Federation) -> list[list[str]]:

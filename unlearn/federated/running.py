@@ -25,7 +25,15 @@ from unlearn.strict_json import NotJsonError, read_json_file
 from unlearn.training.fitting import Fit
 from unlearn.training.stages import trained_weights
 
-__all__ = ["beginning", "clients_of", "federation_of", "fit_of", "resumed", "simulate"]
+__all__ = [
+    "beginning",
+    "clients_of",
+    "federation_of",
+    "fit_of",
+    "losses_told",
+    "resumed",
+    "simulate",
+]
 
 _RUN = "run.json"
 
@@ -116,11 +124,12 @@ def clients_of(members: Members, model: str | Path, opening: Opening) -> list[Cl
 
 def federation_of(
     members: Members,
-    rounds: Sequence[Round],
+    rounds: Rounds,
     *,
     by: str,
     settings: Settings,
     how: Literal["simulation", "processes"],
+    private: bool = False,
 ) -> Federation:
     """Return who took part in what, as a lineage has it.
 
@@ -130,28 +139,49 @@ def federation_of(
         by: the field that names clients.
         settings: how it was averaged.
         how: `simulation` or `processes`.
+        private: with differential privacy of clients: nothing is said of single ones then.
 
     Returns:
         It, with clients by their keyed names.
     """
+    made = rounds.all()
     found = [
-        Member(
+        Member(client=mac)
+        if private
+        else Member(
             client=mac,
             records=sorted({members.key.digest(record) for record in members.of(name)}),
-            rounds=[r.number for r in rounds if mac in {part.client for part in r.parts}],
+            rounds=[r.number for r in made if mac in {part.client for part in r.parts}],
         )
         for mac, name in members.clients.items()
     ]
     return Federation(
         by=by,
         aggregate=settings.averaging.aggregate,
-        rounds=len(rounds),
+        rounds=len(made),
+        digest=rounds.digest(),
         fraction=settings.averaging.fraction,
         members=found,
-        lost={str(each.number): sorted(each.lost) for each in rounds if each.lost},
+        lost={str(r.number): sorted(r.lost) for r in made if r.lost and not private},
         how=how,
         flower=metadata.version("flwr"),
     )
+
+
+def losses_told(rounds: Sequence[Round]) -> list[str]:
+    """Say where clients were lost, and what the rank had no room for."""
+    notes = [
+        f"round {each.number}: {len(each.lost)} client(s) were lost and the others went on: "
+        f"{'; '.join(dict.fromkeys(each.lost.values()))}"
+        for each in rounds
+        if each.lost
+    ]
+    worst = max((each.rank_lost for each in rounds), default=0.0)
+    if worst > 0:
+        notes.append(
+            f"the rank had no room for up to {worst:.1%} of the squared norm of a round's average"
+        )
+    return notes
 
 
 def fit_of(rounds: Sequence[Round], settings: Settings, planned: int) -> Fit:

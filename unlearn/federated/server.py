@@ -7,6 +7,7 @@ round alike, and each round is on disk before the next one begins.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ def server_app(plan: Plan, rounds: Rounds, told: Told | None = None, patience: f
         done, planned = rounds.last(), len(plan.schedule)
         federation = Federation(plan, rounds, done, told)
         still = {name for each in plan.schedule[done:] for name in each}
-        federation.roll.call(grid, still, patience)
+        federation.roll.call(grid, still, patience, needed=plan.noise is None)
         if told:
             told(done, planned)
         if done < planned:
@@ -79,16 +80,19 @@ class Roll:
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
 
-    def call(self, grid: Any, wanted: Collection[str], patience: float = 0.0) -> None:
+    def call(
+        self, grid: Any, wanted: Collection[str], patience: float = 0.0, *, needed: bool = True
+    ) -> None:
         """Ask nodes that are not known yet who they are.
 
         Args:
             grid: Flower's.
             wanted: keyed names of clients that should be there.
             patience: seconds to wait until all of them are.
+            needed: whether to go on only if one of them is.
 
         Raises:
-            TrainingError: if none is.
+            TrainingError: if none is, and one is needed.
         """
         end = time.monotonic() + patience
         while True:
@@ -99,7 +103,7 @@ class Roll:
             if set(wanted) <= set(self.names.values()) or time.monotonic() > end:
                 break
             time.sleep(0.2)
-        if wanted and not set(wanted) & set(self.names.values()):
+        if needed and wanted and not set(wanted) & set(self.names.values()):
             raise TrainingError("no client of the federation reported to the server")
 
     def nodes(self, grid: Any) -> dict[str, int]:
@@ -134,7 +138,7 @@ class Federation(FedAvg):  # type: ignore[misc]
         number = self._done + server_round
         self._awaited = sorted(self._plan.schedule[number - 1])
         self._before = _received(arrays)
-        self.roll.call(grid, self._awaited)
+        self.roll.call(grid, self._awaited, needed=self._plan.noise is None)
         nodes = self.roll.nodes(grid)
         what = "train.unlearn" if number == 1 and self._plan.unlearns else "train"
         return [
@@ -153,7 +157,7 @@ class Federation(FedAvg):  # type: ignore[misc]
         valid = {self.roll.names[each.metadata.src_node_id]: each for each in _answers(heard)}
         ordered = [(name, valid[name]) for name in self._awaited if name in valid]
         lost = self._lost(heard, valid)
-        enough = max(self._plan.least, 0 if self._plan.noise else 1)
+        enough = self._enough()
         if self._awaited and len(ordered) < enough:
             why = "; ".join(dict.fromkeys(lost.values()))
             raise TrainingError(
@@ -171,6 +175,15 @@ class Federation(FedAvg):  # type: ignore[misc]
             self._told(number, len(self._plan.schedule))
         return _sent(weights), None
 
+    def _enough(self) -> int:
+        """Return how many must answer for a round to count.
+
+        With differential privacy none: that a round ended, or did not, would tell who answered.
+        """
+        if self._plan.noise is not None:
+            return 0
+        return len(self._awaited) if self._plan.whole else max(self._plan.least, 1)
+
     def _averaged(
         self,
         number: int,
@@ -183,7 +196,7 @@ class Federation(FedAvg):  # type: ignore[misc]
         if plan.noise is not None:
             mechanism = plan.noise
             size = sum(value.size for value in before.values())
-            normal = gaussian(bytes.fromhex(mechanism.secret), number, size)
+            normal = gaussian(_noise_key(mechanism.secret, sent), number, size)
             updates = [step(before, own) for own in sent.values()]
             return noisy_average(
                 before,
@@ -266,6 +279,15 @@ def task_config(plan: Plan, name: str, number: int) -> Any:
             "private": plan.noise is not None,
         }
     )
+
+
+def _noise_key(secret: str, answered: Iterable[str]) -> bytes:
+    """Return the key of a round's noise, another one for other clients.
+
+    Two runs of which one lost a client must not share noise: their difference would be its update.
+    """
+    names = json.dumps(sorted(answered))
+    return hashlib.sha256(bytes.fromhex(secret) + names.encode()).digest()
 
 
 def _message(node: int, kind: str, content: Any) -> Any:

@@ -164,12 +164,13 @@ class Federation(_Model):
 
     `by` is the field of the data that names clients; `lost` holds, by round, who was to take part
     and did not answer; `how` is whether clients were simulated or processes of their own; `flower`
-    is its version. `rounds` are those that led to the weights.
+    is its version. `rounds` are those that led to the weights, and `digest` is of their files.
     """
 
     by: str
     aggregate: Literal["factors", "product"]
     rounds: int = Field(ge=0)
+    digest: str | None = None
     fraction: float
     members: list[Member]
     lost: dict[str, list[str]] = Field(default_factory=dict)

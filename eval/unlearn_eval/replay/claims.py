@@ -121,7 +121,8 @@ def choose(line: Lineage, records: Records, named: Sequence[Record] | None, key:
     forgotten = asked | set(line.records.forgotten)
     trained = set(line.records.trained)
     own = trained - set(line.start.others if line.start else ())  # the start's are its own matter
-    kept = _arranged(line, [i for i, d in enumerate(digests) if d in own], digests, key)
+    places = [i for i, digest in enumerate(digests) if digest in own]
+    kept = _arranged(line, places, digests, key)
     gone = [i for i, digest in enumerate(digests) if digest in forgotten]
     findings = [_complete(line, own, digests, kept, records, key)]
     if seen := len(trained & asked):
@@ -141,7 +142,9 @@ def choose(line: Lineage, records: Records, named: Sequence[Record] | None, key:
         words = f"none of the {len(forgotten)} forgotten record(s), nor a copy of one, was "
         findings.append(Finding("forgotten", True, f"{words}trained on"))
     trains = all(each.passed is not False for each in findings)
-    return Choice(kept, gone, sorted(forgotten), findings, trains, tuple(named or ()))
+    # of a federation each client trains on its own copy of what several have
+    again = places if line.federation else kept
+    return Choice(again, gone, sorted(forgotten), findings, trains, tuple(named or ()))
 
 
 def near_copies_of(choice: Choice, records: Records) -> Finding | None:

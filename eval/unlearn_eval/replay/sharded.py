@@ -15,7 +15,8 @@ from unlearn.errors import LineageError
 from unlearn.model.folders import resolve_folder
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import FILE_NAME, Lineage, now, weights_digest
-from unlearn.shards.assignment import BY_RECORD, BY_SUBJECT, shard_of
+from unlearn.runs.signature import records_digest
+from unlearn.shards.assignment import BY_RECORD, BY_SUBJECT, shard_of, units_of
 from unlearn.shards.files import FILE, Shards, shard_name
 from unlearn_eval.certificate.files import deciding_files
 from unlearn_eval.replay.options import ReplayOptions
@@ -81,14 +82,14 @@ def run_replay_shards(options: ReplayOptions) -> Replay:
     """
     folder = _Folder.read(resolve_folder(options.adapter, "adapter"))
     records = Records.load(options.data)
-    named = _named(options, records)
-    asked = {folder.key.digest(record) for record in named}
+    asked = {folder.key.digest(record) for record in _named(options, records)}
     forgotten = sorted(asked or set(folder.shards.forgotten))
     findings = [
         *_weights(folder),
         *_whole(folder),
+        *_told(folder),
         _forgotten(folder, forgotten),
-        *_deal(folder, named),
+        *_deal(folder, forgotten, _units(options, records, folder)),
     ]
     again = []
     if not any(each.passed is False for each in findings):
@@ -162,25 +163,60 @@ def _forgotten(folder: _Folder, forgotten: Collection[str]) -> Finding:
     return Finding("forgotten", True, words)
 
 
-def _deal(folder: _Folder, named: Sequence[Record]) -> Iterator[Finding]:
+def _told(folder: _Folder) -> Iterator[Finding]:
+    """Say whether the records that a shard's lineage names are those it says it was trained on.
+
+    What a shard was trained on stands in its lineage twice: as digests, and as one digest of all of
+    them in their order, by which its training would be repeated.
+    """
+    wrong = [
+        shard_name(number)
+        for number, line in folder.lines.items()
+        if "training records" in line.made_from
+        and line.records.key_id == folder.key.id
+        and records_digest(sorted(line.records.trained), folder.key)
+        != line.made_from["training records"]
+    ]
+    if wrong:
+        words = f"{', '.join(wrong)}: the lineage names other records than it was trained on"
+        yield Finding("shard records", False, words)
+
+
+def _units(options: ReplayOptions, records: Records, folder: _Folder) -> dict[str, str]:
+    """Return the unit of each record at hand, by its digest."""
+    by, key = folder.shards.by, folder.key
+    found: dict[str, str] = {}
+    loose = () if options.forgotten is None else loaded(options.forgotten)
+    if by in {BY_SUBJECT, BY_RECORD}:
+        for record in (*records, *loose):
+            digest = key.digest(record)
+            unit = digest if by == BY_RECORD else record.subject
+            if unit is not None:
+                found[digest] = unit
+    elif not isinstance(options.data, Records):
+        units = units_of(options.data, records, by, key)
+        found = {key.digest(record): unit for record, unit in zip(records, units, strict=True)}
+    return found
+
+
+def _deal(
+    folder: _Folder, forgotten: Collection[str], units: Mapping[str, str]
+) -> Iterator[Finding]:
     """Say whether the key deals the records at hand to shards that were touched or dropped."""
-    by = folder.shards.by
-    if not named or by not in {BY_SUBJECT, BY_RECORD}:
+    known = [digest for digest in forgotten if digest in units]
+    if not known:
         return
-    changed = set(folder.touched([folder.key.digest(record) for record in named]))
-    changed |= {*folder.numbers("off"), *folder.numbers("empty")}
-    strange = 0
-    for record in named:
-        unit = folder.key.digest(record) if by == BY_RECORD else record.subject
-        if unit is None:
-            return
-        strange += shard_of(unit, len(folder.shards.shards), folder.key) not in changed
+    changed = {*folder.touched(known), *folder.numbers("off"), *folder.numbers("empty")}
+    count = len(folder.shards.shards)
+    strange = sum(shard_of(units[digest], count, folder.key) not in changed for digest in known)
     if strange:
         words = f"the key deals {strange} of the record(s) to a shard that no deletion touched"
         yield Finding("assignment", False, words)
-    else:
-        words = "the key deals the record(s) to shards that were trained again or dropped"
-        yield Finding("assignment", True, words)
+        return
+    words = "the key deals the record(s) to shards that were trained again or dropped"
+    if some := len(forgotten) - len(known):
+        words += f" ({some} more are not at hand)"
+    yield Finding("assignment", True, words)
 
 
 def _result(

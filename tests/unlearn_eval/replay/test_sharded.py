@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from unlearn.data.records import Records
 from unlearn.errors import LineageError
 from unlearn.provenance.keys import Key
 from unlearn.provenance.lineage import Lineage, weights_digest
@@ -151,3 +152,47 @@ def test_another_key_cannot_replay(
     monkeypatch.setenv("UNLEARN_KEY", "ab" * 32)
     with pytest.raises(LineageError, match="cannot be told"):
         replay_shards(made["whole"], data_file, quiet=True)
+
+
+@pytest.mark.parametrize("by", ["subject", "firm"])
+def test_a_shard_that_knows_the_record_and_denies_it_is_noticed(
+    tiny_model: Path, data_file: Path, lineage_key: str, tmp_path: Path, by: str
+) -> None:
+    """One shard is trained again, and the lineage of the other says that it never saw them."""
+    rows = [json.loads(line) for line in data_file.read_text().splitlines()]
+    data = tmp_path / "records.jsonl"
+    data.write_text("".join(json.dumps({**r, "firm": r["subject"]}) + "\n" for r in rows))
+    key = Key(bytes.fromhex(lineage_key))
+    people = dict.fromkeys(row["subject"] for row in rows)
+    honest = next(name for name in people if shard_of(name, SHARDS, key) == 0)
+    denied = next(name for name in people if shard_of(name, SHARDS, key) == 1)
+    options = {"learning_rate": 1e-2, "max_steps": 2, "batch_size": 2}
+    finetune_shards(
+        tiny_model, data, tmp_path / "old", shards=SHARDS, shard_by=by, options=options,
+        lora={"r": 4, "lora_alpha": 8}, progress=False,
+    )  # fmt: skip
+    folder = tmp_path / "new"
+    forget_shards(
+        tiny_model, data, f"subject:{honest}", folder, adapter=tmp_path / "old",
+        options={"budget": 1.0}, progress=False,
+    )  # fmt: skip
+    assert replay_shards(folder, data, quiet=True).outcome == "PASS"
+    records = Records.load(data)
+    lost = {key.digest(r) for r in records if r.subject == denied}
+    line = Lineage.read(folder / shard_name(1))
+    assert line is not None
+    kept = sorted(set(line.records.trained) - lost)
+    told = line.records.model_copy(update={"trained": kept})
+    line.model_copy(update={"records": told}).write(folder / shard_name(1))
+    content: dict[str, Any] = json.loads((folder / FILE).read_text())
+    content["forgotten"] = sorted({*content["forgotten"], *lost})
+    Shards.model_validate({**content, "digest": _digest(content)}).write(folder)
+    whole = Lineage.read(folder)
+    assert whole is not None
+    trained = sorted(set(whole.records.trained) - lost)
+    told = whole.records.model_copy(update={"trained": trained})
+    whole.model_copy(update={"records": told}).write(folder)
+    result = replay_shards(folder, data, quiet=True)
+    assert result.outcome != "PASS"
+    assert found(result, "assignment")[0][0] is False
+    assert found(result, "shard records")[0][0] is False

@@ -94,10 +94,11 @@ def _rows(data: str, forget_records: Records) -> list[str]:
     """Return selectors of the records in the data of all clients, by what they say."""
     key = Key.load()
     gone = {key.digest(record) for record in forget_records}
-    found = [i for i, record in enumerate(Records.load(data)) if key.digest(record) in gone]
-    if not found:
+    found = [key.digest(record) for record in Records.load(data)]
+    if lost := gone - set(found):
         raise DataError(
-            f"{data} has none of the records to forget: whose rounds to replay follows from the "
-            "client that it names beside them; leave them in until the request is closed"
+            f"{data} has not got {len(lost)} of the {len(gone)} record(s) to forget: whose rounds "
+            "to replay follows from the client that it names beside them; leave them in until the "
+            "request is closed"
         )
-    return [f"rows:{i}" for i in found]
+    return [f"rows:{i}" for i, digest in enumerate(found) if digest in gone]
