@@ -54,6 +54,7 @@ class Setting:
         device: where it all happens.
         kv_heads: heads of keys and values; None for as many as there are of queries.
         nf4: whether the matrices of the blocks are quantised, as `--load-in-4bit` does.
+        ragged: whether records differ in length, down to half of `length`.
     """
 
     kind: Literal["lora", "full"] = "lora"
@@ -68,14 +69,18 @@ class Setting:
     device: str = "cpu"
     kv_heads: int | None = None
     nf4: bool = False
+    ragged: bool = False
 
     def examples(self) -> list[Example]:
         """Return the forget records, then the retain records."""
         rng = np.random.default_rng(0)
         target = np.arange(self.length) >= self.length // 2
+        ids = [rng.integers(3, self.vocabulary, self.length) for _ in range(2 * self.rows)]
+        least = self.length // 2 + 1 if self.ragged else self.length
+        ends = np.linspace(least, self.length, len(ids)).astype(int)
         return [
-            Example(str(i), rng.integers(3, self.vocabulary, self.length), target)
-            for i in range(2 * self.rows)
+            Example(str(i), row[:end], target[:end])
+            for i, (row, end) in enumerate(zip(ids, ends, strict=True))
         ]
 
     def batch(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from unlearn.data.tokenization import Example
 from unlearn.errors import LineageError, ModelError, OptionError
@@ -22,11 +23,12 @@ from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
 from unlearn.training.levels import Level
+from unlearn.training.memory import Work
 from unlearn.training.objective import Constraint, Objective, Teacher
 from unlearn.training.options import TrainingOptions
 from unlearn.training.tokens import FORWARD, scored_before
 
-__all__ = ["Job", "TrainingPlan", "run_hidden", "run_loss"]
+__all__ = ["Job", "TrainingPlan", "placed", "run_hidden", "run_loss"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Job:
             )
             tokens = tokens_of(how, steps, forget, retain, alternates)
             tokens += self.scored(objective, how, steps)
-            self.announce(self.plan(steps, Cost(tokens, seconds)))
+            work = Work(objective, how, steps, forget, retain, alternates, self.seed)
+            self.announce(self.plan(steps, Cost(tokens, seconds, work)))
         return fit(
             self.state,
             objective,
@@ -160,6 +163,7 @@ class Job:
             cost.tokens,
             self._retraining(),
             usual,
+            cost.work,
         )
         return plan if method.kind == "exact" else replace(plan, notes=(*plan.notes, *plan.advice))
 
@@ -223,35 +227,45 @@ def run_hidden(job: Job) -> tuple[ModelState, Fit]:
     Raises:
         OptionError: if the model has no such block, or the retain loss looks at another.
     """
-    resolved = job.resolved
-    depth = len(blocks_of(job.state.model))
+    resolved, notes = placed(job.resolved, job.state.model)
+    return run_loss(replace(job, resolved=resolved, notes=(*job.notes, *notes)))
+
+
+def placed(resolved: Resolved, model: Any) -> tuple[Resolved, tuple[str, ...]]:
+    """Settle at which block the losses of `run_hidden` look, and which blocks it trains.
+
+    Args:
+        resolved: the method.
+        model: a causal language model, with what can train.
+
+    Returns:
+        (the method with numbers for its blocks, what the user should know).
+
+    Raises:
+        OptionError: if the model has no such block.
+    """
+    depth = len(blocks_of(model))
     chosen = resolved.forget.layer
-    layer, notes = chosen, job.notes
+    layer, notes = chosen, tuple[str, ...]()
     if chosen == -1:
         layer = usual = round(depth * 7 / 32)
         if resolved.training.train_layers is None:
-            layer = _near_trained(layer, blocks_that_can_train(job.state.model))
+            layer = _near_trained(layer, blocks_that_can_train(model))
         if layer != usual:
-            notes += (f"layer: block {layer}, since block {usual}, the usual one, trains nothing",)
+            notes = (f"layer: block {layer}, since block {usual}, the usual one, trains nothing",)
     if not 0 <= layer < depth:
         raise OptionError(
             f"{resolved.method.name}: layer {layer} does not exist: the model has {depth} blocks, "
             f"0 to {depth - 1}"
         )
-    placed = [
+    forget, retain = (
         replace(loss, layer=layer) if isinstance(loss, HiddenLoss) else loss  # type: ignore[type-var]
         for loss in (resolved.forget, resolved.retain)
-    ]
+    )
     training = resolved.training
     if training.train_layers is None:
         training = training.model_copy(update={"train_layers": f"{max(0, layer - 2)}-{layer}"})
-    return run_loss(
-        replace(
-            job,
-            resolved=replace(resolved, forget=placed[0], retain=placed[1], training=training),
-            notes=notes,
-        )
-    )
+    return replace(resolved, forget=forget, retain=retain, training=training), notes
 
 
 def _near_trained(layer: int, trained: Sequence[int]) -> int:

@@ -45,6 +45,7 @@ from unlearn.model.scoring import score_examples
 from unlearn.model.state import ModelState
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.memory import Work
 from unlearn.training.optimizers import all_matrices
 from unlearn.training.options import TrainingOptions
 from unlearn.training.stages import counting
@@ -168,7 +169,8 @@ def _announce(job: Job, short: TrainingOptions, training: TrainingOptions, steps
     tokens = tokens_of(short, first, (), retain)
     tokens += tokens_of(training, steps - first, forget, retain)
     tokens += job.scored(job.objective(), training, steps - first)
-    job.announce(job.plan(steps, Cost(tokens, seconds), *notes))
+    work = Work(job.objective(), training, steps - first, forget, retain, seed=job.seed)
+    job.announce(job.plan(steps, Cost(tokens, seconds, work), *notes))
 
 
 def _fresh(job: Job) -> ModelState:

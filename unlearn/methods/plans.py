@@ -5,8 +5,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from unlearn.training.tokens import tokens_of
+
+if TYPE_CHECKING:
+    from unlearn.training.memory import Work
 
 __all__ = ["AFFORDABLE", "Cost", "TrainingPlan", "steps_within", "tokens_of"]
 
@@ -22,10 +26,13 @@ class Cost:
     Attributes:
         tokens: tokens that go forward and backward.
         seconds: expected wall time on this machine.
+        work: the training whose steps take the most memory, where `unlearn.training.memory` counts
+            all that they hold.
     """
 
     tokens: float
     seconds: float
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class TrainingPlan:
         retraining: what training again without the records takes, where that is known and this is
             something else.
         usual: the part of all steps that is expected to run.
+        work: as of `Cost`.
     """
 
     text: str
@@ -50,6 +58,7 @@ class TrainingPlan:
     tokens: float = 0.0
     retraining: Cost | None = field(default=None)
     usual: float = 1.0
+    work: Work | None = None
 
     @property
     def share(self) -> float | None:

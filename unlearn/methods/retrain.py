@@ -18,11 +18,12 @@ from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
+from unlearn.training.memory import Work
 from unlearn.training.options import TrainingOptions, total_steps
 from unlearn.training.stages import StageOptions
 from unlearn.training.trainer import Objective
 
-__all__ = ["run", "same_training", "stages_of"]
+__all__ = ["run", "same_training", "stages_of", "steps_within_budget"]
 
 
 _APPROXIMATE = "or choose an approximate method, such as --method pilot, that needs none of this"
@@ -101,18 +102,33 @@ def _drift(parent: Lineage | None) -> float:
 def _plan(job: Job, training: TrainingOptions, budget: Budget) -> TrainingPlan:
     """Say what is about to be trained."""
     retain, plain = job.split["retain"], Objective(retain=NLL())
+    stage, steps, usual = steps_within_budget(training, len(retain), budget)
+    seconds = expected_seconds(job.state, plain, stage, steps, retain=retain)
+    work = Work(plain, stage, steps, (), retain, seed=job.seed)
+    return job.plan(steps, Cost(tokens_of(stage, steps, (), retain), seconds, work), usual=usual)
+
+
+def steps_within_budget(
+    training: TrainingOptions, records: int, budget: Budget
+) -> tuple[TrainingOptions, int, float]:
+    """Return how a retraining trains at most.
+
+    Args:
+        training: how the original trained.
+        records: to train on.
+        budget: the part of that training.
+
+    Returns:
+        (options of its longest stage, optimizer steps of all, the part of them that is expected).
+    """
     if budget.whole:
-        steps = total_steps(training, len(retain))
-        seconds = expected_seconds(job.state, plain, training, steps, retain=retain)
-        return job.plan(steps, Cost(tokens_of(training, steps, (), retain), seconds))
-    recipe = Recipe(training, len(retain), budget.first)
+        return training, total_steps(training, records), 1.0
+    recipe = Recipe(training, records, budget.first)
     steps = most_steps(recipe, budget)
     stage = recipe.stage(budget.most, FACTORS[0])
-    seconds = expected_seconds(job.state, plain, stage, steps, retain=retain)
-    cost = Cost(tokens_of(stage, steps, (), retain), seconds)
-    tried = max(0, steps - total_steps(stage, len(retain)))
-    first = tried + total_steps(recipe.stage(budget.first, FACTORS[0]), len(retain))
-    return job.plan(steps, cost, usual=first / steps if budget.share is None else 1.0)
+    tried = max(0, steps - total_steps(stage, records))
+    first = tried + total_steps(recipe.stage(budget.first, FACTORS[0]), records)
+    return stage, steps, first / steps if budget.share is None else 1.0
 
 
 def _fresh(job: Job) -> ModelState:

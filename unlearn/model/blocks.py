@@ -18,6 +18,7 @@ __all__ = [
     "blocks_that_can_train",
     "only_blocks",
     "parse_blocks",
+    "set_checkpointing",
     "shifted_block",
 ]
 
@@ -102,6 +103,22 @@ def shifted_block(
         yield
     finally:
         handle.remove()
+
+
+def set_checkpointing(model: Any, on: bool) -> None:
+    """Recompute activations of blocks in the backward pass, or stop doing so.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        on: which of the two.
+    """
+    inner = unwrapped(model)
+    # transformers 5.23 renamed "gradient" to "activation" checkpointing
+    word = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(inner, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(inner, f"{word}_checkpointing_disable")()
 
 
 def parse_blocks(text: str, depth: int, option: str = "train_layers") -> set[int]:

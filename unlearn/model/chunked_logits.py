@@ -6,7 +6,9 @@ does not grow with the number of tokens × the vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from unlearn.model.lm_head import Head
 
-__all__ = ["Projection", "TokenStatistic", "chunks", "log_prob", "token_values"]
+__all__ = [
+    "Projection",
+    "TokenStatistic",
+    "chunks",
+    "cut_as_on",
+    "log_prob",
+    "token_values",
+]
 
 # Logits of one chunk, in elements: 4 M elements are 16 MB in float32, which stays near the caches.
 _CHUNK_ELEMENTS = 1 << 22
@@ -23,6 +32,8 @@ _CHUNK_ELEMENTS = 1 << 22
 # An accelerator reads all of W for each chunk: some 256 tokens at a vocabulary of 128 k are as many
 # operations a byte as its arithmetic needs to be the limit (about 300 on an H100 in bfloat16).
 _CHUNK_ELEMENTS_OF_ACCELERATOR = 1 << 25
+
+_PLANNED: ContextVar[str | None] = ContextVar("planned", default=None)
 
 
 Projection = Callable[[Tensor], Tensor]
@@ -51,11 +62,29 @@ def log_prob(logits: Tensor, target: Tensor, reference: Tensor | None = None) ->
     return logits.gather(-1, target[..., None])[..., 0] - logits.logsumexp(-1)
 
 
+@contextlib.contextmanager
+def cut_as_on(place: str) -> Iterator[None]:
+    """Cut tensors without content, on the meta device, as those on another device are cut.
+
+    Args:
+        place: type of that device.
+
+    Yields:
+        Nothing.
+    """
+    before = _PLANNED.set(place)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(before)
+
+
 def chunks(hidden: Tensor, head: Head) -> Iterator[slice]:
     """Yield slices over the tokens of `hidden`, each of as many as one chunk of logits holds."""
     weight = getattr(head.module, "weight", None)
     vocabulary = weight.shape[0] if isinstance(weight, Tensor) and weight.dim() == 2 else 1 << 17
-    elements = _CHUNK_ELEMENTS if hidden.device.type == "cpu" else _CHUNK_ELEMENTS_OF_ACCELERATOR
+    on_cpu = (_PLANNED.get() or hidden.device.type) == "cpu"
+    elements = _CHUNK_ELEMENTS if on_cpu else _CHUNK_ELEMENTS_OF_ACCELERATOR
     size = max(16, elements // max(1, vocabulary))
     for start in range(0, len(hidden), size):
         yield slice(start, min(start + size, len(hidden)))
@@ -89,7 +118,7 @@ def token_values(
     """
     other = reference_head or head
     if torch.is_grad_enabled() and head.trainable:
-        if _is_whole_linear(head.module) and not torch.is_autocast_enabled(hidden.device.type):
+        if _is_whole_linear(head.module) and not _autocasts(hidden):
             values, log_probs = _TrainableHead.apply(  # type: ignore[no-untyped-call]
                 hidden,
                 head.module.weight,
@@ -117,6 +146,11 @@ def _is_whole_linear(module: nn.Module) -> bool:
         and type(module.weight) is nn.Parameter
         and module.weight.shape == (module.out_features, module.in_features)
     )
+
+
+def _autocasts(hidden: Tensor) -> bool:
+    """Whether products are computed in another type than the tensors'; shapes have none."""
+    return not hidden.is_meta and torch.is_autocast_enabled(hidden.device.type)
 
 
 @torch.no_grad()

@@ -42,13 +42,14 @@ def embedded_model() -> Path:
     return Path(__file__).resolve().parents[1] / "apps" / "demo" / "base"
 
 
-def resolve_folder(name: str | Path, what: str) -> Path:
+def resolve_folder(name: str | Path, what: str, *, weights: bool = True) -> Path:
     """Find the local folder of a model or adapter, fetching a hub name where that is possible.
 
     Args:
         name: a local folder, a hub name such as `owner/model`, or `demo`, the embedded model, where
             no folder is called so.
         what: `model` or `adapter`, for the message.
+        weights: whether its weights are fetched, too.
 
     Returns:
         The folder.
@@ -75,8 +76,9 @@ def resolve_folder(name: str | Path, what: str) -> Path:
                 text,
                 # README.md and YAML tell how an adapter was trained
                 allow_patterns=[
-                    *("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"),
+                    *("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"),
                     *("README.md", "*.yaml", "*.yml"),
+                    *(["*.safetensors"] if weights else []),
                 ],
             )
         )

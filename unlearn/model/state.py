@@ -19,6 +19,7 @@ from torch import nn
 from unlearn.errors import ModelError
 from unlearn.model.adapted_base import for_adapters
 from unlearn.model.adapters import check_adapter_folder, check_finite, check_finite_model
+from unlearn.model.blocks import set_checkpointing
 from unlearn.model.embeddings import check_frozen_rows, embedding_rows
 from unlearn.model.folders import (
     check_loaded,
@@ -193,13 +194,7 @@ class ModelState:
         Args:
             on: which of the two.
         """
-        inner = self.model.get_base_model() if self.stack else self.model
-        # transformers 5.23 renamed "gradient" to "activation" checkpointing
-        word = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"
-        if on:
-            getattr(inner, f"{word}_checkpointing_enable")({"use_reentrant": False})
-        else:
-            getattr(inner, f"{word}_checkpointing_disable")()
+        set_checkpointing(self.model, on)
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.

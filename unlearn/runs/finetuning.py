@@ -34,10 +34,12 @@ from unlearn.runs.saving import (
 from unlearn.runs.signature import signature, trained_from
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import fit, sample, total_steps
+from unlearn.training.memory import Work
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions, finetuning_options
 from unlearn.training.private.options import check_private, privacy_options
 from unlearn.training.private.promise import PrivateTraining, units_of
+from unlearn.training.tokens import tokens_of
 from unlearn.training.trackers import tracking_of
 
 __all__ = ["finetune", "run_finetune", "without_excluded"]
@@ -143,7 +145,11 @@ def _plan(
     what = "the whole model" if options.full else "an adapter"
     objective = Objective(retain=NLL())
     seconds = expected_seconds(state, objective, training, steps, retain=examples)
-    return TrainingPlan(f"train {what} on {len(examples)} records", steps, seconds, notes)
+    text = f"train {what} on {len(examples)} records"
+    tokens = tokens_of(training, steps, (), examples)
+    # gradients of single records take memory of their own, which nobody counts
+    work = None if options.dp else Work(objective, training, steps, (), examples, seed=options.seed)
+    return TrainingPlan(text, steps, seconds, notes, tokens, work=work)
 
 
 class Chosen(NamedTuple):

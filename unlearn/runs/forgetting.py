@@ -30,6 +30,7 @@ from unlearn.recipe import ForgetRecipe, load_recipe
 from unlearn.runs.options import DEFAULT_METHOD, DEFAULT_OPTIONS, ForgetOptions
 from unlearn.runs.progress import shown
 from unlearn.runs.quick_check import Measured, measure, warnings_of
+from unlearn.runs.run_plan import announced
 from unlearn.runs.saving import (
     Result,
     checkpoint_folder,
@@ -46,18 +47,24 @@ from unlearn.training.trackers import tracking_of
 
 __all__ = [
     "DEFAULT_METHOD",
+    "LEAVE_OUT",
     "Measured",
     "Result",
+    "Split",
     "TrainingPlan",
     "forget",
+    "parent_of",
     "plan_forget",
+    "resolved_of",
     "run_forget",
+    "split_of",
+    "without_earlier",
 ]
 
 # What a first look before and after is taken of.
 _LOOKED_AT = ("forget", "retain", "holdout")
 
-_LEAVE_OUT = "leave them out of the data and of --retain, or name them in --forget"
+LEAVE_OUT = "leave them out of the data and of --retain, or name them in --forget"
 
 
 def run_forget(options: ForgetOptions) -> Result:
@@ -68,15 +75,15 @@ def run_forget(options: ForgetOptions) -> Result:
     if options.plan:
         raise OptionError("forget: call unlearn.runs.forgetting.plan_forget for a plan")
     target = check_output(options.output, overwrite=options.overwrite)
-    resolved = _resolved(options)
+    resolved = resolved_of(options)
     method, key = resolved.method, Key.load()
     canaries = lot_of(options.canaries, options.with_canaries, options.model, options.adapter, key)
-    split, notes = _split(options, canaries, needs_retain=method.needs_retain)
+    split, notes = split_of(options, canaries, needs_retain=method.needs_retain)
     state = options.open(options.model, options.adapter, trainable=method.kind != "exact")
     folder = state.adapter or state.folder
-    parent = _parent(folder, key)
-    split, again = _without_earlier(split, parent, key, needs_retain=method.needs_retain)
-    check_suppressed(split.retain, key, advice=_LEAVE_OUT)
+    parent = parent_of(folder, key)
+    split, again = without_earlier(split, parent, key, needs_retain=method.needs_retain)
+    check_suppressed(split.retain, key, advice=LEAVE_OUT)
     original = original_training(parent, folder, options.was)
     template, assumed = _template(options.template, parent, state, split)
     examples = _encoded(split, state, template, resolved, options.seed)
@@ -144,14 +151,6 @@ def run_forget(options: ForgetOptions) -> Result:
 forget = called_with(ForgetOptions, run_forget, "forget")
 
 
-class _ToldError(Exception):
-    """Ends a run once its plan is known."""
-
-    def __init__(self, plan: TrainingPlan) -> None:
-        super().__init__(plan.text)
-        self.plan = plan
-
-
 def plan_forget(options: ForgetOptions) -> TrainingPlan:
     """Return what `run_forget` would do and what it would take, and change nothing.
 
@@ -167,18 +166,14 @@ def plan_forget(options: ForgetOptions) -> TrainingPlan:
     if options.options.get("save_steps"):
         raise OptionError("forget: a plan keeps no checkpoints: leave save_steps out")
 
-    def tell(plan: TrainingPlan) -> None:
-        raise _ToldError(plan)
-
-    try:
-        run_forget(replace(options, announce=tell, plan=False, progress=False, report_to=None))
-    except _ToldError as told:
-        return told.plan
-    raise AssertionError("a method began without telling its plan")
+    quiet = replace(options, plan=False, progress=False, report_to=None)
+    plan = announced(lambda tell: run_forget(replace(quiet, announce=tell)))
+    assert plan is not None, "a method began without telling its plan"
+    return plan
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
     """Which records a run takes out, which it keeps, and which the model never saw."""
 
     forget: Records
@@ -186,7 +181,7 @@ class _Split:
     holdout: Records | None
 
 
-def _resolved(options: ForgetOptions) -> Resolved:
+def resolved_of(options: ForgetOptions) -> Resolved:
     """Return the method and its options: those given, over those of the recipe, over defaults."""
     name, chosen = options.method, options.options
     if options.recipe:
@@ -199,9 +194,9 @@ def _resolved(options: ForgetOptions) -> Resolved:
     return resolve(get_method(name), chosen)
 
 
-def _split(
+def split_of(
     options: ForgetOptions, canaries: Lot, *, needs_retain: bool
-) -> tuple[_Split, list[str]]:
+) -> tuple[Split, list[str]]:
     """Split the data, refusing a holdout that shares records with the rest; return notes, too."""
     records = joined(loaded(options.data), canaries.left)
     forget_records = canaries.gone(records, options.forget)
@@ -211,10 +206,10 @@ def _split(
     holdout_records = None if options.holdout is None else loaded(options.holdout)
     check_disjoint(holdout_records, forget_records, retain_records)
     notes += near_copies(canaries.without(forget_records), canaries.without(retain_records))
-    return _Split(forget_records, retain_records, holdout_records), notes
+    return Split(forget_records, retain_records, holdout_records), notes
 
 
-def _parent(folder: Path, key: Key) -> Lineage | None:
+def parent_of(folder: Path, key: Key) -> Lineage | None:
     """Return the lineage of what is changed, whose digests must compare with those made here."""
     line = Lineage.read(folder)
     if line is not None and line.records.key_id != key.id:
@@ -226,9 +221,9 @@ def _parent(folder: Path, key: Key) -> Lineage | None:
     return line
 
 
-def _without_earlier(
-    split: _Split, parent: Lineage | None, key: Key, *, needs_retain: bool
-) -> tuple[_Split, list[str]]:
+def without_earlier(
+    split: Split, parent: Lineage | None, key: Key, *, needs_retain: bool
+) -> tuple[Split, list[str]]:
     """Keep no record that was taken out of the adapter before: it would be learned again."""
     if parent is None or not parent.records.forgotten:
         return split, []
@@ -249,7 +244,7 @@ def _without_earlier(
 
 
 def _template(
-    name: str | None, parent: Lineage | None, state: ModelState, split: _Split
+    name: str | None, parent: Lineage | None, state: ModelState, split: Split
 ) -> tuple[Template, list[str]]:
     """Return the template that is given, else the lineage's, else a guess that is told."""
     known = name or (parent.template if parent else None)
@@ -264,7 +259,7 @@ def _template(
 
 
 def _encoded(
-    split: _Split, state: ModelState, template: Template, resolved: Resolved, seed: int
+    split: Split, state: ModelState, template: Template, resolved: Resolved, seed: int
 ) -> dict[str, list[Example]]:
     """Return the splits as tokens, with alternate answers where the method needs them."""
 
@@ -322,7 +317,7 @@ def _signature(
     state: ModelState,
     parent: Lineage | None,
     template: Template,
-    split: _Split,
+    split: Split,
     examples: Mapping[str, Sequence[Example]],
 ) -> dict[str, Any]:
     """Return everything that decides the weights of this run."""
@@ -369,7 +364,7 @@ def _handed_down(parent: Lineage | None, canaries: Lot, method: Method) -> Plant
     return None if method.kind == "exact" else parent.canaries
 
 
-def _poisoned(split: _Split, parent: Lineage | None, *, exact: bool) -> int:
+def _poisoned(split: Split, parent: Lineage | None, *, exact: bool) -> int:
     """Count the poisoned records that shaped the result."""
     kept = len(split.retain.poisoned)
     if exact:
@@ -377,7 +372,7 @@ def _poisoned(split: _Split, parent: Lineage | None, *, exact: bool) -> int:
     return max(kept + len(split.forget.poisoned), parent.poisoned if parent else 0)
 
 
-def _digests(split: _Split, key: Key, parent: Lineage | None, *, exact: bool) -> RecordDigests:
+def _digests(split: Split, key: Key, parent: Lineage | None, *, exact: bool) -> RecordDigests:
     """Return what the lineage says of records: those that shaped the weights, those taken out."""
     trained = set(map(key.digest, split.retain))
     forgotten = set(map(key.digest, split.forget))

@@ -154,10 +154,11 @@ class FinetuneShardsOptions(FinetuneOptions):
     plan: Annotated[
         bool,
         Field(
-            description="Say what a deletion would cost with 1 to 32 shards of this data, expected "
-            "and at worst; train nothing."
+            description="Say what it takes: parameters, records, tokens, operations, peak memory, "
+            "time; train nothing. With --shards: what a deletion would cost with 1 to 32 shards of "
+            "this data, expected and at worst. In Python, call "
+            "`unlearn.runs.plan.finetune_plan` instead."
         ),
-        Flag(panel=_SHARDS),
     ] = False
 
 
@@ -282,8 +283,8 @@ class ForgetOptions(OriginalOptions):
     plan: Annotated[
         bool,
         Field(
-            description="Say what it takes, in tokens, in time and relative to retraining; change "
-            "nothing. In Python, call `unlearn.runs.forgetting.plan_forget` instead."
+            description="Say what it takes, in tokens, memory, time and relative to retraining; "
+            "change nothing. In Python, call `unlearn.runs.plan.forget_plan` instead."
         ),
     ] = False
     suppress: Annotated[
@@ -338,6 +339,13 @@ class ReferencesOptions(OriginalOptions):
     jobs: Annotated[Jobs, Flag(("--jobs", "-j"))] = 1
     engine: Engine = "local"
     address: Address = None
+    plan: Annotated[
+        bool,
+        Field(
+            description="Say what it takes, in tokens, memory and time; train nothing. In Python, "
+            "call `unlearn.runs.plan.references_plan` instead."
+        ),
+    ] = False
     lora: Annotated[
         Overrides, PYTHON_ONLY, Field(description="Options of the adapters, see `LoraOptions`.")
     ] = field(default_factory=dict)

@@ -28,9 +28,11 @@ from unlearn.runs.signature import ROUNDING, differences, signature
 from unlearn.runs.workers import Tell, WorkerLostError, as_one_of, run_in_processes, threads_for
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
+from unlearn.training.memory import Work
 from unlearn.training.objective import Objective
 from unlearn.training.options import TrainingOptions
 from unlearn.training.stages import StageOptions, fit_stages, steps_of
+from unlearn.training.tokens import tokens_of
 
 __all__ = ["Reference", "ReferenceTrainer", "plan_of", "train_missing"]
 
@@ -130,6 +132,11 @@ class ReferenceTrainer:
         seconds = expected_seconds(state, _PLAIN, self._stages[0], steps, retain=retain)
         self._take_off(state)
         return seconds
+
+    def work(self, reference: Reference, steps: int) -> Work:
+        """Return what so many steps on the records of a reference are made of."""
+        retain = [self.examples[p] for p in reference.positions]
+        return Work(_PLAIN, self._stages[0], steps, (), retain, seed=reference.facts["seed"])
 
     def __call__(self, reference: Reference, tell: Tell) -> tuple[str, ...]:
         """Train a reference and put it in place; return what the user should know."""
@@ -251,7 +258,9 @@ def plan_of(
     seconds *= sum(steps) / steps[longest]  # each begins with blocks that it computes once
     beside = min(jobs, len(missing))
     text = f"train {len(missing)} {what}" + (f", {beside} at once" if beside > 1 else "")
-    return TrainingPlan(text, sum(steps), seconds / beside, notes)
+    work = trainer.work(missing[longest], steps[longest])
+    tokens = tokens_of(work.training, sum(steps), (), work.retain)
+    return TrainingPlan(text, sum(steps), seconds / beside, notes, tokens, work=work)
 
 
 def train_missing(

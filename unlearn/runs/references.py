@@ -57,9 +57,12 @@ from unlearn.training.stages import StageOptions
 __all__ = [
     "KINDS",
     "SEED",
+    "Settings",
     "TrainedReferences",
     "reference_folders",
     "run_references",
+    "seen_by_references",
+    "settings_of",
     "train_references",
 ]
 
@@ -94,21 +97,20 @@ def run_references(options: ReferencesOptions) -> TrainedReferences:
 
     Raises UnlearnError for any input that cannot be used; nothing is written then.
     """
+    if options.plan:
+        raise OptionError("references: call unlearn.runs.plan.references_plan for a plan")
     if world_size() > 1:
         raise OptionError("references train in one process: start the command without a launcher")
     check_engine(options.engine, options.address)
     _check_choice(options.kind, options.forget)
     target = check_output(options.output, overwrite=True)
     records = loaded(options.data)
-    like = resolve_folder(options.like, "adapter") if options.like is not None else None
-    parent = Lineage.read(like) if like else None
-    original = original_training(parent, like, options.was)
-    settings = _settings(options, like, parent, original)
+    settings = settings_of(options)
+    parent, original = settings.parent, settings.original
     seen, excluded, copies = _seen(records, options)
     splits = _splits(options, seen)
     check_suppressed(seen, Key.load())
-    template = options.template or (parent.template if parent else None)
-    trainer, facts = _prepared(options, seen, settings, template)
+    trainer, facts = _prepared(options, seen, settings, options.template or settings.template)
     if parent and parent.base.digest != facts["base"].digest:
         raise ModelError(
             f"--like {options.like} was trained on another base ({parent.base.name}) than "
@@ -185,7 +187,7 @@ def _check_choice(kind: str, forget: Selectors | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """How to train references.
 
     Attributes:
@@ -194,6 +196,8 @@ class _Settings:
         like: the adapter whose shape that is, if one is named.
         changes: what of its shape was asked to be otherwise.
         stages: how that adapter was trained, if it was retrained with a budget.
+        parent: its lineage, if it has one.
+        original: how it was trained, as far as that is known.
     """
 
     training: TrainingOptions
@@ -201,6 +205,13 @@ class _Settings:
     like: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[StageOptions, ...] = ()
+    parent: Lineage | None = None
+    original: OriginalTraining = field(default_factory=OriginalTraining)
+
+    @property
+    def template(self) -> str | None:
+        """How that adapter's records were written, where its lineage tells."""
+        return self.parent.template if self.parent else None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -209,13 +220,11 @@ class _Settings:
         return facts | ({"stages": [s.model_dump() for s in self.stages]} if self.stages else {})
 
 
-def _settings(
-    options: ReferencesOptions,
-    like: Path | None,
-    parent: Lineage | None,
-    original: OriginalTraining,
-) -> _Settings:
-    """Return how to train, and the shape of the adapters."""
+def settings_of(options: ReferencesOptions) -> Settings:
+    """Return how to train, and the shape of the adapters; raises UnlearnError for what is not."""
+    like = resolve_folder(options.like, "adapter") if options.like is not None else None
+    parent = Lineage.read(like) if like else None
+    original = original_training(parent, like, options.was)
     stages: tuple[StageOptions, ...] = ()
     if like is None:
         if said := [name for name, value in options.was.items() if value is not None]:
@@ -239,11 +248,11 @@ def _settings(
         config = shape_there | changes
     # a reference is kept when it is done: there is nothing between that could be resumed
     training = training.model_copy(update={"save_steps": None})
-    return _Settings(training, config, like, changes, stages)
+    return Settings(training, config, like, changes, stages, parent, original)
 
 
 def _prepared(
-    options: ReferencesOptions, records: Records, settings: _Settings, template: str | None
+    options: ReferencesOptions, records: Records, settings: Settings, template: str | None
 ) -> tuple[ReferenceTrainer, dict[str, Any]]:
     """Open the base and encode the records; return also what all lineages say."""
     base = options.open(options.model)
@@ -294,6 +303,12 @@ def _references(
         own["made_from"] = trainer.made_from(split, digests, key)
         references.append(Reference(target / f"{_PREFIX}{i:02}", split, own))
     return references
+
+
+def seen_by_references(records: Records, options: ReferencesOptions) -> Records:
+    """Return the records that references see: of half-splits all, else none to forget."""
+    _check_choice(options.kind, options.forget)
+    return _seen(records, options).records
 
 
 class _Seen(NamedTuple):

@@ -26,7 +26,7 @@ from unlearn_eval.verdict.policy import DEFAULT
 from unlearn_eval.verdict.power import hopeless
 from unlearn_eval.verdict.preregistered import FixedPolicy
 
-__all__ = ["Preparation", "prepare"]
+__all__ = ["Preparation", "material_of", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Preparation:
 def prepare(options: AuditOptions, inputs: Inputs, states: States) -> Preparation:
     """Encode the records, plan the passes, and note under which policy they are looked at."""
     policy = _with_power(options, inputs, states)
-    material, assumed = _material(options, inputs, states)
+    material, assumed = material_of(options, inputs, states)
     passes = plan(inputs.passes, material)
     cache = Cache.open(options.cache)
     original = original_training(states.lineage, states.folder)
@@ -111,10 +111,23 @@ def _with_power(options: AuditOptions, inputs: Inputs, states: States) -> FixedP
 _WARNING = "; so a verdict on this audit can only be INCONCLUSIVE, unless records come out"
 
 
-def _material(
+def material_of(
     options: AuditOptions, inputs: Inputs, states: States
 ) -> tuple[Material, tuple[str, ...]]:
-    """Return the records as the models read them, and whether their template is a guess."""
+    """Return the records as the models read them, and whether their template is a guess.
+
+    Args:
+        options: of the audit.
+        inputs: what it was asked for.
+        states: of the audit.
+
+    Returns:
+        (the material, what the user should know of the template).
+
+    Raises:
+        DataError: for a record that cannot be written or predicted.
+        OptionError: if there is no such template.
+    """
     state, parts = states.unlearned, inputs.records.parts
     name = options.template or (states.lineage.template if states.lineage else None)
     template = choose_template(name, state.tokenizer, inputs.records.data)

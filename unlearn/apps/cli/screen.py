@@ -21,6 +21,7 @@ from unlearn_eval.report.formats import duration
 
 if TYPE_CHECKING:
     from unlearn.methods.job import TrainingPlan
+    from unlearn.runs.run_plan import RunPlan
     from unlearn.runs.saving import Result
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "overall",
     "progress_bar",
     "show_note",
+    "show_plan",
     "show_result",
     "table",
 ]
@@ -70,6 +72,15 @@ def announce(plan: TrainingPlan) -> None:
     console.print(f"  at most {plan.steps:,} steps, about {duration(seconds)} on this machine")
     if plan.relative:
         console.print(f"  {plan.relative}")
+    for note in plan.notes:
+        show_note(note)
+
+
+def show_plan(plan: RunPlan) -> None:
+    """Show what a run would take, a line each, in two columns."""
+    console.print(f"[bold]{escape(plan.text)}[/bold]")
+    for what, how_much in plan.rows(duration):
+        console.print(f"  {what:<14} {escape(how_much)}")
     for note in plan.notes:
         show_note(note)
 

@@ -17,6 +17,7 @@ from unlearn.apps.compare.recipe import CompareRecipe
 from unlearn.apps.compare.shards import method_of
 from unlearn.apps.compare.study import Study
 from unlearn.config import validated, without_auto
+from unlearn.data.lengths import guessed_tokens
 from unlearn.data.record import as_json, shown
 from unlearn.errors import ModelError, OptionError
 from unlearn.methods.budget import budget_of
@@ -134,8 +135,7 @@ def counts(study: Study) -> Counts:
         found = Tokenizer.from_file(str(file)).encode_batch(texts)
         mean, how = sum(len(e.ids) + 1 for e in found) / len(found), f"{len(found)} records counted"
     else:
-        # four bytes a token is what English text comes to with common tokenizers
-        mean = sum(len(t.encode()) / 4 + 2 for t in texts) / len(texts)
+        mean = sum(map(guessed_tokens, texts)) / len(texts)
         how = "four bytes a token"
     return Counts(len(train), gone, len(unseen), mean, how)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from rich.markup import escape
@@ -26,6 +26,13 @@ class AuditFlags(AuditOptions):
     model: Model
     data: Data
     output: Folder = Field()
+    plan: Annotated[
+        bool,
+        Field(
+            description="Say what it takes, in tokens, memory and time; measure nothing, and note "
+            "no look."
+        ),
+    ] = False
 
 
 def audit(options: AuditFlags) -> None:
@@ -40,12 +47,19 @@ def audit(options: AuditFlags) -> None:
     Example: unlearn audit --model BASE --adapter cleaned --before adapter --reference retrained
     --data records.jsonl --forget subject:ann --holdout unseen.jsonl --output audit
     """
-    from unlearn.apps.cli.screen import console, progress_bar, show_note
+    from unlearn.apps.cli.screen import console, progress_bar, show_note, show_plan
+    from unlearn.errors import OptionError
     from unlearn.shards.files import is_sharded
+    from unlearn_eval.audit.plan import audit_plan
     from unlearn_eval.audit.run import audit_of
 
     if is_sharded(options.adapter):
+        if options.plan:
+            raise OptionError("--plan is not for a folder of shards: name one of its adapters")
         _routes(options)
+        return
+    if options.plan:
+        show_plan(audit_plan(options))
         return
     with progress_bar("scoring", "records") as progress:
         result = audit_of(replace(options, announce=show_note, progress=progress))

@@ -21,18 +21,22 @@ def finetune(options: FinetuneShardsOptions) -> None:
     those of the adapter (r, lora_alpha, target_modules, …) among them.
 
     With --shards K it trains K adapters, each on the people that your key deals to it: `unlearn
-    forget` then trains one of them again, and the others stay as they are, bit by bit. --plan shows
-    before what a deletion will cost.
+    forget` then trains one of them again, and the others stay as they are, bit by bit.
+
+    --plan trains nothing and says what it would take; with --shards, what a deletion will cost.
 
     Example: unlearn finetune --model BASE --data records.jsonl --output adapter
     -o epochs=3 -o r=16
     """
-    from unlearn.apps.cli.screen import announce, progress_bar, show_result
+    from unlearn.apps.cli.screen import announce, progress_bar, show_plan, show_result
     from unlearn.errors import OptionError
     from unlearn.runs.finetuning import run_finetune
+    from unlearn.runs.plan import finetune_plan
     from unlearn.shards.assignment import BY_SUBJECT
 
-    if options.plan:
+    if options.plan and options.shards is None:
+        show_plan(finetune_plan(options))
+    elif options.plan:
         _plan(options)
     elif options.shards is not None:
         _shards(options)

@@ -32,9 +32,10 @@ def forget(options: ForgetShardsOptions) -> None:
     Example: unlearn forget --model BASE --adapter adapter --data records.jsonl
     --forget subject:ann --output cleaned
     """
-    from unlearn.apps.cli.screen import announce, progress_bar, show_result
+    from unlearn.apps.cli.screen import announce, progress_bar, show_plan, show_result
     from unlearn.errors import OptionError
-    from unlearn.runs.forgetting import plan_forget, run_forget
+    from unlearn.runs.forgetting import run_forget
+    from unlearn.runs.plan import forget_plan
 
     if options.method == METHOD or is_sharded(options.adapter):
         _shards(options)
@@ -44,7 +45,7 @@ def forget(options: ForgetShardsOptions) -> None:
     if options.off_now:
         raise OptionError("--off-now is for a folder of shards, and --adapter names none")
     if options.plan:
-        announce(plan_forget(options))
+        show_plan(forget_plan(options))
         return
     with progress_bar("unlearning") as progress:
         show_result(run_forget(replace(options, announce=announce, progress=progress)))

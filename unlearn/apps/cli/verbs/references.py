@@ -30,9 +30,17 @@ def references(options: ReferencesOptions) -> None:
     Example: unlearn references --model BASE --data records.jsonl --forget subject:ann
     --like adapter --count 8 --output references
     """
-    from unlearn.apps.cli.screen import announce, console, progress_bar, show_note
+    from unlearn.apps.cli.screen import announce, console, progress_bar, show_note, show_plan
+    from unlearn.runs.plan import references_plan
     from unlearn.runs.references import run_references
 
+    if options.plan:
+        plan = references_plan(options)
+        if plan is None:
+            console.print(f"{options.count} references are there: nothing is left to train")
+        else:
+            show_plan(plan)
+        return
     told: list[str] = []
 
     def announced(plan: TrainingPlan) -> None:
