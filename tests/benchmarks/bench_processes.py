@@ -92,7 +92,7 @@ def speed(place: Path, processes: int, threads: int) -> float:
         "torch.distributed.run",
         "--nproc-per-node",
         str(processes),
-        "--master-port=0",
+        "--standalone",
     ]
     words = ["--model", place / "model", "--data", place / "records.jsonl", "--output", output]
     options = [f"max_steps={STEPS}", f"batch_size={BATCH}", "learning_rate=1e-4"]
