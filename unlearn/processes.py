@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from unlearn.errors import OptionError
 
 __all__ = [
+    "check_splitting",
     "if_interrupted",
     "is_main",
     "local_rank",
@@ -28,6 +29,13 @@ _SPLITTING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+
+# Why not all of it can be trained with.
+_UNSUPPORTED = {
+    "DeepSpeed": "ZeRO 3 lets go of the output projection, which losses use a chunk at a time, and "
+    "ZeRO 1 and 2 take gradients away before they are checked",
+    "Megatron-LM": "it has model code of its own",
 }
 
 _TRUE = frozenset({"1", "true"})
@@ -67,6 +75,37 @@ def splitting() -> str | None:
     """Return the name of what was asked to split the weights over processes; None for nothing."""
     on = (word for name, word in _SPLITTING.items() if os.environ.get(name, "").lower() in _TRUE)
     return next(on, None)
+
+
+def check_splitting(device: str) -> None:
+    """Refuse to split weights over processes where they would not be, or not as they must be.
+
+    Args:
+        device: the type of device that the model goes to.
+
+    Raises:
+        OptionError: with what to launch instead.
+    """
+    asked = splitting()
+    if asked is None:
+        return
+    if asked != "FSDP":
+        raise OptionError(
+            f"accelerate was launched with {asked}, and weights that it splits are not supported: "
+            f"{_UNSUPPORTED[asked]}; FSDP2 splits them (`unlearn recipes show accelerate/fsdp2`)"
+        )
+    if device == "cpu":
+        raise OptionError(
+            "accelerate was launched with FSDP, and on CPUs it splits nothing and does not say so; "
+            "start it with --multi_gpu (plain data parallelism, also on CPUs)"
+        )
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise OptionError("of FSDP only its second version is supported: set fsdp_version: 2")
+    if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "").lower() in _TRUE:
+        raise OptionError(
+            "with fsdp_cpu_ram_efficient_loading only one process would have weights, and all "
+            "score records before they train: set it to false"
+        )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit, fit, total_steps
+from unlearn.training.launched import check_split
 from unlearn.training.levels import Level
 from unlearn.training.memory import Work
 from unlearn.training.objective import Constraint, Objective, Teacher
@@ -69,6 +70,7 @@ class Job:
 
     def run(self) -> tuple[ModelState, Fit]:
         """Run the method; return (the unlearned state, what training did)."""
+        check_split(self.state, self.resolved.training)
         module, _, name = self.resolved.method.run.partition(":")
         runner: Callable[[Job], tuple[ModelState, Fit]] = getattr(
             importlib.import_module(module), name

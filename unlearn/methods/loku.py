@@ -35,6 +35,7 @@ from unlearn.methods.job import Job, run_loss
 from unlearn.model.lora import TRAINABLE
 from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit
+from unlearn.training.launched import whole_only
 
 __all__ = ["refactored", "row_weights", "run"]
 
@@ -58,8 +59,9 @@ def run(job: Job) -> tuple[ModelState, Fit]:
 
     Raises:
         ModelError: if there is no adapter, or none of linear layers.
-        OptionError: if `weight_decay` would shrink what does not train.
+        OptionError: if `weight_decay` would shrink what does not train, or weights are split.
     """
+    whole_only("loku", "it holds back parts of whole gradients: use inverted_hinge")
     share = float(job.resolved.extra["trainable_share"])
     layers = lora_layers(job.state)
     if not layers:

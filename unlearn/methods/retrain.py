@@ -18,6 +18,7 @@ from unlearn.model.state import ModelState
 from unlearn.provenance.lineage import Lineage
 from unlearn.training.expected_time import expected_seconds
 from unlearn.training.fitting import Fit
+from unlearn.training.launched import whole_only
 from unlearn.training.memory import Work
 from unlearn.training.options import TrainingOptions, total_steps
 from unlearn.training.stages import StageOptions
@@ -73,6 +74,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         again = replace(job, state=_fresh(job))
         result = again.fit(Objective(retain=NLL()), retain=job.split["retain"], training=training)
         return again.state, replace(result, trail={"asked": 1.0, "used": 1.0})
+    whole_only("a budget below 1", "it puts earlier weights back: use -o budget=1")
     if job.checkpoints is not None:
         raise OptionError("retrain: a budget below 1 keeps no checkpoints: leave save_steps out")
     return _reduced(job, training, budget)

@@ -18,8 +18,10 @@ from unlearn.errors import ModelError
 from unlearn.losses import NLL
 from unlearn.methods.job import Job
 from unlearn.model.adapters import lora_delta_scale, read_adapter_config
+from unlearn.model.save import whole_weights
 from unlearn.model.state import ModelState
 from unlearn.training.fitting import Fit
+from unlearn.training.launched import whole_only
 from unlearn.training.trainer import Objective
 
 __all__ = ["combine_lora", "negate_full", "run"]
@@ -46,6 +48,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
     """
     strength = float(job.resolved.extra["strength"])
     if job.state.kind == "full":
+        whole_only("task_vector on a full fine-tune", "train an adapter instead")
         before = {n: p.detach().clone() for n, p in job.state.model.named_parameters()}
         result = job.fit(Objective(retain=NLL()), retain=job.split["forget"])
         negate_full(before, job.state.model, strength)
@@ -66,7 +69,7 @@ def run(job: Job) -> tuple[ModelState, Fit]:
         weights = (1.0 + strength, -strength)
     result = trainee.fit(Objective(retain=NLL()), retain=job.split["forget"])
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
-        trainee.state.save(Path(folder))
+        trainee.state.save(Path(folder), whole_weights(trainee.state))
         tensors, config = combine_lora(mine, _read(Path(folder)), weights)
     with tempfile.TemporaryDirectory(prefix="unlearn-") as folder:
         save_file(tensors, Path(folder) / "adapter_model.safetensors")

@@ -142,7 +142,8 @@ def token_values(
 def _is_whole_linear(module: nn.Module) -> bool:
     """Whether a projection is h ↦ W h + b itself, with all of W here: no wrapper, no shard."""
     return (
-        type(module) is nn.Linear
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
         and type(module.weight) is nn.Parameter
         and module.weight.shape == (module.out_features, module.in_features)
     )
@@ -262,9 +263,10 @@ class _TrainableHead(torch.autograd.Function):
         for c in chunks(hidden, head):
             known = _part(reference_hidden, c)
             reference = None if known is None else reference_head(known)
-            of_logits = _gradient(
+            *_, of_logits = _value_and_slope(
                 statistic, head, hidden[c], target[c], reference, gradients[0][c]
-            ).to(weight.dtype)
+            )
+            of_logits = of_logits.to(weight.dtype)
             torch.mm(of_logits, weight, out=of_hidden[c])
             if of_weight is not None:
                 of_weight.addmm_(of_logits.T, hidden[c])
@@ -288,15 +290,15 @@ class _FrozenHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         values, log_probs, slopes = [], [], []
         for c in chunks(hidden, head):
-            if statistic is log_prob and isinstance(head.module, nn.Linear):
-                v, slope = _log_prob_and_slope(head, hidden[c], target[c])
-                p, slope = v, slope.to(head.module.weight.dtype) @ head.module.weight
+            known = _part(reference_hidden, c)
+            if isinstance(head.module, nn.Linear):
+                reference = None if known is None else reference_head(known)
+                v, p, slope = _value_and_slope(statistic, head, hidden[c], target[c], reference)
+                slope = slope.to(head.module.weight.dtype) @ head.module.weight
             else:
                 with torch.enable_grad():
                     leaf = hidden[c].detach().requires_grad_()
-                    v, p = _chunk_values(
-                        statistic, head, leaf, target[c], _part(reference_hidden, c), reference_head
-                    )
+                    v, p = _chunk_values(statistic, head, leaf, target[c], known, reference_head)
                     (slope,) = torch.autograd.grad(v.sum(), leaf)
             values.append(v.detach())
             log_probs.append(p.detach())
@@ -324,19 +326,27 @@ def _log_prob_and_slope(head: Head, hidden: Tensor, target: Tensor) -> tuple[Ten
     return value, slope * inner if head.softcap or head.scale != 1.0 else slope
 
 
-def _gradient(
+def _value_and_slope(
     statistic: TokenStatistic,
     head: Head,
     hidden: Tensor,
     target: Tensor,
     reference: Tensor | None,
-    upstream: Tensor,
-) -> Tensor:
-    """Return the gradient of Σ_i upstream_i · statistic_i in u = W h + b, float32 [n, V]."""
+    upstream: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, log p_y and the gradient of Σ_i upstream_i · value_i in u = W h + b, [n, V].
+
+    It is taken in u, as a backward pass through a projection whose weights are split over processes
+    would let go of gathered weights that the step still needs.
+    """
     if statistic is log_prob:
-        return _log_prob_and_slope(head, hidden, target)[1].mul_(upstream[:, None])
+        value, slope = _log_prob_and_slope(head, hidden, target)
+        return value, value, slope if upstream is None else slope.mul_(upstream[:, None])
     with torch.enable_grad():
         leaf = head.module(hidden).detach().float().requires_grad_()
-        values = statistic(head.finish(leaf), target, reference)
-    gradient: Tensor = torch.autograd.grad(values, leaf, upstream)[0]
-    return gradient
+        logits = head.finish(leaf)
+        values = statistic(logits, target, reference)
+    (slope,) = torch.autograd.grad(
+        values, leaf, values.new_ones(len(values)) if upstream is None else upstream
+    )
+    return values.detach(), log_prob(logits.detach(), target), slope

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.errors import LineageError, ModelError, OptionError, did_you_mean
-from unlearn.processes import splitting
+from unlearn.errors import LineageError, ModelError, did_you_mean
+from unlearn.processes import check_splitting
 from unlearn.provenance.digests import weight_files
 from unlearn.strict_json import NotJsonError, read_json_file
 
@@ -162,7 +162,7 @@ def place_of(device: str | None) -> torch.device:
 
     Raises:
         ModelError: if there is no such device here.
-        OptionError: if a launcher was asked to split weights over processes.
+        OptionError: if a launcher was asked to split weights over processes as it cannot be.
     """
     import torch
 
@@ -173,13 +173,7 @@ def place_of(device: str | None) -> torch.device:
         raise ModelError(
             f"--device {device}: there is no such device here; try cpu ({one_line(error)[:120]})"
         ) from error
-    if asked := splitting():
-        raise OptionError(
-            f"accelerate was launched with {asked}, and weights that are split over processes are "
-            "not supported: nothing gathers an adapter from its parts, and on a CPU accelerate "
-            "would split nothing and not say so; start it with --multi_gpu (plain data "
-            "parallelism, also on CPUs)"
-        )
+    check_splitting(place.type)
     return place
 
 

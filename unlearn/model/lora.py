@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,15 @@ def attach(net: Any, path: Path, name: str, *, trainable: bool) -> Any:
     return net
 
 
-def saved_tensors(net: Any, *, embeddings: bool) -> dict[str, Tensor]:
+def saved_tensors(
+    net: Any, *, embeddings: bool | str, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return what PEFT would save of the adapter that trains, by name.
 
     Args:
         net: a PEFT model.
-        embeddings: with embeddings that do not train.
+        embeddings: with embeddings that do not train; `auto` leaves it to PEFT.
+        weights: to choose from, by name in the model; by default its own.
 
     Returns:
         The tensors, not copied.
@@ -84,7 +87,7 @@ def saved_tensors(net: Any, *, embeddings: bool) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     tensors: dict[str, Tensor] = get_peft_model_state_dict(
-        net, adapter_name=TRAINABLE, save_embedding_layers=embeddings
+        net, state_dict=weights, adapter_name=TRAINABLE, save_embedding_layers=embeddings
     )
     return tensors
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn.errors import ModelError
 from unlearn.model.adapted_base import for_adapters
@@ -196,18 +196,19 @@ class ModelState:
         """
         set_checkpointing(self.model, on)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the weights into a folder: a plain PEFT adapter, or a whole model with tokenizer.
 
         A tokenizer or chat template that is not the base's goes with the adapter.
 
         Args:
             folder: an existing folder, best one from `staged_folder`.
+            weights: what `whole_weights` gathered, where processes hold slices.
 
         Raises:
             ModelError: if a trained tensor holds NaN or infinity.
         """
-        save_state(self, folder)
+        save_state(self, folder, weights)
 
 
 def open_model(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearn.processes import world_size
+from unlearn.processes import splitting, world_size
 
 __all__ = ["SWITCHES", "environment_of", "fresh_environment", "quantised"]
 
@@ -63,6 +63,7 @@ def environment_of(model: Any, device: Any, *, deterministic: bool) -> dict[str,
         "4-bit": quantised(model) or False,
         "threads": torch.get_num_threads() if on_cpu else None,
         "processes": world_size(),
+        "weights split by": splitting(),
         "deterministic kernels": deterministic,
         "switches": {name: os.environ[name] for name in SWITCHES if os.environ.get(name)},
     }

@@ -14,6 +14,7 @@ from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example, encode
 from unlearn.errors import OutputError
 from unlearn.files import staged_file, staged_folder
+from unlearn.model.save import whole_weights
 from unlearn.model.state import ModelState
 from unlearn.processes import is_main
 from unlearn.provenance.environment import environment_of
@@ -170,10 +171,11 @@ def save_result(
     A folder `beside` goes with them, under the last part of its name (`.out.rounds` as `rounds`).
     """
     base = Base(name=state.name, digest=state.base_digest())
+    weights = whole_weights(state)
     if not is_main():
         return Lineage(schema=1, created=now(), base=base, digest="", kind=state.kind, **facts)
     with staged_folder(target, overwrite=overwrite) as stage:
-        state.save(stage)
+        state.save(stage, weights)
         line = Lineage(
             schema=1,
             created=now(),

@@ -20,7 +20,7 @@ import torch
 from unlearn.data.templates import Template
 from unlearn.data.tokenization import Example
 from unlearn.model.state import ModelState
-from unlearn.processes import world_size
+from unlearn.processes import splitting, world_size
 from unlearn.provenance.digests import settings_digest, weights_digest
 from unlearn.provenance.environment import quantised
 from unlearn.provenance.keys import Key
@@ -37,7 +37,7 @@ __all__ = [
 
 Part = tuple[Sequence[str], Sequence[Example]]
 
-ROUNDING = ("device", "threads", "processes")
+ROUNDING = ("device", "threads", "processes", "weights split by")
 """Facts that only round sums otherwise: of them a result depends in its last digits."""
 
 _OF_PLAIN_TRAINING = (
@@ -149,6 +149,7 @@ def _model_facts(state: ModelState) -> dict[str, Any]:
         "device": state.device.type,
         "threads": torch.get_num_threads() if on_cpu else None,
         "processes": world_size(),
+        "weights split by": splitting(),
     }
 
 

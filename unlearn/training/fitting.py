@@ -21,11 +21,12 @@ from unlearn.errors import OptionError
 from unlearn.model.blocks import blocks_of, only_blocks, parse_blocks
 from unlearn.model.quiet import quiet
 from unlearn.model.scoring import score_examples
-from unlearn.model.state import ModelState
+from unlearn.model.state import ModelState, load_trained
 from unlearn.preemption import preemptible
-from unlearn.processes import if_interrupted, weights_are_split, world_size
+from unlearn.processes import if_interrupted, world_size
 from unlearn.training.frozen_blocks import frozen_once
 from unlearn.training.kernels import deterministic_kernels
+from unlearn.training.launched import check_split
 from unlearn.training.levels import Level, mean_loss, record_losses, sample, unseen_level
 from unlearn.training.loss_terms import Terms
 from unlearn.training.objective import Objective, Teacher
@@ -151,11 +152,13 @@ def fit(
         What was done.
 
     Raises:
-        OptionError: if `batch_size` cannot be split as asked, or a wrapper does not fit.
+        OptionError: if `batch_size` cannot be split as asked, a wrapper does not fit, or weights
+            that are split over processes cannot be trained so.
         TrainingError: if the loss is not finite or a trainable tensor gets no gradient.
     """
     from transformers import set_seed
 
+    check_split(state, training)
     set_seed(seed)
     steps = total_steps(training, len(forget) or len(retain))
     pairs = Pairs(forget, retain, alternates)
@@ -186,7 +189,7 @@ def fit(
             optimizer=muon(state.model, training) if training.optimizer == "muon" else None,
             progress=progress,
         )
-        seconds = _run(trainer, checkpoints)
+        seconds = _run(trainer, state, checkpoints)
     state.model.eval()
     return Fit(
         steps=trainer.state.global_step,
@@ -226,12 +229,14 @@ def _terms(
     return Terms(state, objective, log_probs, teacher)
 
 
-def _run(trainer: UnlearnTrainer, checkpoints: Path | None) -> float:
+def _run(trainer: UnlearnTrainer, state: ModelState, checkpoints: Path | None) -> float:
     """Train, from the newest checkpoint where there is one; return the seconds.
 
     Where checkpoints are kept SIGTERM waits for the end of the step, and for one more of them.
     """
     resume = latest_checkpoint(checkpoints) if checkpoints else None
+    if resume:
+        load_trained(state, resume)  # while no weights are split over processes
     start = time.perf_counter()
     with (
         if_interrupted(functools.partial(what_is_kept, checkpoints)),
@@ -365,10 +370,8 @@ def _monitor(
     scored += sum(len(example.ids) for example in sample(retain))
     if level is None:
         return Monitor(StopRules(retain_level=retain_level), len(forget)), scored * FORWARD
-    rescoring = None
-    if not weights_are_split():  # a model that is split up is whole in its training passes only
-        step = tokens_of(training, 1, forget, retain, pairs.of(ALTERNATE))
-        every = max(1, math.ceil(tokens * FORWARD / (WATCHING * step)))
-        rescoring = Rescoring(lambda: mean_loss(state, some), level.trained, every, tokens)
+    step = tokens_of(training, 1, forget, retain, pairs.of(ALTERNATE))
+    every = max(1, math.ceil(tokens * FORWARD / (WATCHING * step)))
+    rescoring = Rescoring(lambda: mean_loss(state, some), level.trained, every, tokens)
     rules = StopRules(level.loss, level.source, retain_level)
     return Monitor(rules, len(forget), rescoring), scored * FORWARD

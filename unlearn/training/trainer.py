@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from unlearn.errors import OptionError, TrainingError
-from unlearn.model.state import load_trained
+from unlearn.model.save import whole_weights
 from unlearn.preemption import Preemption
 from unlearn.strict_json import read_json_file
 from unlearn.training.bucketing import length_groups
@@ -307,10 +307,18 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             logs["forget_nll"] = self.monitor.forget_loss
         super().log(logs, *args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what a result has; Trainer would gather frozen weights, too, where they are split.
+
+        Args:
+            output_dir: the folder; by default that of the run.
+            _internal_call: of Trainer's signature.
+        """
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        self._terms.state.save(folder)
+        weights = whole_weights(self._terms.state)
+        if self.args.should_save:
+            self._terms.state.save(folder, weights)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -328,7 +336,6 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self._terms.state, Path(resume_from_checkpoint))
         self._logged_from = int(Path(resume_from_checkpoint).name.rpartition("-")[2])
         file = Path(resume_from_checkpoint) / STATE_FILE
         try:

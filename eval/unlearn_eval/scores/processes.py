@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
-from unlearn.errors import UnlearnError
-from unlearn.processes import local_rank, portable, world_size
+from unlearn.errors import OptionError, UnlearnError
+from unlearn.processes import local_rank, portable, splitting, world_size
 
 __all__ = [
     "ProcessLostError",
@@ -78,6 +78,11 @@ def _connect() -> None:
     """
     if _size() > 1 or world_size() == 1:
         return
+    if asked := splitting():
+        raise OptionError(
+            f"accelerate was launched with {asked}, and only finetune and forget split weights: "
+            "start this with --multi_gpu, where each process holds the whole model"
+        )
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())

@@ -147,6 +147,7 @@ BOTH: dict[str, tuple[Change, str]] = {
     "versions": (patched(VERSIONS, lambda: {"torch": "1.0"}), "versions.torch"),
     "threads": (patched("unlearn.runs.signature.torch.get_num_threads", lambda: 7), "threads .* 7"),
     "processes": (patched("unlearn.runs.signature.world_size", lambda: 2), "processes"),
+    "split": (patched("unlearn.runs.signature.splitting", lambda: "FSDP"), "weights split by"),
     "dtype": (given(dtype="bfloat16"), "number types"),
     "key": (another_key, "key"),
 }  # fmt: skip

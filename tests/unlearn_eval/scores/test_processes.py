@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unlearn.errors import DataError
+from unlearn.errors import DataError, OptionError
 from unlearn_eval import run_audit
 from unlearn_eval.scores import processes as _processes
-from unlearn_eval.scores.processes import everywhere, from_first, gathered, sharded
+from unlearn_eval.scores.processes import everywhere, from_first, gathered, sharded, together
 
 SIZE = 3
 Result = Any
@@ -93,6 +93,13 @@ def test_alone_the_work_is_simply_done():
     assert from_first(lambda: "x") == everywhere(lambda: "x") == "x"
     with pytest.raises(ZeroDivisionError):
         everywhere(lambda: 1 // 0)
+
+
+def test_weights_that_are_split_are_not_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match="with FSDP, and only finetune and forget split weights"):
+        together(lambda: None)()
 
 
 def test_only_the_first_process_reads(run):

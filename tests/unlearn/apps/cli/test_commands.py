@@ -44,7 +44,9 @@ def test_listings(capfd: pytest.CaptureFixture[str]) -> None:
     every += [*PASSES, *BENCHMARKS, "utility.calibration", "utility.drift"]
     assert all(f"{name}  " in out for name in every)
     assert run(["recipes", "ls"]) == 0
-    assert "tofu_small" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "tofu_small" in out
+    assert "accelerate/fsdp2  (accelerate)  FSDP2: " in out
 
 
 def test_a_recipe_can_be_shown_copied_and_run_from_the_copy(
@@ -56,6 +58,10 @@ def test_a_recipe_can_be_shown_copied_and_run_from_the_copy(
     assert run(["recipes", "show", "tofu_small"]) == 0
     assert capfd.readouterr().out.strip() == copied.read_text().strip()
     assert run(["recipes", "cp", "tofu_small", str(tmp_path)]) == 2
+    capfd.readouterr()
+    assert run(["recipes", "cp", "fsdp2", str(tmp_path)]) == 0
+    told = f"accelerate launch --config_file {tmp_path / 'fsdp2.yaml'} -m unlearn"
+    assert told in capfd.readouterr().out
 
 
 def test_help_names_what_a_sweep_and_a_run_of_requests_exit_with(

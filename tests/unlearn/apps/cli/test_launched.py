@@ -165,7 +165,7 @@ CONFIGURATIONS = {
     ),
     "FSDP": (
         "distributed_type: FSDP\nfsdp_config:\n  fsdp_version: 2\n",
-        "was launched with FSDP, and weights that are split over processes are not",
+        "was launched with FSDP, and on CPUs it splits nothing and does not say so",
     ),
 }
 

@@ -20,6 +20,9 @@ recipes = typer.Typer(
 )
 
 
+_FOR_ACCELERATE = "accelerate"
+"""The folder of settings for `accelerate launch`, which are no recipes of ours."""
+
 _Name = Annotated[
     str, Field(description="Name as `ls` shows it."), Flag(metavar="NAME", argument=True)
 ]
@@ -51,9 +54,12 @@ def list_() -> None:
     from unlearn.recipe import recipe_names, recipe_path
 
     for name in recipe_names():
-        content = yaml.safe_load(recipe_path(name).read_text(encoding="utf-8"))
-        first = " ".join(str(content.get("description", "")).split())
-        console.print(f"[bold]{name}[/bold]  ({content.get('kind')})  {first}")
+        text = recipe_path(name).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        # accelerate takes no keys but its own: its files say in a comment what they are
+        comment = text.partition("\n")[0].removeprefix("#")
+        first = " ".join(str(content.get("description", comment)).split())
+        console.print(f"[bold]{name}[/bold]  ({content.get('kind', _FOR_ACCELERATE)})  {first}")
 
 
 def show(options: _Recipe) -> None:
@@ -75,7 +81,10 @@ def cp(options: _Copy) -> None:
         raise OutputError(f"{file} exists; pass --overwrite to replace it")
     with staged_file(file) as stage:
         stage.write_bytes(source.read_bytes())
-    typer.echo(printable(f"copied to {file}; run it by naming the file"))
+    ours = "run it by naming the file"
+    launch = f"accelerate launch --config_file {file} -m unlearn …"
+    known = source.parent.name == _FOR_ACCELERATE
+    typer.echo(printable(f"copied to {file}; {launch if known else ours}"))
 
 
 add(recipes, None, list_, "ls")
