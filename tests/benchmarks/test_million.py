@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-SHARE = 1.35 * 2**30 / 1_000_000
-"""Bytes a row: 1.35 GiB at a million (measured: see docs/performance.md)."""
+SHARE = 0.9 * 2**30 / 1_000_000
+"""Bytes a row: 0.9 GiB at a million (measured: see docs/performance.md)."""
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unlearn.data.loading import to_dataset
 from unlearn.data.readers import read_rows
 from unlearn.data.record import Form, Record, Secret
@@ -132,14 +134,16 @@ class Records:
 
     def take(self, positions: Sequence[int]) -> Records:
         """Return the records at these positions, in the order of the data; repeats count once."""
-        return self.ordered(sorted(set(positions)))
+        return self.ordered(np.unique(np.asarray(positions, dtype=np.int64)).tolist())
 
     def ordered(self, positions: Sequence[int]) -> Records:
         """Return the records at these positions, one each, in the order in which they are named."""
-        rows = list(positions)
-        chosen = {self.ids[i] for i in rows}
+        names, twice = [self.ids[i] for i in positions], set(self.repeated)
+        chosen = {name for name in names if name in twice}
         repeated = tuple(name for name in self.repeated if name in chosen)
-        return Records(self.dataset.select(rows), self.source, repeated)
+        part = Records(self.dataset.select(positions), self.source, repeated)
+        part.ids = names  # the same strings: read anew they would be held once more
+        return part
 
     def without(self, other: Records) -> Records:
         """Return the records whose ids are not among another's, possibly none."""
