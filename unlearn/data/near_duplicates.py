@@ -15,6 +15,7 @@ import math
 import unicodedata
 import zlib
 from collections.abc import Iterable
+from itertools import tee
 from typing import Any
 
 from unlearn.data.record import Record
@@ -36,8 +37,8 @@ def near_duplicates(
     texts never are. The same input gives the same pairs.
 
     Args:
-        records_a: some records.
-        records_b: others.
+        records_a: some records; the fewer of both, as they are held and indexed.
+        records_b: others, looked at one by one.
         threshold: smallest similarity, above 0 and at most 1; the default is chosen here, after the
             edit similarity that Lee et al. (2107.06499, section 4.2) ask of near-duplicates.
 
@@ -51,28 +52,27 @@ def near_duplicates(
 
     if not 0 < threshold <= 1:
         raise OptionError(f"a similarity of {threshold:g}: it must be above 0 and at most 1")
-    first, second = list(records_a), list(records_b)
-    if not (first and second):
+    first = list(records_a)
+    if not first:
         return []
     bands, rows = _bands(threshold)
 
-    def signatures(records: list[Record]) -> Any:
+    def signatures(records: Iterable[Record]) -> Any:
         # of one record at a time: the shingles of all of them are many times their text
         content = ([shingle.encode() for shingle in shingles(record)] for record in records)
         return MinHash.generator(content, num_perm=_HASHES, seed=1, hashfunc=zlib.crc32)
 
     index = MinHashLSH(num_perm=_HASHES, params=(bands, rows))
-    for j, signature in enumerate(signatures(second)):
-        index.insert(j, signature)
-    pairs = []
     for i, signature in enumerate(signatures(first)):
-        candidates = sorted(index.query(signature))
-        own = shingles(first[i]) if candidates else frozenset()
-        for j in candidates:
-            alike = similarity(own, shingles(second[j]))
-            if alike >= threshold:
-                pairs.append((first[i].id, second[j].id, alike))
-    return pairs
+        index.insert(i, signature)
+    found = []
+    ours, theirs = tee(records_b)
+    for j, (record, signature) in enumerate(zip(ours, signatures(theirs), strict=True)):
+        candidates = index.query(signature)
+        own = shingles(record) if candidates else frozenset()
+        alike = {i: similarity(shingles(first[i]), own) for i in candidates}
+        found += [(i, j, record.id, value) for i, value in alike.items() if value >= threshold]
+    return [(first[i].id, name, value) for i, _, name, value in sorted(found)]
 
 
 def shingles(record: Record) -> frozenset[str]:

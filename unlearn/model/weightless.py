@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from unlearn.errors import ModelError
 from unlearn.model.blocks import blocks_of
@@ -133,16 +134,18 @@ def _quantise(net: Any, computed_in: torch.dtype) -> None:
     for block in blocks_of(net):
         for parent in list(block.modules()):
             for name, old in list(parent.named_children()):
-                if type(old) is nn.Linear:
+                if type(old) in {nn.Linear, Conv1D}:
                     setattr(parent, name, _Codes(old, computed_in))
 
 
 class _Codes(nn.Linear):
     """A linear layer whose weights are half a byte each, and a float32 scale for every 64."""
 
-    def __init__(self, old: nn.Linear, computed_in: torch.dtype) -> None:
+    def __init__(self, old: Any, computed_in: torch.dtype) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = old.in_features, old.out_features
+        turned = isinstance(old, Conv1D)  # GPT-2's, whose weights lie the other way round
+        sizes = (old.nx, old.nf) if turned else (old.in_features, old.out_features)
+        self.in_features, self.out_features = sizes
         size, self._kind = old.weight.numel(), computed_in
         codes = torch.empty((size + 1) // 2, 1, dtype=torch.uint8, device="meta")
         self.weight = nn.Parameter(codes, requires_grad=False)

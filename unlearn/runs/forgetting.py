@@ -163,7 +163,7 @@ def plan_forget(options: ForgetOptions) -> TrainingPlan:
     Raises:
         OptionError: with `save_steps`, since checkpoints would have to be looked at.
     """
-    if options.options.get("save_steps"):
+    if resolved_of(options).training.save_steps:  # it may stand in a recipe
         raise OptionError("forget: a plan keeps no checkpoints: leave save_steps out")
 
     quiet = replace(options, plan=False, progress=False, report_to=None)

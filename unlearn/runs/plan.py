@@ -14,10 +14,10 @@ from typing import Any
 from unlearn.canaries.planted import lot_of
 from unlearn.data.splits import half_splits, loaded
 from unlearn.data.tokenization import Example
-from unlearn.errors import OptionError
+from unlearn.errors import ModelError, OptionError
 from unlearn.files import check_output
 from unlearn.losses import NLL
-from unlearn.methods.affordable import affordable_steps
+from unlearn.methods.affordable import affordable_steps, trained_first
 from unlearn.methods.budget import budget_of
 from unlearn.methods.defaults import decided, original_training, same_training
 from unlearn.methods.job import placed
@@ -40,11 +40,13 @@ from unlearn.runs.forgetting import (
     without_earlier,
 )
 from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
+from unlearn.runs.ray_cluster import check_engine
 from unlearn.runs.references import run_references, seen_by_references, settings_of
 from unlearn.runs.run_plan import RunPlan, announced, examples_for, is_opened, of_training
 from unlearn.training.memory import Work
 from unlearn.training.objective import Objective
 from unlearn.training.options import finetuning_options, total_steps
+from unlearn.training.private.options import check_private, privacy_options
 from unlearn.training.stages import StageOptions, steps_of
 from unlearn.training.tokens import scored_before
 
@@ -64,6 +66,9 @@ def finetune_plan(options: FinetuneOptions) -> RunPlan:
         assert plan is not None
         return of_training(plan, shapes, options.opening, timed=True)
     check_output(options.output, overwrite=options.overwrite)
+    if privacy_options(options.dp):
+        trackers = options.report_to is not None
+        check_private(options.options, training, lora, full=options.full, trackers=trackers)
     key = Key.load()
     records = without_excluded(loaded(options.data), options.exclude, key).records
     check_suppressed(records, key, advice="leave them out with --exclude")
@@ -94,6 +99,7 @@ def references_plan(options: ReferencesOptions) -> RunPlan | None:
     """Return what `run_references` would take; None where all are there. Raises what it would."""
     folder = resolve_folder(options.model, "model", weights=False)
     settings = settings_of(options)
+    check_engine(options.engine, options.address)
     shapes = _shapes(folder, options.opening, [settings.config])
     if is_opened(folder):
         plan = announced(lambda tell: run_references(_silent(options, tell)))
@@ -158,6 +164,11 @@ def _forget_by_shapes(
     most = affordable_steps(resolved, examples, parent, original, None)
     resolved, decisions = decided(resolved, parent, len(forget), original, most=most)
     if method.kind == "exact":
+        if len(adapters) > 1:
+            raise ModelError(
+                f"{method.name}: not possible on top of other adapters; merge them into the base "
+                "first"
+            )
         given = {k: v for k, v in resolved.given.items() if k not in method.extra}
         training = same_training(parent, given, "retrain", original)
         stage, steps, _ = steps_within_budget(training, len(retain), budget_of(resolved.extra))
@@ -168,6 +179,12 @@ def _forget_by_shapes(
     tokens = tokens_of(work.training, work.steps, work.forget, work.retain, work.alternates)
     parts_of = (work.forget, work.retain, work.alternates)
     tokens += scored_before(work.objective, work.training, work.steps, *parts_of)
+    if method.kind != "exact":
+        tokens += trained_first(resolved.extra, forget, retain)
+        told += (
+            "without weights no record is scored: whether they are known by heart, and the level "
+            "to stop at, are left open, and with them what scoring takes and how many steps",
+        )
     plan = TrainingPlan(
         f"{method.name}: {method.summary}",
         work.steps,

@@ -146,6 +146,7 @@ def examples_for(
         note = "there is no tokenizer: tokens are counted as one for four bytes of text"
         return [guessed_examples(part, template, limit) for part in parts], (note,)
     tokenizer = open_tokenizer(folder, trust_remote_code=opening.trust_remote_code)
+    limit = min(limit, tokenizer.model_max_length or limit)
     chosen = choose_template(template, tokenizer, *parts)
     examples = [encode(part, tokenizer, chosen, limit) for part in parts]
     return examples, encoding_notes([each for part in examples for each in part])

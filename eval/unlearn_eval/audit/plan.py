@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from unlearn_eval.audit.options import AuditOptions
 from unlearn_eval.audit.preparation import material_of
 from unlearn_eval.audit.states import open_states
 from unlearn_eval.passes import plan
-from unlearn_eval.robustness.treatments.options import OPTIONS
+from unlearn_eval.robustness.treatments.options import OPTIONS, TrainingTreatment
 from unlearn_eval.scores.continuations import continue_examples
 from unlearn_eval.scores.model_scores import score_model
 
@@ -88,6 +89,16 @@ def audit_plan(options: AuditOptions) -> RunPlan:
     else:
         examples, notes = _by_shapes(options, inputs, shapes)
     work = _work(options, inputs, examples, in_passes)
+    training = [
+        each.name
+        for each in inputs.treatments
+        if isinstance(_options_of(each.name, inputs), TrainingTreatment)
+    ]
+    if training:
+        notes += (
+            f"{', '.join(training)}: the memory of its training (gradients, optimizer, a copy of "
+            "what trains) is not in the peak",
+        )
     needs, more = needed(lambda: _needs(options, shapes, examples))
     return RunPlan(
         f"audit {work.states} states of the model on {sum(map(len, examples.values()))} records",
@@ -128,10 +139,7 @@ def _work(options: AuditOptions, inputs: Inputs, examples: Examples, in_passes: 
     base = 1 if inputs.adapters.audited else 0
     states = 1 + base + references + (0 if options.before is None else 1)
     once = sum(len(each.ids) for part in examples.values() for each in part)
-    runs = [
-        each.passes * (inputs.treatment_options.get(each.name) or OPTIONS[each.name]()).runs
-        for each in inputs.treatments
-    ]
+    runs = [each.passes * _options_of(each.name, inputs).runs for each in inputs.treatments]
     chosen = [
         part[i] for part in examples.values() for i in spread(len(part), options.generate).tolist()
     ]
@@ -141,6 +149,11 @@ def _work(options: AuditOptions, inputs: Inputs, examples: Examples, in_passes: 
         sum(len(each.ids) for each in chosen) * states,
         states + len(inputs.shadows),
     )
+
+
+def _options_of(name: str, inputs: Inputs) -> Any:
+    """Return the options of a treatment."""
+    return inputs.treatment_options.get(name) or OPTIONS[name]()
 
 
 def _needs(options: AuditOptions, shapes: Weightless, examples: Examples) -> Needs:

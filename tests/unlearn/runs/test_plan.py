@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unlearn.apps.cli import run
-from unlearn.errors import LineageError, OptionError
+from unlearn.errors import LineageError, ModelError, OptionError
 from unlearn.runs import run_plan
 from unlearn.runs.finetuning import run_finetune
 from unlearn.runs.options import FinetuneOptions, ForgetOptions, ReferencesOptions
@@ -162,6 +162,45 @@ def test_checkpoints_are_not_planned(tiny_model: Path, data_file: Path, tmp_path
     options = FinetuneOptions(tiny_model, data_file, tmp_path / "out", options={"save_steps": 2})
     with pytest.raises(OptionError, match="save_steps"):
         finetune_plan(options)
+
+
+def test_checkpoints_of_a_recipe_are_not_planned_either(
+    tiny_model: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("kind: forget\nmethod: npo\noptions: {save_steps: 2, max_steps: 4}\n")
+    options = ForgetOptions(
+        tiny_model, data_file, ["r0"], tmp_path / "out", adapter=adapter, recipe=str(recipe)
+    )
+    with pytest.raises(OptionError, match="save_steps"):
+        forget_plan(options)
+    assert not (tmp_path / ".out.checkpoints").exists()
+
+
+def test_without_weights_the_same_is_refused(
+    bare: Path, adapter: Path, data_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    twice = ForgetOptions(
+        bare, data_file, ["r0"], out, adapter=[adapter, adapter], method="retrain"
+    )
+    with pytest.raises(ModelError, match="on top of other adapters"):
+        forget_plan(twice)
+    with pytest.raises(OptionError, match="unknown engine 'rai'"):
+        references_plan(ReferencesOptions(bare, data_file, out, forget=["r0"], engine="rai"))
+    with pytest.raises(OptionError, match="epsilon"):
+        finetune_plan(FinetuneOptions(bare, data_file, out, dp={"epsilon": -3}))
+
+
+def test_records_are_cut_where_the_tokenizer_says(
+    bare: Path, data_file: Path, tmp_path: Path
+) -> None:
+    file = bare / "tokenizer_config.json"
+    whole = finetune_plan(FinetuneOptions(bare, data_file, tmp_path / "out", **SMALL))
+    length = whole.parts[0].tokens // whole.parts[0].records
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": length}))
+    cut = finetune_plan(FinetuneOptions(bare, data_file, tmp_path / "out", **SMALL))
+    assert cut.parts[0].tokens < whole.parts[0].tokens
 
 
 def test_retraining_that_nobody_knows_is_refused(
