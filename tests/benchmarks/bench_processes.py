@@ -28,7 +28,7 @@ from unlearn.apps.demo import base_path, records
 
 LEAST = 0.9
 """Tokens a second of two processes ÷ of one, that were wanted."""
-STEPS, BATCH, PER_RECORD = 6, 16, 3
+STEPS, BATCH, PER_RECORD = 16, 16, 3
 
 
 def main() -> None:

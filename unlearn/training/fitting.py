@@ -63,8 +63,8 @@ class Fit:
         steps: optimizer steps done.
         planned_steps: optimizer steps at most.
         seconds: wall time.
-        tokens: tokens that went through forward and backward on this process; those that were only
-            scored, to know old losses and when to stop, count a third.
+        tokens: tokens that went through forward and backward, on all processes; those that were
+            only scored, to know old losses and when to stop, count a third.
         stopped: the rule that ended the run, or None when it ran all its steps.
         rules: what would have ended it, in words.
         training: how it was trained.

@@ -144,7 +144,8 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
                 rows = batch["role"].cpu() == role
                 counts[role, 0] += batch["target"].cpu()[rows].sum()
                 counts[role, 1] += rows.sum()
-            self.tokens_trained += int(batch["attention_mask"].sum())
+        seen = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        self.tokens_trained += self._over_all(seen)
         counts = counts.to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, "sum")
@@ -212,7 +213,7 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
         batches, self._waiting = list(itertools.chain(*self._waiting)), []
         before = self._wrapped.tokens
         terms_by_batch = self._wrapped(batches, num_items_in_batch, self.retain_weight)
-        self.tokens_trained += self._wrapped.tokens - before
+        self.tokens_trained += self._over_all(self._wrapped.tokens - before)
         total = torch.stack([self._noted(part).detach() for part in terms_by_batch]).sum()
         return total.mul_(self.args.world_size)
 
@@ -268,6 +269,13 @@ class UnlearnTrainer(Trainer):  # type: ignore[misc]
             if self.monitor.due:
                 self._score_anew(self.monitor)
             self.stopped = self.monitor.verdict()
+
+    def _over_all(self, tokens: int) -> int:
+        """Return how many tokens all processes went through."""
+        if self.args.world_size == 1:
+            return tokens
+        mine = torch.tensor(tokens, dtype=torch.long, device=self.args.device)
+        return int(self.accelerator.reduce(mine, "sum"))
 
     def _score_anew(self, monitor: Monitor) -> None:
         """Let the monitor see the forget records' loss as it is now, the same in all processes."""

@@ -236,7 +236,11 @@ def until_stopped(model: Path, adapter: Path, data: Path) -> dict[str, Tensor]:
     done = fit(state, objective, options, forget=examples[:4], retain=examples[4:])
     assert done.stopped is not None
     weights = {n: p.detach() for n, p in state.model.named_parameters() if p.requires_grad}
-    return {"steps": torch.tensor([1e6 * done.steps])} | weights
+    counts = {
+        "steps": torch.tensor([1e6 * done.steps]),
+        "tokens": torch.tensor([1e4 * done.tokens]),
+    }
+    return counts | weights
 
 
 @pytest.mark.slow
