@@ -1,6 +1,6 @@
 """What several processes make of the same processors: `make bench`.
 
-A random Llama of 53 million parameters with the tokenizer that comes with the package is fine-tuned
+A random Llama of 58 million parameters with the tokenizer that comes with the package is fine-tuned
 with LoRA on long records, by `unlearn finetune` as one process with all threads and, launched by
 torchrun, as several that share the threads. Both alternate; a ratio is the median over rounds of
 tokens a second of several processes over those of one, the smallest and the largest beside it. The
