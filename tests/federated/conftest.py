@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from unlearn.errors import TrainingError
 
 FIRMS = ("acme", "bolt", "cask")
 TRAINING = {"learning_rate": 1e-2, "batch_size": 2, "epochs": 1, "r": 4, "lora_alpha": 8}
@@ -49,3 +52,26 @@ def federated(tiny_model: Path, firms_file: Path, tmp_path: Path) -> Callable[..
         )
 
     return run
+
+
+@pytest.fixture
+def power_fails() -> Callable[[int], Any]:
+    """Lets clients train so many times within a block, and none of them after that."""
+
+    @contextlib.contextmanager
+    def after(trainings: int) -> Iterator[None]:
+        from unlearn.federated import client
+
+        plain, calls = client.Client.trained, []
+
+        def trained(self: Any, weights: Any, config: Any) -> Any:
+            calls.append(self.name)
+            if len(calls) > trainings:
+                raise TrainingError("no power")
+            return plain(self, weights, config)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client.Client, "trained", trained)
+            yield
+
+    return after

@@ -158,24 +158,11 @@ def test_local_npo_makes_the_client_forget(
 
 
 def test_a_removal_that_breaks_off_is_gone_on_with(
-    federated: Federate, forgets: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    federated: Federate, forgets: Callable[..., Any], power_fails: Callable[[int], Any]
 ) -> None:
-    from unlearn.federated import client
-
     with_all = federated("all", rounds=3)
-    plain, calls = client.Client.trained, []
-
-    def fails_later(self: Any, weights: Any, config: Any) -> Any:
-        calls.append(self.name)
-        if len(calls) > 2:
-            raise TrainingError("no power")
-        return plain(self, weights, config)
-
-    monkeypatch.setattr(client.Client, "trained", fails_later)
-    with pytest.raises(TrainingError, match="round 2"):
+    with power_fails(2), pytest.raises(TrainingError, match="round 2"):
         forgets(with_all.folder, "client:bolt")
-    monkeypatch.setattr(client.Client, "trained", plain)
-    calls.clear()
     done = forgets(with_all.folder, "client:bolt")
     assert done.lineage.digest == federated("never", 3, exclude="client:bolt").lineage.digest
 
